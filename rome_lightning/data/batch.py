@@ -1,0 +1,58 @@
+"""Tracked frames and the training batch made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rome_lightning.data.params import HeadParams
+from rome_lightning.data.regions import Region
+from rome_lightning.data.struct import TensorStruct
+
+
+@dataclass(frozen=True)
+class Frames(TensorStruct):
+    """A batch of square, cropped frames with everything that tracking knows about them."""
+
+    image: Float[Tensor, "b 3 h w"]
+    """RGB in [0, 1]."""
+    foreground_mask: Float[Tensor, "b 1 h w"]
+    """Soft matte of the person, [0, 1]."""
+    regions: UInt8[Tensor, "b h w"]
+    """Label per pixel, see ``Region``."""
+    landmarks: Float[Tensor, "b l 2"]
+    """MediaPipe landmarks in pixels (x, y) of ``image``; pixel centres at integers."""
+    params: HeadParams
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def region_mask(self, *regions: Region) -> Float[Tensor, "b 1 h w"]:
+        """1 where the pixel belongs to one of ``regions``, else 0."""
+        wanted = torch.tensor([int(region) for region in regions], device=self.regions.device)
+        return torch.isin(self.regions, wanted.to(self.regions.dtype)).unsqueeze(1).float()
+
+
+@dataclass(frozen=True)
+class AvatarBatch(TensorStruct):
+    """Source frames and the frames of the same clip that the avatar has to reproduce.
+
+    ``target`` holds ``num_driving`` consecutive frames per source: target ``i`` belongs to source
+    ``i // num_driving``.
+    """
+
+    source: Frames
+    target: Frames
+    clips: tuple[str, ...] = ()
+    """Key of the clip of each source."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def num_driving(self) -> int:
+        """Targets per source."""
+        return len(self.target) // len(self.source)

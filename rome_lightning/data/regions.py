@@ -1,0 +1,14 @@
+"""Labels of the per-pixel region map."""
+
+from enum import IntEnum
+
+
+class Region(IntEnum):
+    """Classes of a region map; the numbers are those of the multiclass portrait segmenter."""
+
+    BACKGROUND = 0
+    HAIR = 1
+    BODY_SKIN = 2
+    FACE_SKIN = 3
+    CLOTHES = 4
+    OTHER = 5

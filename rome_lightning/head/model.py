@@ -1,0 +1,133 @@
+"""The parametric head: identity, expression and pose to posed vertices."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rome_lightning.data import HeadParams
+from rome_lightning.geometry import axis_angle_to_matrix, rotate_about
+from rome_lightning.head.data import REGIONS, HeadData
+
+
+class HeadModel(nn.Module):
+    """Linear shape and expression bases, pose correctives and linear blend skinning.
+
+    One class for every asset: what differs between FLAME and the open head is in ``HeadData`` only.
+    All tensors are buffers; the model has nothing to train and adds nothing to a state dict, because
+    an asset is identified by its name and hash, not stored in checkpoints.
+
+    Source: Li et al., Learning a model of facial shape and expression from 4D scans, 2017, eq. 1-4.
+    """
+
+    faces: Int[Tensor, "f 3"]
+    uvs: Float[Tensor, "u 2"]
+    uv_faces: Int[Tensor, "f 3"]
+    vertex_uvs: Float[Tensor, "v 2"]
+
+    def __init__(self, data: HeadData) -> None:
+        super().__init__()
+        self.name = data.name
+        self.licence = data.licence
+        self.expression_names = data.expression_names
+        self.num_shape = data.shape_basis.shape[-1]
+        self.num_expression = data.expression_basis.shape[-1]
+        self.num_carriers = data.template.shape[0]
+        self.num_vertices = self.num_carriers + (0 if data.midpoints is None else len(data.midpoints))
+
+        basis = torch.cat([data.shape_basis, data.expression_basis], dim=-1)
+        self._register("template", data.template.reshape(-1))
+        self._register("basis", basis.reshape(-1, basis.shape[-1]).T)
+        self._register("joint_template", data.joints.reshape(-1))
+        self._register("joint_basis", data.joint_basis.reshape(-1, data.joint_basis.shape[-1]).T)
+        self._register("pose_basis", data.pose_basis)
+        self._register("skinning_weights", data.skinning_weights)
+        self._register("midpoints", data.midpoints)
+        self._register("faces", data.faces.long())
+        self._register("uvs", data.uvs)
+        self._register("uv_faces", data.uv_faces.long())
+        vertex_uvs = torch.zeros(self.num_vertices, 2)
+        vertex_uvs[data.faces.reshape(-1).long()] = data.uvs[data.uv_faces.reshape(-1).long()]
+        self._register("vertex_uvs", vertex_uvs)
+        for name in REGIONS:
+            self._register(f"region_{name}", data.regions[name])
+        self.landmark_names = tuple(data.landmarks)
+        for name, embedding in data.landmarks.items():
+            self._register(f"landmark_corners_{name}", data.faces[embedding.faces].long())
+            self._register(f"landmark_weights_{name}", embedding.barycentrics)
+
+    def _register(self, name: str, tensor: Tensor | None) -> None:
+        tensor = None if tensor is None else tensor.contiguous()
+        self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """Posed vertices in head space, metres; the global rotation is left to ``to_world``.
+
+        Source: FLAME eq. 1-4; ROME sec. 3.1 rotates globally in the camera step.
+        """
+        coefficients = torch.cat([params.shape, params.expression], dim=-1)
+        rest = torch.addmm(self.template, coefficients, self.basis)
+        joints = torch.addmm(self.joint_template, coefficients, self.joint_basis).unflatten(-1, (5, 3))
+        local = torch.stack([params.neck_pose, params.jaw_pose, *params.eye_pose.split(3, dim=-1)], dim=1)
+        rotations = axis_angle_to_matrix(local)
+        if self.pose_basis is not None:
+            identity = torch.eye(3, dtype=rest.dtype, device=rest.device)
+            rest = torch.addmm(rest, (rotations - identity).flatten(1), self.pose_basis)
+        vertices = self._skin(rest.unflatten(-1, (-1, 3)), joints, rotations)
+        if self.midpoints is None:
+            return vertices
+        return torch.cat([vertices, vertices[:, self.midpoints].mean(dim=2)], dim=1)
+
+    def _skin(
+        self,
+        rest: Float[Tensor, "b c 3"],
+        joints: Float[Tensor, "b 5 3"],
+        rotations: Float[Tensor, "b 4 3 3"],
+    ) -> Float[Tensor, "b c 3"]:
+        """Linear blend skinning; neck hangs on the root, jaw and eyes on the neck."""
+        neck = rotations[:, :1]
+        children = neck @ rotations[:, 1:]
+        neck_joint = joints[:, 1:2]
+        neck_shift = neck_joint - (neck @ neck_joint[..., None]).squeeze(-1)
+        # A child turns about its own joint, which the neck has carried along.
+        carried = (neck @ joints[:, 2:, :, None]).squeeze(-1) + neck_shift
+        child_shift = carried - (children @ joints[:, 2:, :, None]).squeeze(-1)
+        identity = torch.eye(3, dtype=rest.dtype, device=rest.device).expand_as(neck)
+        linear = torch.cat([identity, neck, children], dim=1)
+        shift = torch.cat([torch.zeros_like(neck_shift), neck_shift, child_shift], dim=1)
+        transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(2)
+        blended = (self.skinning_weights @ transforms).unflatten(-1, (3, 4))
+        return (blended[..., :3] @ rest[..., None]).squeeze(-1) + blended[..., 3]
+
+    def root(self, params: HeadParams) -> Float[Tensor, "b 3"]:
+        """Rest position of the root joint, the centre of the global rotation, metres."""
+        coefficients = torch.cat([params.shape, params.expression], dim=-1)
+        return self.joint_template[:3] + coefficients @ self.joint_basis[:, :3]
+
+    def to_world(self, points: Float[Tensor, "b n 3"], params: HeadParams) -> Float[Tensor, "b n 3"]:
+        """Apply the global rotation to points of head space."""
+        return rotate_about(points, params.global_pose, self.root(params))
+
+    def region(self, *names: str) -> Bool[Tensor, " v"]:
+        """Vertices that belong to one of the named regions (see ``REGIONS``)."""
+        unknown = set(names) - set(REGIONS)
+        if unknown:
+            raise ValueError(f"unknown head region {sorted(unknown)}; known: {', '.join(REGIONS)}")
+        mask = torch.zeros(self.num_vertices, dtype=torch.bool, device=self.faces.device)
+        for name in names:
+            mask = mask | getattr(self, f"region_{name}")
+        return mask
+
+    def landmarks(self, vertices: Float[Tensor, "b v 3"], name: str = "mediapipe") -> Float[Tensor, "b l 3"]:
+        """Landmark positions on given vertices, in the space of the vertices.
+
+        Args:
+            vertices: any space.
+            name: ``mediapipe`` (478 points) or ``ibug68`` (68 points).
+        """
+        if name not in self.landmark_names:
+            raise ValueError(f"{self.name} has no landmarks {name!r}; it has {self.landmark_names}")
+        corners = getattr(self, f"landmark_corners_{name}")
+        weights = getattr(self, f"landmark_weights_{name}")
+        return (vertices[:, corners] * weights[:, :, None]).sum(2)
