@@ -1,0 +1,83 @@
+"""The options of an avatar model: plain data, stored in every checkpoint and avatar file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Where the neural texture comes from."""
+
+    source: Literal["unprojected", "direct"] = "unprojected"
+    """``unprojected`` carries the source's pixels to UV space through the fitted mesh before a U-Net
+    completes them; ``direct`` is ROME's image-to-UV encoder, which has to learn the unwrapping."""
+    channels: int = 8
+    """Channels of the neural texture."""
+    size: int = 256
+    """Side of the square texture, texels; ``direct`` gives the size of its input image."""
+    width: int = 16
+    """Channels of the first level of the U-Net (``unprojected``) or 1/4 of ``direct``'s first width."""
+    num_levels: int = 4
+    """Resolutions of the U-Net (``unprojected`` only)."""
+
+
+@dataclass(frozen=True)
+class OffsetConfig:
+    """How vertices leave the parametric head to form hair, neck and shoulders."""
+
+    kind: Literal["network", "none"] = "network"
+    """``none`` keeps the bare parametric head."""
+    direction: Literal["normal", "elementwise", "free"] = "normal"
+    """``normal``: one signed length along the normal (paper); ``elementwise``: three factors times the
+    normal's components (release); ``free``: an unconstrained displacement (the paper's ablation)."""
+    expression_dependent: bool = False
+    """Recompute the offsets from the posed mesh of each frame (ROME), or once per avatar at rest."""
+    max_offset: float = 0.12
+    """Bound of one component of an offset, metres; ROME's release leaves 1."""
+    network: Literal["compact", "release"] = "compact"
+    """U-Net over the UV map: our small one, or the released architecture."""
+    uv_size: int = 64
+    """Side of the UV map that the U-Net sees, texels."""
+    width: int = 16
+    """Channels of the first level of the U-Net; 128 in the release."""
+    latent_channels: int = 32
+    """Channels of the latent geometry map."""
+    mlp_width: int = 64
+    """Hidden width of the per-vertex network; 256 in the release."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The image network that turns rasterized features into colour and mask."""
+
+    network: Literal["compact", "release"] = "compact"
+    """Our small U-Net, or the released architecture."""
+    width: int = 20
+    """Channels of the first level of the U-Net; 128 in the release."""
+    num_levels: int = 4
+    """Resolutions of the U-Net (``compact`` only)."""
+    normal_frequencies: int = 6
+    """Frequencies of the harmonic encoding of the normals."""
+    harmonics: Literal["release", "paper"] = "release"
+    """Frequencies 2^k, k = 0.. (release) or k = 1.. (paper)."""
+    extend_outside: bool = True
+    """Continue the texture beyond the mesh from the nearest covered pixel, with that distance as an
+    input, so that hair can be drawn before the mesh has grown to it. Departure from ROME: zeros there."""
+    colour_skip: bool = True
+    """Predict a correction to the sampled texture's first three channels instead of the colour itself.
+    Departure from ROME, for ``unprojected`` textures: unseen people keep their looks."""
+
+
+@dataclass(frozen=True)
+class AvatarConfig:
+    """A full (non-linear) avatar model."""
+
+    head: str = "open"
+    """``open`` for the head that ships with the package, or the path of a FLAME ``generic_model.pkl``."""
+    rasterizer: str = "auto"
+    """Visibility backend: ``auto``, ``torch``, ``warp``, ``pytorch3d``."""
+    texture: TextureConfig = field(default_factory=TextureConfig)
+    offsets: OffsetConfig = field(default_factory=OffsetConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)

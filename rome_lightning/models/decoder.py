@@ -1,0 +1,92 @@
+"""Deferred neural rendering: rasterized features to colour and mask."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.data import Rendered
+from rome_lightning.geometry import vertex_normals
+from rome_lightning.head import HeadModel
+from rome_lightning.models.config import DecoderConfig
+from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
+from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sample_texture
+
+
+class DeferredRenderer(nn.Module):
+    """Rasterize the mesh once, sample the neural texture, and decode the result to an image.
+
+    Source: ROME sec. 3.3 (after Thies et al., Deferred neural rendering, 2019).
+    """
+
+    def __init__(
+        self, config: DecoderConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.rasterizer = rasterizer
+        self.faces, self.uvs, self.uv_faces = head.faces, head.uvs, head.uv_faces
+        inputs = texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
+        if config.network == "release":
+            self.network: nn.Module = UNet(inputs, 4, base_width=config.width)
+        else:
+            self.network = CompactUNet(inputs, 4, config.width, config.num_levels)
+
+    def forward(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        vertices: Float[Tensor, "b v 3"],
+        offsets: Float[Tensor, "b v 3"],
+        vertices_px: Float[Tensor, "b v 3"],
+        image_size: tuple[int, int],
+        background: Float[Tensor, "b 3"] | float,
+    ) -> Rendered:
+        """Draw meshes with their textures.
+
+        Args:
+            texture: neural textures.
+            vertices: metres, head space; the normals are taken from them, as in the release.
+            offsets: handed through to ``Rendered``.
+            vertices_px: the same vertices in pixels.
+            image_size: (height, width), pixels.
+            background: RGB in [0, 1] per image, or one grey for all.
+        """
+        # Rasterization needs float32 whatever the trainer's precision: half moves vertices by pixels.
+        with torch.autocast(vertices.device.type, enabled=False):
+            vertices_px = vertices_px.float()
+            face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
+            mesh_mask = (face_ids >= 0).unsqueeze(1)
+            normals = F.normalize(
+                interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices.float(), self.faces)),
+                dim=1,
+            )
+            uv = interpolate(vertices_px, self.faces, face_ids, self.uvs[None], self.uv_faces)
+            features, sampled = self._features(texture.float(), uv, normals, mesh_mask)
+        decoded = self.network(features).float()
+        colour, mask = decoded[:, :3], decoded[:, 3:].sigmoid()
+        rgb = (sampled + colour).clamp(0, 1) if self.config.colour_skip else colour.sigmoid()
+        if not isinstance(background, Tensor):
+            background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
+        image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
+        return Rendered(image, rgb, mask, normals, mesh_mask, face_ids, vertices, vertices_px, offsets)
+
+    def _features(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        uv: Float[Tensor, "b 2 h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Tensor,
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b 3 h w"]]:
+        """Input of the image network, and the sampled colour that it corrects."""
+        encoded = harmonic_encoding(
+            normals, self.config.normal_frequencies, variant=self.config.harmonics, dim=1
+        )
+        covered = mesh_mask.to(texture.dtype)
+        if not self.config.extend_outside:
+            sampled = sample_texture(texture, uv) * covered
+            return torch.cat([sampled, encoded], dim=1), sampled[:, :3]
+        uv, distance = extend_outside(uv, mesh_mask)
+        sampled = sample_texture(texture, uv)
+        return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3]

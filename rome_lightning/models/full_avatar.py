@@ -1,0 +1,136 @@
+"""The full avatar: one photograph to a textured, rigged mesh with hair, drawn by a neural renderer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rome_lightning.data import Frames, HeadParams, Rendered
+from rome_lightning.data.struct import TensorStruct
+from rome_lightning.geometry import project, vertex_normals
+from rome_lightning.head import HeadModel, load_head
+from rome_lightning.models.config import AvatarConfig
+from rome_lightning.models.decoder import DeferredRenderer
+from rome_lightning.models.offsets import OffsetNetwork
+from rome_lightning.models.texture import build_texture_model
+from rome_lightning.renderer import get_rasterizer
+
+
+@dataclass(frozen=True)
+class AvatarCode(TensorStruct):
+    """What is computed once per source image: the avatar itself."""
+
+    texture: Float[Tensor, "b c s s"]
+    """Neural texture."""
+    shape: Float[Tensor, "b s"]
+    """Identity coefficients of the head model."""
+    magnitudes: Float[Tensor, "b v k"] | None
+    """Offset magnitudes, metres; ``None`` when they depend on the expression or there are none."""
+
+
+@dataclass(frozen=True)
+class HeadMesh(TensorStruct):
+    """The avatar's mesh under one expression and pose."""
+
+    vertices: Float[Tensor, "b v 3"]
+    """Posed vertices with offsets, metres, head space (no global rotation)."""
+    offsets: Float[Tensor, "b v 3"]
+    """What the offsets added, metres."""
+
+
+class FullAvatar(nn.Module):
+    """Encode a source once, then deform and render it for any driver.
+
+    Source: ROME, fig. 2. One rasterization per frame: its id buffer serves colours, normals, masks and
+    the silhouettes of the losses.
+
+    Args:
+        config: every option; see ``AvatarConfig``.
+        head: the head model, if it is loaded already; must be the one ``config.head`` names.
+    """
+
+    def __init__(self, config: AvatarConfig, head: HeadModel | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.head = head if head is not None else load_head(config.head)
+        self.rasterizer = get_rasterizer(config.rasterizer)
+        self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
+        self.offset_network = (
+            OffsetNetwork(config.offsets, self.head, config.texture.channels)
+            if config.offsets.kind == "network"
+            else None
+        )
+        self.renderer = DeferredRenderer(config.decoder, config.texture.channels, self.head, self.rasterizer)
+
+    def forward(
+        self,
+        source: Frames,
+        driver: HeadParams,
+        background: Float[Tensor, "b 3"] | float = 1.0,
+        image_size: tuple[int, int] | None = None,
+    ) -> Rendered:
+        """Draw each source under its drivers (a multiple of the sources; see ``AvatarBatch``)."""
+        code = self.encode(source).repeat_interleave(len(driver) // len(source))
+        return self.render(code, driver, image_size or tuple(source.image.shape[-2:]), background)
+
+    def encode(self, source: Frames) -> AvatarCode:
+        """The avatar of each source frame."""
+        bare = self.head(source.params)
+        vertices_px = self.project(bare, source.params, tuple(source.image.shape[-2:]))
+        texture = self.texture_model(source, vertices_px)
+        magnitudes = None
+        if self.offset_network is not None and not self.config.offsets.expression_dependent:
+            magnitudes = self.offset_network(texture, self.head(at_rest(source.params)))
+        return AvatarCode(texture, source.params.shape, magnitudes)
+
+    def deform(self, code: AvatarCode, driver: HeadParams) -> HeadMesh:
+        """Pose the avatar: its own shape, the driver's expression and pose."""
+        posed = self.head(dataclasses.replace(driver, shape=code.shape))
+        magnitudes = code.magnitudes
+        if self.offset_network is not None and magnitudes is None:
+            magnitudes = self.offset_network(code.texture, posed)
+        if magnitudes is None:
+            return HeadMesh(posed, torch.zeros_like(posed))
+        free = self.config.offsets.direction == "free"
+        offsets = (
+            magnitudes if free else magnitudes * vertex_normals(posed.detach(), self.head.faces)
+        )
+        return HeadMesh(posed + offsets, offsets)
+
+    def render(
+        self,
+        code: AvatarCode,
+        driver: HeadParams,
+        image_size: tuple[int, int],
+        background: Float[Tensor, "b 3"] | float = 1.0,
+    ) -> Rendered:
+        """Draw the avatar under the driver's expression, pose and camera.
+
+        Args:
+            code: the avatars.
+            driver: one per avatar.
+            image_size: (height, width), pixels.
+            background: RGB in [0, 1] per image, or one grey for all.
+        """
+        mesh = self.deform(code, driver)
+        vertices_px = self.project(mesh.vertices, driver, image_size)
+        return self.renderer(code.texture, mesh.vertices, mesh.offsets, vertices_px, image_size, background)
+
+    def project(
+        self, vertices: Float[Tensor, "b v 3"], params: HeadParams, image_size: tuple[int, int]
+    ) -> Float[Tensor, "b v 3"]:
+        """Head space to pixels through the global pose and camera of ``params``."""
+        return project(self.head.to_world(vertices, params), params.camera, image_size)
+
+
+def at_rest(params: HeadParams) -> HeadParams:
+    """The same identity with a neutral expression, unposed."""
+    zero = {
+        name: torch.zeros_like(getattr(params, name))
+        for name in ("expression", "global_pose", "neck_pose", "jaw_pose", "eye_pose")
+    }
+    return dataclasses.replace(params, **zero)

@@ -1,0 +1,98 @@
+"""Vertex offsets: how hair, neck and shoulders grow out of the parametric head."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.geometry import unique_edges
+from rome_lightning.head import HeadModel
+from rome_lightning.models.config import OffsetConfig
+from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
+from rome_lightning.renderer import UVLayout
+
+POSITION_SCALE = 5.0
+"""Metres to the unit of the position map, as in the release."""
+MOVING_REGIONS = ("scalp", "neck", "shoulders")
+"""Face, ears, eyes and mouth interior stay on the parametric model (ROME sec. 3.2)."""
+
+
+class OffsetNetwork(nn.Module):
+    """Offset magnitudes from the neural texture and a map of the mesh's positions.
+
+    The position map is rasterized into UV space, harmonic-encoded, and joined with the texture; a U-Net
+    turns them into a latent geometry map, which each moving vertex samples at its UV and a small
+    network turns into the magnitude of its offset.
+
+    Source: ROME sec. 3.2, E_geom and G_geom.
+    Departure from ROME: the region mask falls off smoothly towards the face, so that no step forms at
+    the hairline.
+    """
+
+    moving: Tensor
+    falloff: Tensor
+    sample_grid: Tensor
+    encoded_uvs: Tensor
+
+    def __init__(self, config: OffsetConfig, head: HeadModel, texture_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.uv_size)
+        inputs = texture_channels + 39
+        if config.network == "release":
+            self.geometry_network: nn.Module = UNet(inputs, config.latent_channels, base_width=config.width)
+        else:
+            self.geometry_network = CompactUNet(inputs, config.latent_channels, config.width, num_levels=3)
+        outputs = 1 if config.direction == "normal" else 3
+        self.vertex_network = OffsetMLP(config.latent_channels + 26, outputs, width=config.mlp_width)
+
+        mask = head.region(*MOVING_REGIONS)
+        falloff = smooth_mask(mask, head.faces)
+        moving = mask.nonzero().squeeze(1)
+        uvs = head.vertex_uvs[moving]
+        self.register_buffer("moving", moving, persistent=False)
+        self.register_buffer("falloff", falloff[moving][:, None], persistent=False)
+        self.register_buffer("sample_grid", (2 * uvs - 1)[None, :, None], persistent=False)
+        self.register_buffer("encoded_uvs", harmonic_encoding(uvs[None], dim=-1), persistent=False)
+
+    def forward(
+        self, texture: Float[Tensor, "b c s s"], vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v k"]:
+        """Bounded magnitudes per vertex, metres; ``k`` is 1 along the normal, else 3.
+
+        Args:
+            texture: neural texture; no gradient flows into it (ROME detaches it here).
+            vertices: posed head without global rotation, metres, head space.
+        """
+        positions = harmonic_encoding(self.layout.gather(vertices * POSITION_SCALE), dim=1)
+        small = F.interpolate(texture.detach(), size=positions.shape[-2:], mode="bilinear", antialias=True)
+        latent = self.geometry_network(torch.cat([positions, small], dim=1))
+        grid = self.sample_grid.expand(len(vertices), -1, -1, -1)
+        sampled = F.grid_sample(latent, grid, align_corners=False, padding_mode="border")
+        per_vertex = torch.cat(
+            [sampled.squeeze(-1).transpose(1, 2), self.encoded_uvs.expand(len(vertices), -1, -1)], dim=-1
+        )
+        moved = self.vertex_network(per_vertex).tanh() * self.falloff * self.config.max_offset
+        magnitudes = moved.new_zeros(*vertices.shape[:2], moved.shape[-1])
+        return magnitudes.index_copy(1, self.moving, moved)
+
+
+def smooth_mask(mask: Tensor, faces: Tensor, num_rings: int = 4) -> Float[Tensor, " v"]:
+    """Fade a vertex mask to 0 over the rings of vertices next to its inner border.
+
+    Args:
+        mask: vertices that belong.
+        faces: triangles.
+        num_rings: width of the transition, in edges.
+    """
+    edges = unique_edges(faces)
+    edges = torch.cat([edges, edges.flip(1)])
+    hard = mask.float()
+    value = hard
+    for _ in range(num_rings):
+        # The smallest neighbour plus one step: grows linearly with the distance from the border.
+        lowest = value.scatter_reduce(0, edges[:, 0], value[edges[:, 1]], "amin", include_self=True)
+        value = torch.minimum(hard, lowest + (value - lowest) / 2)
+    return value * hard

@@ -1,0 +1,83 @@
+"""Source image to neural texture."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rome_lightning.data import Frames
+from rome_lightning.head import HeadModel
+from rome_lightning.models.config import TextureConfig
+from rome_lightning.networks import CompactUNet, TextureEncoder
+from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
+
+
+def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
+    """The module that ``config.source`` names; called with source frames and their projected vertices."""
+    if config.source == "direct":
+        return DirectTexture(config)
+    return UnprojectedTexture(config, head, rasterizer)
+
+
+class DirectTexture(nn.Module):
+    """ROME's encoder: the network maps the image straight into UV space and learns the unwrapping.
+
+    Source: ROME sec. 3.2, E_tex.
+    """
+
+    def __init__(self, config: TextureConfig) -> None:
+        super().__init__()
+        self.encoder = TextureEncoder(out_channels=config.channels, base_width=config.width * 4)
+
+    def forward(
+        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b c s s"]:
+        """Neural texture at the resolution of the image; the mesh is not used."""
+        return self.encoder(torch.cat([source.image, source.foreground_mask], dim=1))
+
+
+class UnprojectedTexture(nn.Module):
+    """The source's pixels carried to UV space through the mesh, completed by a U-Net.
+
+    The first three channels start as the observed colours, so a face that was never trained on keeps its
+    looks; the network adds what the image does not show.
+
+    Departure from ROME: its encoder has to learn where each pixel belongs, which takes many identities.
+    """
+
+    def __init__(self, config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> None:
+        super().__init__()
+        if config.channels < 3:
+            raise ValueError(
+                f"an unprojected texture needs at least 3 channels for the colour, got {config.channels}; "
+                "set avatar.texture.channels"
+            )
+        self.rasterizer = rasterizer
+        self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
+        self.faces = head.faces
+        self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
+
+    def forward(
+        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b c s s"]:
+        """Neural texture.
+
+        Args:
+            source: the identity frames.
+            vertices_px: the fitted mesh of each source frame, in pixels of its image.
+        """
+        colour, visibility = self.observe(source, vertices_px)
+        completed = push_pull(colour, visibility)
+        texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
+        return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
+
+    def observe(
+        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+        """Colour of each texel in the source image and how well it is seen, [0, 1] each."""
+        image = torch.cat([source.image, source.foreground_mask], dim=1)
+        observed, visibility = unproject(
+            image, vertices_px.detach(), self.faces, self.layout, self.rasterizer
+        )
+        return observed[:, :3], visibility * observed[:, 3:]

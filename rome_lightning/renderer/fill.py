@@ -1,0 +1,32 @@
+"""Completing a partly observed texture with its surroundings."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def push_pull(
+    texture: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]
+) -> Float[Tensor, "b c s s"]:
+    """Fill texels of little weight from the nearest scale at which something was observed.
+
+    Args:
+        texture: any values; ignored where ``weight`` is 0.
+        weight: confidence in [0, 1] per texel.
+
+    Returns:
+        The texture where the weight is 1, a smooth continuation elsewhere; 0 if nothing was observed.
+
+    Source: Gortler et al., The Lumigraph, 1996, sec. 3.5 (pull-push).
+    """
+    if texture.shape[-1] == 1:
+        return texture * (weight > 0)
+    # The weight saturates on the way down, so that many weak observations count as one good one.
+    sums = F.avg_pool2d(texture * weight, 2) * 4
+    total = F.avg_pool2d(weight, 2) * 4
+    coarse = push_pull(sums / total.clamp_min(1e-6), total.clamp_max(1))
+    filled = F.interpolate(coarse, size=texture.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(filled, texture, weight)
