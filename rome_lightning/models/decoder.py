@@ -66,7 +66,7 @@ class DeferredRenderer(nn.Module):
             features, sampled = self._features(texture.float(), uv, normals, mesh_mask)
         decoded = self.network(features).float()
         colour, mask = decoded[:, :3], decoded[:, 3:].sigmoid()
-        rgb = (sampled + colour).clamp(0, 1) if self.config.colour_skip else colour.sigmoid()
+        rgb = clamp_colour(sampled + colour) if self.config.colour_skip else colour.sigmoid()
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
@@ -90,3 +90,8 @@ class DeferredRenderer(nn.Module):
         uv, distance = extend_outside(uv, mesh_mask)
         sampled = sample_texture(texture, uv)
         return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3]
+
+
+def clamp_colour(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Limit to [0, 1] and let the gradient through, so that a pixel beyond the range can come back."""
+    return rgb + (rgb.clamp(0, 1) - rgb).detach()

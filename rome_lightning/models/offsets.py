@@ -88,11 +88,10 @@ def smooth_mask(mask: Tensor, faces: Tensor, num_rings: int = 4) -> Float[Tensor
         num_rings: width of the transition, in edges.
     """
     edges = unique_edges(faces)
-    edges = torch.cat([edges, edges.flip(1)])
-    hard = mask.float()
-    value = hard
+    start, end = torch.cat([edges, edges.flip(1)]).unbind(1)
+    eroded = mask.float()
+    total = eroded
     for _ in range(num_rings):
-        # The smallest neighbour plus one step: grows linearly with the distance from the border.
-        lowest = value.scatter_reduce(0, edges[:, 0], value[edges[:, 1]], "amin", include_self=True)
-        value = torch.minimum(hard, lowest + (value - lowest) / 2)
-    return value * hard
+        eroded = eroded.scatter_reduce(0, start, eroded[end], "amin", include_self=True)
+        total = total + eroded
+    return total / (num_rings + 1)

@@ -1,1 +1,7 @@
-"""."""
+"""Lightning modules: how the models are trained."""
+
+from rome_lightning.training.base import RomeModule
+from rome_lightning.training.config import LossConfig, OptimizerConfig
+from rome_lightning.training.full_module import FullModule
+
+__all__ = ["FullModule", "LossConfig", "OptimizerConfig", "RomeModule"]

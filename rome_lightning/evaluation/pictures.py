@@ -1,0 +1,55 @@
+"""Rows of pictures that show what an avatar does, beside what it should do."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rome_lightning.data import Frames, Rendered
+from rome_lightning.head import HeadModel
+
+COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
+"""What ``comparison_rows`` shows, from left to right."""
+
+
+def comparison_rows(
+    source: Frames, driver: Frames, rendered: Rendered, head: HeadModel
+) -> Float[Tensor, "b 3 h w6"]:
+    """One row per image: ``COLUMNS`` side by side, RGB in [0, 1].
+
+    Args:
+        source: identity frames.
+        driver: frames whose expression, pose and camera were used; the mesh is drawn over them.
+        rendered: the avatar's images of the same size.
+        head: for the mesh's faces.
+    """
+    overlay = mesh_overlay(driver.image, rendered)
+    columns = [
+        source.image,
+        driver.image,
+        rendered.image,
+        overlay,
+        shaded(rendered),
+        rendered.mask.expand_as(rendered.image),
+    ]
+    return torch.cat([column.detach().float().clamp(0, 1) for column in columns], dim=-1)
+
+
+def shaded(rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
+    """Normals as colours, white outside the mesh."""
+    covered = rendered.mesh_mask.float()
+    return (rendered.normals * 0.5 + 0.5) * covered + (1 - covered)
+
+
+def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
+    """The mesh, lit from the viewer, half transparent over an image."""
+    light = 0.25 + 0.75 * rendered.normals[:, 2:].clamp(0, 1)
+    tint = light * torch.tensor([0.55, 0.75, 1.0], device=image.device)[:, None, None]
+    return torch.where(rendered.mesh_mask, 0.45 * image + 0.55 * tint, image)
+
+
+def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB image in [0, 1] as bytes, rows first."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,93 @@
+"""Avatar models from checkpoint files, as plain data: nothing in a file is executed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
+from rome_lightning.models.full_avatar import FullAvatar
+
+CONFIG_KEY = "avatar_config"
+"""Entry of a checkpoint that holds ``dataclasses.asdict(AvatarConfig)``."""
+_PREFIX = "avatar."
+
+
+def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
+    """Inverse of ``dataclasses.asdict``.
+
+    Raises:
+        ValueError: an option is not known to this version.
+    """
+    try:
+        return AvatarConfig(
+            **values
+            | {
+                "texture": TextureConfig(**values["texture"]),
+                "offsets": OffsetConfig(**values["offsets"]),
+                "decoder": DecoderConfig(**values["decoder"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"the avatar configuration is not one of this version: {error}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or CONFIG_KEY not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint of rome_lightning (no state_dict and {CONFIG_KEY})")
+    return checkpoint
+
+
+def avatar_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The avatar's part of a checkpoint's state dict, without its prefix."""
+    state = checkpoint["state_dict"]
+    return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+
+
+def load_state(avatar: FullAvatar, weights: dict[str, Tensor], origin: Path) -> None:
+    """Fill a model strictly.
+
+    Raises:
+        ValueError: the weights belong to another architecture; names the first difference.
+    """
+    try:
+        avatar.load_state_dict(weights)
+    except RuntimeError as error:
+        difference = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(
+            f"{origin} was trained with another architecture than this configuration: {difference}; "
+            "use the config.yaml of its run folder"
+        ) from error
+
+
+def load_full_avatar(path: Path, rasterizer: str | None = None) -> FullAvatar:
+    """The model of a checkpoint, ready for inference.
+
+    Args:
+        path: file written by ``rome fit``.
+        rasterizer: backend to use instead of the one it was trained with.
+    """
+    checkpoint = read_checkpoint(path)
+    config = config_from_dict(checkpoint[CONFIG_KEY])
+    if rasterizer is not None:
+        config = dataclasses.replace(config, rasterizer=rasterizer)
+    avatar = FullAvatar(config)
+    load_state(avatar, avatar_weights(checkpoint), path)
+    return avatar.eval().requires_grad_(False)

@@ -1,0 +1,54 @@
+"""The options of the training objective and the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; a term of weight 0 is not computed."""
+
+    photometric: float = 1.0
+    """Weighted L1 of the composited images. Departure from ROME: not in the paper."""
+    mesh_weight: float = 2.0
+    """Extra weight of pixels on the mesh in the photometric term."""
+    feature_weight: float = 6.0
+    """Extra weight of pixels around eyes and mouth in the photometric term."""
+    perceptual: float = 1.0
+    """L1 of VGG features."""
+    perceptual_network: Literal["vgg16", "vgg19"] = "vgg19"
+    """``vgg19``: the paper's five layers; ``vgg16``: relu1_2 to relu3_3, half the cost."""
+    perceptual_crop: int | None = None
+    """Side of a crop around an eye, the mouth or another facial landmark on which the perceptual term is
+    computed, pixels; ``null`` for the whole image."""
+    segmentation: float = 10.0
+    """Dice of the predicted mask (paper: 10)."""
+    occupancy_hair: float = 10.0
+    """Silhouette, neck fixed, against hair and face (paper: 10)."""
+    occupancy_all: float = 1.0
+    """Silhouette, hair fixed, against the whole person (release: 1)."""
+    chamfer: float = 0.01
+    """Projected visible vertices against points of the person's mask (paper: 0.01)."""
+    laplacian: float = 10.0
+    """Smoothness of the offsets (paper: 10)."""
+    silhouette: Literal["antialiased", "soft", "official"] = "antialiased"
+    """How the silhouette of the occupancy terms gets its gradient; ``official`` repeats the release's
+    truncated sigmoid."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and its schedule."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate (paper: 1e-4)."""
+    beta1: float = 0.0
+    """Decay of the first moment (paper: 0)."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """``cosine`` falls to 2 % of the peak over the planned steps."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
