@@ -1,1 +1,25 @@
-"""."""
+"""Differentiable rendering of triangle meshes: one id buffer, everything differentiable on top of it.
+
+A ``Rasterizer`` supplies visibility only: the index of the face seen at each pixel centre. The rest is
+shared by all backends: ``interpolate`` carries attributes to pixels, ``coverage`` gives the silhouette
+its gradient, ``sample_texture`` and ``UVLayout`` connect pixels, texels and vertices. Spaces and the
+pixel-centre rule are those of ``rome_lightning.geometry``: x right, y down, smaller z nearer.
+"""
+
+from rome_lightning.renderer.extension import extend_outside
+from rome_lightning.renderer.interpolation import interpolate
+from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
+from rome_lightning.renderer.silhouette import coverage
+from rome_lightning.renderer.texture import UVLayout, sample_texture, unproject
+
+__all__ = [
+    "Rasterizer",
+    "UVLayout",
+    "available_rasterizers",
+    "coverage",
+    "extend_outside",
+    "get_rasterizer",
+    "interpolate",
+    "sample_texture",
+    "unproject",
+]

@@ -1,0 +1,143 @@
+"""Between texture space, vertices and the image."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.geometry import vertex_normals
+from rome_lightning.renderer.interpolation import interpolate
+from rome_lightning.renderer.rasterizer import Rasterizer
+from rome_lightning.renderer.torch_visibility import visible_faces
+
+
+def sample_texture(
+    texture: Float[Tensor, "#b c s s"], uv: Float[Tensor, "b 2 h w"], mask: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Bilinear texture lookup.
+
+    Args:
+        texture: any unit; a batch of 1 is shared.
+        uv: texture coordinates in [0, 1], v down; the border is repeated outside.
+        mask: 1 where ``uv`` is defined; the result is multiplied by it. Any dtype.
+
+    Returns:
+        Texture values in float32 (float64 for a float64 texture).
+    """
+    dtype = torch.float64 if texture.dtype == torch.float64 else torch.float32
+    grid = 2 * uv.to(dtype).permute(0, 2, 3, 1) - 1
+    texture = texture.to(dtype).expand(len(uv), -1, -1, -1)
+    sampled = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled * mask.to(dtype)
+
+
+class UVLayout(nn.Module):
+    """The constant raster of a head's UV layout: which surface point each texel shows.
+
+    Args:
+        head_faces: corner indices into vertices.
+        uvs: texture coordinates in [0, 1], v down.
+        uv_faces: corner indices into ``uvs``, one row per head face.
+        size: texels per side.
+    """
+
+    face_ids: Int[Tensor, "1 s s"]
+    mask: Bool[Tensor, "s s"]
+
+    def __init__(
+        self,
+        head_faces: Int[Tensor, "f 3"],
+        uvs: Float[Tensor, "u 2"],
+        uv_faces: Int[Tensor, "f 3"],
+        size: int,
+    ) -> None:
+        super().__init__()
+        if head_faces.shape != uv_faces.shape:
+            raise ValueError(
+                f"uv_faces must have one row per face, {len(head_faces)}, got {tuple(uv_faces.shape)}"
+            )
+        self.size = size
+        texels = torch.cat([uvs * size - 0.5, torch.zeros_like(uvs[:, :1])], dim=-1)[None]
+        face_ids = visible_faces(texels.double(), uv_faces, (size, size))
+        for name, tensor in {
+            "head_faces": head_faces,
+            "uv_faces": uv_faces,
+            "texels": texels.float(),
+            "face_ids": face_ids,
+            "mask": face_ids[0] >= 0,
+        }.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def gather(self, vertex_attributes: Float[Tensor, "b v c"]) -> Float[Tensor, "b c s s"]:
+        """Carry vertex attributes to texels; 0 where ``mask`` is false. Differentiable."""
+        return interpolate(self.texels, self.uv_faces, self.face_ids, vertex_attributes, self.head_faces)
+
+
+def unproject(
+    image: Float[Tensor, "b c h w"],
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    layout: UVLayout,
+    rasterizer: Rasterizer,
+) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b 1 s s"]]:
+    """Carry an image to texture space along the surface it shows.
+
+    Args:
+        image: any unit.
+        vertices_px: pixels of ``image``.
+        faces: corner indices.
+        layout: the mesh's UV layout.
+        rasterizer: visibility backend.
+
+    Returns:
+        The image's value at each texel's surface point, not multiplied by visibility (0 outside the
+        layout and outside the image), and the visibility in [0, 1]: 0 where the point is hidden, seen
+        from inside, beyond the image or beside the silhouette; falling to 0 towards grazing angles.
+        The values are differentiable in the image and the vertices, visibility is a constant.
+    """
+    height, width = image.shape[-2:]
+    points = layout.gather(vertices_px)
+    scale = torch.tensor([2 / width, 2 / height], device=points.device, dtype=points.dtype)
+    grid = (points[:, :2].permute(0, 2, 3, 1) + 0.5) * scale - 1
+    inside = layout.mask[None, None]
+    values = F.grid_sample(image.to(points.dtype), grid, padding_mode="zeros", align_corners=False) * inside
+    with torch.no_grad():
+        visibility = _visibility(points, vertices_px, faces, layout, rasterizer, (height, width))
+    return values, visibility * inside
+
+
+def _visibility(
+    points: Float[Tensor, "b 3 s s"],
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    layout: UVLayout,
+    rasterizer: Rasterizer,
+    image_size: tuple[int, int],
+) -> Float[Tensor, "b 1 s s"]:
+    """Depth test at the four pixels that bilinear sampling mixes, times a weight for the angle of view."""
+    height, width = image_size
+    ids = rasterizer.face_ids(vertices_px, faces, image_size)
+    depth = interpolate(vertices_px, faces, ids, vertices_px[..., 2:])
+    depth = torch.where(ids[:, None] >= 0, depth, torch.inf).flatten(1)
+    # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
+    normals = vertex_normals(vertices_px, faces)
+    facing = -F.normalize(layout.gather(normals), dim=1)[:, 2:]
+    # One pixel of slack, plus what the depth of the surface changes over a pixel at this angle.
+    slope = (1 - facing.square()).clamp_min(0).sqrt() / facing.clamp_min(0.1)
+    slack = 1 + slope[:, 0]
+    x, y, z = points.unbind(1)
+    left, top = x.floor(), y.floor()
+    seen = torch.zeros_like(x)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            column, row = left + dx, top + dy
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            surface = depth.gather(1, index.flatten(1)).view_as(z)
+            agrees = within & surface.isfinite() & ((z - surface).abs() <= slack)
+            seen += weight * agrees
+    ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
+    return seen.square()[:, None] * ramp * ramp * (3 - 2 * ramp)
