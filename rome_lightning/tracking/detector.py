@@ -1,0 +1,351 @@
+"""Faces in frames: MediaPipe's 478 landmarks, 52 blendshape scores and a head pose."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from rome_lightning import assets
+from rome_lightning.data.struct import TensorStruct
+
+NUM_LANDMARKS = 478
+# fmt: off
+BLENDSHAPE_NAMES = (
+    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight",
+    "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft",
+    "eyeLookDownRight", "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight",
+    "eyeLookUpLeft", "eyeLookUpRight", "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight",
+    "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthDimpleLeft", "mouthDimpleRight",
+    "mouthFrownLeft", "mouthFrownRight", "mouthFunnel", "mouthLeft", "mouthLowerDownLeft",
+    "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker", "mouthRight",
+    "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight",
+)
+# fmt: on
+"""Order of ``Detections.blendshapes``; results are put into it by name."""
+
+# The detector inside the landmarker sees the frame at 128 x 128: faces that are small in it need tiles.
+_TILE_SHARES = (0.5, 0.25)
+_MIN_TILE = 128
+_DARK = 70.0
+# Tiles are slow, so only so many frames of a clip are searched for a face that was not seen at first sight,
+# and for a second person where the first is smaller than this share of the longer side.
+_THOROUGH_FRAMES = 8
+_SMALL_SHARE = 0.25
+# A second face counts when it is at least this large relative to the largest one.
+_RIVAL_SHARE = 0.4
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
+
+
+@dataclass(frozen=True)
+class Detections(TensorStruct):
+    """The main face of each frame; everything is 0 where ``found`` is false."""
+
+    landmarks: Float[Tensor, "n 478 2"]
+    """Pixels (x, y) of the frame, pixel centres at integers; may lie outside the frame."""
+    depth: Float[Tensor, "n 478"]
+    """Pixels relative to the centre of the head, smaller is nearer."""
+    blendshapes: Float[Tensor, "n 52"]
+    """Scores in [0, 1] in the order of ``BLENDSHAPE_NAMES``."""
+    pose: Float[Tensor, "n 4 4"]
+    """MediaPipe's canonical face in a camera of 63 degrees vertical field of view: centimetres, x right,
+    y up, looking along -z. Its distance is only as true as that field of view."""
+    found: Bool[Tensor, " n"]
+    num_faces: Int32[Tensor, " n"]
+    """Distinct faces of a comparable size, at most 3."""
+
+    def __len__(self) -> int:
+        return self.landmarks.shape[0]
+
+    @property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """Bounds (left, top, right, bottom) of the landmarks, pixels."""
+        return torch.cat([self.landmarks.amin(1), self.landmarks.amax(1)], dim=-1)
+
+
+class FaceDetector:
+    """MediaPipe's Face Landmarker on single frames.
+
+    Landmarks are found in each frame on its own, without smoothing over time. A frame without a face at
+    first sight is searched again: around the face of the frame before, brightened if it is dark, and, in
+    some frames of a clip, in enlarged tiles for a face that is small in the frame.
+
+    The detector returns landmarks for covered faces too and invents what it cannot see: ``found`` is no
+    measure of quality.
+    """
+
+    def __init__(self, model: Path | None = None, num_faces: int = 3, min_confidence: float = 0.5) -> None:
+        """Set up; nothing is loaded before the first frame.
+
+        Args:
+            model: ``face_landmarker.task``; by default the asset of that name.
+            num_faces: faces looked for, so that a frame with several people is noticed.
+            min_confidence: of detection and of presence, [0, 1].
+        """
+        self.model = model
+        self.num_faces = num_faces
+        self.min_confidence = min_confidence
+
+    def detect(
+        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], progress: Progress | None = None
+    ) -> Detections:
+        """Find the main face of each frame.
+
+        Where several faces are seen, the main one is the largest; in later frames the one nearest to the
+        main face of the frame before, unless another is 1.5 times as large.
+
+        Args:
+            frames: RGB.
+            progress: called after each frame.
+        """
+        mediapipe = load_mediapipe()
+        model = self.model or assets.resolve("face_landmarker")
+        results: list[_Face | None] = []
+        counts: list[int] = []
+        thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
+        with open_task(lambda: self._create(mediapipe, model), np.asarray(frames[0])) as find:
+            previous: _Face | None = None
+            for index, frame in enumerate(frames):
+                faces = self._search(find, np.ascontiguousarray(frame), previous, index in thorough)
+                chosen = _main_face(faces, previous)
+                previous = chosen or previous
+                results.append(chosen)
+                counts.append(sum(face.height > _RIVAL_SHARE * faces[0].height for face in faces))
+                if progress is not None:
+                    progress("faces", index + 1, len(frames))
+        return _stack(results, counts)
+
+    def _create(self, mediapipe: Any, model: Path) -> Callable[[np.ndarray], list[_Face]]:
+        vision = mediapipe.tasks.vision
+        options = vision.FaceLandmarkerOptions(
+            base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(model)),
+            num_faces=self.num_faces,
+            min_face_detection_confidence=self.min_confidence,
+            min_face_presence_confidence=self.min_confidence,
+            output_face_blendshapes=True,
+            output_facial_transformation_matrixes=True,
+        )
+        return _Landmarker(vision.FaceLandmarker.create_from_options(options), mediapipe)
+
+    def _search(
+        self,
+        find: Callable[[np.ndarray], list[_Face]],
+        frame: np.ndarray,
+        previous: _Face | None,
+        thorough: bool,
+    ) -> list[_Face]:
+        """Faces, largest first, by the cheapest look that shows one; by all tiles if ``thorough``."""
+        faces: list[_Face] = []
+        for view, offset, scale in _views(frame, previous, thorough):
+            faces = [face.moved(offset, scale) for face in find(view)]
+            if faces:
+                break
+        if thorough and faces and max(face.height for face in faces) < _SMALL_SHARE * max(frame.shape[:2]):
+            for view, offset, scale in _tiles(frame, _TILE_SHARES[0]):
+                faces += [face.moved(offset, scale) for face in find(view)]
+        return _distinct(faces)
+
+
+@dataclass(frozen=True)
+class _Face:
+    landmarks: np.ndarray
+    """(478, 3), pixels."""
+    blendshapes: dict[str, float]
+    pose: np.ndarray
+
+    @property
+    def box(self) -> np.ndarray:
+        return np.concatenate([self.landmarks[:, :2].min(0), self.landmarks[:, :2].max(0)])
+
+    @property
+    def height(self) -> float:
+        return float(np.linalg.norm(self.box[2:] - self.box[:2]))
+
+    @property
+    def centre(self) -> np.ndarray:
+        return (self.box[:2] + self.box[2:]) / 2
+
+    def moved(self, offset: tuple[float, float], scale: float) -> _Face:
+        """From the pixels of a view to those of the frame: edges, not centres, scale."""
+        points = self.landmarks.copy()
+        points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5 + np.asarray(offset)
+        points[:, 2] *= scale
+        return _Face(points, self.blendshapes, self.pose)
+
+
+class _Landmarker:
+    """A MediaPipe landmarker as a function from an RGB array to faces."""
+
+    def __init__(self, task: Any, mediapipe: Any) -> None:
+        self.task = task
+        self.mediapipe = mediapipe
+
+    def __call__(self, frame: np.ndarray) -> list[_Face]:
+        image = self.mediapipe.Image(image_format=self.mediapipe.ImageFormat.SRGB, data=frame)
+        result = self.task.detect(image)
+        height, width = frame.shape[:2]
+        faces = []
+        for index, points in enumerate(result.face_landmarks):
+            # Normalised coordinates count from the corner of the image; z has the scale of x.
+            landmarks = np.array([(p.x * width - 0.5, p.y * height - 0.5, p.z * width) for p in points])
+            scores = {c.category_name: c.score for c in result.face_blendshapes[index]}
+            faces.append(_Face(landmarks, scores, result.facial_transformation_matrixes[index]))
+        return faces
+
+
+def _views(
+    frame: np.ndarray, previous: _Face | None, thorough: bool
+) -> Iterator[tuple[np.ndarray, tuple[float, float], float]]:
+    """(picture, its offset in the frame, frame pixels per pixel of it), cheapest first."""
+    yield frame, (0.0, 0.0), 1.0
+    if previous is not None:
+        yield _tile(frame, previous.centre, 2.0 * previous.height)
+    if frame.mean() < _DARK:
+        yield _brightened(frame), (0.0, 0.0), 1.0
+    if thorough:
+        for share in _TILE_SHARES:
+            yield from _tiles(frame, share)
+
+
+def _tiles(frame: np.ndarray, share: float) -> Iterator[tuple[np.ndarray, tuple[float, float], float]]:
+    """Half-overlapping squares whose side is ``share`` of the frame's longer side, brightened if dark."""
+    height, width = frame.shape[:2]
+    side = share * max(height, width)
+    if side < _MIN_TILE:
+        return
+    for y in _tile_centres(height, side):
+        for x in _tile_centres(width, side):
+            view, offset, scale = _tile(frame, np.array([x, y]), side)
+            yield (_brightened(view) if view.mean() < _DARK else view), offset, scale
+
+
+def _tile_centres(length: int, side: float) -> np.ndarray:
+    """Centres of half-overlapping tiles that cover ``length``."""
+    if length <= side:
+        return np.array([length / 2])
+    return np.linspace(side / 2, length - side / 2, int(np.ceil(2 * (length - side) / side)) + 1)
+
+
+def _tile(
+    frame: np.ndarray, centre: np.ndarray, side: float
+) -> tuple[np.ndarray, tuple[float, float], float]:
+    """A square of the frame, resized to at least 256 pixels."""
+    height, width = frame.shape[:2]
+    left, top = (max(0, int(c - side / 2)) for c in centre)
+    right, bottom = min(width, int(left + side) + 1), min(height, int(top + side) + 1)
+    tile = frame[top:bottom, left:right]
+    scale = max(1, -(-256 // max(tile.shape[:2])))
+    if scale > 1:
+        size = (tile.shape[1] * scale, tile.shape[0] * scale)
+        tile = np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BICUBIC))
+    return np.ascontiguousarray(tile), (float(left), float(top)), 1 / scale
+
+
+def _brightened(frame: np.ndarray) -> np.ndarray:
+    """Gamma that brings the mean to mid grey."""
+    mean = max(float(frame.mean()) / 255, 0.01)
+    table = (np.linspace(0, 1, 256) ** (np.log(0.45) / np.log(mean)) * 255).round().astype(np.uint8)
+    return table[frame]
+
+
+def _distinct(faces: list[_Face]) -> list[_Face]:
+    """Largest first, without second findings of the same face."""
+    kept: list[_Face] = []
+    for face in sorted(faces, key=lambda face: -face.height):
+        if all(_overlap(face.box, other.box) < 0.3 for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over the smaller of two boxes."""
+    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (first, second)]
+    return float(np.prod(size.clip(0))) / max(min(areas), 1e-6)
+
+
+def _main_face(faces: list[_Face], previous: _Face | None) -> _Face | None:
+    if not faces or previous is None:
+        return faces[0] if faces else None
+    nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - previous.centre)))
+    return faces[0] if faces[0].height > 1.5 * nearest.height else nearest
+
+
+def _stack(faces: Sequence[_Face | None], counts: Sequence[int]) -> Detections:
+    landmarks = np.zeros((len(faces), NUM_LANDMARKS, 3), np.float32)
+    blendshapes = np.zeros((len(faces), len(BLENDSHAPE_NAMES)), np.float32)
+    pose = np.tile(np.eye(4, dtype=np.float32), (len(faces), 1, 1))
+    for index, face in enumerate(faces):
+        if face is None:
+            pose[index] = 0
+            continue
+        landmarks[index] = face.landmarks
+        blendshapes[index] = [face.blendshapes[name] for name in BLENDSHAPE_NAMES]
+        pose[index] = face.pose
+    return Detections(
+        landmarks=torch.from_numpy(landmarks[..., :2].copy()),
+        depth=torch.from_numpy(landmarks[..., 2].copy()),
+        blendshapes=torch.from_numpy(blendshapes),
+        pose=torch.from_numpy(pose),
+        found=torch.tensor([face is not None for face in faces]),
+        num_faces=torch.tensor(counts, dtype=torch.int32),
+    )
+
+
+def load_mediapipe() -> Any:
+    """The ``mediapipe`` module, imported when first needed: it takes seconds."""
+    try:
+        import mediapipe  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(
+            "tracking needs mediapipe; install it with: pip install 'rome-lightning[tracking]'"
+        ) from error
+    return mediapipe
+
+
+@contextmanager
+def open_task(create: Callable[[], Any], sample: UInt8[np.ndarray, "h w 3"]) -> Iterator[Any]:
+    """A MediaPipe task that is closed at the end and keeps its start-up messages to itself.
+
+    MediaPipe writes to file descriptor 2 from C++ while a graph starts and on its first image, whatever
+    the logging settings. Closing is explicit: tasks left to the garbage collector fail at exit.
+
+    Args:
+        create: builds an object with the task in ``task`` that is called with an image.
+        sample: the first image.
+    """
+    with _silent_stderr():
+        wrapper = create()
+        wrapper(np.ascontiguousarray(sample))
+    try:
+        yield wrapper
+    finally:
+        wrapper.task.close()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
