@@ -1,0 +1,206 @@
+"""Bytes of one tracked clip: the three members that a shard stores for it.
+
+``<key>.frames.bin``
+    Concatenated baseline JPEG files (RGB, 4:2:0), one per frame, all of one size.
+``<key>.masks.bin``
+    One record per frame: the length m of the packed labels (uint32, little-endian), m bytes of zlib
+    data that unpack to ``height * width`` uint8 labels (``Region``, row by row), then a grey baseline
+    JPEG of the soft matte (255 is the person) up to the end of the record.
+``<key>.meta.safetensors``
+    Parameters, landmarks and the offsets and checksums of the other two, see ``META_TENSORS``, with
+    strings (schema, head model, identity, ...) in the header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+
+JPEG_QUALITY = 95
+MASK_CODEC = "uint32 length, zlib uint8 labels, grey JPEG matte"
+MEMBERS = ("frames.bin", "masks.bin", "meta.safetensors")
+"""Suffixes of the members of a clip, in the order in which a shard stores them."""
+
+META_TENSORS: dict[str, tuple[str, str]] = {
+    "shape": ("F32", "[s] identity coefficients, shared by the frames"),
+    "expression": ("F32", "[n, e]"),
+    "pose": ("F32", "[n, 15] packed as HeadParams.pose"),
+    "camera": ("F32", "[n, 3] of the stored frame"),
+    "landmarks": ("F32", "[n, l, 2] pixels of the stored frame"),
+    "bbox": ("F32", "[n, 4] left, top, right, bottom of the crop in source pixels"),
+    "confidence": ("F32", "[n]"),
+    "frame_number": ("I32", "[n] in the source video"),
+    "timestamp": ("F64", "[n] seconds in the source video"),
+    "valid": ("U8", "[n] 1 if the frame may be used"),
+    "frame_offsets": ("U64", "[n + 1] in frames.bin"),
+    "frame_crc32": ("U32", "[n]"),
+    "mask_offsets": ("U64", "[n + 1] in masks.bin"),
+    "mask_crc32": ("U32", "[n]"),
+}
+"""Tensors of ``meta.safetensors``: safetensors type, and shape and meaning."""
+
+_DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+class CorruptDataError(ValueError):
+    """Stored bytes do not match their checksum or do not decode."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A tracked, cropped clip of one identity, before it is packed."""
+
+    key: str
+    """Unique in the dataset: letters, digits, ``_`` and ``-`` only (a dot would split WebDataset keys)."""
+    identity: str
+    """Person; no identity may be in two splits."""
+    images: UInt8[np.ndarray, "n h w 3"]
+    regions: UInt8[np.ndarray, "n h w"]
+    matte: UInt8[np.ndarray, "n h w"]
+    """Soft foreground mask, 255 is the person."""
+    arrays: Mapping[str, np.ndarray]
+    """Those of ``META_TENSORS`` that are not offsets or checksums."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """Further strings for the header: dataset, source, source_sha256, tracker, fps, ..."""
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key):
+            raise ValueError(f"clip key must be 1 to 80 of A-Z a-z 0-9 _ -, got {self.key!r}")
+        if not len(self.images) == len(self.regions) == len(self.matte) > 0:
+            counts = (len(self.images), len(self.regions), len(self.matte))
+            raise ValueError(f"{self.key}: images, regions and matte must have as many frames, got {counts}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class PackedClip:
+    """The members of a clip and where its frames lie in them."""
+
+    members: dict[str, bytes]
+    """By suffix, in the order of ``MEMBERS``."""
+    meta: dict[str, np.ndarray]
+    """All of ``META_TENSORS``."""
+
+
+def pack_clip(clip: Clip, schema: str) -> PackedClip:
+    """Encode a clip; equal clips give equal bytes."""
+    frames = [encode_image(image) for image in clip.images]
+    masks = [encode_masks(regions, matte) for regions, matte in zip(clip.regions, clip.matte, strict=True)]
+    meta = {name: np.asarray(value) for name, value in clip.arrays.items()}
+    for name, blobs in (("frame", frames), ("mask", masks)):
+        meta[f"{name}_offsets"] = np.concatenate([[0], np.cumsum([len(blob) for blob in blobs])])
+        meta[f"{name}_crc32"] = np.array([zlib.crc32(blob) for blob in blobs], dtype=np.uint32)
+    missing = set(META_TENSORS) - set(meta)
+    if missing:
+        raise ValueError(f"{clip.key}: clip lacks {sorted(missing)}")
+    for name in ("expression", "pose", "camera", "landmarks", "bbox", "confidence", "frame_number", "valid"):
+        if len(meta[name]) != len(clip):
+            raise ValueError(f"{clip.key}: {name} has {len(meta[name])} rows for {len(clip)} frames")
+    height, width = clip.images.shape[1:3]
+    header = {
+        **clip.header,
+        "schema": schema,
+        "clip": clip.key,
+        "identity": clip.identity,
+        "height": str(height),
+        "width": str(width),
+        "masks": MASK_CODEC,
+    }
+    members = {
+        "frames.bin": b"".join(frames),
+        "masks.bin": b"".join(masks),
+        "meta.safetensors": encode_meta(meta, header),
+    }
+    return PackedClip(members, meta)
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """RGB to baseline JPEG."""
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
+    )
+
+
+def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Inverse of ``encode_image`` up to JPEG loss."""
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        raise CorruptDataError(f"frame does not decode: {error}") from error
+
+
+def encode_masks(regions: UInt8[np.ndarray, "h w"], matte: UInt8[np.ndarray, "h w"]) -> bytes:
+    """One record of ``masks.bin``."""
+    labels = zlib.compress(np.ascontiguousarray(regions).tobytes(), level=6)
+    grey = np.ascontiguousarray(matte)[..., None]
+    soft = simplejpeg.encode_jpeg(grey, quality=JPEG_QUALITY, colorspace="GRAY", colorsubsampling="Gray")
+    return struct.pack("<I", len(labels)) + labels + soft
+
+
+def decode_masks(data: bytes) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """Regions (exact) and matte (up to JPEG loss) of one record."""
+    try:
+        (length,) = struct.unpack_from("<I", data)
+        matte = simplejpeg.decode_jpeg(data[4 + length :], colorspace="GRAY")[..., 0]
+        labels = zlib.decompress(data[4 : 4 + length])
+        return np.frombuffer(labels, dtype=np.uint8).reshape(matte.shape), matte
+    except (ValueError, struct.error, zlib.error) as error:
+        raise CorruptDataError(f"masks do not decode: {error}") from error
+
+
+def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on its content only.
+
+    The ``safetensors`` library writes header strings in an order that changes between calls, which
+    would change the hash of a shard; its reader reads these files.
+    """
+    entries: dict[str, object] = {"__metadata__": {key: header[key] for key in sorted(header)}}
+    blobs, position = [], 0
+    # Wide types first keeps every tensor aligned, as the format's own writer does.
+    order = sorted(META_TENSORS, key=lambda name: (-np.dtype(_DTYPES[META_TENSORS[name][0]]).itemsize, name))
+    for name in order:
+        kind = META_TENSORS[name][0]
+        array = np.ascontiguousarray(arrays[name], dtype=_DTYPES[kind])
+        end = position + array.nbytes
+        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [position, end]}
+        blobs.append(array.tobytes())
+        position = end
+    head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join([struct.pack("<Q", len(head)), head, *blobs])
+
+
+def decode_meta(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors (read-only views of ``data``) and header strings of a ``meta.safetensors``."""
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        entries = json.loads(data[8 : 8 + length])
+        header = entries.pop("__metadata__", {})
+        body = memoryview(data)[8 + length :]
+        arrays = {}
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            array = np.frombuffer(body[start:end], dtype=_DTYPES[entry["dtype"]])
+            arrays[name] = array.reshape(entry["shape"])
+    except (KeyError, ValueError, struct.error) as error:
+        raise CorruptDataError(f"meta.safetensors does not decode: {error}") from error
+    return arrays, header
+
+
+def select_frames(arrays: Mapping[str, np.ndarray], frames: Iterable[int]) -> dict[str, np.ndarray]:
+    """Rows of the per-frame tensors for the given frames; ``shape`` is repeated."""
+    index = np.fromiter(frames, dtype=np.int64)
+    chosen = {name: arrays[name][index] for name in ("expression", "pose", "camera", "landmarks")}
+    chosen["shape"] = np.broadcast_to(arrays["shape"], (len(index), len(arrays["shape"])))
+    return chosen

@@ -1,0 +1,271 @@
+"""Shards of schema ``rome-shard/1``: deterministic tars with a random-access index.
+
+A shard is an uncompressed USTAR archive that any WebDataset reader can stream: the three members of
+``datamodules.codec`` per clip, adjacent, clips sorted by key, every time stamp and owner 0. Beside
+``NAME.tar`` lie
+
+- ``NAME.frames.npy`` and ``NAME.clips.npy``: one row of ``FRAME_ROW`` per frame, one of ``CLIP_ROW`` per
+  clip, read as memory maps, so that a frame is one ``pread`` away;
+- ``NAME.json``: what the shard was made from and its hash. It is written last: a shard is finished
+  when its JSON names the same spec and the tar has the size it states.
+
+Files are written under a temporary name, synchronised and renamed, so a killed process leaves no
+half shard under a final name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from datamodules.codec import MEMBERS, Clip, pack_clip
+
+SCHEMA = "rome-shard/1"
+"""Readers accept the same major number; a later minor number (``rome-shard/1.2``) only adds fields."""
+
+FRAME_ROW = np.dtype(
+    [
+        ("position", "<u8"),
+        ("mask_position", "<u8"),
+        ("length", "<u4"),
+        ("crc32", "<u4"),
+        ("mask_length", "<u4"),
+        ("mask_crc32", "<u4"),
+        ("clip", "<u4"),
+        ("valid", "<u4"),
+    ]
+)
+"""A frame: byte ranges in the tar, their checksums, row of the clip, 1 if the frame may be used."""
+
+CLIP_ROW = np.dtype(
+    [
+        ("key", "S80"),
+        ("meta_position", "<u8"),
+        ("meta_length", "<u4"),
+        ("meta_crc32", "<u4"),
+        ("first_frame", "<u4"),
+        ("num_frames", "<u4"),
+        ("identity", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+"""A clip: name, byte range of its meta in the tar, its frame rows, index in the JSON's ``identities``."""
+
+
+def check_schema(schema: str, path: Path) -> None:
+    """Refuse data of another major version.
+
+    Raises:
+        ValueError: the data is of another schema.
+    """
+    name, _, version = schema.partition("/")
+    wanted_name, _, wanted_version = SCHEMA.partition("/")
+    if name != wanted_name or version.partition(".")[0] != wanted_version:
+        raise ValueError(f"{path}: this version reads {SCHEMA}, the data has {schema!r}; prepare it again")
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sha256_of(value: Any) -> str:
+    """Hash of a JSON value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it has either its old content or all of the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        _commit(file, temporary, path)
+
+
+def _commit(file: Any, temporary: Path, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """Content of a shard's JSON."""
+
+    name: str
+    schema: str
+    spec: dict[str, Any]
+    """What the shard was made from: inputs with their hashes, configuration."""
+    spec_hash: str
+    bytes: int
+    sha256: str
+    """Of the tar; empty if no clip could be made and there is no tar."""
+    clips: int
+    frames: int
+    identities: list[str]
+    failed: list[dict[str, str]] = field(default_factory=list)
+    """Inputs that gave no clip: ``{"input": ..., "reason": ...}``."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Tools that made the shard; not part of the spec."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Frames by reason of rejection, and whatever else the maker counted."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read ``NAME.json``."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check_schema(content.get("schema", ""), path)
+        known = cls.__dataclass_fields__
+        return cls(**{key: value for key, value in content.items() if key in known})
+
+
+def finished_shard(folder: Path, name: str, spec: Mapping[str, Any]) -> ShardInfo | None:
+    """The shard's information if it was completely written from this very spec, else None."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        info = ShardInfo.load(path)
+    except (ValueError, TypeError):
+        return None
+    tar = folder / f"{name}.tar"
+    size = tar.stat().st_size if tar.exists() else 0
+    return info if info.spec_hash == sha256_of(spec) and size == info.bytes else None
+
+
+class ShardWriter:
+    """Writes one shard clip by clip; a context manager that leaves nothing behind after an error.
+
+    Args:
+        folder: an existing folder.
+        name: file name without suffix.
+        spec: what the shard is made from, as JSON values; its hash identifies the shard.
+    """
+
+    def __init__(self, folder: Path, name: str, spec: Mapping[str, Any]) -> None:
+        self.folder, self.name, self.spec = folder, name, dict(spec)
+        self._temporary = folder / f".{name}.tar.{os.getpid()}.tmp"
+        self._tar: tarfile.TarFile | None = None
+        self._file: Any = None
+        self._frames: list[np.ndarray] = []
+        self._clips: list[tuple[Any, ...]] = []
+        self._identities: list[str] = []
+        self._last_key = ""
+
+    def __enter__(self) -> Self:
+        self._file = self._temporary.open("w+b")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def add(self, clip: Clip) -> None:
+        """Append a clip; keys must come in ascending order, which makes the bytes deterministic."""
+        assert self._tar is not None, "use ShardWriter as a context manager"
+        if clip.key <= self._last_key:
+            raise ValueError(f"clips must be added in ascending order: {clip.key!r} after {self._last_key!r}")
+        self._last_key = clip.key
+        packed = pack_clip(clip, SCHEMA)
+        start = {suffix: self._append(f"{clip.key}.{suffix}", packed.members[suffix]) for suffix in MEMBERS}
+        meta = packed.meta
+        rows = np.zeros(len(clip), dtype=FRAME_ROW)
+        for prefix, name, member in (("", "frame", "frames.bin"), ("mask_", "mask", "masks.bin")):
+            offsets = np.asarray(meta[f"{name}_offsets"], dtype=np.uint64)
+            rows[f"{prefix}position"] = offsets[:-1] + np.uint64(start[member])
+            rows[f"{prefix}length"] = np.diff(offsets)
+            rows[f"{prefix}crc32"] = meta[f"{name}_crc32"]
+        rows["clip"] = len(self._clips)
+        rows["valid"] = meta["valid"]
+        if clip.identity not in self._identities:
+            self._identities.append(clip.identity)
+        meta_bytes = packed.members["meta.safetensors"]
+        first_frame = sum(len(part) for part in self._frames)
+        self._clips.append(
+            (
+                clip.key.encode(),
+                start["meta.safetensors"],
+                len(meta_bytes),
+                zlib.crc32(meta_bytes),
+                first_frame,
+                len(clip),
+                self._identities.index(clip.identity),
+                0,
+            )
+        )
+        self._frames.append(rows)
+
+    def _append(self, name: str, data: bytes) -> int:
+        """Add a member; returns the position of its data in the tar."""
+        assert self._tar is not None
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime, member.mode = len(data), 0, 0o644
+        self._tar.addfile(member, io.BytesIO(data))
+        blocks = -(-len(data) // tarfile.BLOCKSIZE)
+        return self._tar.offset - blocks * tarfile.BLOCKSIZE
+
+    def finish(
+        self,
+        failed: Sequence[Mapping[str, str]] = (),
+        versions: Mapping[str, str] | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> ShardInfo:
+        """Write all files under their final names and return the shard's information.
+
+        A shard without any clip gets its JSON only.
+        """
+        assert self._tar is not None
+        size, digest = 0, ""
+        if self._clips:
+            self._tar.close()
+            self._file.flush()
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            size = os.fstat(self._file.fileno()).st_size
+            self._write_index()
+            _commit(self._file, self._temporary, self.folder / f"{self.name}.tar")
+        info = ShardInfo(
+            name=self.name,
+            schema=SCHEMA,
+            spec=self.spec,
+            spec_hash=sha256_of(self.spec),
+            bytes=size,
+            sha256=digest,
+            clips=len(self._clips),
+            frames=sum(len(part) for part in self._frames),
+            identities=self._identities,
+            failed=[dict(item) for item in failed],
+            versions=dict(versions or {}),
+            counts=dict(counts or {}),
+        )
+        text = json.dumps(asdict(info), indent=1, ensure_ascii=False, sort_keys=True)
+        write_atomic(self.folder / f"{self.name}.json", text.encode())
+        return info
+
+    def _write_index(self) -> None:
+        for kind, rows in (
+            ("frames", np.concatenate(self._frames)),
+            ("clips", np.array(self._clips, dtype=CLIP_ROW)),
+        ):
+            buffer = io.BytesIO()
+            np.save(buffer, rows)
+            write_atomic(self.folder / f"{self.name}.{kind}.npy", buffer.getvalue())

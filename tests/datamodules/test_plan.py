@@ -1,0 +1,99 @@
+"""The plan of frames and the samplers that divide it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from datamodules.plan import (
+    EvaluationSampler,
+    PlanClip,
+    TrainingPlan,
+    TrainingSampler,
+    evaluation_pairs,
+    split_holdout,
+)
+
+CLIPS = tuple(PlanClip(shard=i // 3, frames=tuple(range(2, 12))) for i in range(10))
+
+
+def test_pure_in_seed_epoch_and_position() -> None:
+    first = TrainingPlan(CLIPS, seed=3, pairs_per_epoch=20, num_driving=2)
+    stream = [first.pair(e, p) for e in range(3) for p in range(20)]
+    # Another object, asked in reverse order, has no history in common with the first.
+    second = TrainingPlan(CLIPS, seed=3, pairs_per_epoch=20, num_driving=2)
+    assert [second.pair(e, p) for e in reversed(range(3)) for p in reversed(range(20))][::-1] == stream
+    assert [TrainingPlan(CLIPS, 4, 20, 2).pair(0, p) for p in range(20)] != stream[:20]
+    assert len({(p.clip, p.source, p.drivers) for p in stream}) > 50
+
+
+def test_every_clip_equally_often_across_epochs_of_odd_length() -> None:
+    plan = TrainingPlan(CLIPS, seed=0, pairs_per_epoch=7)
+    counts = Counter(plan.pair(e, p).clip for e in range(10) for p in range(7))
+    assert set(counts.values()) == {7}
+
+
+def test_all_frames_are_used_and_drivers_differ_from_the_source() -> None:
+    plan = TrainingPlan(CLIPS, seed=0, pairs_per_epoch=1000, num_driving=3)
+    pairs = [plan.pair(0, p) for p in range(1000)]
+    assert all(len({p.source, *p.drivers}) == 4 for p in pairs)
+    sources = Counter(p.source for p in pairs)
+    # 100 expected each; five standard deviations of a binomial are 47.
+    assert set(sources) == set(range(2, 12))
+    assert all(abs(count - 100) < 47 for count in sources.values())
+    assert plan.pair(0, 5, attempt=1) != plan.pair(0, 5)
+    assert plan.pair(0, 5, attempt=1).clip == plan.pair(0, 5).clip
+
+
+def test_short_clips_repeat_drivers_but_not_the_source() -> None:
+    plan = TrainingPlan((PlanClip(0, (4, 9)),), seed=0, pairs_per_epoch=10, num_driving=4)
+    for position in range(10):
+        pair = plan.pair(0, position)
+        assert set(pair.drivers) == {4, 9} - {pair.source}
+    with pytest.raises(ValueError, match="needs 2"):
+        TrainingPlan((PlanClip(0, (4,)),), seed=0, pairs_per_epoch=10)
+
+
+def test_windows_keep_shards_together() -> None:
+    clips = tuple(PlanClip(shard=i // 4, frames=(0, 1)) for i in range(32))
+    plan = TrainingPlan(clips, seed=1, pairs_per_epoch=32, shards_per_window=2)
+    order = [clips[plan.pair(0, p).clip].shard for p in range(32)]
+    for start in range(0, 32, 8):
+        assert len(set(order[start : start + 8])) == 2
+
+
+@pytest.mark.parametrize(("world", "batch"), [(1, 6), (2, 3), (3, 2)])
+def test_ranks_divide_one_stream(world: int, batch: int) -> None:
+    samplers = [TrainingSampler(20, batch, world, rank) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_epoch(2)
+    parts = [list(sampler) for sampler in samplers]
+    assert all(len(part) == len(s) == 3 * batch for part, s in zip(parts, samplers, strict=True))
+    for step in range(3):
+        rows = [p for part in parts for p in part[step * batch : (step + 1) * batch]]
+        assert rows == [(2, 6 * step + i) for i in range(6)]
+
+
+def test_evaluation_sees_every_pair_once() -> None:
+    seen = [p for rank in range(3) for p in EvaluationSampler(10, 3, rank)]
+    assert sorted(seen) == [(0, i) for i in range(10)]
+    assert len(EvaluationSampler(10, 3, 0)) == 4
+
+
+def test_evaluation_pairs() -> None:
+    clips = [PlanClip(0, tuple(range(1, 12))), PlanClip(0, (3,)), PlanClip(1, (0, 1))]
+    pairs = evaluation_pairs(clips, [c.frames for c in clips], pairs_per_clip=3)
+    assert [(p.clip, p.source, p.drivers) for p in pairs] == [
+        (0, 1, (2,)),
+        (0, 1, (6,)),
+        (0, 1, (11,)),
+        (2, 0, (1,)),
+    ]
+
+
+def test_holdout() -> None:
+    assert split_holdout(range(10), 0.2) == (tuple(range(8)), (8, 9))
+    assert split_holdout(range(10), 0) == (tuple(range(10)), ())
+    assert split_holdout(range(3), 0.9) == ((0, 1), (2,))
+    assert split_holdout(range(1), 0.9) == ((0,), ())
