@@ -1,1 +1,1 @@
-"""."""
+"""The ``rome`` command: one entry point, one module per sub-command."""

@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python 3.11 or newer and a package index; everything else they make.
+VENV ?= .venv
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-all bench lint format clean
+
+help:
+	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
+	@echo "make test      the tests that take minutes together (PYTEST_ARGS=... is handed on)"
+	@echo "make test-all  all tests, slow ones included"
+	@echo "make bench     the benchmarks"
+	@echo "make lint      ruff and mypy;  make format: ruff, in place"
+	@echo "make install   only the virtual environment (VENV=$(VENV))"
+	@echo "make clean     removes build products; keeps the environment, runs and the asset cache"
+
+install: $(STAMP)
+
+# Made anew when the dependencies change. The stamp is written last: a broken installation is not kept as done.
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/rome demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

