@@ -25,6 +25,13 @@ class HeadModel(nn.Module):
     uvs: Float[Tensor, "u 2"]
     uv_faces: Int[Tensor, "f 3"]
     vertex_uvs: Float[Tensor, "v 2"]
+    template: Float[Tensor, " x"]
+    basis: Float[Tensor, "k x"]
+    joint_template: Float[Tensor, "15"]
+    joint_basis: Float[Tensor, "k 15"]
+    skinning_weights: Float[Tensor, "c 5"]
+    midpoints: Int[Tensor, "m 2"] | None
+    pose_basis: Float[Tensor, "p x"] | None
 
     def __init__(self, data: HeadData) -> None:
         super().__init__()

@@ -1,0 +1,338 @@
+"""Fit of the head model to the landmarks of a clip.
+
+One identity per clip is found together with the poses of a few keyframes; then pose, expression and
+gaze of every frame follow with the identity fixed. Both steps are Gauss-Newton on the reprojection
+error of MediaPipe's 478 landmarks, with an analytic Jacobian, vectorised over frames.
+
+The camera is the project's weak perspective, so there is no field of view to choose. A face close to
+the lens is seen in strong perspective, which this camera can only explain by a narrower head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.data import HeadParams
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames, solve_shape
+from rome_lightning.tracking.landmark_groups import (
+    FACE_OVAL,
+    INNER_LIPS,
+    LEFT_IRIS,
+    LEFT_LIDS,
+    NUM_LANDMARKS,
+    NUM_SKIN,
+    OUTER_LIPS,
+    RIGHT_IRIS,
+    RIGHT_LIDS,
+)
+from rome_lightning.tracking.landmark_model import LandmarkModel
+
+RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
+    "lips": OUTER_LIPS + INNER_LIPS,
+    "lids": RIGHT_LIDS + LEFT_LIDS,
+    "oval": FACE_OVAL,
+    "irises": RIGHT_IRIS + LEFT_IRIS,
+}
+"""Groups of landmarks whose residual is reported on its own."""
+
+
+@dataclass(frozen=True)
+class ClipFit:
+    """Parameters of every frame of a clip and how well they explain its landmarks."""
+
+    params: HeadParams
+    """One row per frame, identity repeated; frames without a face hold their nearest valid neighbour."""
+    valid: Bool[Tensor, " n"]
+    """Frames that were fitted."""
+    residual: Float[Tensor, " n"]
+    """Mean distance of the 468 skin landmarks divided by the 3D iris distance; NaN where not valid."""
+    region_residual: dict[str, Float[Tensor, " n"]]
+    """The same for each group of ``RESIDUAL_REGIONS``."""
+    landmarks_px: Float[Tensor, "n 478 2"]
+    """The model's landmarks in pixels; NaN where not valid."""
+
+
+def match_blendshapes(
+    scores: Float[Tensor, "n k"], names: Sequence[str], expression_names: Sequence[str]
+) -> Float[Tensor, "n e"]:
+    """Reorder a detector's blendshape scores to a head model's expressions.
+
+    Args:
+        scores: [0, 1], one column per name.
+        names: of the columns; names that the head does not have are dropped.
+        expression_names: of the head; those that the detector does not score become 0.
+    """
+    column = {name: index for index, name in enumerate(names)}
+    result = scores.new_zeros(scores.shape[0], len(expression_names))
+    for index, name in enumerate(expression_names):
+        if name in column:
+            result[:, index] = scores[:, column[name]]
+    return result
+
+
+@torch.no_grad()
+def fit_clip(
+    head: HeadModel,
+    landmarks_px: Float[Tensor, "n 478 3"],
+    image_size: tuple[int, int],
+    blendshapes: Float[Tensor, "n e"],
+    found: Bool[Tensor, " n"] | None = None,
+    settings: FitSettings | None = None,
+) -> ClipFit:
+    """Fit identity, pose, expression, gaze and camera to the landmarks of one person's clip.
+
+    Args:
+        head: with the 52 ARKit expressions and a ``mediapipe`` embedding.
+        landmarks_px: MediaPipe's landmarks in pixels of a square image, the centre of the top-left pixel at
+            (0, 0); z in pixels, smaller is nearer. One frame (a photo) is enough.
+        image_size: (height, width), equal: the camera has one scale.
+        blendshapes: the detector's scores in [0, 1], ordered as ``head.expression_names`` (see
+            ``match_blendshapes``); the prior of the expression.
+        found: frames with a face; all, if None. Other frames are left out and their input is not read.
+        settings: weights; the defaults, if None.
+
+    Raises:
+        ValueError: the image is not square, no frame has a face, or the input of a frame with a face is
+            not finite.
+
+    Departure from ROME: its parameters come from DECA's regressor, one frame at a time.
+    """
+    settings = settings or FitSettings()
+    found = torch.ones(len(landmarks_px), dtype=torch.bool) if found is None else found
+    _check(landmarks_px, image_size, blendshapes, found)
+    model = LandmarkModel.from_head(head)
+    problem = LandmarkProblem(
+        model=model,
+        target=landmarks_px[found, :, :2].float() * torch.tensor([1.0, -1.0]),
+        unit=iris_distance(landmarks_px[found].float()),
+        weights=landmark_weights(settings),
+        expression_prior=blendshapes[found].float().clamp(0, 1),
+        settings=settings,
+        jaw_open=head.expression_names.index("jawOpen"),
+        mouth_close=head.expression_names.index("mouthClose")
+        if "mouthClose" in head.expression_names
+        else None,
+    )
+    state = _initial_state(problem, landmarks_px[found].float())
+    shape = torch.zeros(model.shape_basis.shape[-1])
+    keyframes = choose_keyframes(state.rotation, settings.max_keyframes)
+    shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes))
+    state = solve_frames(problem, shape, state, steps=settings.frame_steps)
+    if settings.smooth_pose:
+        state = smooth_pose(state, found)
+        state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
+    return _assemble(head, problem, shape, state, found, image_size)
+
+
+def iris_distance(landmarks: Float[Tensor, "n 478 3"]) -> Float[Tensor, " n"]:
+    """Distance of the iris centres in three dimensions, the unit of all residuals."""
+    return (landmarks[:, LEFT_IRIS[0]] - landmarks[:, RIGHT_IRIS[0]]).norm(dim=-1)
+
+
+def landmark_weights(settings: FitSettings) -> Float[Tensor, " 478"]:
+    """Weight of each landmark, with mean 1."""
+    weights = torch.ones(NUM_LANDMARKS)
+    weights[list(RESIDUAL_REGIONS["lips"])] = settings.lips_weight
+    weights[list(RESIDUAL_REGIONS["lids"])] = settings.lids_weight
+    weights[list(FACE_OVAL)] = settings.oval_weight
+    return weights / weights.mean()
+
+
+def choose_keyframes(rotation: Float[Tensor, "n 3 3"], count: int) -> Int[Tensor, " k"]:
+    """Frames for the identity: half spread evenly in time, half by farthest rotation from those."""
+    num_frames = len(rotation)
+    if num_frames <= count:
+        return torch.arange(num_frames)
+    chosen = torch.linspace(0, num_frames - 1, max(count // 2, 1)).round().long().tolist()
+    vectors = matrix_to_axis_angle(rotation)
+    distance = torch.cdist(vectors, vectors[chosen]).min(dim=1).values
+    while len(chosen) < count:
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = torch.minimum(distance, (vectors - vectors[farthest]).norm(dim=-1))
+        distance[farthest] = -1
+    return torch.tensor(sorted(chosen))
+
+
+def smooth_pose(state: FrameState, found: Bool[Tensor, " n"]) -> FrameState:
+    """Smooth rotation and camera with a symmetric quadratic filter, which has no lag.
+
+    Args:
+        state: of the found frames only.
+        found: of all frames; the filter does not reach across frames without a face.
+
+    Source: Savitzky & Golay, Smoothing and differentiation of data, 1964 (5 points, second order).
+    """
+    reference = state.rotation[len(state.rotation) // 2]
+    relative = matrix_to_axis_angle(state.rotation @ reference.T)
+    signal = torch.cat([relative, state.log_scale[:, None], state.shift], dim=-1)
+    kernel = torch.tensor([-3.0, 12.0, 17.0, 12.0, -3.0], dtype=signal.dtype) / 35
+    times = found.nonzero().flatten()
+    breaks = ((times[1:] - times[:-1]) > 1).nonzero().flatten() + 1
+    smoothed = signal.clone()
+    for run in torch.arange(len(times)).tensor_split(breaks):
+        if len(run) >= 5:
+            windows = signal[run].unfold(0, 5, 1)
+            smoothed[run[2:-2]] = windows @ kernel
+    rotation = axis_angle_to_matrix(smoothed[:, :3]) @ reference
+    return FrameState(rotation, smoothed[:, 3], smoothed[:, 4:6], state.expression, state.eyes)
+
+
+def bust_rotation(head_rotation: Float[Tensor, "n 3 3"], settings: FitSettings) -> Float[Tensor, "n 3 3"]:
+    """Rotation of the shoulders: a share of the slow part of the head's rotation.
+
+    Landmarks do not see the shoulders. They follow where a person faces over seconds and ignore nods
+    and shakes, which the neck then carries.
+    """
+    vectors = matrix_to_axis_angle(head_rotation)
+    radius = min(int(3 * settings.bust_sigma), len(vectors) - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=vectors.dtype)
+    kernel = torch.exp(-0.5 * (offsets / settings.bust_sigma).square())
+    sums = (
+        F.conv1d(
+            torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1).T[:, None],
+            kernel[None, None],
+            padding=radius,
+        )
+        .squeeze(1)
+        .T
+    )
+    slow = sums[:, :3] / sums[:, 3:]
+    return axis_angle_to_matrix(slow * torch.tensor(settings.bust_share, dtype=slow.dtype))
+
+
+def _check(landmarks_px: Tensor, image_size: tuple[int, int], blendshapes: Tensor, found: Tensor) -> None:
+    if image_size[0] != image_size[1]:
+        raise ValueError(
+            f"fitting needs landmarks in a square image, got height {image_size[0]} and width "
+            f"{image_size[1]}; crop or pad the frames to a square first"
+        )
+    if not (len(landmarks_px) == len(blendshapes) == len(found)):
+        raise ValueError(
+            "landmarks, blendshapes and found must have one row per frame, got "
+            f"{len(landmarks_px)}, {len(blendshapes)} and {len(found)}"
+        )
+    if not bool(found.any()):
+        raise ValueError(f"no face was found in any of the {len(found)} frames; nothing to fit")
+    finite = landmarks_px.flatten(1).isfinite().all(1) & blendshapes.isfinite().all(1)
+    if not bool(finite[found].all()):
+        bad = (found & ~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"landmarks and blendshapes must be finite where a face was found, not so in frames {bad}"
+        )
+    if not bool((iris_distance(landmarks_px[found]) > 0).all()):
+        raise ValueError(
+            "landmarks of a frame with a face have no distance between the irises; set found to False"
+        )
+
+
+def _initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3"]) -> FrameState:
+    """Rigid alignment of the mean head with the detector's expression to the 3D landmarks.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
+    """
+    points = problem.model.template + problem.prior_displacement()
+    observed = landmarks_px * torch.tensor([1.0, -1.0, -1.0])
+    weights = problem.weights / problem.weights.sum()
+    centre = (weights[:, None] * points).sum(1, keepdim=True)
+    goal = (weights[:, None] * observed).sum(1, keepdim=True)
+    local = points - centre
+    covariance = ((observed - goal) * weights[:, None]).transpose(1, 2) @ local
+    left, singular, right = torch.linalg.svd(covariance)
+    signs = torch.ones_like(singular)
+    signs[:, 2] = torch.sign(torch.linalg.det(left @ right))
+    rotation = (left * signs[:, None]) @ right
+    variance = (weights[:, None] * local.square()).sum((1, 2))
+    scale = (singular * signs).sum(1) / variance
+    shift = goal.squeeze(1) - scale[:, None] * (rotation @ centre.transpose(1, 2)).squeeze(-1)
+    return FrameState(
+        rotation=rotation,
+        log_scale=scale.log(),
+        shift=shift[:, :2],
+        expression=problem.expression_prior.clone(),
+        eyes=torch.zeros(len(points), 4),
+    )
+
+
+def _assemble(
+    head: HeadModel,
+    problem: LandmarkProblem,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    found: Bool[Tensor, " n"],
+    image_size: tuple[int, int],
+) -> ClipFit:
+    """Convert to the project's parameters and spread the fitted frames over the clip."""
+    predicted = problem.predict(shape, state)
+    distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
+    params = _to_params(head, shape, state, problem.settings, image_size)
+    times, fitted = torch.arange(len(found)), found.nonzero().flatten()
+    nearest = (times[:, None] - fitted[None]).abs().argmin(dim=1)
+
+    def spread(values: Tensor) -> Tensor:
+        result = values[nearest].clone()
+        result[~found] = torch.nan
+        return result
+
+    regions = {name: spread(distance[:, list(rows)].mean(1)) for name, rows in RESIDUAL_REGIONS.items()}
+    return ClipFit(
+        params=params[nearest],
+        valid=found.clone(),
+        residual=spread(distance[:, :NUM_SKIN].mean(1)),
+        region_residual=regions,
+        landmarks_px=spread(predicted * torch.tensor([1.0, -1.0])),
+    )
+
+
+def _to_params(
+    head: HeadModel,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    settings: FitSettings,
+    image_size: tuple[int, int],
+) -> HeadParams:
+    """Split the head's rotation between bust and neck and express the camera in NDC.
+
+    The head's projection is unchanged: with head points ``R_h p + t`` and the neck joint at ``j``, the
+    world points ``R_g (R_n (p - j) + j - r) + r + t'`` agree for ``R_h = R_g R_n`` and the t' below.
+    """
+    count = len(state.expression)
+    coefficients = torch.cat([shape.expand(count, -1), state.expression], dim=-1)
+    joints = torch.addmm(head.joint_template, coefficients, head.joint_basis).unflatten(-1, (-1, 3))
+    root, neck = joints[:, 0, :, None], joints[:, 1, :, None]
+    bust = bust_rotation(state.rotation, settings)
+    bend = bust.transpose(1, 2) @ state.rotation
+    moved = bust @ (neck - bend @ neck - root) + root
+    size = image_size[1]
+    scale = state.log_scale.exp() * 2 / size
+    offset = torch.stack([state.shift[:, 0] + 0.5, state.shift[:, 1] - 0.5], dim=-1) * 2 / size
+    offset = offset + torch.tensor([-1.0, 1.0])
+    translation = offset / scale[:, None] - moved[:, :2, 0]
+    eyes = _eye_axis_angle(state.eyes)
+    return HeadParams(
+        shape=shape.expand(count, -1).contiguous(),
+        expression=state.expression,
+        global_pose=matrix_to_axis_angle(bust),
+        neck_pose=matrix_to_axis_angle(bend),
+        jaw_pose=torch.zeros(count, 3),
+        eye_pose=eyes,
+        camera=torch.cat([scale[:, None], translation], dim=-1),
+    )
+
+
+def _eye_axis_angle(eyes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 6"]:
+    """Axis-angle of yaw after pitch, left eye then right eye."""
+    pitch, yaw = eyes[:, 0::2], eyes[:, 1::2]
+    zero = torch.zeros_like(pitch)
+    turn = axis_angle_to_matrix(torch.stack([zero, yaw, zero], dim=-1))
+    nod = axis_angle_to_matrix(torch.stack([pitch, zero, zero], dim=-1))
+    return matrix_to_axis_angle(turn @ nod).flatten(1)

@@ -1,0 +1,38 @@
+"""Weights of the landmark fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Weights of the fit; costs are means over landmarks of squared errors in iris distances."""
+
+    oval_weight: float = 0.3
+    """Of face-oval landmarks, which slide on the silhouette."""
+    lips_weight: float = 2.0
+    """Of lip landmarks."""
+    lids_weight: float = 3.0
+    """Of eyelid landmarks; they move little and matter much."""
+    soft_threshold: float = 0.03
+    """Error, in iris distances, from which the cost grows linearly (soft L1)."""
+    shape_prior: float = 2e-6
+    """Cost of a squared standard deviation of identity."""
+    expression_prior: float = 2e-4
+    """Cost of the squared difference between an expression weight and the detector's score."""
+    eye_prior: float = 1e-3
+    """Cost of the squared difference in gaze between the two eyes, radians, and a tenth of it for the gaze
+    itself."""
+    max_keyframes: int = 24
+    """Frames that the identity is estimated from."""
+    shape_steps: int = 12
+    """Gauss-Newton steps of the identity."""
+    frame_steps: int = 8
+    """Gauss-Newton steps of each frame."""
+    smooth_pose: bool = True
+    """Whether rotation and camera are smoothed over five frames, without lag; expression never is."""
+    bust_sigma: float = 40.0
+    """Frames over which the rotation of the bust is averaged."""
+    bust_share: tuple[float, float, float] = (0.3, 0.5, 0.2)
+    """Part of the averaged head rotation (pitch, yaw, roll) that the shoulders follow."""
