@@ -40,15 +40,15 @@ def test_fits_an_image() -> None:
     torch.manual_seed(0)
     network = CompactUNet(3, 3, base_width=8, num_levels=3)
     source, target = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = (network(source) - target).abs().mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.4 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_sizes_of_the_demonstration_networks() -> None:
@@ -59,14 +59,17 @@ def test_sizes_of_the_demonstration_networks() -> None:
     assert 400_000 < count(CompactUNet(36, 4, base_width=20, max_width=80)) < 520_000
 
 
+@pytest.mark.parametrize(
+    ("option", "choices"), [("downsampling", "average"), ("upsampling", "bilinear"), ("activation", "silu")]
+)
+def test_unknown_choices(option: str, choices: str) -> None:
+    # A TypeError when the suite runs with shape and type checks switched on.
+    with pytest.raises((ValueError, TypeError), match=choices):
+        CompactUNet(1, 1, **{option: "other"})  # type: ignore[arg-type]
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="divisible by 8"):
         CompactUNet(1, 1)(torch.zeros(1, 1, 20, 16))
-    with pytest.raises(ValueError, match="downsampling must be"):
-        CompactUNet(1, 1, downsampling="median")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="upsampling must be"):
-        CompactUNet(1, 1, upsampling="cubic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="activation must be"):
-        CompactUNet(1, 1, activation="tanh")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_levels"):
         CompactUNet(1, 1, num_levels=0)
