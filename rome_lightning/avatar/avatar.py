@@ -18,6 +18,8 @@ from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.models import AvatarCode, FullAvatar, HeadMesh
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.models.full_avatar import at_rest
+from rome_lightning.models.texture import observe
+from rome_lightning.renderer import UVLayout
 
 FORMAT = "rome-avatar/1"
 """Written into every avatar file; other major versions are refused."""
@@ -77,12 +79,19 @@ class Avatar:
         return self.model.deform(self.code.repeat_interleave(len(driver)), driver)
 
     @torch.no_grad()
-    def observed_texture(self) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
-        """Colours of the photograph in UV space and how well each texel is seen, [0, 1] each."""
-        params = self.source.params
+    def observed_texture(
+        self, size: int = 512
+    ) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
+        """Colours of the photograph in UV space and how well each texel is seen, [0, 1] each.
+
+        Args:
+            size: side of the texture, texels.
+        """
+        params, head = self.source.params, self.model.head
         mesh = self.model.deform(self.code, params)
         vertices_px = self.model.project(mesh.vertices, params, self.image_size)
-        return self.model.texture_model.observe(self.source, vertices_px)
+        layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
+        return observe(self.source, vertices_px, head.faces, layout, self.model.rasterizer)
 
     def save(self, path: Path) -> None:
         """Write one self-contained file: person, photograph and networks; never a pickle."""

@@ -32,14 +32,14 @@ class RunSummary(Callback):
         """Write the file, atomically."""
         if not trainer.is_global_zero:
             return
-        manifest = getattr(getattr(trainer, "datamodule", None), "manifest_hash", None)
+        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         checkpoint = trainer.checkpoint_callback
         summary: dict[str, Any] = {
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
             "steps": trainer.global_step,
             "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
-            "dataset_hash": manifest,
+            "dataset_hash": getattr(manifest, "hash", None),
             "device": str(pl_module.device),
             "wall_time_s": round(time.monotonic() - self._start_s, 1),
             "head_licence": pl_module.avatar.head.licence,

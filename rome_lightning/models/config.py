@@ -18,7 +18,7 @@ class TextureConfig:
     size: int = 256
     """Side of the square texture, texels; ``direct`` gives the size of its input image."""
     width: int = 16
-    """Channels of the first level of the U-Net (``unprojected``) or 1/4 of ``direct``'s first width."""
+    """Channels of the network's first level; 256 in the release (``direct``)."""
     num_levels: int = 4
     """Resolutions of the U-Net (``unprojected`` only)."""
 

@@ -33,6 +33,8 @@ class DeferredRenderer(nn.Module):
             self.network: nn.Module = UNet(inputs, 4, base_width=config.width)
         else:
             self.network = CompactUNet(inputs, 4, config.width, config.num_levels)
+            # Starts as the sampled texture: training only has to learn corrections.
+            nn.init.zeros_(self.network.head.weight)
 
     def forward(
         self,

@@ -47,6 +47,9 @@ class OffsetNetwork(nn.Module):
             self.geometry_network = CompactUNet(inputs, config.latent_channels, config.width, num_levels=3)
         outputs = 1 if config.direction == "normal" else 3
         self.vertex_network = OffsetMLP(config.latent_channels + 26, outputs, width=config.mlp_width)
+        if config.network == "compact":
+            # Starts as the bare head, which is where the fit has put it.
+            nn.init.zeros_(self.vertex_network.block_2[-1].weight)
 
         mask = head.region(*MOVING_REGIONS)
         falloff = smooth_mask(mask, head.faces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rome_lightning.data import Frames
@@ -28,7 +28,7 @@ class DirectTexture(nn.Module):
 
     def __init__(self, config: TextureConfig) -> None:
         super().__init__()
-        self.encoder = TextureEncoder(out_channels=config.channels, base_width=config.width * 4)
+        self.encoder = TextureEncoder(out_channels=config.channels, base_width=config.width)
 
     def forward(
         self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
@@ -57,6 +57,10 @@ class UnprojectedTexture(nn.Module):
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
         self.faces = head.faces
         self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
+        with torch.no_grad():
+            # The first three channels start as the observed colours, untouched.
+            self.network.head.weight[:3].zero_()
+            self.network.head.bias[:3].zero_()
 
     def forward(
         self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
@@ -67,17 +71,28 @@ class UnprojectedTexture(nn.Module):
             source: the identity frames.
             vertices_px: the fitted mesh of each source frame, in pixels of its image.
         """
-        colour, visibility = self.observe(source, vertices_px)
+        colour, visibility = observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
         completed = push_pull(colour, visibility)
         texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
         return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
 
-    def observe(
-        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
-    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-        """Colour of each texel in the source image and how well it is seen, [0, 1] each."""
-        image = torch.cat([source.image, source.foreground_mask], dim=1)
-        observed, visibility = unproject(
-            image, vertices_px.detach(), self.faces, self.layout, self.rasterizer
-        )
-        return observed[:, :3], visibility * observed[:, 3:]
+
+def observe(
+    source: Frames,
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    layout: UVLayout,
+    rasterizer: Rasterizer,
+) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+    """Colour of each texel in the source image and how well it is seen, [0, 1] each.
+
+    Args:
+        source: the identity frames.
+        vertices_px: the mesh of each source frame, in pixels of its image; no gradient flows back.
+        faces: triangles of the mesh.
+        layout: texels of the texture.
+        rasterizer: for the visibility.
+    """
+    image = torch.cat([source.image, source.foreground_mask], dim=1)
+    observed, visibility = unproject(image, vertices_px.detach(), faces, layout, rasterizer)
+    return observed[:, :3], visibility * observed[:, 3:]

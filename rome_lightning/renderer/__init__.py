@@ -7,6 +7,7 @@ pixel-centre rule are those of ``rome_lightning.geometry``: x right, y down, sma
 """
 
 from rome_lightning.renderer.extension import extend_outside
+from rome_lightning.renderer.fill import push_pull
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
 from rome_lightning.renderer.silhouette import coverage
@@ -20,6 +21,7 @@ __all__ = [
     "extend_outside",
     "get_rasterizer",
     "interpolate",
+    "push_pull",
     "sample_texture",
     "unproject",
 ]

@@ -14,14 +14,16 @@ from rome_lightning.renderer.torch_visibility import visible_faces
 
 
 def sample_texture(
-    texture: Float[Tensor, "#b c s s"], uv: Float[Tensor, "b 2 h w"], mask: Float[Tensor, "b 1 h w"]
+    texture: Float[Tensor, "#b c s s"],
+    uv: Float[Tensor, "b 2 h w"],
+    mask: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Bilinear texture lookup.
 
     Args:
         texture: any unit; a batch of 1 is shared.
         uv: texture coordinates in [0, 1], v down; the border is repeated outside.
-        mask: 1 where ``uv`` is defined; the result is multiplied by it. Any dtype.
+        mask: 1 where ``uv`` is defined; the result is multiplied by it. Any dtype; none if defined everywhere.
 
     Returns:
         Texture values in float32 (float64 for a float64 texture).
@@ -30,7 +32,7 @@ def sample_texture(
     grid = 2 * uv.to(dtype).permute(0, 2, 3, 1) - 1
     texture = texture.to(dtype).expand(len(uv), -1, -1, -1)
     sampled = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled * mask.to(dtype)
+    return sampled if mask is None else sampled * mask.to(dtype)
 
 
 class UVLayout(nn.Module):
