@@ -1,0 +1,145 @@
+"""The square of a clip that holds head, hair and shoulders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+# Diagonal of the box of the landmarks of a frontal face, in heights of the box.
+_DIAGONAL = 1.3
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How large the square is, in heights of the face (hairline to chin, of the landmarks)."""
+
+    zoom: float = 2.2
+    """Side of the square where the frame allows it."""
+    min_zoom: float = 1.65
+    """Side below which the square is not shrunk to fit into the frame; it is padded instead."""
+    upward: float = 0.02
+    """Shift of the square's centre from the face's, towards the hair."""
+    margin: float = 0.35
+    """Distance of the face from the border that motion must leave, halved where the frame is small."""
+    max_growth: float = 1.6
+    """Largest factor by which motion may enlarge the square; frames beyond it are cut."""
+
+    def __post_init__(self) -> None:
+        if not 1 < self.min_zoom <= self.zoom:
+            raise ValueError(
+                f"crop needs 1 < min_zoom <= zoom, got min_zoom {self.min_zoom} and zoom {self.zoom}"
+            )
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of whole pixels of the frame; it may reach beyond the frame."""
+
+    left: int
+    """First column, may be negative."""
+    top: int
+    """First row, may be negative."""
+    side: int
+    """Columns and rows."""
+    frame_size: tuple[int, int]
+    """(height, width) of the frames it belongs to."""
+
+    def to_crop(self, points_px: Float[Tensor, "*n d"], image_size: int) -> Float[Tensor, "*n d"]:
+        """Map pixels of the frame to pixels of the crop at ``image_size``.
+
+        Args:
+            points_px: (x, y) and, if present, depth, which takes the scale of x.
+            image_size: side of the resampled crop.
+        """
+        scale = image_size / self.side
+        corner = torch.tensor([self.left, self.top], dtype=points_px.dtype)
+        xy = (points_px[..., :2] + 0.5 - corner) * scale - 0.5
+        return torch.cat([xy, points_px[..., 2:] * scale], dim=-1)
+
+    def to_frame(self, points_px: Float[Tensor, "*n d"], image_size: int) -> Float[Tensor, "*n d"]:
+        """Inverse of ``to_crop``."""
+        scale = self.side / image_size
+        corner = torch.tensor([self.left, self.top], dtype=points_px.dtype)
+        xy = (points_px[..., :2] + 0.5) * scale + corner - 0.5
+        return torch.cat([xy, points_px[..., 2:] * scale], dim=-1)
+
+    def extract(self, frame: UInt8[np.ndarray, "h w 3"], image_size: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Resample the square with antialiasing; outside the frame the nearest border pixel is repeated."""
+        height, width = self.frame_size
+        if frame.shape[:2] != self.frame_size:
+            raise ValueError(f"crop was made for frames of {self.frame_size}, got {frame.shape[:2]}")
+        right, bottom = self.left + self.side, self.top + self.side
+        inner = frame[max(self.top, 0) : min(bottom, height), max(self.left, 0) : min(right, width)]
+        padding = (
+            (max(-self.top, 0), max(bottom - height, 0)),
+            (max(-self.left, 0), max(right - width, 0)),
+            (0, 0),
+        )
+        if any(before or after for before, after in padding):
+            inner = np.pad(inner, padding, mode="edge")
+        if self.side == image_size:
+            return np.ascontiguousarray(inner)
+        size = (image_size, image_size)
+        return np.array(Image.fromarray(inner).resize(size, Image.Resampling.BICUBIC))
+
+    def inside(self, image_size: int) -> Bool[Tensor, "s s"]:
+        """Pixels of the resampled crop whose centre lies in the frame; the others show padding."""
+        height, width = self.frame_size
+        centres = (torch.arange(image_size) + 0.5) * self.side / image_size
+        rows = ((centres + self.top) > 0) & ((centres + self.top) < height)
+        columns = ((centres + self.left) > 0) & ((centres + self.left) < width)
+        return rows[:, None] & columns[None, :]
+
+
+def crop_clip(
+    landmarks_px: Float[Tensor, "n l 2"], frame_size: tuple[int, int], rule: CropRule | None = None
+) -> Crop:
+    """One fixed square for all frames of a clip, or for a photo.
+
+    Departure from ROME: the release rotates and scales each source like FFHQ and takes another crop for
+    the target. One axis-aligned square for both keeps the camera of a clip fixed, so the motion of the
+    head is left to its pose, and no resampling differs between source and target.
+
+    The side is the rule's zoom of the median face, enlarged if the head moves. If that leaves the frame,
+    the square is first moved and then shrunk to ``min_zoom``; what still sticks out is padded.
+
+    Args:
+        landmarks_px: frames with a trusted face, pixels of the frame.
+        frame_size: (height, width).
+        rule: size and position.
+    """
+    rule = rule or CropRule()
+    if len(landmarks_px) == 0:
+        raise ValueError("cannot crop a clip without a single usable face")
+    low, high = landmarks_px.amin(1), landmarks_px.amax(1)
+    extent = high - low
+    # A face in profile is narrow and a nod makes it short: the diagonal is the steadier measure.
+    face = float(extent.norm(dim=-1).median()) / _DIAGONAL
+    # Outliers of one or two frames must not enlarge the square of the whole clip.
+    first, last = _quantile(low, 0.02), _quantile(high, 0.98)
+    motion = float((last - first).max())
+    wanted = min(max(rule.zoom * face, motion + 2 * rule.margin * face), rule.max_growth * rule.zoom * face)
+    least = min(max(rule.min_zoom * face, motion + rule.margin * face), wanted)
+    side = round(max(least, min(wanted, *frame_size)))
+    centre = (first + last) / 2 - torch.tensor([0.0, rule.upward * face])
+    left, top = (
+        _inside_frame(float(c) + 0.5 - side / 2, side, length)
+        for c, length in zip(centre, (frame_size[1], frame_size[0]), strict=True)
+    )
+    return Crop(left, top, side, frame_size)
+
+
+def _quantile(values: Float[Tensor, "n 2"], share: float) -> Float[Tensor, " 2"]:
+    return torch.quantile(values.float(), share, dim=0)
+
+
+def _inside_frame(start: float, side: int, length: int) -> int:
+    """Move an interval into [0, length) if it fits, else so that it covers all of it."""
+    if side <= length:
+        return round(min(max(start, 0), length - side))
+    return round(min(max(start, length - side), 0))

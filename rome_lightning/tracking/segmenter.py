@@ -1,0 +1,115 @@
+"""Regions of a portrait: hair, face, body, clothes, background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from rome_lightning import assets
+from rome_lightning.data import Region
+from rome_lightning.data.struct import TensorStruct
+from rome_lightning.tracking.detector import Progress, load_mediapipe, open_task
+
+_NETWORK_SIZE = 256
+# The network's smallest and largest probability of background where it is certain.
+_CERTAIN = (0.08, 0.92)
+
+
+@dataclass(frozen=True)
+class Segmentation(TensorStruct):
+    """Labels and foreground probability of each frame."""
+
+    labels: UInt8[Tensor, "n h w"]
+    """Most likely class, see ``Region``."""
+    person: Float[Tensor, "n h w"]
+    """Probability of any class but background, stretched to [0, 1]; half precision."""
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+class Segmenter:
+    """MediaPipe's multiclass selfie segmenter.
+
+    The network sees each frame at 256 x 256, so frames should be portrait crops. Ears count as face skin,
+    hands and neck as body skin, glasses and jewellery as other.
+    """
+
+    def __init__(self, model: Path | None = None) -> None:
+        """Set up; nothing is loaded before the first frame.
+
+        Args:
+            model: ``selfie_multiclass_256x256.tflite``; by default the asset ``selfie_multiclass``.
+        """
+        self.model = model
+
+    def segment(
+        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], progress: Progress | None = None
+    ) -> Segmentation:
+        """Label every pixel.
+
+        Args:
+            frames: RGB, all of one size, best square.
+            progress: called after each frame.
+        """
+        mediapipe = load_mediapipe()
+        model = self.model or assets.resolve("selfie_multiclass")
+        size = frames[0].shape[:2]
+        labels = torch.empty(len(frames), *size, dtype=torch.uint8)
+        person = torch.empty(len(frames), *size, dtype=torch.float16)
+        with open_task(lambda: self._create(mediapipe, model), np.asarray(frames[0])) as classify:
+            for index, frame in enumerate(frames):
+                labels[index], person[index] = _upsampled(classify(frame), size)
+                if progress is not None:
+                    progress("regions", index + 1, len(frames))
+        return Segmentation(labels, person)
+
+    def _create(self, mediapipe: Any, model: Path) -> Callable[[np.ndarray], np.ndarray]:
+        vision = mediapipe.tasks.vision
+        options = vision.ImageSegmenterOptions(
+            base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(model)),
+            output_category_mask=False,
+            output_confidence_masks=True,
+        )
+        return _Classifier(vision.ImageSegmenter.create_from_options(options), mediapipe)
+
+
+class _Classifier:
+    """A MediaPipe segmenter as a function from RGB to (6, 256, 256) probabilities."""
+
+    def __init__(self, task: Any, mediapipe: Any) -> None:
+        self.task = task
+        self.mediapipe = mediapipe
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if frame.shape[:2] != (_NETWORK_SIZE, _NETWORK_SIZE):
+            # MediaPipe's own resize has no antialiasing.
+            small = Image.fromarray(frame).resize((_NETWORK_SIZE, _NETWORK_SIZE), Image.Resampling.BILINEAR)
+            frame = np.asarray(small)
+        image = self.mediapipe.Image(
+            image_format=self.mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame)
+        )
+        masks = self.task.segment(image).confidence_masks
+        if len(masks) != len(Region):
+            raise ValueError(f"the segmenter must have {len(Region)} classes, this model has {len(masks)}")
+        return np.stack([mask.numpy_view()[..., 0] for mask in masks])
+
+
+def _upsampled(
+    probabilities: Float[np.ndarray, "6 s s"], size: tuple[int, int]
+) -> tuple[UInt8[Tensor, "h w"], Float[Tensor, "h w"]]:
+    values = torch.from_numpy(probabilities)
+    if values.shape[1:] != size:
+        values = F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+    low, high = _CERTAIN
+    person = ((1 - values[Region.BACKGROUND] - low) / (high - low)).clamp(0, 1)
+    return values.argmax(0).to(torch.uint8), person.half()
