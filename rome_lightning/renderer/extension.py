@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+
 _MAX_ELEMENTS = 1 << 24
 """Elements of the largest intermediate tensor; wider batches are worked through in parts."""
 
@@ -38,14 +40,21 @@ def extend_outside(
 @torch.library.custom_op("rome_lightning::nearest_covered", mutates_args=())
 def _nearest(mask: Tensor) -> Tensor:
     """Flat index of the nearest covered pixel of the same image, -1 where there is none."""
-    height, width = mask.shape[1:]
-    part = max(1, _MAX_ELEMENTS // (height * width * width))
-    return torch.cat([_nearest_in(images) for images in mask.split(part)])
+    if has_kernels(mask):
+        return warp_kernels().nearest_covered(mask)
+    return nearest_covered(mask)
 
 
 @_nearest.register_fake
 def _(mask: Tensor) -> Tensor:
     return mask.new_empty(mask.shape, dtype=torch.int64)
+
+
+def nearest_covered(mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:
+    """The torch version of ``_nearest``."""
+    height, width = mask.shape[1:]
+    part = max(1, _MAX_ELEMENTS // (height * width * width))
+    return torch.cat([_nearest_in(images) for images in mask.split(part)])
 
 
 def _nearest_in(mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:

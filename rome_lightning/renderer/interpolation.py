@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+
 
 def interpolate(
     vertices_px: Float[Tensor, "#b v 3"],
@@ -13,6 +15,7 @@ def interpolate(
     face_ids: Int32[Tensor, "#b h w"],
     attributes: Float[Tensor, "#b n c"],
     attribute_faces: Int[Tensor, "f 3"] | None = None,
+    fused: bool | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Barycentric interpolation at pixel centres.
 
@@ -25,23 +28,31 @@ def interpolate(
         face_ids: visible face per pixel, -1 on the background; a batch of 1 is shared.
         attributes: any unit; a batch of 1 is shared.
         attribute_faces: corner indices into the attributes where they are not per vertex, e.g. for UVs.
+        fused: use the Warp kernels, which mean the same; by default where they can be used.
 
     Returns:
         Interpolated attributes, 0 on the background.
     """
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     attribute_faces = faces if attribute_faces is None else attribute_faces
-    values: Tensor = _interpolate(
-        vertices_px.to(dtype), faces, face_ids, attributes.to(dtype), attribute_faces
-    )
+    vertices_px, attributes = vertices_px.to(dtype), attributes.to(dtype)
+    fused = has_kernels(vertices_px) if fused is None else fused
+    values: Tensor = _interpolate(vertices_px, faces, face_ids, attributes, attribute_faces, fused)
     return values
 
 
 @torch.library.custom_op("rome_lightning::interpolate", mutates_args=())
 def _interpolate(
-    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, attributes: Tensor, attribute_faces: Tensor
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    attributes: Tensor,
+    attribute_faces: Tensor,
+    fused: bool,
 ) -> Tensor:
-    """Forward in torch."""
+    """Forward, opaque to graph capture."""
+    if fused:
+        return warp_kernels().interpolate(vertices_px, faces, face_ids, attributes, attribute_faces)
     weights, _, _ = _barycentrics(vertices_px, faces, face_ids)
     values = _corner_values(attributes, attribute_faces, face_ids)
     height, width = face_ids.shape[1:]
@@ -65,18 +76,22 @@ def _interpolate_backward(
     face_ids: Tensor,
     attributes: Tensor,
     attribute_faces: Tensor,
+    fused: bool,
     to_vertices: bool,
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Backward in torch; a gradient that nobody asked for has no elements.
+    """Backward; a gradient that nobody asked for has no elements.
 
     The value at a pixel is an affine function of the position. Moving corner k by d moves that function
     by ``weight_k d`` at the pixel, so its value changes by ``-weight_k (slope . d)``.
     """
+    if fused:
+        inputs = (gradient, vertices_px, faces, face_ids, attributes, attribute_faces)
+        return warp_kernels().interpolate_backward(*inputs, to_vertices, to_attributes)
     weights, slope_x, slope_y = _barycentrics(vertices_px, faces, face_ids)
     pixels = gradient.flatten(2).transpose(1, 2)
-    to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0,))
-    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0,))
+    to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 0))
+    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, 0))
     if to_attributes:
         parts = weights.transpose(1, 2)[..., None] * pixels[:, :, None]
         _scatter(to_attribute, attribute_faces, face_ids, parts)
@@ -97,25 +112,28 @@ def _(
     face_ids: Tensor,
     attributes: Tensor,
     attribute_faces: Tensor,
+    fused: bool,
     to_vertices: bool,
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
     return (
-        vertices_px.new_empty(vertices_px.shape if to_vertices else (0,)),
-        attributes.new_empty(attributes.shape if to_attributes else (0,)),
+        vertices_px.new_empty(vertices_px.shape if to_vertices else (0, 0, 0)),
+        attributes.new_empty(attributes.shape if to_attributes else (0, 0, 0)),
     )
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs[:5])
+    ctx.fused = inputs[5]
 
 
 def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
     to_vertices, to_attributes = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
     to_vertex, to_attribute = _interpolate_backward(
-        gradient.contiguous(), *ctx.saved_tensors, to_vertices, to_attributes
+        gradient, *ctx.saved_tensors, ctx.fused, to_vertices, to_attributes
     )
-    return to_vertex if to_vertices else None, None, None, to_attribute if to_attributes else None, None
+    to_attribute = to_attribute if to_attributes else None
+    return to_vertex if to_vertices else None, None, None, to_attribute, None, None
 
 
 _interpolate.register_autograd(_backward, setup_context=_setup_context)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rome_lightning.renderer import torch_visibility
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels, warp_status
 
 
 class Rasterizer(Protocol):
@@ -41,10 +42,10 @@ class Rasterizer(Protocol):
         ...
 
 
-class TorchRasterizer:
-    """Reference backend, always there."""
+class _Builtin:
+    """Backends whose visibility is an operator of this package."""
 
-    name = "torch"
+    name: str
 
     def face_ids(
         self,
@@ -54,7 +55,28 @@ class TorchRasterizer:
         cull_backfaces: bool = False,
     ) -> Int32[Tensor, "b h w"]:
         """See ``Rasterizer.face_ids``."""
-        return _face_ids(vertices_px.detach(), faces, *image_size, cull_backfaces, self.name)
+        vertices_px = vertices_px.detach()
+        if vertices_px.dtype != torch.float64:
+            vertices_px = vertices_px.float()
+        fused = self.name == "warp" and has_kernels(vertices_px)
+        ids: Tensor = _face_ids(vertices_px, faces, *image_size, cull_backfaces, fused)
+        return ids
+
+
+class TorchRasterizer(_Builtin):
+    """Reference backend, always there."""
+
+    name = "torch"
+
+
+class WarpRasterizer(_Builtin):
+    """One compiled kernel on CPU and CUDA, without host synchronisation; float64 is left to torch.
+
+    The first use on a machine compiles for some seconds, then Warp's cache is used. Render in the
+    training process, never in data loader workers: the CPU kernel has one thread.
+    """
+
+    name = "warp"
 
 
 def check_mesh(vertices_px: Tensor, faces: Tensor) -> None:
@@ -77,33 +99,38 @@ def check_mesh(vertices_px: Tensor, faces: Tensor) -> None:
 
 @torch.library.custom_op("rome_lightning::face_ids", mutates_args=())
 def _face_ids(
-    vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, backend: str
+    vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, fused: bool
 ) -> Tensor:
     """Opaque to graph capture, because the work depends on data."""
     check_mesh(vertices_px, faces)
-    if vertices_px.dtype not in (torch.float32, torch.float64):
-        vertices_px = vertices_px.float()
+    if fused:
+        return warp_kernels().face_ids(vertices_px, faces, height, width, cull_backfaces)
     return torch_visibility.visible_faces(vertices_px, faces, (height, width), cull_backfaces)
 
 
 @_face_ids.register_fake
 def _(
-    vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, backend: str
+    vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, fused: bool
 ) -> Tensor:
     return vertices_px.new_empty((vertices_px.shape[0], height, width), dtype=torch.int32)
 
 
 def available_rasterizers() -> dict[str, str]:
     """Names of the backends with "ok", or the reason why one cannot be used here."""
-    return {"torch": "ok"}
+    return {"warp": warp_status(), "torch": "ok"}
 
 
 def get_rasterizer(name: str = "auto") -> Rasterizer:
     """Make a backend by name.
 
     Args:
-        name: ``auto`` or a key of ``available_rasterizers``.
+        name: a key of ``available_rasterizers``, or ``auto``: Warp where it is installed, else torch.
     """
-    if name in ("auto", "torch"):
+    if name == "auto":
+        name = "warp" if warp_status() == "ok" else "torch"
+    if name == "torch":
         return TorchRasterizer()
+    if name == "warp":
+        warp_kernels()
+        return WarpRasterizer()
     raise ValueError(f"unknown rasterizer {name!r}; known: auto, {', '.join(available_rasterizers())}")

@@ -6,11 +6,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 
 def coverage(
-    vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], face_ids: Int32[Tensor, "b h w"]
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
+    fused: bool | None = None,
 ) -> Float[Tensor, "b 1 h w"]:
     """Anti-aliased silhouette: the share of each pixel that the mesh covers.
 
@@ -23,25 +27,29 @@ def coverage(
         vertices_px: pixels.
         faces: corner indices.
         face_ids: visible face per pixel of the same mesh without culling, -1 on the background.
+        fused: use the Warp kernels, which mean the same; by default where they can be used.
 
     Returns:
         Coverage in [0, 1]; 0 or 1 away from the contour.
     """
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     vertices_px = vertices_px.to(dtype)
-    contour = _contour(vertices_px.detach(), faces, face_ids)
-    blended: Tensor = _coverage(vertices_px, faces, face_ids, contour)
+    fused = has_kernels(vertices_px) if fused is None else fused
+    contour = _contour(vertices_px.detach(), faces, face_ids, fused)
+    blended: Tensor = _coverage(vertices_px, faces, face_ids, contour, fused)
     return blended.clamp(0, 1)[:, None]
 
 
 @torch.library.custom_op("rome_lightning::contour", mutates_args=())
-def _contour(vertices_px: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+def _contour(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> Tensor:
     """Outermost edge between each pair of neighbours of which one is covered.
 
     Returns an int32 tensor (b, 2, h, w): entry (0, y, x) is the pair (y, x), (y, x + 1) and entry
     (1, y, x) the pair (y, x), (y + 1, x). The value is 3 face + corner of the edge that starts there, -1
     where there is none or where the edge counts along the other axis.
     """
+    if fused:
+        return warp_kernels().contour(vertices_px, faces, face_ids)
     mask = face_ids >= 0
     rows = _contour_of_rows(vertices_px[..., :2], faces, mask, False)
     columns = _contour_of_rows(vertices_px[..., [1, 0]], faces, mask.transpose(1, 2), True)
@@ -49,7 +57,7 @@ def _contour(vertices_px: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
 
 
 @_contour.register_fake
-def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> Tensor:
     batch, height, width = face_ids.shape
     return face_ids.new_empty((batch, 2, height, width))
 
@@ -97,8 +105,10 @@ def _contour_of_rows(
 
 
 @torch.library.custom_op("rome_lightning::coverage", mutates_args=())
-def _coverage(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor) -> Tensor:
+def _coverage(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool) -> Tensor:
     """Mask plus what contour pairs exchange, before clamping."""
+    if fused:
+        return warp_kernels().coverage(vertices_px, faces, face_ids, contour)
     mask = face_ids >= 0
     values = mask.to(vertices_px.dtype)
     inner, outer, reach, _ = _pairs(vertices_px, faces, mask, contour)
@@ -108,15 +118,17 @@ def _coverage(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Ten
 
 
 @_coverage.register_fake
-def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor) -> Tensor:
+def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool) -> Tensor:
     return vertices_px.new_empty(face_ids.shape)
 
 
 @torch.library.custom_op("rome_lightning::coverage_backward", mutates_args=())
 def _coverage_backward(
-    gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor
+    gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool
 ) -> Tensor:
     """Gradient of the reach of each pair, carried to both ends of its edge."""
+    if fused:
+        return warp_kernels().coverage_backward(gradient, vertices_px, faces, face_ids, contour)
     inner, outer, reach, partials = _pairs(vertices_px, faces, face_ids >= 0, contour)
     flat = gradient.reshape(-1)
     per_pair = torch.where(reach < 0, flat[inner], flat[outer])
@@ -127,16 +139,19 @@ def _coverage_backward(
 
 
 @_coverage_backward.register_fake
-def _(gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor) -> Tensor:
+def _(
+    gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool
+) -> Tensor:
     return torch.empty_like(vertices_px)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:4])
+    ctx.fused = inputs[4]
 
 
 def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
-    return _coverage_backward(gradient.contiguous(), *ctx.saved_tensors), None, None, None
+    return _coverage_backward(gradient, *ctx.saved_tensors, ctx.fused), None, None, None, None
 
 
 _coverage.register_autograd(_backward, setup_context=_setup_context)

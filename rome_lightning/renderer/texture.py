@@ -23,7 +23,8 @@ def sample_texture(
     Args:
         texture: any unit; a batch of 1 is shared.
         uv: texture coordinates in [0, 1], v down; the border is repeated outside.
-        mask: 1 where ``uv`` is defined; the result is multiplied by it. Any dtype; none if defined everywhere.
+        mask: 1 where ``uv`` is defined, any dtype; the result is multiplied by it. Without it the result
+            is kept everywhere.
 
     Returns:
         Texture values in float32 (float64 for a float64 texture).
