@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _BLOCK_BYTES = 1 << 20
 
@@ -25,13 +25,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def copy_limited(reader: IO[bytes], target: Path, limit: int | None) -> int:
+def copy_limited(
+    reader: IO[bytes], target: Path, limit: int | None, advance: Callable[[int], object] | None = None
+) -> int:
     """Copies a stream into a new file and stops with an error once it is too long.
 
     Args:
         reader: where the bytes come from.
         target: the file that is written.
         limit: the number of bytes that the stream may have; None for any.
+        advance: told the size of each block that was written.
 
     Returns:
         The number of bytes written.
@@ -43,6 +46,8 @@ def copy_limited(reader: IO[bytes], target: Path, limit: int | None) -> int:
             if limit is not None and num_bytes > limit:
                 raise SourceError(f"the file is longer than the expected {limit:,} bytes")
             file.write(block)
+            if advance is not None:
+                advance(len(block))
     return num_bytes
 
 

@@ -14,12 +14,16 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from rome_lightning.assets.archives import SourceError, copy_limited
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from rome_lightning.assets.registry import NpmArchive, PyPiArchive
@@ -181,11 +185,22 @@ def read_address(address: str, target: Path, num_bytes: int | None) -> None:
             # A length that differs is an error page or a pointer file: not worth downloading.
             if num_bytes is not None and stated is not None and int(stated) != num_bytes:
                 raise SourceError(f"the server has {int(stated):,} bytes, wanted {num_bytes:,}")
-            received = copy_limited(response, target, num_bytes)
+            with _progress(target.name, int(stated) if stated else num_bytes) as advance:
+                received = copy_limited(response, target, num_bytes, advance)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise SourceError(f"{getattr(error, 'reason', None) or error}") from error
     if stated is not None and received != int(stated):
         raise SourceError(f"the connection ended after {received:,} of {int(stated):,} bytes")
+
+
+@contextmanager
+def _progress(description: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar on a terminal, and nothing in a log file."""
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda num_bytes: progress.advance(task, num_bytes)
 
 
 def _tls_context() -> ssl.SSLContext:
@@ -206,18 +221,19 @@ def _run_client(command: list[str], folder: Path | None) -> str:
     """Runs pip or npm and returns all that it printed."""
     name = "npm" if "npm" in os.path.basename(command[0]) else "pip"
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=_client_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=CLIENT_TIMEOUT_S,
-            check=False,
-        )
+        with Console(stderr=True).status(f"{name} is working"):
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=_client_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=CLIENT_TIMEOUT_S,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise SourceError(f"{name} gave no answer in {CLIENT_TIMEOUT_S:.0f} s") from None
     except OSError as error:

@@ -1,0 +1,178 @@
+"""Reads weights of pretrained feature networks into plain dictionaries of tensors.
+
+Nothing here executes code from a file: pickles of numpy arrays go through an unpickler that knows
+arrays of numbers only, and PyTorch files are read with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+VGG16_CONVS = (2, 2, 3, 3, 3)
+"""Convolutions per block."""
+VGG19_CONVS = (2, 2, 4, 4, 4)
+"""Convolutions per block."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def load_vgg16_features(path: Path) -> dict[str, Tensor]:
+    """Convolutions of the ImageNet VGG-16, with the input normalization as a 1x1 convolution.
+
+    Args:
+        path: the asset ``lpips_vgg16``.
+
+    Returns:
+        ``preprocess.weight``, ``preprocess.bias``, ``conv1_1.weight``, ..., ``conv5_3.bias``, as
+        ``losses.PerceptualLoss`` takes them.
+    """
+    convolutions = _read_numpy_convolutions(path, "VGG16_0", sum(VGG16_CONVS))
+    return _normalization() | _named(convolutions, VGG16_CONVS)
+
+
+def load_alexnet_features(path: Path) -> dict[str, Tensor]:
+    """Convolutions of the ImageNet AlexNet.
+
+    Args:
+        path: the asset ``lpips_alexnet``.
+
+    Returns:
+        ``conv1.weight``, ``conv1.bias``, ..., ``conv5.bias``.
+    """
+    weights: dict[str, Tensor] = {}
+    for index, (weight, bias) in enumerate(_read_numpy_convolutions(path, "AlexNet_0", 5)):
+        weights |= {f"conv{index + 1}.weight": weight, f"conv{index + 1}.bias": bias}
+    return weights
+
+
+def load_vgg19_normalized(path: Path) -> dict[str, Tensor]:
+    """Convolutions of the normalised Caffe VGG-19, with its input normalization as a 1x1 convolution.
+
+    Args:
+        path: the asset ``vgg19_normalized``.
+
+    Returns:
+        ``preprocess.weight``, ``preprocess.bias``, ``conv1_1.weight``, ..., ``conv5_4.bias``, as
+        ``losses.PerceptualLoss`` takes them.
+    """
+    state = torch.load(_existing(path), map_location="cpu", weights_only=True)
+    pairs = [
+        (tensor, state[name.removesuffix("weight") + "bias"])
+        for name, tensor in state.items()
+        if name.endswith("weight")
+    ]
+    if len(pairs) != 1 + sum(VGG19_CONVS) or tuple(pairs[0][0].shape) != (3, 3, 1, 1):
+        raise ValueError(
+            f"expected a normalization and {sum(VGG19_CONVS)} convolutions of VGG-19 in {path}, "
+            f"got {len(pairs)} layers; fetch the asset vgg19_normalized again"
+        )
+    preprocess = {"preprocess.weight": pairs[0][0], "preprocess.bias": pairs[0][1]}
+    return preprocess | _named(pairs[1:], VGG19_CONVS)
+
+
+def _normalization() -> dict[str, Tensor]:
+    """ImageNet's mean and deviation as a 1x1 convolution of RGB in [0, 1]."""
+    std = torch.tensor(IMAGENET_STD)
+    return {
+        "preprocess.weight": torch.diag(1 / std)[:, :, None, None],
+        "preprocess.bias": -torch.tensor(IMAGENET_MEAN) / std,
+    }
+
+
+def _named(pairs: list[tuple[Tensor, Tensor]], per_block: tuple[int, ...]) -> dict[str, Tensor]:
+    """Name convolutions in network order ``conv{block}_{index}``, both from 1."""
+    names = [f"conv{b + 1}_{i + 1}" for b, count in enumerate(per_block) for i in range(count)]
+    weights: dict[str, Tensor] = {}
+    for name, (weight, bias) in zip(names, pairs, strict=True):
+        weights |= {f"{name}.weight": weight.float(), f"{name}.bias": bias.float()}
+    return weights
+
+
+def _existing(path: Path) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; fetch them with `rome assets fetch`")
+    return Path(path)
+
+
+def _read_numpy_convolutions(path: Path, network: str, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Kernels (out, in, kh, kw) and biases of ``count`` convolutions, in network order."""
+    with _existing(path).open("rb") as file:
+        try:
+            content = _NumberUnpickler(file).load()
+        except (EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
+            raise pickle.UnpicklingError(f"{path} is not a pickle of numpy arrays: {error}") from error
+    try:
+        layers = [content[network][f"Conv_{index}"] for index in range(count)]
+        arrays = [(layer["kernel"].array(), layer["bias"].array()) for layer in layers]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"expected {count} convolutions of {network} in {path}, did not find {error}; fetch the file again"
+        ) from error
+    return [
+        (torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()), torch.from_numpy(bias.copy()))
+        for kernel, bias in arrays
+    ]
+
+
+class _DType:
+    """Stands for ``numpy.dtype`` in a pickle; numbers only."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in ("f2", "f4", "f8", "i4", "i8"):
+            raise pickle.UnpicklingError(f"arrays of {code!r} are not weights; only numbers are read")
+        self.code = code
+        self.order = "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def numpy(self) -> np.dtype[Any]:
+        return np.dtype(self.order + self.code).newbyteorder(self.order)  # type: ignore[arg-type]
+
+
+class _Array:
+    """Stands for ``numpy.ndarray`` in a pickle."""
+
+    def __init__(self, *_: Any) -> None:
+        self._value: np.ndarray[Any, Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, column_major, data = state
+        if not isinstance(dtype, _DType) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("an array in the pickle does not hold plain numbers")
+        if math.prod(shape) * dtype.numpy().itemsize != len(data):
+            raise pickle.UnpicklingError(f"an array in the pickle has {len(data)} bytes for shape {shape}")
+        flat = np.frombuffer(data, dtype=dtype.numpy())
+        self._value = flat.reshape(shape, order="F" if column_major else "C")
+
+    def array(self) -> np.ndarray[Any, Any]:
+        if self._value is None:
+            raise TypeError("an array without content")
+        return self._value.astype(np.float32)
+
+
+class _NumberUnpickler(pickle.Unpickler):
+    """Builds dictionaries of number arrays; refuses every other name before it is imported."""
+
+    _KNOWN: Mapping[tuple[str, str], type] = {
+        ("numpy", "dtype"): _DType,
+        ("numpy", "ndarray"): _Array,
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of weights")
+        return self._KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError(f"external object {pid!r} is not allowed in a file of weights")
