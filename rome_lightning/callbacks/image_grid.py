@@ -50,7 +50,7 @@ class ImageGrid(Callback):
         target = batch.target[last.to(pl_module.device)]
         with torch.no_grad():
             rendered = pl_module.reproduce(AvatarBatch(source, target, batch.clips), 1.0)
-        rows = comparison_rows(source, target, rendered, pl_module.avatar.head)
+        rows = comparison_rows(source, target, rendered)
         self._rows.extend(rows[: self.num_rows - len(self._rows)].cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from rome_lightning.avatar import Avatar
 from rome_lightning.data import Frames, Rendered
-from rome_lightning.head import HeadModel
+from rome_lightning.models.full_avatar import at_rest
 
 COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
 """What ``comparison_rows`` shows, from left to right."""
 
 
 def comparison_rows(
-    source: Frames, driver: Frames, rendered: Rendered, head: HeadModel
+    source: Frames, driver: Frames, rendered: Rendered
 ) -> Float[Tensor, "b 3 h w6"]:
     """One row per image: ``COLUMNS`` side by side, RGB in [0, 1].
 
@@ -23,7 +27,6 @@ def comparison_rows(
         source: identity frames.
         driver: frames whose expression, pose and camera were used; the mesh is drawn over them.
         rendered: the avatar's images of the same size.
-        head: for the mesh's faces.
     """
     overlay = mesh_overlay(driver.image, rendered)
     columns = [
@@ -53,3 +56,38 @@ def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[T
 def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """An RGB image in [0, 1] as bytes, rows first."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def driven_frames(
+    avatar: Avatar, driver: Frames, compare: bool = False, batch_size: int = 8
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The avatar drawn under each driver frame.
+
+    Args:
+        avatar: the person to draw.
+        driver: tracked frames.
+        compare: put the driver before and the avatar's mesh behind each frame.
+        batch_size: frames drawn at once.
+    """
+    index = 0
+    for rendered in avatar.animate(driver.params, batch_size):
+        image = rendered.image
+        if compare:
+            frames = driver.image[index : index + len(image)]
+            image = torch.cat([frames, image, shaded(rendered)], dim=-1)
+        index += len(image)
+        for frame in image:
+            yield to_uint8(frame)
+
+
+def preview(avatar: Avatar) -> Float[Tensor, "3 h w"]:
+    """The photograph, the avatar in the same pose, its mesh over the photograph, and three turned views."""
+    source = avatar.source
+    own = next(avatar.animate(source.params))
+    columns = [source.image, own.image, mesh_overlay(source.image, own)]
+    turns = torch.tensor([-0.5, 0.0, 0.5])
+    pose = torch.stack([torch.zeros(3), turns, torch.zeros(3)], dim=1)
+    still = at_rest(source.params).repeat_interleave(3)
+    views = next(avatar.animate(dataclasses.replace(still, global_pose=pose)))
+    columns += [*views.image.split(1), *shaded(views).split(1)]
+    return torch.cat(columns, dim=-1)[0].clamp(0, 1)

@@ -50,3 +50,4 @@ class RomeModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the architecture as plain data, so that the weights can be used without Lightning."""
         checkpoint[CONFIG_KEY] = dataclasses.asdict(self.avatar.config)
+        checkpoint["image_size"] = self.image_size

@@ -31,6 +31,8 @@ class LossConfig:
     """Silhouette, hair fixed, against the whole person (release: 1)."""
     chamfer: float = 0.01
     """Projected visible vertices against points of the person's mask (paper: 0.01)."""
+    chamfer_points: int = 1024
+    """Points drawn from each side for the chamfer term."""
     laplacian: float = 10.0
     """Smoothness of the offsets (paper: 10)."""
     silhouette: Literal["antialiased", "soft", "official"] = "antialiased"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rome_lightning.assets import resolve
 from rome_lightning.assets.weights import load_vgg16_features, load_vgg19_normalized
 from rome_lightning.data import AvatarBatch, Frames, Region, Rendered
+from rome_lightning.geometry import unique_edges
 from rome_lightning.head import HeadModel
 from rome_lightning.losses import PerceptualLoss, chamfer_2d, dice, laplacian, occupancy, photometric
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
@@ -48,6 +49,7 @@ class Objective(nn.Module):
         head: for the regions that each occupancy term holds fixed.
     """
 
+    edges: Tensor
     hair_vertices: Tensor
     neck_vertices: Tensor
 
@@ -56,6 +58,7 @@ class Objective(nn.Module):
         self.config = config
         self.head = head
         self.perceptual = self._build_perceptual() if config.perceptual > 0 else None
+        self.register_buffer("edges", unique_edges(head.faces), persistent=False)
         self.register_buffer("hair_vertices", head.region("scalp")[:, None], persistent=False)
         self.register_buffer("neck_vertices", head.region("neck", "shoulders")[:, None], persistent=False)
 
@@ -103,9 +106,11 @@ class Objective(nn.Module):
         if self.config.occupancy_all > 0:
             raw["occupancy_all"] = occupancy(self._silhouette(rendered, fixed=self.hair_vertices), person)
         if self.config.chamfer > 0:
-            raw["chamfer"] = chamfer_2d(rendered.vertices_px, self._visible(rendered), person)
+            raw["chamfer"] = chamfer_2d(
+                rendered.vertices_px, self._visible(rendered), person, max_points=self.config.chamfer_points
+            )
         if self.config.laplacian > 0:
-            raw["laplacian"] = laplacian(rendered.offsets, self.head.faces)
+            raw["laplacian"] = laplacian(rendered.offsets, self.edges)
         return raw
 
     def _silhouette(self, rendered: Rendered, fixed: Tensor) -> Float[Tensor, "b 1 h w"]:

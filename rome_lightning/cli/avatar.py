@@ -1,0 +1,106 @@
+"""``rome avatar create | animate | export``: from a photograph to videos and meshes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+AVATAR_FILE = "avatar.safetensors"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the three sub-commands."""
+    parser = argparse.ArgumentParser(prog="rome avatar", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    create = commands.add_parser("create", help="Make an avatar from one photograph of a face.")
+    create.add_argument("photo", type=Path, help="Image file with one face, hair and shoulders visible.")
+    create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
+    create.add_argument("--checkpoint", type=Path, required=True, help="Model trained by `rome fit`.")
+    create.add_argument("--image-size", type=int, help="Side of the images, pixels (default: as trained).")
+
+    animate = commands.add_parser("animate", help="Drive an avatar with a video.")
+    animate.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
+    animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
+    animate.add_argument("-o", "--output", type=Path, required=True, help="Video to write (.mp4).")
+    animate.add_argument("--max-frames", type=int, help="Stop after so many frames of the driver.")
+    animate.add_argument(
+        "--compare", action="store_true", help="Show the driver, the avatar and its mesh side by side."
+    )
+
+    export = commands.add_parser("export", help="Write the avatar's mesh for other tools.")
+    export.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
+    export.add_argument("--format", choices=("glb", "obj"), default="glb", help="File format.")
+    export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run a sub-command; ``argv`` is what follows ``rome avatar``."""
+    args = build_parser().parse_args(argv)
+    return {"create": _create, "animate": _animate, "export": _export}[args.command](args)
+
+
+def avatar_path(given: Path) -> Path:
+    """The avatar file of a folder, or the file itself."""
+    return given / AVATAR_FILE if given.is_dir() or not given.suffix else given
+
+
+def _create(args: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.evaluation.pictures import preview, to_uint8
+    from rome_lightning.models.checkpoint import load_full_avatar, read_checkpoint
+    from rome_lightning.tracking import Tracker, read_image
+
+    photo = read_image(args.photo)
+    model = load_full_avatar(args.checkpoint)
+    image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
+    tracked = Tracker(model.head, image_size=image_size).track(photo[None])
+    avatar = Avatar.create(model, tracked.to_frames())
+    path = args.output / AVATAR_FILE
+    avatar.save(path)
+    Image.fromarray(to_uint8(preview(avatar))).save(args.output / "preview.png")
+    print(f"{path}: avatar of {args.photo}; look at {args.output / 'preview.png'}")
+    return 0
+
+
+def _animate(args: argparse.Namespace) -> int:
+    import torch
+
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.evaluation.pictures import driven_frames
+    from rome_lightning.tracking import Tracker, read_video, write_video
+
+    avatar = Avatar.load(avatar_path(args.avatar))
+    video = read_video(args.driver, max_frames=args.max_frames)
+    print(f"tracking {len(video)} frames of {args.driver}", file=sys.stderr)
+    tracked = Tracker(avatar.model.head, image_size=avatar.image_size[0]).track(video.frames, fps=video.fps)
+    if not bool(torch.as_tensor(tracked.valid).all()):
+        held = int((~torch.as_tensor(tracked.valid)).sum())
+        print(f"{held} of {len(video)} frames have no usable face: the pose before is held", file=sys.stderr)
+    write_video(args.output, _progress(driven_frames(avatar, tracked.to_frames(), args.compare), len(video)), video.fps)
+    print(f"{args.output}: {len(video)} frames")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.avatar.export import export_avatar
+
+    path = avatar_path(args.avatar)
+    avatar = Avatar.load(path)
+    output = args.output or path.with_name(f"avatar.{args.format}")
+    export_avatar(avatar, output, args.format)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _progress(frames: Iterator, total: int) -> Iterator:
+    """Show how many frames are drawn."""
+    from rich.progress import track
+
+    yield from track(frames, description="rendering", total=total)

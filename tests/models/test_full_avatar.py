@@ -1,0 +1,111 @@
+import dataclasses
+
+import pytest
+import torch
+from helpers import SIZE, perturbed, random_frames, random_params, small_config
+
+from rome_lightning.head import HeadModel, load_head
+from rome_lightning.models import FullAvatar
+from rome_lightning.models.offsets import MOVING_REGIONS, smooth_mask
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadModel:
+    return load_head("open")
+
+
+def build(head: HeadModel, **offsets: object) -> FullAvatar:
+    torch.manual_seed(0)
+    return perturbed(FullAvatar(small_config(**offsets), head)).eval()
+
+
+@pytest.mark.parametrize("expression_dependent", [False, True])
+def test_batch_of_two_equals_two_of_one(head: HeadModel, expression_dependent: bool) -> None:
+    model = build(head, expression_dependent=expression_dependent)
+    frames, drivers = random_frames(head, 2), random_params(head, 4, seed=1)
+    both = model(frames, drivers)
+    for i in range(2):
+        alone = model(frames[slice(i, i + 1)], drivers[slice(2 * i, 2 * i + 2)])
+        # Convolutions sum in another order for another batch.
+        torch.testing.assert_close(both.image[2 * i : 2 * i + 2], alone.image, atol=1e-4, rtol=1e-4)
+        assert torch.equal(both.face_ids[2 * i : 2 * i + 2], alone.face_ids)
+
+
+def test_starts_as_the_bare_head_with_the_observed_colours(head: HeadModel) -> None:
+    torch.manual_seed(0)
+    model = FullAvatar(small_config(), head).eval()
+    frames = random_frames(head, 1)
+    frames = dataclasses.replace(frames, image=torch.full_like(frames.image, 0.3))
+    rendered = model(frames, frames.params)
+    assert rendered.offsets.abs().max() == 0
+    inside = rendered.mesh_mask.expand_as(rendered.rgb)
+    torch.testing.assert_close(rendered.rgb[inside], torch.full_like(rendered.rgb[inside], 0.3), atol=1e-3, rtol=0)
+
+
+def test_only_hair_neck_and_shoulders_move_and_within_the_bound(head: HeadModel) -> None:
+    model = build(head, max_offset=0.05)
+    code = model.encode(random_frames(head, 1))
+    mesh = model.deform(code, random_params(head, 1))
+    moving = head.region(*MOVING_REGIONS)
+    assert mesh.offsets[:, ~moving].abs().max() == 0
+    lengths = mesh.offsets[:, moving].norm(dim=-1)
+    assert 0 < lengths.max() <= 0.05 + 1e-6
+
+
+def test_offsets_along_the_normal_stay_parallel_to_it(head: HeadModel) -> None:
+    from rome_lightning.geometry import vertex_normals
+
+    model = build(head)
+    params = random_params(head, 1)
+    mesh = model.deform(model.encode(random_frames(head, 1)), params)
+    posed = mesh.vertices - mesh.offsets
+    cross = torch.linalg.cross(mesh.offsets, vertex_normals(posed, head.faces))
+    assert cross.norm(dim=-1).max() < 1e-6
+
+
+def test_driver_shape_is_ignored(head: HeadModel) -> None:
+    model, frames = build(head), random_frames(head, 1)
+    driver = random_params(head, 1, seed=3)
+    other = dataclasses.replace(driver, shape=driver.shape + 1)
+    assert torch.equal(model(frames, driver).image, model(frames, other).image)
+
+
+def test_background_shows_where_the_mask_is_zero(head: HeadModel) -> None:
+    model, frames = build(head), random_frames(head, 1)
+    code = model.encode(frames)
+    size = (SIZE, SIZE)
+    black = model.render(code, frames.params, size, 0.0)
+    red = model.render(code, frames.params, size, torch.tensor([[1.0, 0.0, 0.0]]))
+    expected = black.image.clone()
+    expected[:, 0] += 1 - black.mask[:, 0]
+    torch.testing.assert_close(red.image, expected)
+
+
+@pytest.mark.parametrize("direction", ["normal", "elementwise", "free"])
+def test_gradients_reach_every_parameter(head: HeadModel, direction: str) -> None:
+    from rome_lightning.renderer import coverage
+
+    torch.manual_seed(0)
+    model = perturbed(FullAvatar(small_config(direction=direction), head))
+    rendered = model(random_frames(head, 1), random_params(head, 1))
+    silhouette = coverage(rendered.vertices_px, head.faces, rendered.face_ids)
+    (rendered.image.square().sum() + rendered.mask.sum() + silhouette.square().sum()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert silent == []
+
+
+def test_no_offsets_is_the_parametric_head(head: HeadModel) -> None:
+    model = FullAvatar(small_config(kind="none"), head)
+    params = random_params(head, 1)
+    frames = random_frames(head, 1)
+    mesh = model.deform(model.encode(frames), params)
+    bare = head(dataclasses.replace(params, shape=frames.params.shape))
+    assert torch.equal(mesh.vertices, bare)
+
+
+def test_smooth_mask_on_a_strip() -> None:
+    # Vertices 0..5 in a row of triangles; 2..5 belong.
+    faces = torch.tensor([[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]])
+    mask = torch.tensor([False, False, True, True, True, True])
+    value = smooth_mask(mask, faces, num_rings=1)
+    assert torch.equal(value, torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0]))
