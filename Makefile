@@ -25,7 +25,8 @@ $(STAMP): setup.cfg pyproject.toml
 		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "installing PyTorch and the rest into $(VENV): some gigabytes, once"
+	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $@
 
 demo: $(STAMP)
