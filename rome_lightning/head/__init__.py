@@ -1,6 +1,27 @@
 """The parametric head model and the adapters that read its assets."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from rome_lightning.head.data import JOINTS, REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.head.model import HeadModel
 
-__all__ = ["JOINTS", "REGIONS", "HeadData", "HeadModel", "LandmarkEmbedding"]
+__all__ = ["JOINTS", "REGIONS", "HeadData", "HeadModel", "LandmarkEmbedding", "load_head"]
+
+
+def load_head(name_or_path: str | Path = "open") -> HeadModel:
+    """A head model by name or file.
+
+    Args:
+        name_or_path: ``open`` for the head that comes with this package, or the path of a FLAME
+            ``generic_model.pkl``; the official FLAME files beside it are used too (``FlameFiles``).
+    """
+    if str(name_or_path) == "open":
+        from rome_lightning.head.open_head import load_open_head
+
+        return load_open_head()
+    # Both adapters are imported on use: FLAME's needs scipy, the open head reads megabytes.
+    from rome_lightning.head.flame import load_flame
+
+    return load_flame(name_or_path)

@@ -23,6 +23,8 @@ class LandmarkEmbedding:
     """Index of the face that carries each landmark."""
     barycentrics: Float[Tensor, "l 3"]
     """Weights of that face's corners; each row sums to 1."""
+    indices: Int[Tensor, " l"] | None = None
+    """Which points of the full set these are, for an embedding of a part of it; ``None`` for all."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class HeadData:
     regions: dict[str, Bool[Tensor, " v"]]
     """Mask over all vertices for each name in ``REGIONS``."""
     landmarks: dict[str, LandmarkEmbedding] = field(default_factory=dict)
-    """Embeddings by name: ``mediapipe`` (478 points) and ``ibug68`` (68 points)."""
+    """Embeddings by name: ``mediapipe`` (478 points), ``ibug68`` (68 points), ``mediapipe105`` (the part of
+    MediaPipe's points that FLAME's official embedding has, with ``indices``)."""
     midpoints: Int[Tensor, "m 2"] | None = None
     """Pairs of carrying vertices; vertex ``c + i`` is the mean of pair ``i``."""
     pose_basis: Float[Tensor, "p x"] | None = None

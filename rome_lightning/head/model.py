@@ -21,17 +21,17 @@ class HeadModel(nn.Module):
     Source: Li et al., Learning a model of facial shape and expression from 4D scans, 2017, eq. 1-4.
     """
 
+    joint_template: Float[Tensor, " 15"]
+    joint_basis: Float[Tensor, "k 15"]
+    skinning_weights: Float[Tensor, "c 5"]
+    midpoints: Int[Tensor, "m 2"] | None
     faces: Int[Tensor, "f 3"]
     uvs: Float[Tensor, "u 2"]
     uv_faces: Int[Tensor, "f 3"]
     vertex_uvs: Float[Tensor, "v 2"]
-    template: Float[Tensor, " x"]
-    basis: Float[Tensor, "k x"]
-    joint_template: Float[Tensor, "15"]
-    joint_basis: Float[Tensor, "k 15"]
-    skinning_weights: Float[Tensor, "c 5"]
-    midpoints: Int[Tensor, "m 2"] | None
-    pose_basis: Float[Tensor, "p x"] | None
+    _planar_template: Float[Tensor, " x"]
+    _planar_basis: Float[Tensor, "n x"]
+    _planar_weights: Float[Tensor, "5 c"]
 
     def __init__(self, data: HeadData) -> None:
         super().__init__()
@@ -43,12 +43,17 @@ class HeadModel(nn.Module):
         self.num_carriers = data.template.shape[0]
         self.num_vertices = self.num_carriers + (0 if data.midpoints is None else len(data.midpoints))
 
-        basis = torch.cat([data.shape_basis, data.expression_basis], dim=-1)
-        self._register("template", data.template.reshape(-1))
-        self._register("basis", basis.reshape(-1, basis.shape[-1]).T)
+        # All x, then all y, then all z: skinning then runs on contiguous planes, and one product with one
+        # matrix gives identity, expression and pose correctives.
+        planes = [basis.permute(2, 1, 0).flatten(1) for basis in (data.shape_basis, data.expression_basis)]
+        if data.pose_basis is not None:
+            planes.append(data.pose_basis.unflatten(1, (-1, 3)).transpose(1, 2).flatten(1))
+        self.has_pose_basis = data.pose_basis is not None
+        self._register("_planar_template", data.template.T.flatten())
+        self._register("_planar_basis", torch.cat(planes))
+        self._register("_planar_weights", data.skinning_weights.T)
         self._register("joint_template", data.joints.reshape(-1))
         self._register("joint_basis", data.joint_basis.reshape(-1, data.joint_basis.shape[-1]).T)
-        self._register("pose_basis", data.pose_basis)
         self._register("skinning_weights", data.skinning_weights)
         self._register("midpoints", data.midpoints)
         self._register("faces", data.faces.long())
@@ -63,10 +68,32 @@ class HeadModel(nn.Module):
         for name, embedding in data.landmarks.items():
             self._register(f"landmark_corners_{name}", data.faces[embedding.faces].long())
             self._register(f"landmark_weights_{name}", embedding.barycentrics)
+            self._register(f"landmark_indices_{name}", embedding.indices)
 
     def _register(self, name: str, tensor: Tensor | None) -> None:
         tensor = None if tensor is None else tensor.contiguous()
         self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def template(self) -> Float[Tensor, " x"]:
+        """Mean head, (x, y, z) of each carrying vertex in turn, metres; a copy."""
+        return self._planar_template.unflatten(0, (3, -1)).T.flatten()
+
+    @property
+    def basis(self) -> Float[Tensor, "k x"]:
+        """Shape, then expression components in the layout of ``template``, metres; a copy."""
+        return self._interleaved(self._planar_basis[: self.num_shape + self.num_expression])
+
+    @property
+    def pose_basis(self) -> Float[Tensor, "p x"] | None:
+        """Pose correctives in the layout of ``template``, metres; a copy, ``None`` where there are none."""
+        if not self.has_pose_basis:
+            return None
+        return self._interleaved(self._planar_basis[self.num_shape + self.num_expression :])
+
+    @staticmethod
+    def _interleaved(planes: Float[Tensor, "n x"]) -> Float[Tensor, "n x"]:
+        return planes.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
 
     def forward(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Posed vertices in head space, metres; the global rotation is left to ``to_world``.
@@ -74,25 +101,25 @@ class HeadModel(nn.Module):
         Source: FLAME eq. 1-4; ROME sec. 3.1 rotates globally in the camera step.
         """
         coefficients = torch.cat([params.shape, params.expression], dim=-1)
-        rest = torch.addmm(self.template, coefficients, self.basis)
         joints = torch.addmm(self.joint_template, coefficients, self.joint_basis).unflatten(-1, (5, 3))
         local = torch.stack([params.neck_pose, params.jaw_pose, *params.eye_pose.split(3, dim=-1)], dim=1)
         rotations = axis_angle_to_matrix(local)
-        if self.pose_basis is not None:
-            identity = torch.eye(3, dtype=rest.dtype, device=rest.device)
-            rest = torch.addmm(rest, (rotations - identity).flatten(1), self.pose_basis)
-        vertices = self._skin(rest.unflatten(-1, (-1, 3)), joints, rotations)
+        if self.has_pose_basis:
+            identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+            coefficients = torch.cat([coefficients, (rotations - identity).flatten(1)], dim=-1)
+        rest = torch.addmm(self._planar_template, coefficients, self._planar_basis).unflatten(-1, (3, -1))
+        vertices = self._skin(rest, self._joint_transforms(joints, rotations))
         if self.midpoints is None:
             return vertices
-        return torch.cat([vertices, vertices[:, self.midpoints].mean(dim=2)], dim=1)
+        first, second = self.midpoints.unbind(-1)
+        middle = (vertices.index_select(1, first) + vertices.index_select(1, second)) / 2
+        return torch.cat([vertices, middle], dim=1)
 
-    def _skin(
-        self,
-        rest: Float[Tensor, "b c 3"],
-        joints: Float[Tensor, "b 5 3"],
-        rotations: Float[Tensor, "b 4 3 3"],
-    ) -> Float[Tensor, "b c 3"]:
-        """Linear blend skinning; neck hangs on the root, jaw and eyes on the neck."""
+    @staticmethod
+    def _joint_transforms(
+        joints: Float[Tensor, "b 5 3"], rotations: Float[Tensor, "b 4 3 3"]
+    ) -> Float[Tensor, "b 5 3 4"]:
+        """Rotation and translation of each joint; neck hangs on the root, jaw and eyes on the neck."""
         neck = rotations[:, :1]
         children = neck @ rotations[:, 1:]
         neck_joint = joints[:, 1:2]
@@ -100,12 +127,20 @@ class HeadModel(nn.Module):
         # A child turns about its own joint, which the neck has carried along.
         carried = (neck @ joints[:, 2:, :, None]).squeeze(-1) + neck_shift
         child_shift = carried - (children @ joints[:, 2:, :, None]).squeeze(-1)
-        identity = torch.eye(3, dtype=rest.dtype, device=rest.device).expand_as(neck)
+        identity = torch.eye(3, dtype=joints.dtype, device=joints.device).expand_as(neck)
         linear = torch.cat([identity, neck, children], dim=1)
         shift = torch.cat([torch.zeros_like(neck_shift), neck_shift, child_shift], dim=1)
-        transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(2)
-        blended = (self.skinning_weights @ transforms).unflatten(-1, (3, 4))
-        return (blended[..., :3] @ rest[..., None]).squeeze(-1) + blended[..., 3]
+        return torch.cat([linear, shift[..., None]], dim=-1)
+
+    def _skin(
+        self, rest: Float[Tensor, "b 3 c"], transforms: Float[Tensor, "b 5 3 4"]
+    ) -> Float[Tensor, "b c 3"]:
+        """Linear blend skinning: each vertex moves by the weighted mean of the joints' transforms."""
+        blended = transforms.flatten(2).transpose(1, 2) @ self._planar_weights
+        columns = blended.unflatten(1, (3, 4)).unbind(2)
+        x, y, z = rest[:, None].unbind(2)
+        posed = columns[3].addcmul(columns[0], x).addcmul(columns[1], y).addcmul(columns[2], z)
+        return posed.transpose(1, 2).contiguous()
 
     def root(self, params: HeadParams) -> Float[Tensor, "b 3"]:
         """Rest position of the root joint, the centre of the global rotation, metres."""
@@ -126,15 +161,27 @@ class HeadModel(nn.Module):
             mask = mask | getattr(self, f"region_{name}")
         return mask
 
+    def landmark_indices(self, name: str) -> Int[Tensor, " l"] | None:
+        """Which points of the full set an embedding holds; ``None`` if it holds all of them."""
+        indices: Tensor | None = getattr(self, f"landmark_indices_{self._known_landmarks(name)}")
+        return indices
+
     def landmarks(self, vertices: Float[Tensor, "b v 3"], name: str = "mediapipe") -> Float[Tensor, "b l 3"]:
         """Landmark positions on given vertices, in the space of the vertices.
 
         Args:
             vertices: any space.
-            name: ``mediapipe`` (478 points) or ``ibug68`` (68 points).
+            name: one of ``landmark_names``, see ``HeadData.landmarks``.
         """
-        if name not in self.landmark_names:
-            raise ValueError(f"{self.name} has no landmarks {name!r}; it has {self.landmark_names}")
-        corners = getattr(self, f"landmark_corners_{name}")
-        weights = getattr(self, f"landmark_weights_{name}")
+        self._known_landmarks(name)
+        corners: Tensor = getattr(self, f"landmark_corners_{name}")
+        weights: Tensor = getattr(self, f"landmark_weights_{name}")
         return (vertices[:, corners] * weights[:, :, None]).sum(2)
+
+    def _known_landmarks(self, name: str) -> str:
+        if name not in self.landmark_names:
+            raise ValueError(
+                f"{self.name} has no landmarks {name!r}, it has {', '.join(self.landmark_names) or 'none'}; "
+                "the open head has 'mediapipe' and 'ibug68', FLAME those whose official files lie beside it"
+            )
+        return name

@@ -85,8 +85,9 @@ class SparseMatrix:
         data, indices, pointers = (np.asarray(to_array(self.state.get(name))) for name in names)
         lines, width = (columns, rows) if self.by_column else (rows, columns)
         integers = indices.dtype.kind in "iu" and pointers.dtype.kind in "iu"
-        counts = np.diff(pointers.astype(np.int64)) if integers and pointers.ndim == 1 else np.array([-1])
-        valid = pointers.shape == (lines + 1,) and (counts >= 0).all() and counts.sum() == len(data)
+        starts = pointers.astype(np.int64) if integers and pointers.ndim == 1 else np.zeros(0, np.int64)
+        counts = starts[1:] - starts[:-1]
+        valid = starts.shape == (lines + 1,) and (counts >= 0).all() and counts.sum() == len(data)
         if not (valid and indices.shape == data.shape and ((indices >= 0) & (indices < width)).all()):
             raise ValueError("the sparse matrix in the pickle is damaged: its index arrays do not fit")
         dense = np.zeros((lines, width))
@@ -191,7 +192,7 @@ def _select(state: dict[str, Any]) -> NDArray[Any]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _resolve(value: Any) -> Any:
