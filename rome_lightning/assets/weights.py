@@ -107,14 +107,14 @@ def _read_numpy_convolutions(path: Path, network: str, count: int) -> list[tuple
     with _existing(path).open("rb") as file:
         try:
             content = _NumberUnpickler(file).load()
-        except (EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
-            raise pickle.UnpicklingError(f"{path} is not a pickle of numpy arrays: {error}") from error
+        except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a pickle of numpy arrays ({error}); fetch it again") from error
     try:
         layers = [content[network][f"Conv_{index}"] for index in range(count)]
         arrays = [(layer["kernel"].array(), layer["bias"].array()) for layer in layers]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"expected {count} convolutions of {network} in {path}, did not find {error}; fetch the file again"
+            f"expected {count} convolutions of {network} in {path}, did not find {error}; fetch it again"
         ) from error
     return [
         (torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()), torch.from_numpy(bias.copy()))
@@ -127,7 +127,7 @@ class _DType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code not in ("f2", "f4", "f8", "i4", "i8"):
-            raise pickle.UnpicklingError(f"arrays of {code!r} are not weights; only numbers are read")
+            raise ValueError(f"arrays of {code!r} are not weights; only numbers are read")
         self.code = code
         self.order = "<"
 
@@ -147,9 +147,9 @@ class _Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, column_major, data = state
         if not isinstance(dtype, _DType) or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array in the pickle does not hold plain numbers")
+            raise ValueError("an array in the pickle does not hold plain numbers")
         if math.prod(shape) * dtype.numpy().itemsize != len(data):
-            raise pickle.UnpicklingError(f"an array in the pickle has {len(data)} bytes for shape {shape}")
+            raise ValueError(f"an array in the pickle has {len(data)} bytes for shape {shape}")
         flat = np.frombuffer(data, dtype=dtype.numpy())
         self._value = flat.reshape(shape, order="F" if column_major else "C")
 
@@ -171,8 +171,8 @@ class _NumberUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of weights")
+            raise ValueError(f"{module}.{name} is not allowed in a file of weights")
         return self._KNOWN[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"external object {pid!r} is not allowed in a file of weights")
+        raise ValueError(f"external object {pid!r} is not allowed in a file of weights")
