@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from rome_lightning.tracking.tracker import TrackedClip
 
 from datamodules.codec import Clip
 from datamodules.prepare.config import PrepareConfig
+from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.tracking.video import Video, read_video
 
 BLURRED = "blurred"
@@ -84,7 +84,8 @@ def _check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
     if upscale > config.max_upscale:
         raise ValueError(
             f"the face is too small: its square has {tracked.crop.side} pixels, "
-            f"image_size {config.image_size} would enlarge it {upscale:.1f} times (max_upscale {config.max_upscale})"
+            f"image_size {config.image_size} would enlarge it {upscale:.1f} times "
+            f"(max_upscale {config.max_upscale})"
         )
 
 

@@ -13,8 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rome_lightning.tracking.tracker import Tracker
-
 from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import SupportsTrack, VideoInput, make_clips
 from datamodules.prepare.config import PrepareConfig
@@ -22,9 +20,12 @@ from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.assets import REGISTRY
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.tracking.video import probe
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
+_USUAL_FPS = 25.0
 _TOOLS = ("rome-lightning", "torch", "mediapipe", "av", "simplejpeg", "numpy")
 _MODELS = ("face_landmarker", "selfie_multiclass", "modnet")
 
@@ -92,13 +93,27 @@ def _key(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", stem)[:64] or "video"
 
 
+def default_tracker(head: HeadModel, config: PrepareConfig) -> Tracker:
+    """The tracker of this package with settings for the frame rate of the dataset.
+
+    The fit smooths over frames, not seconds: at a few frames per second the five frames that it smooths
+    the pose over would be a second of motion, so there it must not.
+    """
+    usual = FitSettings()
+    fps = min(config.fps or _USUAL_FPS, _USUAL_FPS)
+    settings = FitSettings(
+        smooth_pose=usual.smooth_pose and fps > _USUAL_FPS / 2, bust_sigma=usual.bust_sigma * fps / _USUAL_FPS
+    )
+    return Tracker(head, config.image_size, fit_settings=settings)
+
+
 def prepare(
     videos: Sequence[Path],
     output: Path,
     config: PrepareConfig | None = None,
     identities: Mapping[str, str] | None = None,
     log: Callable[[str], None] | None = None,
-    make_tracker: Callable[[HeadModel, int], SupportsTrack] = Tracker,
+    make_tracker: Callable[[HeadModel, PrepareConfig], SupportsTrack] | None = None,
 ) -> Manifest:
     """Make or complete a dataset.
 
@@ -111,7 +126,8 @@ def prepare(
         config: options.
         identities: person by file name without suffix; by default each video is another person.
         log: receives progress, line by line; stderr by default.
-        make_tracker: (head, image size) to a tracker; called once, when there is something to track.
+        make_tracker: builds the tracker; called once, when there is something to track. By default
+            ``default_tracker``.
 
     Returns:
         The manifest, also written to ``output/manifest.json``, with the failed videos in ``failed``.
@@ -126,7 +142,7 @@ def prepare(
     output.mkdir(parents=True, exist_ok=True)
     head = load_head(config.head)
     work = _shard_specs(inputs, config, head)
-    maker = _ShardMaker(output, config, log, lambda: make_tracker(head, config.image_size))
+    maker = _ShardMaker(output, config, log, lambda: (make_tracker or default_tracker)(head, config))
     maker.expect([item for _, _, _, group in work for item in group])
     shards = [(split, maker.make(name, spec, group)) for split, name, spec, group in work]
     manifest = build_manifest(
