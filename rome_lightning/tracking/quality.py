@@ -1,0 +1,115 @@
+"""Measures that tell which frames can be trusted; the detector itself always claims a face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from rome_lightning.data import Region
+from rome_lightning.tracking.landmark_groups import FACE_OVAL
+from rome_lightning.tracking.video import scene_cuts
+
+
+@dataclass(frozen=True)
+class QualityRule:
+    """Thresholds beyond which a frame is marked and not used."""
+
+    min_face_px: float = 48.0
+    """Least height of the face in the video, hairline to chin, pixels."""
+    max_yaw: float = 60.0
+    """Degrees from the front beyond which the far half of the landmarks is guessed."""
+    max_covered: float = 0.15
+    """Share of the face behind hands or things, [0, 1]."""
+    max_crowd_ratio: float = 0.5
+    """Share of frames with several people beyond which the clip is refused, [0, 1]."""
+    max_residual: float = 0.06
+    """Landmark error of the fit, as a fraction of the distance of the irises, that is always accepted."""
+    max_residual_ratio: float = 2.5
+    """Landmark error relative to the clip's median beyond which a frame is left out."""
+
+
+def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
+    """Angle between the face and the camera's axis in the horizontal plane, degrees, [0, 180]."""
+    forward = pose[:, :3, 2]
+    return torch.rad2deg(torch.atan2(forward[:, 0].abs(), forward[:, 2]))
+
+
+def covered_ratio(
+    landmarks: Float[Tensor, "n 478 2"], regions: UInt8[Tensor, "n s s"], inside: Bool[Tensor, "s s"]
+) -> Float[Tensor, " n"]:
+    """Share of the inner face that the segmenter takes for something else than face or hair.
+
+    The landmarks of a hidden face are the detector's invention, its skin is not: hands count as body
+    skin, other things as objects, clothes or background.
+
+    Args:
+        landmarks: pixels of the region maps.
+        regions: labels, see ``Region``.
+        inside: pixels that show the video; others are not counted.
+    """
+    own = torch.tensor([Region.FACE_SKIN, Region.HAIR], dtype=regions.dtype)
+    size = regions.shape[-1]
+    ratios = torch.zeros(len(landmarks))
+    for index, points in enumerate(landmarks):
+        oval = points[list(FACE_OVAL)]
+        # The rim of the oval slides on the silhouette and over the neck.
+        oval = oval.mean(0) + 0.85 * (oval - oval.mean(0))
+        face = _polygon(oval, size) & inside
+        foreign = face & ~torch.isin(regions[index], own)
+        ratios[index] = float(foreign.sum()) / max(int(face.sum()), 1)
+    return ratios
+
+
+def continuous_shot(
+    frames: UInt8[np.ndarray, "n h w 3"],
+    boxes: Float[Tensor, "n 4"],
+    found: Bool[Tensor, " n"],
+    fps: float,
+) -> Bool[Tensor, " n"]:
+    """Frames of the longest part of a clip in which one face moves without a jump or a cut.
+
+    A face continues a part if it is as near to that part's last face as a moving head can be. Single
+    frames in which the detector jumped to something else therefore do not end a part.
+
+    Args:
+        frames: RGB, consecutive.
+        boxes: of the face, (left, top, right, bottom), pixels.
+        found: frames with one face.
+        fps: frames per second.
+    """
+    shot_of = np.zeros(len(frames), dtype=int)
+    shot_of[scene_cuts(frames)] = 1
+    shot_of = shot_of.cumsum()
+    parts: list[list[int]] = []
+    for index in torch.nonzero(found).flatten().tolist():
+        for part in reversed(parts):
+            last = part[-1]
+            same_shot = shot_of[last] == shot_of[index]
+            if same_shot and _moves(boxes[last], boxes[index], (index - last) / fps):
+                part.append(index)
+                break
+        else:
+            parts.append([index])
+    longest = torch.zeros(len(frames), dtype=torch.bool)
+    if parts:
+        longest[max(parts, key=len)] = True
+    return longest
+
+
+def _moves(before: Float[Tensor, " 4"], after: Float[Tensor, " 4"], seconds: float) -> bool:
+    """Whether a head can get from one box to the other in that time."""
+    sizes = [float((box[2:] - box[:2]).norm()) for box in (before, after)]
+    distance = float(((before[:2] + before[2:]) - (after[:2] + after[2:])).norm()) / 2
+    growth = max(sizes) / max(min(sizes), 1e-6)
+    return distance < (0.25 + 2.0 * seconds) * max(sizes) and growth < 1.3 + seconds
+
+
+def _polygon(corners: Float[Tensor, "k 2"], size: int) -> Bool[Tensor, "s s"]:
+    image = Image.new("1", (size, size))
+    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in corners], fill=1)
+    return torch.from_numpy(np.array(image))

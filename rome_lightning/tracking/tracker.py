@@ -1,0 +1,291 @@
+"""From frames to everything that training and animation need to know about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int16, UInt8
+from torch import Tensor
+
+from rome_lightning.data import Frames, HeadParams, Region
+from rome_lightning.data.struct import TensorStruct
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
+from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections, FaceDetector, Progress
+from rome_lightning.tracking.fit import fit_clip, match_blendshapes
+from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.matting import Matter, bounded_matte
+from rome_lightning.tracking.quality import QualityRule, continuous_shot, covered_ratio, yaw_degrees
+from rome_lightning.tracking.segmenter import Segmenter
+
+
+class Problem(IntFlag):
+    """Why a frame is not used; the most telling first."""
+
+    NO_FACE = 1
+    SEVERAL_FACES = 2
+    OTHER_SHOT = 4
+    SMALL = 8
+    OUTSIDE = 16
+    PROFILE = 32
+    COVERED = 64
+    POOR_FIT = 128
+
+
+REASONS = {
+    Problem.NO_FACE: "no face",
+    Problem.SEVERAL_FACES: "several faces",
+    Problem.OTHER_SHOT: "another shot or a jump",
+    Problem.SMALL: "face too small",
+    Problem.OUTSIDE: "face leaves the crop",
+    Problem.PROFILE: "profile",
+    Problem.COVERED: "face covered",
+    Problem.POOR_FIT: "head does not fit",
+}
+"""Short stable texts for reports."""
+
+
+@dataclass(frozen=True)
+class TrackedClip(TensorStruct):
+    """Cropped frames of one person and what was found in them; a photo is a clip of one frame."""
+
+    images: UInt8[Tensor, "n s s 3"]
+    """RGB crops; what lies outside the video repeats its border."""
+    params: HeadParams
+    """One row per frame, identity repeated. Frames that are not valid hold the nearest valid frame's."""
+    landmarks: Float[Tensor, "n 478 2"]
+    """MediaPipe landmarks, pixels of ``images``; 0 where no face was found."""
+    regions: UInt8[Tensor, "n s s"]
+    """Label per pixel, see ``Region``; background outside the video."""
+    matte: Float[Tensor, "n s s"]
+    """Opacity of the person, [0, 1], half precision; 0 outside the video."""
+    residual: Float[Tensor, " n"]
+    """Mean landmark error of the fit divided by the distance of the irises; NaN where not fitted."""
+    covered: Float[Tensor, " n"]
+    """Share of the face behind hands or things, [0, 1]; NaN where no face was found."""
+    problems: Int16[Tensor, " n"]
+    """Bits of ``Problem``; 0 for a frame to be used."""
+    crop: Crop
+    """Where ``images`` lie in the frames."""
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def valid(self) -> Bool[Tensor, " n"]:
+        """Frames without a problem."""
+        return self.problems == 0
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The most telling problem of each frame, one of ``REASONS``; empty for a frame to be used."""
+        return tuple(
+            next((text for problem, text in REASONS.items() if bits & problem), "")
+            for bits in self.problems.tolist()
+        )
+
+    @property
+    def confidence(self) -> Float[Tensor, " n"]:
+        """[0, 1]: uncovered share of the face, halved by a fit error of 5 % of the iris distance."""
+        error = self.residual / 0.05
+        return torch.nan_to_num((1 - self.covered) / (1 + error.square()), nan=0.0)
+
+    def to_frames(self) -> Frames:
+        """All frames, valid or not, as the models take them."""
+        return Frames(
+            image=self.images.permute(0, 3, 1, 2).float() / 255,
+            foreground_mask=self.matte[:, None].float(),
+            regions=self.regions,
+            landmarks=self.landmarks,
+            params=self.params,
+        )
+
+
+class Tracker:
+    """Face detection, crop, regions, matte and head fit of one person's clip.
+
+    Frames in which no face is found, or one that cannot be trusted, are marked, never guessed.
+    """
+
+    def __init__(
+        self,
+        head: HeadModel,
+        image_size: int = 256,
+        crop_rule: CropRule | None = None,
+        quality: QualityRule | None = None,
+        fit_settings: FitSettings | None = None,
+        detector: FaceDetector | None = None,
+        segmenter: Segmenter | None = None,
+        matter: Matter | None = None,
+    ) -> None:
+        """Set up; models are loaded when first used.
+
+        Args:
+            head: the model to fit.
+            image_size: side of the crops in pixels.
+            crop_rule: size and place of the square.
+            quality: when a frame is left out.
+            fit_settings: weights of the fit.
+            detector: finds faces; MediaPipe by default.
+            segmenter: labels regions; MediaPipe by default.
+            matter: draws mattes; MODNet by default.
+        """
+        if image_size < 32:
+            raise ValueError(f"image_size must be at least 32, got {image_size}")
+        # Heads that cannot be fitted are refused here, not after minutes of detection.
+        LandmarkModel.from_head(head)
+        self.head = head
+        self.image_size = image_size
+        self.crop_rule = crop_rule or CropRule()
+        self.quality = quality or QualityRule()
+        self.fit_settings = fit_settings
+        self.detector = detector or FaceDetector()
+        self.segmenter = segmenter or Segmenter()
+        self.matter = matter or Matter()
+
+    def track(
+        self,
+        frames: UInt8[np.ndarray, "n h w 3"],
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> TrackedClip:
+        """Track one person.
+
+        Args:
+            frames: RGB, consecutive; one frame for a photo.
+            fps: frames per second, tells a jump from fast motion; 25 if not known.
+            progress: called as ``progress(stage, done, total)``, from several threads.
+
+        Raises:
+            ValueError: no frame shows a face, or most show several people.
+        """
+        frames = _checked(frames)
+        detections = _in_halves(self.detector, frames, progress)
+        problems = self._look(frames, detections, fps or 25.0)
+        usable = problems == 0
+        trusted = usable if bool(usable.any()) else detections.found
+        frame_size = (int(frames.shape[1]), int(frames.shape[2]))
+        crop = crop_clip(detections.landmarks[trusted], frame_size, self.crop_rule)
+        images = np.stack([crop.extract(frame, self.image_size) for frame in frames])
+        labels, matte = self._masks(images, crop, progress)
+        landmarks = crop.to_crop(
+            torch.cat([detections.landmarks, detections.depth[..., None]], dim=-1), self.image_size
+        )
+        landmarks[~detections.found] = 0
+        covered = covered_ratio(landmarks[..., :2], labels, crop.inside(self.image_size))
+        covered[~detections.found] = torch.nan
+        problems |= Problem.COVERED * (covered > self.quality.max_covered)
+        problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
+        params, residual, problems = self._fit(landmarks, detections, problems)
+        return TrackedClip(
+            images=torch.from_numpy(images),
+            params=params,
+            landmarks=landmarks[..., :2].contiguous(),
+            regions=labels,
+            matte=matte,
+            residual=residual,
+            covered=covered,
+            problems=problems,
+            crop=crop,
+        )
+
+    def _look(
+        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections, fps: float
+    ) -> Int16[Tensor, " n"]:
+        """Problems that the detections alone show; raises where the whole clip is of no use."""
+        found = detections.found
+        if not bool(found.any()):
+            raise ValueError(
+                f"no face found in {_amount(len(frames))}; the face must be seen from the front, "
+                "lit, and at least a tenth of the picture high"
+            )
+        crowd = found & (detections.num_faces > 1)
+        share = float(crowd.sum() / found.sum())
+        if share > self.quality.max_crowd_ratio:
+            most = int(detections.num_faces.max())
+            raise ValueError(
+                f"{most} people of similar size in {share:.0%} of {_amount(len(frames))}; "
+                "crop the picture to the one to be tracked"
+            )
+        boxes = detections.boxes
+        height = boxes[:, 3] - boxes[:, 1]
+        problems = torch.zeros(len(frames), dtype=torch.int16)
+        problems |= Problem.NO_FACE * ~found
+        problems |= Problem.SEVERAL_FACES * crowd
+        problems |= Problem.SMALL * (found & (height < self.quality.min_face_px))
+        problems |= Problem.PROFILE * (found & (yaw_degrees(detections.pose) > self.quality.max_yaw))
+        shot = continuous_shot(frames, boxes, found & ~crowd, fps)
+        problems |= Problem.OTHER_SHOT * (found & ~crowd & ~shot)
+        return problems
+
+    def _masks(
+        self, images: UInt8[np.ndarray, "n s s 3"], crop: Crop, progress: Progress | None
+    ) -> tuple[UInt8[Tensor, "n s s"], Float[Tensor, "n s s"]]:
+        """Regions and mattes; both networks run at once, on a core each."""
+        with ThreadPoolExecutor(1) as pool:
+            alpha = pool.submit(self.matter.matte, images, None, progress)
+            segmentation = self.segmenter.segment(images, progress)
+            matte = alpha.result()
+        inside = crop.inside(self.image_size)
+        for index in range(len(images)):
+            person = segmentation.person[index, None]
+            matte[index] = bounded_matte(matte[index, None], person)[0] * inside
+        return segmentation.labels * inside + Region.BACKGROUND * ~inside, matte
+
+    def _outside(self, landmarks: Float[Tensor, "n 478 3"]) -> Bool[Tensor, " n"]:
+        xy = landmarks[..., :2]
+        return ((xy < -0.5) | (xy > self.image_size - 0.5)).any(-1).float().mean(1) > 0.02
+
+    def _fit(
+        self, landmarks: Float[Tensor, "n 478 3"], detections: Detections, problems: Int16[Tensor, " n"]
+    ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
+        """Fit to the frames without a problem, or to all with a face where there is none."""
+        scores = match_blendshapes(detections.blendshapes, BLENDSHAPE_NAMES, self.head.expression_names)
+        size = (self.image_size, self.image_size)
+
+        def fitted(trusted: Bool[Tensor, " n"]) -> tuple[HeadParams, Float[Tensor, " n"]]:
+            fit = fit_clip(self.head, landmarks, size, scores, trusted, self.fit_settings)
+            return fit.params, fit.residual
+
+        good = problems == 0
+        params, residual = fitted(good if bool(good.any()) else detections.found)
+        usual = residual[~residual.isnan()].median()
+        limit = max(self.quality.max_residual, self.quality.max_residual_ratio * float(usual))
+        poor = residual > limit
+        problems = problems | Problem.POOR_FIT * poor
+        if bool(poor.any()) and bool((good & ~poor).any()):
+            # The identity must not rest on frames that do not show it.
+            params, second = fitted(good & ~poor)
+            residual = torch.where(second.isnan(), residual, second)
+        return params, residual, problems
+
+
+def _checked(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(
+            f"frames must be uint8 RGB of shape (frames, height, width, 3), at least one, "
+            f"got {frames.dtype} {frames.shape}; read them with read_video or read_image"
+        )
+    return frames
+
+
+def _in_halves(detector: FaceDetector, frames: Sequence[np.ndarray], progress: Progress | None) -> Detections:
+    """Detect in two threads where that pays: the detector leaves the interpreter while it computes."""
+    if len(frames) < 64 or (os.cpu_count() or 1) < 2:
+        return detector.detect(frames, progress)
+    half = len(frames) // 2
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(lambda part: detector.detect(part, progress), (frames[:half], frames[half:])))
+    return Detections.cat(parts)
+
+
+def _amount(count: int) -> str:
+    return "the photo" if count == 1 else f"{count} frames"
