@@ -27,14 +27,53 @@ def extend_outside(
         upper row is taken. An image without a covered pixel gives values 0 and distance 1.
     """
     height, width = mask.shape[-2:]
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     source = _nearest(mask[:, 0])
-    index = source.clamp_min(0).flatten(1)
-    found = (source >= 0)[:, None]
-    extended = values.flatten(2).gather(2, index[:, None].expand(-1, values.shape[1], -1))
+    extended = _carry(values.to(dtype).flatten(2), source.flatten(1), has_kernels(values))
     row = torch.arange(height, device=mask.device)[:, None] - source // width
     column = torch.arange(width, device=mask.device) - source % width
-    distance = (row.square() + column.square()).to(values.dtype).sqrt() / width
-    return extended.view_as(values) * found, torch.where(found, distance[:, None], 1)
+    distance = (row.square() + column.square()).to(dtype).sqrt() / width
+    return extended.view(values.shape), torch.where(source >= 0, distance, 1)[:, None]
+
+
+@torch.library.custom_op("rome_lightning::carry", mutates_args=())
+def _carry(values: Tensor, source: Tensor, fused: bool) -> Tensor:
+    """Values (b, c, n) of the source pixels (b, n); 0 where the source is -1."""
+    if fused:
+        return warp_kernels().carry(values.contiguous(), source)
+    index = source.clamp_min(0)[:, None].expand_as(values)
+    return values.gather(2, index) * (source >= 0)[:, None]
+
+
+@_carry.register_fake
+def _(values: Tensor, source: Tensor, fused: bool) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+@torch.library.custom_op("rome_lightning::carry_backward", mutates_args=())
+def _carry_backward(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
+    """Gradient of ``_carry`` for the values."""
+    if fused:
+        return warp_kernels().carry_backward(gradient.contiguous(), source)
+    index = source.clamp_min(0)[:, None].expand_as(gradient)
+    return torch.zeros_like(gradient).scatter_add(2, index, gradient * (source >= 0)[:, None])
+
+
+@_carry_backward.register_fake
+def _(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
+    return gradient.new_empty(gradient.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(inputs[1])
+    ctx.fused = inputs[2]
+
+
+def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+    return _carry_backward(gradient, *ctx.saved_tensors, ctx.fused), None, None
+
+
+_carry.register_autograd(_backward, setup_context=_setup_context)
 
 
 @torch.library.custom_op("rome_lightning::nearest_covered", mutates_args=())

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.geometry import vertex_normals
+from rome_lightning.geometry import face_normals
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.torch_visibility import visible_faces
@@ -46,6 +46,9 @@ class UVLayout(nn.Module):
         size: texels per side.
     """
 
+    head_faces: Int[Tensor, "f 3"]
+    uv_faces: Int[Tensor, "f 3"]
+    texels: Float[Tensor, "1 u 3"]
     face_ids: Int[Tensor, "1 s s"]
     mask: Bool[Tensor, "s s"]
 
@@ -96,7 +99,7 @@ def unproject(
 
     Returns:
         The image's value at each texel's surface point, not multiplied by visibility (0 outside the
-        layout and outside the image), and the visibility in [0, 1]: 0 where the point is hidden, seen
+        layout; beyond the image its border), and the visibility in [0, 1]: 0 where the point is hidden, seen
         from inside, beyond the image or beside the silhouette; falling to 0 towards grazing angles.
         The values are differentiable in the image and the vertices, visibility is a constant.
     """
@@ -105,7 +108,8 @@ def unproject(
     scale = torch.tensor([2 / width, 2 / height], device=points.device, dtype=points.dtype)
     grid = (points[:, :2].permute(0, 2, 3, 1) + 0.5) * scale - 1
     inside = layout.mask[None, None]
-    values = F.grid_sample(image.to(points.dtype), grid, padding_mode="zeros", align_corners=False) * inside
+    # Zeros would darken the texels that the image's border shows.
+    values = F.grid_sample(image.to(points.dtype), grid, padding_mode="border", align_corners=False) * inside
     with torch.no_grad():
         visibility = _visibility(points, vertices_px, faces, layout, rasterizer, (height, width))
     return values, visibility * inside
@@ -125,8 +129,8 @@ def _visibility(
     depth = interpolate(vertices_px, faces, ids, vertices_px[..., 2:])
     depth = torch.where(ids[:, None] >= 0, depth, torch.inf).flatten(1)
     # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
-    normals = vertex_normals(vertices_px, faces)
-    facing = -F.normalize(layout.gather(normals), dim=1)[:, 2:]
+    facing = -F.normalize(face_normals(vertices_px, faces), dim=-1)[..., 2]
+    facing = facing[:, layout.face_ids[0].clamp_min(0).long()][:, None]
     # One pixel of slack, plus what the depth of the surface changes over a pixel at this angle.
     slope = (1 - facing.square()).clamp_min(0).sqrt() / facing.clamp_min(0.1)
     slack = 1 + slope[:, 0]

@@ -89,7 +89,12 @@ def widen(point: wp.vec3) -> wp.vec3d:
 @wp.func
 def first_centre(position: wp.float64, size: wp.int32) -> wp.int32:
     """Smallest pixel centre that is not before a position, limited to the image."""
-    return wp.int32(wp.clamp(wp.ceil(position), wp.float64(0.0), wp.float64(size)))
+    limited = wp.clamp(position, wp.float64(0.0), wp.float64(size))
+    # Truncation and a comparison: a call of the C library's ceil costs more than the rest of the loop.
+    centre = wp.int32(limited)
+    if wp.float64(centre) < limited:
+        centre += 1
+    return centre
 
 
 @wp.func
@@ -149,12 +154,11 @@ def visibility_kernel(
     slope_y = (along[0] * across[2] - across[0] * along[2]) / area
     low = wp.min(wp.min(a[2], b[2]), c[2])
     high = wp.max(wp.max(a[2], b[2]), c[2])
-    middle = wp.ceil(b[1])
     for row in range(top, bottom):
         y = wp.float64(row)
         one = crossing(a, c, y)
         other = crossing(b, c, y)
-        if y < middle:
+        if y < b[1]:
             other = crossing(a, b, y)
         for column in range(first_centre(wp.min(one, other), width), first_centre(wp.max(one, other), width)):
             depth = a[2] + ((wp.float64(column) - a[0]) * slope_x + (y - a[1]) * slope_y)
@@ -298,6 +302,25 @@ def edge_along(a: wp.vec3, b: wp.vec3, axis: wp.int32) -> Edge:
     return result
 
 
+@wp.func
+def may_touch_contour(
+    a: wp.vec3, b: wp.vec3, c: wp.vec3, ids: wp.array3d(dtype=wp.int32), image: wp.int32
+) -> wp.bool:
+    """False only if all pixels around a face are covered, or none: most small faces leave here."""
+    top = wp.max(first_centre(wp.float64(wp.min(wp.min(a[1], b[1]), c[1])), ids.shape[1]) - 1, 0)
+    bottom = wp.min(first_centre(wp.float64(wp.max(wp.max(a[1], b[1]), c[1])), ids.shape[1]), ids.shape[1] - 1)
+    left = wp.max(first_centre(wp.float64(wp.min(wp.min(a[0], b[0]), c[0])), ids.shape[2]) - 1, 0)
+    right = wp.min(first_centre(wp.float64(wp.max(wp.max(a[0], b[0]), c[0])), ids.shape[2]), ids.shape[2] - 1)
+    if (bottom - top + 1) * (right - left + 1) > 64:
+        return True
+    first = ids[image, top, left] >= 0
+    for row in range(top, bottom + 1):
+        for column in range(left, right + 1):
+            if (ids[image, row, column] >= 0) != first:
+                return True
+    return False
+
+
 @wp.kernel
 def contour_kernel(
     vertices: wp.array2d(dtype=wp.vec3),
@@ -309,6 +332,14 @@ def contour_kernel(
     image, face = wp.tid()
     height = ids.shape[1]
     width = ids.shape[2]
+    if not may_touch_contour(
+        vertices[image, faces[face, 0]],
+        vertices[image, faces[face, 1]],
+        vertices[image, faces[face, 2]],
+        ids,
+        image,
+    ):
+        return
     for corner in range(3):
         a = vertices[image, faces[face, corner]]
         b = vertices[image, faces[face, (corner + 1) % 3]]
@@ -540,6 +571,38 @@ def nearest_column_kernel(
                 last -= 1
 
 
+@wp.kernel
+def carry_kernel(
+    values: wp.array3d(dtype=wp.float32),
+    source: wp.array2d(dtype=wp.int64),
+    threads: wp.int32,
+    carried: wp.array3d(dtype=wp.float32),
+):
+    """Value of the source pixel, 0 without one; a plane is shared among some threads."""
+    image, channel, thread = wp.tid()
+    for pixel in range(thread, source.shape[1], threads):
+        index = wp.int32(source[image, pixel])
+        if index < 0:
+            carried[image, channel, pixel] = 0.0
+        else:
+            carried[image, channel, pixel] = values[image, channel, index]
+
+
+@wp.kernel
+def carry_backward_kernel(
+    gradient: wp.array3d(dtype=wp.float32),
+    source: wp.array2d(dtype=wp.int64),
+    threads: wp.int32,
+    to_values: wp.array3d(dtype=wp.float32),
+):
+    """Gradient of a pixel for its source; a plane is shared among some threads."""
+    image, channel, thread = wp.tid()
+    for pixel in range(thread, source.shape[1], threads):
+        index = wp.int32(source[image, pixel])
+        if index >= 0:
+            wp.atomic_add(to_values, image, channel, index, gradient[image, channel, pixel])
+
+
 def face_ids(vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool) -> Tensor:
     """See ``torch_visibility.visible_faces``."""
     batch = len(vertices_px)
@@ -621,6 +684,27 @@ def nearest_covered(mask: Tensor) -> Tensor:
     _launch(nearest_row_kernel, (batch, width), mask, nearest)
     _launch(nearest_column_kernel, (batch, height), nearest, sites, starts, source)
     return source
+
+
+def carry(values: Tensor, source: Tensor) -> Tensor:
+    """Values (b, c, n) of the source pixels (b, n); 0 where the source is -1."""
+    carried = torch.empty_like(values)
+    threads = _threads_per_plane(source)
+    _launch(carry_kernel, (*values.shape[:2], threads), values, source, threads, carried)
+    return carried
+
+
+def carry_backward(gradient: Tensor, source: Tensor) -> Tensor:
+    """Gradient of ``carry`` for the values."""
+    to_values = torch.zeros_like(gradient)
+    threads = _threads_per_plane(source)
+    _launch(carry_backward_kernel, (*gradient.shape[:2], threads), gradient, source, threads, to_values)
+    return to_values
+
+
+def _threads_per_plane(source: Tensor) -> int:
+    """One on the CPU, where a loop is faster than threads that run one after another."""
+    return source.shape[1] if source.is_cuda else 1
 
 
 def _launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
