@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from dataclasses import dataclass
 
 _OPENCV_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
@@ -15,7 +16,7 @@ class WebAddress:
     address: str
 
     def __str__(self) -> str:
-        return f"official address {self.address}"
+        return f"official address at {urllib.parse.urlsplit(self.address).hostname}"
 
 
 @dataclass(frozen=True)

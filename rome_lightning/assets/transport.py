@@ -125,7 +125,8 @@ class Transport:
         npm = find_npm()
         if npm is None:
             raise SourceError("skipped, npm is not installed")
-        options = ["--ignore-scripts", "--silent", "--fetch-retries=1", "--fetch-timeout=60000"]
+        options = ["--ignore-scripts", "--loglevel=error", "--prefer-offline", "--fetch-timeout=60000"]
+        options += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         package = f"{source.package}@{source.version}"
         _run_client([*npm, "pack", package, *options, "--pack-destination", str(folder)], folder)
         return _only_file(folder, ".tgz")
@@ -239,10 +240,28 @@ def _run_client(command: list[str], folder: Path | None) -> str:
     except OSError as error:
         raise SourceError(f"{name} does not run: {error}") from error
     if done.returncode != 0:
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
-        raise SourceError(f"{name} failed: {errors[0][:200]}")
+        raise SourceError(f"{name} failed: {_reason_of_client(done.stdout)}")
     return done.stdout
+
+
+def _reason_of_client(output: str) -> str:
+    """The line of pip's or npm's output that says most about a failure."""
+    if any(sign in output for sign in _NO_CONNECTION):
+        return "no connection to the package index"
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no message"]
+    errors = [line for line in lines if line.lower().startswith(("error", "npm error", "npm err!"))]
+    return (errors or lines)[0][:200]
+
+
+_NO_CONNECTION = (
+    "NameResolutionError",
+    "NewConnectionError",
+    "ConnectTimeoutError",
+    "ENOTFOUND",
+    "EAI_AGAIN",
+    "ECONNREFUSED",
+    "ETIMEDOUT",
+)
 
 
 def _only_file(folder: Path, suffix: str) -> Path:

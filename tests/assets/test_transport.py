@@ -162,6 +162,13 @@ def test_a_failing_client_gives_its_own_words(tmp_path, monkeypatch):
         Transport().fetch_pypi(PyPiArchive("a", "1", "b"), folder)
 
 
+@pytest.mark.parametrize("words", ["NameResolutionError('x')", "npm error code ENOTFOUND"])
+def test_a_client_without_a_network_is_told_in_short(tmp_path, monkeypatch, words):
+    folder = _client(tmp_path, monkeypatch, f"print({words!r}); print('ERROR: long story'); sys.exit(1)")
+    with pytest.raises(SourceError, match=r"pip failed: no connection to the package index$"):
+        Transport().fetch_pypi(PyPiArchive("a", "1", "b"), folder)
+
+
 def test_a_client_that_leaves_no_file_is_noticed(tmp_path, monkeypatch):
     folder = _client(tmp_path, monkeypatch, "")
     with pytest.raises(SourceError, match=r"expected one \.whl file, got 0"):
