@@ -11,9 +11,11 @@ from rome_lightning.renderer.fill import push_pull
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
 from rome_lightning.renderer.silhouette import coverage
+from rome_lightning.renderer.soft import OFFICIAL, soft_silhouette
 from rome_lightning.renderer.texture import UVLayout, sample_texture, unproject
 
 __all__ = [
+    "OFFICIAL",
     "Rasterizer",
     "UVLayout",
     "available_rasterizers",
@@ -23,5 +25,6 @@ __all__ = [
     "interpolate",
     "push_pull",
     "sample_texture",
+    "soft_silhouette",
     "unproject",
 ]

@@ -1,0 +1,227 @@
+"""The probabilistic silhouette of SoftRas, whose gradient reaches vertices near the contour."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int, Int32, Int64
+from torch import Tensor
+
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+from rome_lightning.renderer.rasterizer import check_mesh
+from rome_lightning.renderer.torch_visibility import _expand
+
+FULL_REACH = 9.21
+"""Blur radius over sigma at which the sigmoid has fallen to 1e-4, so that nothing is cut off."""
+
+
+class SoftSettings(TypedDict):
+    """Keyword arguments of ``soft_silhouette``."""
+
+    sigma: float
+    blur_radius: float
+    faces_per_pixel: int
+
+
+OFFICIAL: SoftSettings = {"sigma": 1e-4, "blur_radius": 1e-4, "faces_per_pixel": 10}
+"""Settings of the official ROME release. They cut the sigmoid off at 0.27, so gradients are about 4.6
+times smaller than the derivative of the area: occupancy weights do not carry over to other settings."""
+
+
+def soft_silhouette(
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    image_size: tuple[int, int],
+    sigma: float = 1e-4,
+    blur_radius: float | None = None,
+    faces_per_pixel: int = 10,
+    fused: bool | None = None,
+) -> Float[Tensor, "b 1 h w"]:
+    """Probability that a pixel is covered, from the distances to its nearest faces.
+
+    ``1 - prod_k sigmoid(d_k / sigma)`` over the ``faces_per_pixel`` faces of smallest depth whose border
+    is nearer than the blur radius or that hold the pixel; ``d_k`` is the squared distance to the border,
+    negative inside.
+
+    Args:
+        vertices_px: pixels; no face is behind the camera.
+        faces: corner indices.
+        image_size: (height, width).
+        sigma: softness in NDC squared, NDC being [-1, 1] along the shorter side.
+        blur_radius: squared distance in NDC beyond which faces are left out; 9.21 sigma by default.
+        faces_per_pixel: layers kept by depth.
+        fused: use the Warp kernels, which mean the same; by default where they can be used.
+
+    Departure from ROME: the release sets ``blur_radius = sigma``, see ``OFFICIAL``.
+
+    Source: Liu et al., Soft Rasterizer, 2019, eq. 1 and 6, with PyTorch3D's choice of faces.
+    """
+    dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
+    vertices_px = vertices_px.to(dtype)
+    blur_radius = FULL_REACH * sigma if blur_radius is None else blur_radius
+    fused = has_kernels(vertices_px) if fused is None else fused
+    unit = (min(image_size) / 2) ** 2
+    layers = _layers(vertices_px.detach(), faces, *image_size, blur_radius * unit, faces_per_pixel, fused)
+    uncovered = _uncovered if fused else uncovered_in_torch
+    return 1 - uncovered(vertices_px, faces, layers, sigma * unit)[:, None]
+
+
+@torch.library.custom_op("rome_lightning::soft_layers", mutates_args=())
+def _layers(
+    vertices_px: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    blur: float,
+    num_layers: int,
+    fused: bool,
+) -> Tensor:
+    """Faces within reach of each pixel, int32 (b, num_layers, h, w), nearest depth first, padded with -1.
+
+    ``blur`` is in square pixels. Depth is interpolated with weights clipped to the face.
+    """
+    check_mesh(vertices_px, faces)
+    if fused:
+        return warp_kernels().soft_layers(vertices_px, faces, height, width, blur, num_layers)
+    image, face, row, column = _candidates(vertices_px, faces, (height, width), blur)
+    corners = _corners(vertices_px, faces, image, face, row, column)
+    squared, inside, parts = _distance(corners[..., :2])
+    kept = inside | (squared < blur)
+    image, face, row, column = image[kept], face[kept], row[kept], column[kept]
+    parts = parts[kept] * parts[kept].sum(-1, keepdim=True).sign()
+    parts = parts.clamp_min(0)
+    depth = (parts * corners[kept][..., 2]).sum(-1) / parts.sum(-1)
+    order = _by_pixel_and_depth((image * height + row) * width + column, depth)
+    pixel = ((image * height + row) * width + column)[order]
+    start = torch.searchsorted(pixel, pixel)
+    rank = torch.arange(len(pixel), device=pixel.device) - start
+    layers = torch.full((num_layers, len(vertices_px) * height * width), -1, device=faces.device)
+    front = rank < num_layers
+    layers[rank[front], pixel[front]] = face[order][front]
+    layers = layers.view(num_layers, -1, height, width).transpose(0, 1)
+    return layers.to(torch.int32).contiguous()
+
+
+@_layers.register_fake
+def _(
+    vertices_px: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    blur: float,
+    num_layers: int,
+    fused: bool,
+) -> Tensor:
+    return vertices_px.new_empty((vertices_px.shape[0], num_layers, height, width), dtype=torch.int32)
+
+
+def _by_pixel_and_depth(pixel: Int64[Tensor, " n"], depth: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Order by pixel, then depth; equals keep their order."""
+    by_depth = torch.sort(depth.float(), stable=True).indices
+    return by_depth[torch.sort(pixel[by_depth], stable=True).indices]
+
+
+def _candidates(
+    vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], image_size: tuple[int, int], blur: float
+) -> tuple[Int64[Tensor, " n"], ...]:
+    """Image, face, row and column of the pixels in the widened bounding boxes of all faces."""
+    height, width = image_size
+    radius = blur**0.5
+    corners = vertices_px[:, faces.long()]
+    a, b, c = corners[..., :2].unbind(2)
+    area = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (c[..., 0] - a[..., 0]) * (
+        b[..., 1] - a[..., 1]
+    )
+    low, high = corners.amin(2) - radius, corners.amax(2) + radius
+    image, face = (area != 0).nonzero(as_tuple=True)
+    low, high = low[image, face], high[image, face]
+    left, right = (side[:, 0].ceil().clamp(0, width).long() for side in (low, high))
+    top, bottom = (side[:, 1].ceil().clamp(0, height).long() for side in (low, high))
+    index, step = _expand((bottom - top).clamp_min(0))
+    row = top[index] + step
+    span, step = _expand((right - left).clamp_min(0)[index])
+    index = index[span]
+    return image[index], face[index], row[span], left[index] + step
+
+
+def _corners(
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    image: Int64[Tensor, " n"],
+    face: Int64[Tensor, " n"],
+    row: Int64[Tensor, " n"],
+    column: Int64[Tensor, " n"],
+) -> Float[Tensor, "n 3 3"]:
+    """Corners of faces with x and y relative to a pixel centre."""
+    centre = torch.stack([column, row, torch.zeros_like(row)], dim=-1).to(vertices_px.dtype)
+    return vertices_px[image[:, None], faces.long()[face]] - centre[:, None]
+
+
+def _distance(
+    corners: Float[Tensor, "n 3 2"],
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, "n 3"]]:
+    """Squared distance of the origin to the border of triangles, whether it is inside, and sub-areas."""
+    tails, heads = corners, corners.roll(-1, dims=1)
+    along = heads - tails
+    length = along.square().sum(-1)
+    share = (-(tails * along).sum(-1) / torch.where(length > 0, length, 1)).clamp(0, 1)
+    squared = (tails + share[..., None] * along).square().sum(-1).amin(-1)
+    parts = tails[..., 0] * heads[..., 1] - tails[..., 1] * heads[..., 0]
+    inside = (parts > 0).all(-1) | (parts < 0).all(-1)
+    return squared, inside, parts.roll(-1, dims=1)
+
+
+def uncovered_in_torch(
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    layers: Int32[Tensor, "b k h w"],
+    sigma: float,
+) -> Float[Tensor, "b h w"]:
+    """The torch version of ``_uncovered``, differentiated by autograd."""
+    image, layer, row, column = (layers >= 0).nonzero(as_tuple=True)
+    face = layers[image, layer, row, column].long()
+    squared, inside, _ = _distance(_corners(vertices_px, faces, image, face, row, column)[..., :2])
+    signed = torch.where(inside, -squared, squared)
+    factors = torch.ones(layers.shape, dtype=vertices_px.dtype, device=vertices_px.device)
+    factors = factors.index_put((image, layer, row, column), torch.sigmoid(signed / sigma))
+    return factors.prod(1)
+
+
+@torch.library.custom_op("rome_lightning::soft_uncovered", mutates_args=())
+def _uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
+    """Probability (b, h, w) that no face covers a pixel; ``sigma`` in square pixels. Needs Warp."""
+    return warp_kernels().soft_uncovered(vertices_px, faces, layers, sigma)
+
+
+@_uncovered.register_fake
+def _(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
+    batch, _, height, width = layers.shape
+    return vertices_px.new_empty((batch, height, width))
+
+
+@torch.library.custom_op("rome_lightning::soft_uncovered_backward", mutates_args=())
+def _uncovered_backward(
+    gradient: Tensor, uncovered: Tensor, vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float
+) -> Tensor:
+    """Gradient of ``_uncovered`` for the vertices."""
+    return warp_kernels().soft_uncovered_backward(gradient, uncovered, vertices_px, faces, layers, sigma)
+
+
+@_uncovered_backward.register_fake
+def _(
+    gradient: Tensor, uncovered: Tensor, vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float
+) -> Tensor:
+    return torch.empty_like(vertices_px, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(output, *inputs[:3])
+    ctx.sigma = inputs[3]
+
+
+def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+    return _uncovered_backward(gradient, *ctx.saved_tensors, ctx.sigma), None, None, None
+
+
+_uncovered.register_autograd(_backward, setup_context=_setup_context)
