@@ -100,9 +100,7 @@ class FaceDetector:
         self.num_faces = num_faces
         self.min_confidence = min_confidence
 
-    def detect(
-        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], progress: Progress | None = None
-    ) -> Detections:
+    def detect(self, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None = None) -> Detections:
         """Find the main face of each frame.
 
         Where several faces are seen, the main one is the largest; in later frames the one nearest to the
@@ -117,7 +115,7 @@ class FaceDetector:
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
-        with open_task(lambda: self._create(mediapipe, model), np.asarray(frames[0])) as find:
+        with open_task(lambda: self._create(mediapipe, model), frames[0]) as find:
             previous: _Face | None = None
             for index, frame in enumerate(frames):
                 faces = self._search(find, np.ascontiguousarray(frame), previous, index in thorough)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class Matter:
 
     def matte(
         self,
-        frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+        frames: UInt8[np.ndarray, "n h w 3"],
         person: Float[Tensor, "n h w"] | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n h w"]:

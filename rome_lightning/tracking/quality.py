@@ -23,7 +23,7 @@ class QualityRule:
     """Least height of the face in the video, hairline to chin, pixels."""
     max_yaw: float = 60.0
     """Degrees from the front beyond which the far half of the landmarks is guessed."""
-    max_covered: float = 0.15
+    max_covered: float = 0.05
     """Share of the face behind hands or things, [0, 1]."""
     max_crowd_ratio: float = 0.5
     """Share of frames with several people beyond which the clip is refused, [0, 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,7 @@ class Segmenter:
         """
         self.model = model
 
-    def segment(
-        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], progress: Progress | None = None
-    ) -> Segmentation:
+    def segment(self, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None = None) -> Segmentation:
         """Label every pixel.
 
         Args:
@@ -66,7 +64,7 @@ class Segmenter:
         size = frames[0].shape[:2]
         labels = torch.empty(len(frames), *size, dtype=torch.uint8)
         person = torch.empty(len(frames), *size, dtype=torch.float16)
-        with open_task(lambda: self._create(mediapipe, model), np.asarray(frames[0])) as classify:
+        with open_task(lambda: self._create(mediapipe, model), frames[0]) as classify:
             for index, frame in enumerate(frames):
                 labels[index], person[index] = _upsampled(classify(frame), size)
                 if progress is not None:

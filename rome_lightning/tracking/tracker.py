@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
@@ -277,7 +276,9 @@ def _checked(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3
     return frames
 
 
-def _in_halves(detector: FaceDetector, frames: Sequence[np.ndarray], progress: Progress | None) -> Detections:
+def _in_halves(
+    detector: FaceDetector, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None
+) -> Detections:
     """Detect in two threads where that pays: the detector leaves the interpreter while it computes."""
     if len(frames) < 64 or (os.cpu_count() or 1) < 2:
         return detector.detect(frames, progress)
