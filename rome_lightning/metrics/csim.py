@@ -1,0 +1,146 @@
+"""Identity similarity with the SFace network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+DETECTION_THRESHOLD = 0.6
+"""Lowest score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""
+EMBEDDING_SIZE = 128
+
+Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
+
+
+class SFaceEmbedder:
+    """Face detection with YuNet, alignment by five points, identity embedding with SFace.
+
+    Runs on the CPU through OpenCV. Copies and other processes load the networks anew at first use.
+
+    Args:
+        detector: the asset ``yunet``.
+        recognizer: the asset ``sface``.
+
+    Source: Zhong et al., SFace, 2021; Wu et al., YuNet, 2023; files and alignment of OpenCV's model zoo.
+    """
+
+    def __init__(self, detector: Path, recognizer: Path) -> None:
+        for path in (detector, recognizer):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"no face network at {path}; fetch it with `rome assets fetch`")
+        self.paths = (str(detector), str(recognizer))
+        self._networks: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths, "_networks": None}
+
+    def _loaded(self) -> tuple[Any, Any]:
+        if self._networks is None:
+            # OpenCV 5 warns at each load that it ignores a setting which its own wrapper makes.
+            level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+            detector = cv2.FaceDetectorYN.create(self.paths[0], "", (320, 320), DETECTION_THRESHOLD)
+            self._networks = (detector, cv2.FaceRecognizerSF.create(self.paths[1], ""))
+            cv2.utils.logging.setLogLevel(level)
+        return self._networks
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Bool[Tensor, " b"]]:
+        """Embed the largest face of each image.
+
+        Args:
+            images: RGB in [0, 1].
+
+        Returns:
+            Unit embeddings, 0 where no face was found, and whether one was.
+        """
+        pixels = images.detach().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        embeddings = torch.zeros(len(pixels), EMBEDDING_SIZE)
+        found = torch.zeros(len(pixels), dtype=torch.bool)
+        for index, image in enumerate(pixels):
+            embedding = self._embed_one(np.ascontiguousarray(image[..., ::-1]))
+            if embedding is not None:
+                embeddings[index] = torch.from_numpy(embedding)
+                found[index] = True
+        return F.normalize(embeddings, dim=-1).to(images.device), found.to(images.device)
+
+    def _embed_one(self, image_bgr: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, " d"] | None:
+        """Embedding of the largest face, or ``None``."""
+        detector, recognizer = self._loaded()
+        detector.setInputSize((image_bgr.shape[1], image_bgr.shape[0]))
+        _, faces = detector.detect(image_bgr)
+        if faces is None:
+            return None
+        largest = faces[np.argmax(faces[:, 2] * faces[:, 3])]
+        return recognizer.feature(recognizer.alignCrop(image_bgr, largest))[0]
+
+
+def csim(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """Cosine similarity of identity embeddings, in [-1, 1]."""
+    return F.cosine_similarity(a, b, dim=-1)
+
+
+class CSIM(Metric):
+    """Mean identity similarity of predictions to references, higher is better.
+
+    Faces that are not found are counted, never scored by a guess: ``csim_sface`` is the mean over pairs in
+    which both faces were found; ``csim_sface_penalised`` counts a prediction without a face as 0; pairs
+    whose reference shows no face are left out of both.
+
+    Args:
+        embed: gives identity embeddings, such as ``SFaceEmbedder``.
+        name: key of the result; names the network, since values of different networks do not compare.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    total: Tensor
+    num_scored: Tensor
+    num_pairs: Tensor
+    num_undetected_prediction: Tensor
+    num_undetected_target: Tensor
+
+    def __init__(self, embed: Embedder, name: str = "csim_sface", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.embed = embed
+        self.name = name
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for count in ("num_scored", "num_pairs", "num_undetected_prediction", "num_undetected_target"):
+            self.add_state(count, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h2 w2"]) -> None:
+        """Add a batch of pairs.
+
+        Args:
+            prediction: RGB in [0, 1].
+            target: RGB in [0, 1] of the same people: the source in cross-reenactment, else the target.
+        """
+        ours, found = self.embed(prediction)
+        theirs, expected = self.embed(target)
+        scored = found & expected
+        self.total = self.total + csim(ours, theirs).double()[scored].sum()
+        self.num_scored = self.num_scored + scored.sum()
+        self.num_pairs = self.num_pairs + len(prediction)
+        self.num_undetected_prediction = self.num_undetected_prediction + (~found).sum()
+        self.num_undetected_target = self.num_undetected_target + (~expected).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Similarities (NaN without pairs) and counts."""
+        return {
+            self.name: (self.total / self.num_scored).float(),
+            f"{self.name}_penalised": (self.total / (self.num_pairs - self.num_undetected_target)).float(),
+            "num_pairs": self.num_pairs,
+            "num_undetected_prediction": self.num_undetected_prediction,
+            "num_undetected_target": self.num_undetected_target,
+        }

@@ -1,0 +1,88 @@
+"""Learned perceptual image patch similarity."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rome_lightning.assets.weights import load_alexnet_features, load_vgg16_features
+from rome_lightning.metrics.per_image import MeanOverImages
+from rome_lightning.networks.frozen import FrozenNetwork
+
+LPIPSNet = Literal["alex", "vgg"]
+
+
+def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
+    """The network of the ``lpips`` package, version 0.1, with ImageNet backbone and learned weights.
+
+    The package would download its backbone from torchvision's server; here it comes from a checked file.
+
+    Args:
+        net: ``alex`` or ``vgg``; values of different networks are not comparable.
+        weights: the asset ``lpips_alexnet`` or ``lpips_vgg16``.
+    """
+    if net not in ("alex", "vgg"):
+        raise ValueError(f"the network of LPIPS is alex or vgg, got {net!r}")
+    backbone = load_alexnet_features(weights) if net == "alex" else load_vgg16_features(weights)
+    # Slow to import, and only needed here.
+    import lpips as package
+
+    # The package uses a deprecated argument of torchvision, and first draws random weights, which must
+    # not disturb the caller's random numbers.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        network = package.LPIPS(net=net, pnet_rand=True, verbose=False)
+    convolutions = [module for module in network.net.modules() if isinstance(module, nn.Conv2d)]
+    names = [
+        name.removesuffix(".weight")
+        for name in backbone
+        if name.startswith("conv") and name.endswith("weight")
+    ]
+    for convolution, name in zip(convolutions, names, strict=True):
+        convolution.load_state_dict({"weight": backbone[f"{name}.weight"], "bias": backbone[f"{name}.bias"]})
+    return network.eval().requires_grad_(False)
+
+
+def lpips(
+    network: nn.Module, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, " b"]:
+    """LPIPS of each image, 0 for equal images.
+
+    Args:
+        network: from ``load_lpips``.
+        prediction: RGB in [0, 1]; the value depends on the resolution.
+        target: RGB in [0, 1].
+
+    Source: Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, 2018,
+    eq. 1.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        return network(prediction.float(), target.float(), normalize=True).flatten()
+
+
+class LPIPS(MeanOverImages):
+    """Mean over images of ``lpips``, lower is better.
+
+    The network adds nothing to checkpoints.
+
+    Args:
+        net: ``alex`` or ``vgg``.
+        weights: the asset ``lpips_alexnet`` or ``lpips_vgg16``.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, net: LPIPSNet, weights: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.net = net
+        self.network = FrozenNetwork(load_lpips(net, weights))
+
+    @torch.no_grad()
+    def update(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> None:
+        """Add a batch; arguments as for ``lpips``."""
+        self.add(lpips(self.network, prediction, target))

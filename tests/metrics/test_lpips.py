@@ -1,0 +1,102 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rome_lightning.assets import resolve
+from rome_lightning.metrics import LPIPS, load_lpips, lpips
+
+ALEX_SHAPES = [(11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256)]
+
+
+@pytest.fixture(scope="module")
+def alexnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone of the true shapes with random weights, in the layout of the asset."""
+    generator = np.random.default_rng(0)
+    layers = {
+        f"Conv_{index}": {
+            "kernel": generator.normal(size=shape, scale=(2 / np.prod(shape[:3])) ** 0.5).astype(np.float32),
+            "bias": generator.normal(size=shape[3], scale=0.1).astype(np.float32),
+        }
+        for index, shape in enumerate(ALEX_SHAPES)
+    }
+    path = tmp_path_factory.mktemp("weights") / "alexnet.ckpt"
+    path.write_bytes(pickle.dumps({"AlexNet_0": layers}, protocol=4))
+    return path
+
+
+def images(count: int, seed: int) -> torch.Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def by_definition(file: Path, a: torch.Tensor, b: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    """AlexNet layer by layer from the file, and the distance of Zhang et al., eq. 1."""
+    layers = pickle.loads(file.read_bytes())["AlexNet_0"]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    strides, paddings, pools = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (False, True, True, False, False)
+    heads = [network.state_dict()[f"lin{index}.model.1.weight"] for index in range(5)]
+    total = torch.zeros(len(a))
+    x, y = [(image - mean.view(3, 1, 1)) / std.view(3, 1, 1) for image in (a, b)]
+    for index in range(5):
+        kernel = torch.from_numpy(layers[f"Conv_{index}"]["kernel"]).permute(3, 2, 0, 1)
+        bias = torch.from_numpy(layers[f"Conv_{index}"]["bias"])
+        features = []
+        for image in (x, y):
+            image = F.max_pool2d(image, 3, 2) if pools[index] else image
+            features.append(F.conv2d(image, kernel, bias, strides[index], paddings[index]).relu())
+        x, y = features
+        difference = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
+        total += (difference * heads[index]).sum(1).mean((1, 2))
+    return total
+
+
+def test_backbone_comes_from_the_file(alexnet_file: Path) -> None:
+    network = load_lpips("alex", alexnet_file)
+    a, b = images(2, 0), images(2, 1)
+    expected = by_definition(alexnet_file, a, b, network)
+    assert expected.min() > 0.01
+    # The package rounds ImageNet's mean to two digits on [-1, 1].
+    torch.testing.assert_close(lpips(network, a, b), expected, rtol=2e-2, atol=1e-4)
+    assert lpips(network, a, a).abs().max() == 0
+
+
+def test_unequal_batches_give_the_same_as_one(alexnet_file: Path) -> None:
+    a, b = images(3, 0), images(3, 1)
+    whole, parts = LPIPS("alex", alexnet_file), LPIPS("alex", alexnet_file)
+    whole.update(a, b)
+    parts.update(a[:1], b[:1])
+    parts.update(a[1:], b[1:])
+    torch.testing.assert_close(whole.compute(), parts.compute())
+    assert not whole.state_dict()
+    assert not list(whole.parameters())
+    assert not LPIPS.higher_is_better
+
+
+def test_building_leaves_the_random_numbers_alone(alexnet_file: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load_lpips("alex", alexnet_file)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_unknown_network(alexnet_file: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match="squeeze"):
+        load_lpips("squeeze", alexnet_file)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("net", "asset", "expected"), [("alex", "lpips_alexnet", 0.1186)])
+def test_true_weights_if_cached(net: str, asset: str, expected: float) -> None:
+    try:
+        path = resolve(asset, allow_download=False)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    network = load_lpips(net, path)  # type: ignore[arg-type]
+    assert network.state_dict()["net.slice1.0.weight"].flatten()[0].item() == pytest.approx(
+        expected, abs=1e-4
+    )
