@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,11 @@ class RomeCLI(LightningCLI):
     def _loggers(self, run_dir: Path, wandb: str) -> list[Logger]:
         loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
         if wandb != "disabled":
-            loggers.append(WandbLogger(save_dir=run_dir, project="rome_lightning", name=run_dir.name, offline=wandb == "offline"))
+            loggers.append(
+                WandbLogger(
+                    save_dir=run_dir, project="rome_lightning", name=run_dir.name, offline=wandb == "offline"
+                )
+            )
         return loggers
 
 
@@ -57,6 +62,8 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome``, starting with the sub-command.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # `rome` hands on exactly what the command line had, less its own options.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     RomeCLI(
         RomeModule,
         RomeDataModule,
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> int:
         auto_configure_optimizers=False,
         save_config_callback=SaveConfigCallback,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"default_env": True, "env_prefix": "ROME"},
+        parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
         args=argv,
     )
     return 0

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that ``rome --help`` answers at once.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import os
@@ -20,7 +21,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-_LONGEST_MESSAGE = 1000
+_LONGEST_MESSAGE = 600
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,19 @@ def _usage_error(message: str) -> int:
     return EXIT_USAGE
 
 
+def _shorten(text: str) -> str:
+    """A message in one line, of a length that a person reads."""
+    text = " ".join(text.split())
+    if len(text) > _LONGEST_MESSAGE:
+        # jsonargparse ends with a copy of the whole configuration.
+        text = text.split(" Given value type: ")[0][:_LONGEST_MESSAGE]
+        return f"{text}... (cut; --debug shows all)"
+    return text
+
+
 def _describe(error: BaseException) -> str:
     """The error in one line, with the class's name where the text alone would not do."""
-    text = " ".join(str(error).split())
+    text = _shorten(str(error))
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rome_lightning"):
         text = f"{text}; install it with `pip install {error.name.split('.')[0]}`, or run `rome doctor`"
     if "torchvision::nms" in text:
@@ -83,8 +94,6 @@ def _describe(error: BaseException) -> str:
             "torch and torchvision do not match (one is a CPU build, the other is not); install both from "
             "the same index: `pip install --force-reinstall torch torchvision`"
         )
-    if len(text) > _LONGEST_MESSAGE:
-        text = f"{text[:_LONGEST_MESSAGE]}... (cut; --debug shows all)"
     if isinstance(error, ValueError | FileNotFoundError | ImportError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -106,6 +115,10 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
             return stop.code or EXIT_OK
         print(f"rome: error: {stop.code}", file=sys.stderr)
         return EXIT_FAILURE
+    except argparse.ArgumentError as error:
+        if debug:
+            traceback.print_exc()
+        return _usage_error(f"{_shorten(error.message)}; `rome {name} --help` lists what it takes")
     except KeyboardInterrupt:
         print("rome: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

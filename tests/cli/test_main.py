@@ -1,3 +1,4 @@
+import argparse
 import os
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_long_messages_are_cut(command, capsys):
     command(_raise(RuntimeError("x" * 5000)))
     cli.main(["probe"])
     shown = capsys.readouterr().err
-    assert len(shown) < 1200
+    assert len(shown) < 700
     assert "--debug shows all" in shown
 
 
@@ -140,6 +141,12 @@ def test_debug_by_environment(command, capsys, monkeypatch, value, shown):
 def test_exits_of_parsers_keep_their_code(command, code, expected):
     command(_raise(SystemExit(code)))
     assert cli.main(["probe"]) == expected
+
+
+def test_a_parsers_complaint_is_one_line_and_code_2(command, capsys):
+    command(_raise(argparse.ArgumentError(None, "no option\n  --x")))
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err == "rome: error: no option --x; `rome probe --help` lists what it takes\n"
 
 
 def test_an_interrupt_is_quiet(command, capsys):
@@ -186,3 +193,18 @@ def test_a_reader_that_leaves_early_is_no_error():
     )
     assert done.stderr == ""
     assert done.returncode in (0, 141)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--config", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
+        (["--trainer.max_epoch", "3"], "required: fit.data, fit.model"),
+    ],
+)
+def test_training_refuses_wrong_options_in_one_line(arguments, complaint):
+    done = _rome("fit", *arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
