@@ -117,7 +117,9 @@ def _(
 
 def available_rasterizers() -> dict[str, str]:
     """Names of the backends with "ok", or the reason why one cannot be used here."""
-    return {"warp": warp_status(), "torch": "ok"}
+    from rome_lightning.renderer.pytorch3d_rasterizer import pytorch3d_status
+
+    return {"warp": warp_status(), "torch": "ok", "pytorch3d": pytorch3d_status()}
 
 
 def get_rasterizer(name: str = "auto") -> Rasterizer:
@@ -125,6 +127,9 @@ def get_rasterizer(name: str = "auto") -> Rasterizer:
 
     Args:
         name: a key of ``available_rasterizers``, or ``auto``: Warp where it is installed, else torch.
+
+    Raises:
+        ImportError: the backend's package is missing; the message says where to get it.
     """
     if name == "auto":
         name = "warp" if warp_status() == "ok" else "torch"
@@ -133,4 +138,8 @@ def get_rasterizer(name: str = "auto") -> Rasterizer:
     if name == "warp":
         warp_kernels()
         return WarpRasterizer()
+    if name == "pytorch3d":
+        from rome_lightning.renderer.pytorch3d_rasterizer import PyTorch3DRasterizer
+
+        return PyTorch3DRasterizer()
     raise ValueError(f"unknown rasterizer {name!r}; known: auto, {', '.join(available_rasterizers())}")
