@@ -47,8 +47,11 @@ def chamfer_2d(
     pixels, filled = _draw_pixels(mask, draws)
     points = torch.stack([pixels % width, pixels // width], dim=-1).to(vertices.dtype) * scale
     valid = (keys >= 0) & filled[:, None]
+    # Entries beyond the visible vertices repeat the first one, so that they change no nearest distance.
+    vertices = torch.where(valid[..., None], vertices, vertices[:, :1])
+    points = torch.where(valid[..., None], points, points[:, :1])
 
-    to_points, to_vertices = _nearest(vertices.detach(), points, valid)
+    to_points, to_vertices = _nearest(vertices.detach(), points)
     distances = _distance(vertices, _pick(points, to_points), squared)
     distances = distances + _distance(points, _pick(vertices, to_vertices), squared)
     counts = valid.sum(1).clamp_min(1)
@@ -70,12 +73,10 @@ def _draw_pixels(
 
 @torch.no_grad()
 def _nearest(
-    vertices: Float[Tensor, "b n 2"], points: Float[Tensor, "b n 2"], valid: Bool[Tensor, "b n"]
+    a: Float[Tensor, "b n 2"], b: Float[Tensor, "b n 2"]
 ) -> tuple[Int[Tensor, "b n"], Int[Tensor, "b n"]]:
-    """For each vertex its nearest valid point, for each point its nearest valid vertex."""
-    difference = vertices[:, :, None] - points[:, None]
-    distance = difference.square().sum(-1)
-    distance.masked_fill_(~(valid[:, :, None] & valid[:, None]), torch.inf)
+    """Index of the nearest point of ``b`` for each of ``a``, and of ``a`` for each of ``b``."""
+    distance = torch.cdist(a, b)
     return distance.argmin(2), distance.argmin(1)
 
 
