@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 
 import numpy as np
@@ -131,7 +131,8 @@ class Tracker:
             image_size: side of the crops in pixels.
             crop_rule: size and place of the square.
             quality: when a frame is left out.
-            fit_settings: weights of the fit.
+            fit_settings: weights of the fit, for 25 frames per second: at another rate the frames that it
+                averages over are scaled, and below 20 the pose is not smoothed at all.
             detector: finds faces; MediaPipe by default.
             segmenter: labels regions; MediaPipe by default.
             matter: draws mattes; MODNet by default.
@@ -144,7 +145,7 @@ class Tracker:
         self.image_size = image_size
         self.crop_rule = crop_rule or CropRule()
         self.quality = quality or QualityRule()
-        self.fit_settings = fit_settings
+        self.fit_settings = fit_settings or FitSettings()
         self.detector = detector or FaceDetector()
         self.segmenter = segmenter or Segmenter()
         self.matter = matter or Matter()
@@ -166,8 +167,9 @@ class Tracker:
             ValueError: no frame shows a face, or most show several people.
         """
         frames = _checked(frames)
+        fps = fps or 25.0
         detections = _in_halves(self.detector, frames, progress)
-        problems = self._look(frames, detections, fps or 25.0)
+        problems = self._look(frames, detections, fps)
         usable = problems == 0
         trusted = usable if bool(usable.any()) else detections.found
         frame_size = (int(frames.shape[1]), int(frames.shape[2]))
@@ -182,7 +184,8 @@ class Tracker:
         covered[~detections.found] = torch.nan
         problems |= Problem.COVERED * (covered > self.quality.max_covered)
         problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
-        params, residual, problems = self._fit(landmarks, detections, problems)
+        settings = _settings_at(self.fit_settings, fps)
+        params, residual, problems = self._fit(landmarks, detections, problems, settings)
         return TrackedClip(
             images=torch.from_numpy(images),
             params=params,
@@ -243,14 +246,18 @@ class Tracker:
         return ((xy < -0.5) | (xy > self.image_size - 0.5)).any(-1).float().mean(1) > 0.02
 
     def _fit(
-        self, landmarks: Float[Tensor, "n 478 3"], detections: Detections, problems: Int16[Tensor, " n"]
+        self,
+        landmarks: Float[Tensor, "n 478 3"],
+        detections: Detections,
+        problems: Int16[Tensor, " n"],
+        settings: FitSettings,
     ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
         """Fit to the frames without a problem, or to all with a face where there is none."""
         scores = match_blendshapes(detections.blendshapes, BLENDSHAPE_NAMES, self.head.expression_names)
         size = (self.image_size, self.image_size)
 
         def fitted(trusted: Bool[Tensor, " n"]) -> tuple[HeadParams, Float[Tensor, " n"]]:
-            fit = fit_clip(self.head, landmarks, size, scores, trusted, self.fit_settings)
+            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings)
             return fit.params, fit.residual
 
         good = problems == 0
@@ -264,6 +271,15 @@ class Tracker:
             params, second = fitted(good & ~poor)
             residual = torch.where(second.isnan(), residual, second)
         return params, residual, problems
+
+
+def _settings_at(settings: FitSettings, fps: float) -> FitSettings:
+    """Settings for another frame rate: five frames of a slow clip span a turn of the head."""
+    return replace(
+        settings,
+        smooth_pose=settings.smooth_pose and fps >= 20,
+        bust_sigma=settings.bust_sigma * fps / 25,
+    )
 
 
 def _checked(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
