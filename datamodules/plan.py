@@ -166,7 +166,7 @@ class TrainingSampler(DistributedSampler[tuple[int, int]]):
         self.batch_size = batch_size
         self.steps = pairs_per_epoch // (batch_size * num_replicas)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         for step in range(self.steps):
             first = (step * self.num_replicas + self.rank) * self.batch_size
             for place in range(self.batch_size):
@@ -183,7 +183,7 @@ class EvaluationSampler(DistributedSampler[tuple[int, int]]):
         _init_sampler(self, num_pairs, num_replicas, rank)
         self.num_pairs = num_pairs
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((0, position) for position in range(self.rank, self.num_pairs, self.num_replicas))
 
     def __len__(self) -> int:

@@ -93,7 +93,7 @@ def sharpness(
     images: UInt8[np.ndarray, "n s s 3"], inside: Bool[np.ndarray, "n s s"]
 ) -> Float[np.ndarray, " n"]:
     """Mean squared Laplacian of the luminance inside a mask; falls with blur of focus or motion."""
-    grey = images.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     laplacian = np.zeros_like(grey)
     laplacian[:, 1:-1, 1:-1] = (
         grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
@@ -157,7 +157,7 @@ def _clip(
             "pose": rows(params.pose),
             "camera": rows(params.camera),
             "landmarks": rows(tracked.landmarks)[..., :2],
-            "bbox": np.tile(np.float32(corners), (len(part), 1)),
+            "bbox": np.tile(np.array(corners, dtype=np.float32), (len(part), 1)),
             "confidence": rows(tracked.confidence),
             "frame_number": content.frame_numbers[part],
             "timestamp": content.timestamps[part],

@@ -20,12 +20,10 @@ from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.assets import REGISTRY
 from rome_lightning.head import HeadModel, load_head
-from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.tracking.video import probe
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
-_USUAL_FPS = 25.0
 _TOOLS = ("rome-lightning", "torch", "mediapipe", "av", "simplejpeg", "numpy")
 _MODELS = ("face_landmarker", "selfie_multiclass", "modnet")
 
@@ -76,7 +74,7 @@ def name_inputs(videos: Sequence[Path], identities: Mapping[str, str]) -> list[V
     if unknown:
         raise ValueError(f"identities names videos that were not given: {', '.join(sorted(unknown)[:5])}")
     by_hash: dict[str, Path] = {}
-    for path in sorted(videos):
+    for path in videos:
         with path.open("rb") as file:
             by_hash.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), path)
     keys = Counter(_key(path.stem) for path in by_hash.values())
@@ -94,17 +92,8 @@ def _key(stem: str) -> str:
 
 
 def default_tracker(head: HeadModel, config: PrepareConfig) -> Tracker:
-    """The tracker of this package with settings for the frame rate of the dataset.
-
-    The fit smooths over frames, not seconds: at a few frames per second the five frames that it smooths
-    the pose over would be a second of motion, so there it must not.
-    """
-    usual = FitSettings()
-    fps = min(config.fps or _USUAL_FPS, _USUAL_FPS)
-    settings = FitSettings(
-        smooth_pose=usual.smooth_pose and fps > _USUAL_FPS / 2, bust_sigma=usual.bust_sigma * fps / _USUAL_FPS
-    )
-    return Tracker(head, config.image_size, fit_settings=settings)
+    """The tracker of this package."""
+    return Tracker(head, config.image_size)
 
 
 def prepare(

@@ -11,28 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from rome_lightning.tracking.overlay import draw_mesh
 
 from datamodules.codec import encode_image, select_frames
 from datamodules.manifest import SPLITS, Manifest
-from datamodules.reading import ClipReader
+from datamodules.reading import ClipReader, FrameImages
 from datamodules.shards import ShardInfo, write_atomic
 from rome_lightning.data import HeadParams, Region
 from rome_lightning.head import HeadModel
+from rome_lightning.tracking.overlay import REGION_COLOURS, draw_mesh, draw_regions
 
 _MAX_CLIPS = 60
 """Clips shown with pictures; the report stays below about 10 MB."""
 _FRAMES_PER_CLIP = 3
 _SIDE = 160
-
-_COLOURS = {
-    Region.BACKGROUND: (255, 255, 255),
-    Region.HAIR: (140, 86, 75),
-    Region.BODY_SKIN: (255, 187, 120),
-    Region.FACE_SKIN: (255, 127, 14),
-    Region.CLOTHES: (31, 119, 180),
-    Region.OTHER: (148, 103, 189),
-}
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
@@ -110,14 +101,15 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 def _legend() -> str:
     return ", ".join(
-        f'<span style="color: rgb{colour}">&#9632;</span> {region.name.lower().replace("_", " ")}'
-        for region, colour in _COLOURS.items()
+        f'<span style="color: rgb{tuple(REGION_COLOURS[region])}">&#9632;</span> '
+        f"{region.name.lower().replace('_', ' ')}"
+        for region in Region
         if region is not Region.BACKGROUND
     )
 
 
 def _clips(manifest: Manifest, folder: Path, head: HeadModel) -> list[str]:
-    figures = []
+    figures: list[str] = []
     for split in SPLITS:
         reader = ClipReader(manifest, folder, split)
         figures += [
@@ -138,9 +130,8 @@ def _figure(reader: ClipReader, clip: int, head: HeadModel) -> str:
     params = HeadParams.from_packed(*values)
     read = [reader.frame(clip, frame) for frame in frames]
     images = np.stack([item.image for item in read])
-    with torch.no_grad():
-        overlays = draw_mesh(images, head, params)
-    labels = np.stack([_region_picture(item.regions, item.matte) for item in read])
+    overlays = [draw_mesh(image, head, params[i : i + 1]) for i, image in enumerate(images)]
+    labels = [_region_picture(item) for item in read]
     rows = [np.concatenate(list(row), axis=1) for row in (images, overlays, labels)]
     strip = _shrink(np.concatenate(rows), images.shape[1])
     picture = base64.b64encode(encode_image(strip)).decode()
@@ -153,12 +144,11 @@ def _figure(reader: ClipReader, clip: int, head: HeadModel) -> str:
     )
 
 
-def _region_picture(regions: UInt8[np.ndarray, "h w"], matte: UInt8[np.ndarray, "h w"]) -> np.ndarray:
+def _region_picture(frame: FrameImages) -> UInt8[np.ndarray, "h w 3"]:
     """Colours of the regions, faded to black where the matte says background."""
-    palette = np.zeros((256, 3), dtype=np.float32)
-    for region, colour in _COLOURS.items():
-        palette[int(region)] = colour
-    return (palette[regions] * (matte[..., None] / 255)).astype(np.uint8)
+    blank = np.zeros_like(frame.image)
+    colours = draw_regions(blank, torch.from_numpy(frame.regions.copy()), opacity=1.0)
+    return (colours * (frame.matte[..., None] / 255)).astype(np.uint8)
 
 
 def _shrink(strip: np.ndarray, side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 
 def _parser() -> ArgumentParser:
@@ -37,12 +37,6 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _config(options: Namespace) -> dict[str, object]:
-    from datamodules.prepare.config import PrepareConfig
-
-    return {name: options[name] for name in PrepareConfig.__dataclass_fields__}
-
-
 def main(argv: list[str]) -> int:
     """Run ``rome prepare``.
 
@@ -61,7 +55,7 @@ def main(argv: list[str]) -> int:
     # Heavy imports only now, so that --help and usage errors answer at once.
     from datamodules.prepare import PrepareConfig, prepare
 
-    config = PrepareConfig(**_config(options))
+    config = PrepareConfig(**{name: options[name] for name in PrepareConfig.__dataclass_fields__})
     manifest = prepare(options.videos, options.output, config, options.identities)
     frames = sum(shard.frames for shard in manifest.shards)
     clips = sum(shard.clips for shard in manifest.shards)

@@ -1,0 +1,303 @@
+"""Videos to a dataset, with a tracker that finds a square in place of a face."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.manifest import Manifest
+from datamodules.prepare import PrepareConfig, expand_inputs, prepare
+from datamodules.prepare.clips import sharpness
+from datamodules.prepare.pipeline import name_inputs, split_of
+from datamodules.reading import ClipReader
+from datamodules.talking_heads import TalkingHeadDataModule
+from rome_lightning.cli import prepare as cli
+from rome_lightning.data import HeadParams
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.crop import Crop
+from rome_lightning.tracking.tracker import Problem, TrackedClip
+from rome_lightning.tracking.video import write_video
+
+CONFIG = PrepareConfig(image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2)
+
+
+def write_clip(path: Path, seed: int, num_frames: int = 12) -> Path:
+    """Textured frames of 96 x 80 pixels whose mean grows with time."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 80, (80, 96, 3))
+    frames = [np.clip(texture + 10 * i, 0, 255).astype(np.uint8) for i in range(num_frames)]
+    return write_video(path, frames, fps=12)
+
+
+class SquareTracker:
+    """Tells dark videos from bright ones, no more; the third frame is always a profile."""
+
+    calls: int = 0
+
+    def __init__(self, head: HeadModel, config: PrepareConfig) -> None:
+        self.head, self.config = head, config
+
+    def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        SquareTracker.calls += 1
+        if len(frames) < 3:
+            raise ValueError("no face found in 2 frames")
+        n, size = len(frames), self.config.image_size
+        crop = Crop(left=10, top=5, side=70, frame_size=frames.shape[1:3])
+        params = HeadParams.neutral(n, self.head.num_shape, self.head.num_expression)
+        params = dataclasses.replace(params, camera=params.camera + torch.arange(n)[:, None])
+        problems = torch.zeros(n, dtype=torch.int16)
+        problems[2] = int(Problem.PROFILE)
+        corners = torch.tensor([[10.0, 10.0], [50.0, 50.0]]).repeat(n, 239, 1)
+        return TrackedClip(
+            images=torch.from_numpy(np.stack([crop.extract(frame, size) for frame in frames])),
+            params=params,
+            landmarks=corners + torch.arange(n)[:, None, None],
+            regions=torch.full((n, size, size), 3, dtype=torch.uint8),
+            matte=torch.full((n, size, size), 0.5, dtype=torch.half),
+            residual=torch.full((n,), 0.02),
+            covered=torch.zeros(n),
+            problems=problems,
+            crop=crop,
+        )
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for index, name in enumerate(("anna 1", "anna 2", "bert")):
+        write_clip(folder / f"{name}.mp4", index)
+    (folder / "notes.txt").write_text("not a video")
+    return sorted(folder.glob("*.mp4"))
+
+
+def run(videos: list[Path], output: Path, log: list[str] | None = None, **changes: Any) -> Manifest:
+    config = dataclasses.replace(CONFIG, **changes)
+    lines = log if log is not None else []
+    return prepare(videos, output, config, log=lines.append, make_tracker=SquareTracker)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+
+
+def test_content_of_the_dataset(videos: list[Path], tmp_path: Path) -> None:
+    manifest = run(videos, tmp_path / "d")
+    assert [(s.split, s.clips, s.frames) for s in manifest.shards] == [("train", 4, 22), ("train", 2, 11)]
+    assert manifest.failed == []
+    reader = ClipReader(manifest, tmp_path / "d", "train")
+    assert [reader.key(i) for i in range(6)] == [
+        f"{video}-{part:03d}" for video in ("anna_1", "anna_2", "bert") for part in range(2)
+    ]
+    arrays, header = reader.meta(0)
+    # Frame 2 is rejected; the 11 others make clips of 6 and 5 frames.
+    assert arrays["frame_number"].tolist() == [0, 1, 3, 4, 5, 6]
+    np.testing.assert_allclose(arrays["timestamp"], arrays["frame_number"] / 12, atol=1e-3)
+    np.testing.assert_allclose(arrays["camera"][:, 1], arrays["frame_number"])
+    np.testing.assert_allclose(arrays["landmarks"][:, 0, 0], 10 + arrays["frame_number"])
+    assert arrays["landmarks"].shape == (6, 478, 2)
+    assert arrays["bbox"][0].tolist() == [10, 5, 80, 75]
+    assert header["source"] == "anna 1.mp4"
+    assert header["source_sha256"] == hashlib.sha256(videos[0].read_bytes()).hexdigest()
+    assert header["identity"] == "anna_1"
+    frame = reader.frame(0, 3)
+    assert frame.image.shape == (64, 64, 3)
+    assert np.abs(frame.matte.astype(int) - 128).max() <= 1
+    assert (frame.regions == 3).all()
+    data = TalkingHeadDataModule(tmp_path / "d", image_size=32, batch_size=2, pairs_per_epoch=4)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch.source.image.shape == (2, 3, 32, 32)
+
+
+def test_rerun_keeps_finished_shards_and_gives_the_same_bytes(videos: list[Path], tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    run(videos, first)
+    before, SquareTracker.calls = hashes(first), 0
+    log: list[str] = []
+    run(videos, first, log)
+    assert SquareTracker.calls == 0
+    assert len([line for line in log if "kept from an earlier run" in line]) == 2
+    assert hashes(first) == before
+    run(videos, second)
+    assert hashes(second) == before
+
+
+def test_interrupted_run_goes_on(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    track = SquareTracker.track
+
+    def killed(self: SquareTracker, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        if SquareTracker.calls == 2:
+            raise KeyboardInterrupt
+        return track(self, frames, fps)
+
+    SquareTracker.calls = 0
+    monkeypatch.setattr(SquareTracker, "track", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, tmp_path / "d")
+    assert not (tmp_path / "d/manifest.json").exists()
+    assert not [f for f in (tmp_path / "d").iterdir() if f.name.startswith(".")]
+    monkeypatch.setattr(SquareTracker, "track", track)
+    SquareTracker.calls = 0
+    run(videos, tmp_path / "d")
+    assert SquareTracker.calls == 1
+    run(videos, tmp_path / "whole")
+    assert hashes(tmp_path / "d") == hashes(tmp_path / "whole")
+
+
+def test_other_options_make_other_shards(videos: list[Path], tmp_path: Path) -> None:
+    first = run(videos, tmp_path / "d")
+    second = run(videos, tmp_path / "d", min_frames=5)
+    assert {s.name for s in first.shards}.isdisjoint({s.name for s in second.shards})
+    assert first.hash != second.hash
+    # The split is no property of the clips' content, the licence neither.
+    assert run(videos, tmp_path / "d", min_frames=5, licence="CC0").shards == second.shards
+
+
+def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: Path) -> None:
+    broken = videos[0].with_name("broken.mp4")
+    broken.write_bytes(videos[0].read_bytes()[:500])
+    short = write_clip(videos[0].with_name("short.mp4"), 7, num_frames=2)
+    log: list[str] = []
+    manifest = run([*videos, broken, short], tmp_path / "d", log)
+    assert [item["input"] for item in manifest.failed] == ["broken.mp4", "short.mp4"]
+    assert manifest.failed[1]["reason"] == "no face found in 2 frames"
+    assert sum(s.frames for s in manifest.shards) == 33
+    assert len([line for line in log if "FAILED" in line]) == 2
+    report = (tmp_path / "d/report.html").read_text()
+    assert "broken.mp4" in report
+    assert "2 videos could not be used" in report
+    # On a rerun they are still known.
+    assert run([*videos, broken, short], tmp_path / "d").failed == manifest.failed
+
+
+def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of the 3 videos .*11 of 12 frames can be used, needs 12"):
+        run(videos, tmp_path / "d", min_frames=12)
+    with pytest.raises(ValueError, match=r"would enlarge it 6\.9 times"):
+        run(videos, tmp_path / "d", image_size=480, max_upscale=2)
+    with pytest.raises(ValueError, match="train on"):
+        run(videos, tmp_path / "d", val_identities=["anna_1", "anna_2", "bert"])
+
+
+def test_blurred_frames_are_left_out(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track = SquareTracker.track
+
+    def one_blurred(self: SquareTracker, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        clip = track(self, frames, fps)
+        clip.images[5] = clip.images[5].float().mean((0, 1)).to(torch.uint8)
+        return clip
+
+    monkeypatch.setattr(SquareTracker, "track", one_blurred)
+    log: list[str] = []
+    manifest = run(videos[:1], tmp_path / "d", log)
+    assert manifest.shards[0].frames == 10
+    assert any("1 blurred, 1 profile" in line for line in log)
+
+
+def test_sharpness_is_the_mean_squared_laplacian() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    inside = np.zeros((2, 16, 16), dtype=bool)
+    inside[:, 4:12, 5:10] = True
+    grey = torch.from_numpy(images.astype(np.float64) @ np.array([0.299, 0.587, 0.114]))
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)
+    laplacian = torch.nn.functional.conv2d(grey[:, None], kernel[None, None])[:, 0]
+    expected = laplacian[:, 3:11, 4:9].square().mean((1, 2))
+    np.testing.assert_allclose(sharpness(images, inside), expected, rtol=1e-4)
+
+
+class TestInputs:
+    def test_folders_and_missing_files(self, videos: list[Path], tmp_path: Path) -> None:
+        assert expand_inputs([videos[0].parent]) == videos
+        with pytest.raises(FileNotFoundError, match="no video at"):
+            expand_inputs([tmp_path / "nowhere.mp4"])
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match="has no video"):
+            expand_inputs([tmp_path / "empty"])
+
+    def test_keys_and_identities(self, videos: list[Path], tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        same_name = write_clip(other / "bert.mp4", 9)
+        copy = other / "copy.mp4"
+        copy.write_bytes(videos[0].read_bytes())
+        inputs = name_inputs([*videos, same_name, copy], {"anna 1": "anna", "anna 2": "anna"})
+        keys = [item.key for item in inputs]
+        assert len(inputs) == 4
+        assert keys == sorted(keys)
+        assert keys[:2] == ["anna_1", "anna_2"]
+        assert all(key.startswith("bert_") for key in keys[2:])
+        assert [item.identity for item in inputs[:2]] == ["anna", "anna"]
+        with pytest.raises(ValueError, match="carl"):
+            name_inputs(videos, {"carl": "x"})
+
+    def test_clip_keys_sort_like_their_videos(self) -> None:
+        keys = sorted(["a", "a_0", "a0", "a_b", "ab", "A"])
+        clips = [f"{key}-{part:03d}" for key in keys for part in range(3)]
+        assert clips == sorted(clips)
+
+    def test_splits_follow_identities_and_never_move(self) -> None:
+        config = PrepareConfig(val_ratio=0.2, test_ratio=0.1, val_identities=["p3"], test_identities=["p4"])
+        splits = {f"p{i}": split_of(f"p{i}", config) for i in range(2000)}
+        assert (splits["p3"], splits["p4"]) == ("val", "test")
+        counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
+        # Five standard deviations of a binomial: 89 for 400 of 2000, 67 for 200.
+        assert abs(counts["val"] - 400) < 90
+        assert abs(counts["test"] - 200) < 68
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 100}, "multiple of 16"),
+        ({"min_frames": 1}, "at least 2"),
+        ({"val_ratio": 0.5, "test_ratio": 0.5}, "leave identities"),
+        ({"fps": 0.0}, "fps"),
+        ({"val_identities": ["a"], "test_identities": ["a"]}, "two splits"),
+    ],
+)
+def test_bad_options(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrepareConfig(**changes)
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def fake_tracker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("datamodules.prepare.pipeline.default_tracker", SquareTracker)
+
+    def arguments(self, videos: list[Path], output: Path) -> list[str]:
+        options = ["--image_size=64", "--fps=null", "--frames_per_clip=8", "--min_frames=4"]
+        return [*map(str, videos), "--output", str(output), *options]
+
+    def test_makes_a_dataset(self, videos: list[Path], tmp_path: Path, capsys: Any) -> None:
+        assert cli.main(self.arguments([videos[0].parent], tmp_path / "d")) == 0
+        assert "6 clips, 33 frames" in capsys.readouterr().out
+        assert Manifest.load(tmp_path / "d").image_size == 64
+
+    def test_strict(self, videos: list[Path], tmp_path: Path, capsys: Any) -> None:
+        short = write_clip(videos[0].with_name("short.mp4"), 7, num_frames=2)
+        arguments = self.arguments([*videos, short], tmp_path / "d")
+        assert cli.main(arguments) == 0
+        assert "short.mp4 was not used: no face found" in capsys.readouterr().err
+        assert cli.main([*arguments, "--strict"]) == 1
+
+    def test_usage_errors(self, tmp_path: Path) -> None:
+        for arguments in ([], ["a.mp4"], ["a.mp4", "--output", "x", "--unknown", "1"], ["--help"]):
+            with pytest.raises(SystemExit) as stop:
+                cli.main(arguments)
+            assert stop.value.code == (0 if arguments == ["--help"] else 2)
+
+    def test_shipped_configuration_is_the_default_but_for_the_splits(self, tmp_path: Path) -> None:
+        file = Path(__file__).parents[2] / "experiments/data/prepare.yaml"
+        options = cli._parser().parse_args(["a.mp4", "--config", str(file)])
+        values = {name: options[name] for name in PrepareConfig.__dataclass_fields__}
+        assert PrepareConfig(**values) == PrepareConfig(val_ratio=0.1, test_ratio=0.1)
