@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import spsolve
@@ -27,9 +27,14 @@ CAVITY = (0.36, 0.14, 0.13)
 SKIN = (0.72, 0.55, 0.47)
 """Used only where nothing at all was observed."""
 
+_IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024
 _MIRROR_DISTANCE = 0.004
 _MIRROR_CONFIDENCE = 0.7
 _SMOOTHNESS = 0.05
+_ACROSS_REGIONS = 0.02
+"""Strength of edges between hair, face, neck and shoulders, relative to edges within: colours of one hardly
+say anything about another."""
+_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @torch.no_grad()
@@ -62,8 +67,10 @@ def bake_colour_texture(
     weight = weight * mask
     inside = _inside_texels(head, layout)
     positions, normals = _surface(head, layout)
-    colour, weight = _add_mirror(colour, weight, positions, normals, inside, mask)
-    skin = _continue_on_surface(head, layout, colour, weight * ~inside)
+    surface = _Surface(head, layout)
+    colour, weight = _add_mirror(colour, weight, positions, normals, inside, surface)
+    outside = weight * ~inside
+    skin = surface.continued(colour, outside, _mean_colour(colour, outside))
     base = torch.where(inside, _inside_colours(head, layout, positions), skin)
     complete = torch.lerp(base, colour, weight)
     # The border around the charts repeats them: bilinear sampling and mipmaps reach beyond.
@@ -90,75 +97,95 @@ def _inside_texels(head: HeadModel, layout: UVLayout) -> Bool[Tensor, "s s"]:
     return layout.gather(inside)[0, 0] > 0.5
 
 
+def _mean_colour(colour: Float[Tensor, "3 s s"], weight: Float[Tensor, "1 s s"]) -> Float[Tensor, " 3"]:
+    total = weight.sum()
+    return (colour * weight).sum((1, 2)) / total if total > 0 else torch.tensor(SKIN)
+
+
 def _add_mirror(
     colour: Float[Tensor, "3 s s"],
     weight: Float[Tensor, "1 s s"],
     positions: Float[Tensor, "3 s s"],
     normals: Float[Tensor, "3 s s"],
     inside: Bool[Tensor, "s s"],
-    mask: Bool[Tensor, "s s"],
+    surface: _Surface,
 ) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "1 s s"]]:
     """Mix in the colours of the mirrored surface point where the point itself is hidden."""
-    flip = torch.tensor([-1.0, 1.0, 1.0])
-    # Normals tell the two sides of a lip apart; eyes and mouth never answer for skin.
-    near = torch.stack(
-        [positions[:, mask].T, 0.01 * normals[:, mask].T, 0.05 * inside[mask][:, None].expand(-1, 3)]
-    )
-    mirrored = near.clone()
-    mirrored[:2] *= flip
-    tree = cKDTree(near.permute(1, 0, 2).flatten(1).numpy())
-    distance, nearest = tree.query(mirrored.permute(1, 0, 2).flatten(1).numpy())
+    mask = surface.layout.mask
+    distance, nearest = _mirrored_texels(positions[:, mask].T, normals[:, mask].T, inside[mask])
     here, other = colour[:, mask], colour[:, mask][:, nearest]
     sure = weight[:, mask]
-    other_sure = sure[:, nearest] * torch.from_numpy(distance < _MIRROR_DISTANCE)
-    # Light comes from one side: where both halves are seen their difference is known, and what is known
-    # of it nearby brightens or darkens the mirrored colours.
-    difference, both = torch.zeros_like(colour), torch.zeros_like(weight)
-    difference[:, mask], both[:, mask] = here - other, sure * other_sure
-    shading = push_pull(difference[None], both[None])[0][:, mask].clamp(-0.2, 0.2)
+    other_sure = sure[:, nearest] * (distance < _MIRROR_DISTANCE)
+    # Light comes from one side: where both halves are seen their ratio is known, and mirrored colours are
+    # brightened or darkened by it, less and less with the distance from there.
+    luminance = torch.tensor(_LUMINANCE)
+    ratio, both = torch.zeros_like(weight), torch.zeros_like(weight)
+    ratio[:, mask] = torch.log((luminance @ here + 0.02) / (luminance @ other + 0.02)).clamp(-0.7, 0.7)
+    both[:, mask] = (sure * other_sure).square()
+    gain = surface.continued(ratio, both * ~inside, torch.zeros(1), prior=1e-3)[:, mask].exp()
     added = (1 - sure) * other_sure * _MIRROR_CONFIDENCE
     total = sure + added
     result, result_weight = colour.clone(), weight.clone()
-    result[:, mask] = (sure * here + added * (other + shading)) / total.clamp_min(1e-6)
+    result[:, mask] = (sure * here + added * (other * gain)) / total.clamp_min(1e-6)
     result_weight[:, mask] = total
     return result, result_weight
 
 
-def _continue_on_surface(
-    head: HeadModel,
-    layout: UVLayout,
-    colour: Float[Tensor, "3 s s"],
-    weight: Float[Tensor, "1 s s"],
-) -> Float[Tensor, "3 s s"]:
-    """The smoothest colours of the mesh that agree with what was observed, at every texel.
-
-    Least squares on the vertices: observation weight times distance from the observed colour, plus
-    squared differences along edges.
-    """
-    count, faces = head.num_vertices, head.faces.cpu()
-    seen = (layout.face_ids[0] >= 0) & (weight[0] > 0)
-    corners = faces[layout.face_ids[0][seen]]
-    amount = weight[0][seen].double()
-    values = colour[:, seen].double()
-    weights = torch.zeros(count, dtype=torch.float64)
-    sums = torch.zeros(count, 3, dtype=torch.float64)
-    for corner in corners.T:
-        weights.index_add_(0, corner, amount)
-        sums.index_add_(0, corner, (values * amount).T)
-    observed = sums / weights.clamp_min(1e-9)[:, None]
-    confidence = weights.clamp(max=1.0).numpy()
-    start = observed[weights > 0.5].mean(0) if (weights > 0.5).any() else torch.tensor(SKIN).double()
-    prior = 1e-7
-    system = diags(confidence + prior) + _SMOOTHNESS * _laplacian(unique_edges(faces).numpy(), count)
-    known = confidence[:, None] * observed.numpy() + prior * start.numpy()
-    solution = torch.from_numpy(spsolve(system.tocsc(), known)).float()
-    return layout.gather(solution[None])[0]
+def _mirrored_texels(
+    positions: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"], inside: Bool[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """For each texel the texel on the other side of the head, and how far off it is, metres."""
+    # Normals tell the two sides of a lip apart; eyes and mouth never answer for skin.
+    features = torch.cat([positions, 0.01 * normals, 0.05 * inside[:, None]], dim=1).numpy()
+    flip = np.array([-1, 1, 1, -1, 1, 1, 1], dtype=features.dtype)
+    distance, nearest = cKDTree(features).query(features * flip)
+    return torch.from_numpy(distance), torch.from_numpy(nearest)
 
 
-def _laplacian(edges: NDArray[np.int64], count: int) -> csr_matrix:
-    """Graph Laplacian: sum of squared differences along edges as a quadratic form."""
+class _Surface:
+    """Smooth continuation of texture values along the mesh."""
+
+    def __init__(self, head: HeadModel, layout: UVLayout) -> None:
+        self.layout, self.faces, self.count = layout, head.faces.cpu(), head.num_vertices
+        edges = unique_edges(self.faces)
+        kinds = (("scalp",), ("face", "ears"), ("neck",), ("shoulders",))
+        part = torch.zeros(self.count, dtype=torch.long)
+        for index, names in enumerate(kinds, start=1):
+            part[head.region(*names).cpu()] = index
+        strength = torch.where(part[edges[:, 0]] == part[edges[:, 1]], 1.0, _ACROSS_REGIONS)
+        self.laplacian = _laplacian(edges.numpy(), strength.double().numpy(), self.count)
+
+    def continued(
+        self,
+        values: Float[Tensor, "c s s"],
+        weight: Float[Tensor, "1 s s"],
+        default: Float[Tensor, " c"],
+        prior: float = 1e-7,
+    ) -> Float[Tensor, "c s s"]:
+        """The smoothest values that agree with those of weight, at every texel.
+
+        Least squares on the vertices: observation weight times squared distance from the observed value,
+        plus squared differences along edges, plus ``prior`` times squared distance from ``default``.
+        """
+        seen = (self.layout.face_ids[0] >= 0) & (weight[0] > 0)
+        corners = self.faces[self.layout.face_ids[0][seen]]
+        amount, observed = weight[0][seen].double(), values[:, seen].double()
+        weights = torch.zeros(self.count, dtype=torch.float64)
+        sums = torch.zeros(self.count, len(values), dtype=torch.float64)
+        for corner in corners.T:
+            weights.index_add_(0, corner, amount)
+            sums.index_add_(0, corner, (observed * amount).T)
+        confidence = weights.clamp(max=1.0)[:, None]
+        known = confidence * sums / weights.clamp_min(1e-9)[:, None] + prior * default.double()
+        system = diags(confidence[:, 0].numpy() + prior) + _SMOOTHNESS * self.laplacian
+        solution = spsolve(system.tocsc(), known.numpy()).reshape(self.count, -1)
+        return self.layout.gather(torch.from_numpy(solution).float()[None])[0]
+
+
+def _laplacian(edges: NDArray[np.int64], strength: NDArray[np.float64], count: int) -> csr_matrix:
+    """Graph Laplacian: the weighted sum of squared differences along edges as a quadratic form."""
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
-    adjacency = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
+    adjacency = coo_matrix((np.tile(strength, 2), (rows, columns)), shape=(count, count)).tocsr()
     return diags(np.asarray(adjacency.sum(1)).reshape(-1)) - adjacency
 
 
@@ -186,17 +213,18 @@ def _inside_colours(
 
 
 def _eye_colours(head: HeadModel, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Sclera, iris and pupil by the angle to the forward gaze."""
+    """Sclera, iris and pupil by the angle to the forward gaze, in human size whatever the eyeball's."""
     joints = head.joint_template.float().cpu().view(5, 3)
     centres = torch.where(points[:, :1] > 0, joints[3], joints[4])
-    directions = torch.nn.functional.normalize(points - centres, dim=-1)
-    angle = directions[:, 2].clamp(-1, 1).arccos()[:, None]
+    gaze = points - centres
+    radius = gaze.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    angle = (gaze[:, 2:] / radius).clamp(-1, 1).arccos()
 
-    def within(limit: float) -> Tensor:
-        """1 inside a cone, 0 outside, soft over 3 degrees."""
-        return ((limit - angle) / 0.05 + 0.5).clamp(0, 1)
+    def within(disc: float) -> Tensor:
+        """1 inside a disc of this radius in metres, 0 outside, soft over 3 degrees."""
+        return (((disc / radius).asin() - angle) / 0.05 + 0.5).clamp(0, 1)
 
     colours = torch.tensor(SCLERA).expand(len(points), 3)
-    for limit, colour in ((0.44, IRIS), (0.17, PUPIL)):
-        colours = torch.lerp(colours, torch.tensor(colour).expand_as(colours), within(limit))
+    for disc, colour in ((_IRIS_RADIUS, IRIS), (_PUPIL_RADIUS, PUPIL)):
+        colours = torch.lerp(colours, torch.tensor(colour).expand_as(colours), within(disc))
     return colours

@@ -1,0 +1,263 @@
+"""A written GLB holds the avatar, by an independent reader and by Khronos' validator."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pygltflib
+import pytest
+import torch
+from PIL import Image
+
+from rome_lightning.data import HeadParams
+from rome_lightning.export import export_glb
+from rome_lightning.head import JOINTS, HeadModel
+
+COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+
+
+class Reader:
+    """Accessors of a GLB as arrays, following the specification's text."""
+
+    def __init__(self, path: Path) -> None:
+        self.gltf = pygltflib.GLTF2().load(str(path))
+        self.blob = self.gltf.binary_blob()
+
+    def _values(self, view: int, kind: int, shape: tuple[int, int], offset: int = 0) -> np.ndarray:
+        entry = self.gltf.bufferViews[view]
+        start = (entry.byteOffset or 0) + offset
+        count = shape[0] * shape[1]
+        assert start + count * np.dtype(COMPONENTS[kind]).itemsize <= entry.byteOffset + entry.byteLength
+        return np.frombuffer(self.blob, COMPONENTS[kind], count, start).reshape(shape)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        entry = self.gltf.accessors[index]
+        shape = (entry.count, WIDTHS[entry.type])
+        if entry.bufferView is None:
+            array = np.zeros(shape, COMPONENTS[entry.componentType])
+        else:
+            array = self._values(entry.bufferView, entry.componentType, shape, entry.byteOffset or 0).copy()
+        if entry.sparse is not None:
+            sparse = entry.sparse
+            rows = self._values(sparse.indices.bufferView, sparse.indices.componentType, (sparse.count, 1))[
+                :, 0
+            ]
+            assert (np.diff(rows.astype(np.int64)) > 0).all()
+            array[rows] = self._values(
+                sparse.values.bufferView, entry.componentType, (sparse.count, shape[1])
+            )
+        return array
+
+    @property
+    def primitive(self) -> Any:
+        return self.gltf.meshes[0].primitives[0]
+
+    def target(self, name: str) -> np.ndarray:
+        names = self.gltf.meshes[0].extras["targetNames"]
+        return self[self.primitive.targets[names.index(name)]["POSITION"]]
+
+
+@pytest.fixture(scope="module")
+def texture() -> torch.Tensor:
+    return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def path(
+    head: HeadModel,
+    shape: torch.Tensor,
+    offsets: torch.Tensor,
+    texture: torch.Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return export_glb(tmp_path_factory.mktemp("glb") / "new" / "avatar.glb", head, shape, offsets, texture)
+
+
+@pytest.fixture(scope="module")
+def read(path: Path) -> Reader:
+    return Reader(path)
+
+
+def params(head: HeadModel, shape: torch.Tensor) -> HeadParams:
+    values = HeadParams.neutral(1, head.num_shape, head.num_expression)
+    values.shape.copy_(shape)
+    return values
+
+
+def corner_vertices(head: HeadModel, read: Reader) -> torch.Tensor:
+    """Head vertex of each exported vertex, by way of the faces."""
+    indices = torch.from_numpy(read[read.primitive.indices][:, 0].astype(np.int64))
+    vertices = torch.full((int(indices.max()) + 1,), -1)
+    vertices[indices] = head.faces.flatten()
+    return vertices
+
+
+def test_mesh_and_offsets(head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor, read: Reader) -> None:
+    expected = (head(params(head, shape))[0] + offsets)[corner_vertices(head, read)]
+    positions = read[read.primitive.attributes.POSITION]
+    np.testing.assert_allclose(positions, expected, atol=1e-7)
+    indices = read[read.primitive.indices].reshape(-1, 3)
+    assert indices.shape == head.faces.shape
+    uvs = read[read.primitive.attributes.TEXCOORD_0][indices]
+    np.testing.assert_array_equal(uvs, head.uvs[head.uv_faces])
+    # Normals point outwards: along the faces that share the vertex.
+    normals = read[read.primitive.attributes.NORMAL]
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+    a, b, c = (positions[indices[:, k]] for k in range(3))
+    assert ((np.cross(b - a, c - a) * normals[indices[:, 0]]).sum(1) > 0).mean() > 0.97
+
+
+def test_vertices_are_split_at_seams_only(head: HeadModel, read: Reader) -> None:
+    pairs = {(int(a), int(b)) for a, b in zip(head.faces.flatten(), head.uv_faces.flatten(), strict=True)}
+    assert len(read[read.primitive.attributes.POSITION]) == len(pairs)
+
+
+def test_morph_targets_are_the_expressions(head: HeadModel, shape: torch.Tensor, read: Reader) -> None:
+    assert read.gltf.meshes[0].extras["targetNames"] == list(head.expression_names)
+    assert len(read.gltf.meshes[0].weights) == head.num_expression
+    vertices = corner_vertices(head, read)
+    neutral = params(head, shape)
+    for name in ("jawOpen", "mouthSmileLeft", "eyeBlinkRight", "tongueOut"):
+        posed = params(head, shape)
+        posed.expression[0, head.expression_names.index(name)] = 1
+        moved = (head(posed) - head(neutral))[0, vertices]
+        # Displacements below SMALLEST_MOVE are left out.
+        np.testing.assert_allclose(read.target(name), moved, atol=1.1e-5)
+        assert np.abs(read.target(name)).max() > 1e-3
+
+
+def test_bounds_are_those_of_the_data(read: Reader) -> None:
+    accessors = [read.primitive.attributes.POSITION, *(t["POSITION"] for t in read.primitive.targets)]
+    for index in accessors:
+        entry = read.gltf.accessors[index]
+        np.testing.assert_array_equal(np.float32(entry.min), read[index].min(0))
+        np.testing.assert_array_equal(np.float32(entry.max), read[index].max(0))
+
+
+def test_sparse_targets_save_space(read: Reader, path: Path) -> None:
+    entries = [read.gltf.accessors[t["POSITION"]] for t in read.primitive.targets]
+    assert sum(entry.sparse is not None for entry in entries) > 20
+    dense = 2 * len(entries) * entries[0].count * 12
+    assert path.stat().st_size < dense / 2
+
+
+def _node_matrices(read: Reader, rotations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Global transform of each joint node with local rotations applied."""
+    nodes = read.gltf.nodes
+    result: dict[str, np.ndarray] = {}
+
+    def visit(index: int, parent: np.ndarray) -> None:
+        local = np.eye(4)
+        local[:3, 3] = nodes[index].translation or (0, 0, 0)
+        local[:3, :3] = rotations.get(nodes[index].name, np.eye(3))
+        result[nodes[index].name] = parent @ local
+        for child in nodes[index].children or []:
+            visit(child, parent @ local)
+
+    for root in read.gltf.scenes[0].nodes:
+        visit(root, np.eye(4))
+    return result
+
+
+def _about_y(angle: float) -> np.ndarray:
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def test_skin_moves_the_mesh_as_the_model_does(
+    head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor, read: Reader
+) -> None:
+    posed = params(head, shape)
+    posed.neck_pose[0, 1], posed.jaw_pose[0, 1], posed.eye_pose[0, 1] = 0.4, 0.2, -0.3
+    rotations = {"neck": _about_y(0.4), "jaw": _about_y(0.2), "left_eye": _about_y(-0.3)}
+    skin = read.gltf.skins[0]
+    globals_ = _node_matrices(read, rotations)
+    inverse = read[skin.inverseBindMatrices].reshape(-1, 4, 4).transpose(0, 2, 1)
+    names = [read.gltf.nodes[joint].name for joint in skin.joints]
+    assert tuple(names) == JOINTS
+    transforms = np.stack([globals_[name] @ inverse[k] for k, name in enumerate(names)])
+    joints, weights = (read[getattr(read.primitive.attributes, name)] for name in ("JOINTS_0", "WEIGHTS_0"))
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    assert (weights >= 0).all()
+    assert (joints[weights == 0] == 0).all()
+    vertices = corner_vertices(head, read)
+    positions = head(params(head, shape))[0, vertices].numpy()
+    homogeneous = np.concatenate([positions, np.ones((len(positions), 1))], 1)
+    skinned = np.einsum("vk,vkij,vj->vi", weights, transforms[joints][:, :, :3], homogeneous)
+    expected = head(posed)[0, vertices].numpy()
+    # Midpoints: the file skins the mean, the model takes the mean of the skinned.
+    assert np.abs(skinned - expected).max() < 3e-4
+    carriers = vertices.numpy() < head.num_carriers
+    assert np.abs(skinned - expected)[carriers].max() < 2e-5
+
+
+def test_texture_and_material(read: Reader, texture: torch.Tensor) -> None:
+    image = read.gltf.images[0]
+    view = read.gltf.bufferViews[image.bufferView]
+    data = read.blob[view.byteOffset : view.byteOffset + view.byteLength]
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    assert image.mimeType == "image/png"
+    np.testing.assert_array_equal(pixels, (texture * 255).round().byte().permute(1, 2, 0).numpy())
+    assert read.gltf.materials[0].doubleSided
+    assert read.gltf.asset.copyright
+
+
+def test_unlit(head: HeadModel, shape: torch.Tensor, texture: torch.Tensor, tmp_path: Path) -> None:
+    gltf = pygltflib.GLTF2().load(str(export_glb(tmp_path / "a.glb", head, shape, None, texture, unlit=True)))
+    assert gltf.extensionsUsed == ["KHR_materials_unlit"]
+    assert "KHR_materials_unlit" in gltf.materials[0].extensions
+
+
+def test_wrong_shapes_are_refused(
+    head: HeadModel, shape: torch.Tensor, texture: torch.Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="shape must have 100 coefficients for open-head"):
+        export_glb(tmp_path / "a.glb", head, shape[:5], None, texture)
+    with pytest.raises(ValueError, match="offsets must have shape"):
+        export_glb(tmp_path / "a.glb", head, shape, torch.zeros(3, 3), texture)
+    with pytest.raises(ValueError, match="colour_texture must have shape"):
+        export_glb(tmp_path / "a.glb", head, shape, None, texture[None])
+    assert not list(tmp_path.iterdir())
+
+
+VALIDATE = """
+const validator = require('gltf-validator'), fs = require('fs');
+validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[1])))
+  .then((report) => console.log(JSON.stringify(report.issues)));
+"""
+
+
+def _validator_folder() -> str | None:
+    """Folder from which node finds Khronos' validator: $GLTF_VALIDATOR, or node's own paths."""
+    folder = os.environ.get("GLTF_VALIDATOR")
+    node = shutil.which("node")
+    if node is None:
+        return None
+    probe = subprocess.run(
+        [node, "-e", "require('gltf-validator')"], cwd=folder, capture_output=True, check=False
+    )
+    return (folder or ".") if probe.returncode == 0 else None
+
+
+@pytest.mark.parametrize("unlit", [False, True])
+def test_khronos_validator_finds_nothing(
+    unlit: bool, head: HeadModel, shape: torch.Tensor, texture: torch.Tensor, tmp_path: Path
+) -> None:
+    folder = _validator_folder()
+    if folder is None:
+        pytest.skip("needs node and `npm install gltf-validator`; GLTF_VALIDATOR names the folder it is in")
+    path = export_glb(tmp_path / "avatar.glb", head, shape, None, texture, unlit=unlit)
+    result = subprocess.run(
+        ["node", "-e", VALIDATE, str(path)], cwd=folder, capture_output=True, text=True, check=True
+    )
+    issues = json.loads(result.stdout)
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"][:5]
