@@ -28,9 +28,16 @@ SKIN = (0.72, 0.55, 0.47)
 """Used only where nothing at all was observed."""
 
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024
+"""Metres."""
+_LEAST_SEEN, _WELL_SEEN = 0.3, 0.8
+"""Visibility that counts as nothing and as full."""
 _MIRROR_DISTANCE = 0.004
+"""Metres; a mirrored point farther than this from the surface answers for nothing."""
 _MIRROR_CONFIDENCE = 0.7
 _SMOOTHNESS = 0.05
+"""Weight of squared differences along edges, relative to a texel that is fully seen."""
+_TYPICAL_WORTH = 2e-3
+"""Weight of a region's median colour: it takes over about five edges away from what was seen."""
 _ACROSS_REGIONS = 0.02
 """Strength of edges between hair, face, neck and shoulders, relative to edges within: colours of one hardly
 say anything about another."""
@@ -64,13 +71,14 @@ def bake_colour_texture(
     device, layout = colour.device, UVLayout(head.faces, head.uvs, head.uv_faces, size)
     colour, weight = colour.float().cpu(), visibility.float().cpu().clamp(0, 1)
     layout, mask = layout.cpu(), layout.mask.cpu()
-    weight = weight * mask
+    # What is barely seen lies beside the silhouette, where the background shines through.
+    weight = ((weight - _LEAST_SEEN) / (_WELL_SEEN - _LEAST_SEEN)).clamp(0, 1) * mask
     inside = _inside_texels(head, layout)
     positions, normals = _surface(head, layout)
     surface = _Surface(head, layout)
     colour, weight = _add_mirror(colour, weight, positions, normals, inside, surface)
     outside = weight * ~inside
-    skin = surface.continued(colour, outside, _mean_colour(colour, outside))
+    skin = surface.continued(colour, outside, *surface.typical(colour, outside))
     base = torch.where(inside, _inside_colours(head, layout, positions), skin)
     complete = torch.lerp(base, colour, weight)
     # The border around the charts repeats them: bilinear sampling and mipmaps reach beyond.
@@ -97,11 +105,6 @@ def _inside_texels(head: HeadModel, layout: UVLayout) -> Bool[Tensor, "s s"]:
     return layout.gather(inside)[0, 0] > 0.5
 
 
-def _mean_colour(colour: Float[Tensor, "3 s s"], weight: Float[Tensor, "1 s s"]) -> Float[Tensor, " 3"]:
-    total = weight.sum()
-    return (colour * weight).sum((1, 2)) / total if total > 0 else torch.tensor(SKIN)
-
-
 def _add_mirror(
     colour: Float[Tensor, "3 s s"],
     weight: Float[Tensor, "1 s s"],
@@ -122,7 +125,8 @@ def _add_mirror(
     ratio, both = torch.zeros_like(weight), torch.zeros_like(weight)
     ratio[:, mask] = torch.log((luminance @ here + 0.02) / (luminance @ other + 0.02)).clamp(-0.7, 0.7)
     both[:, mask] = (sure * other_sure).square()
-    gain = surface.continued(ratio, both * ~inside, torch.zeros(1), prior=1e-3)[:, mask].exp()
+    gain = surface.continued(ratio, both * ~inside, torch.zeros(1), torch.tensor(1e-3))
+    gain = gain[:, mask].exp()
     added = (1 - sure) * other_sure * _MIRROR_CONFIDENCE
     total = sure + added
     result, result_weight = colour.clone(), weight.clone()
@@ -148,36 +152,53 @@ class _Surface:
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         self.layout, self.faces, self.count = layout, head.faces.cpu(), head.num_vertices
         edges = unique_edges(self.faces)
-        kinds = (("scalp",), ("face", "ears"), ("neck",), ("shoulders",))
-        part = torch.zeros(self.count, dtype=torch.long)
-        for index, names in enumerate(kinds, start=1):
-            part[head.region(*names).cpu()] = index
-        strength = torch.where(part[edges[:, 0]] == part[edges[:, 1]], 1.0, _ACROSS_REGIONS)
+        self.part = torch.zeros(self.count, dtype=torch.long)
+        for index, names in enumerate((("scalp",), ("face", "ears"), ("neck",), ("shoulders",)), start=1):
+            self.part[head.region(*names).cpu()] = index
+        within = self.part[edges[:, 0]] == self.part[edges[:, 1]]
+        strength = torch.where(within, 1.0, _ACROSS_REGIONS)
         self.laplacian = _laplacian(edges.numpy(), strength.double().numpy(), self.count)
+
+    def typical(
+        self, colour: Float[Tensor, "3 s s"], weight: Float[Tensor, "1 s s"]
+    ) -> tuple[Float[Tensor, "v 3"], Float[Tensor, " v"]]:
+        """Median colour of each vertex's kind of surface, and how much it is worth as a guess."""
+        sure = (weight[0] > 0.9) & (self.layout.face_ids[0] >= 0)
+        values = colour[:, sure]
+        kind = self.part[self.faces[self.layout.face_ids[0][sure], 0]]
+        overall = values.median(dim=1).values if sure.any() else torch.tensor(SKIN)
+        colours, worth = overall.repeat(self.count, 1), torch.full((self.count,), 1e-7)
+        for index in range(1, 5):
+            # A handful of texels is no sample: the neighbouring surface is the better guess then.
+            if (kind == index).sum() > 0.01 * sure.sum():
+                colours[self.part == index] = values[:, kind == index].median(dim=1).values
+                worth[self.part == index] = _TYPICAL_WORTH
+        return colours, worth
 
     def continued(
         self,
         values: Float[Tensor, "c s s"],
         weight: Float[Tensor, "1 s s"],
-        default: Float[Tensor, " c"],
-        prior: float = 1e-7,
+        guess: Float[Tensor, "*v c"],
+        worth: Float[Tensor, "*v"],
     ) -> Float[Tensor, "c s s"]:
         """The smoothest values that agree with those of weight, at every texel.
 
         Least squares on the vertices: observation weight times squared distance from the observed value,
-        plus squared differences along edges, plus ``prior`` times squared distance from ``default``.
+        plus squared differences along edges, plus ``worth`` times squared distance from ``guess``.
         """
         seen = (self.layout.face_ids[0] >= 0) & (weight[0] > 0)
         corners = self.faces[self.layout.face_ids[0][seen]]
-        amount, observed = weight[0][seen].double(), values[:, seen].double()
+        amount, observed = weight[0][seen].double().square(), values[:, seen].double()
         weights = torch.zeros(self.count, dtype=torch.float64)
         sums = torch.zeros(self.count, len(values), dtype=torch.float64)
         for corner in corners.T:
             weights.index_add_(0, corner, amount)
             sums.index_add_(0, corner, (observed * amount).T)
         confidence = weights.clamp(max=1.0)[:, None]
-        known = confidence * sums / weights.clamp_min(1e-9)[:, None] + prior * default.double()
-        system = diags(confidence[:, 0].numpy() + prior) + _SMOOTHNESS * self.laplacian
+        prior = worth.double().expand(self.count)[:, None]
+        known = confidence * sums / weights.clamp_min(1e-9)[:, None] + prior * guess.double()
+        system = diags((confidence + prior)[:, 0].numpy()) + _SMOOTHNESS * self.laplacian
         solution = spsolve(system.tocsc(), known.numpy()).reshape(self.count, -1)
         return self.layout.gather(torch.from_numpy(solution).float()[None])[0]
 
