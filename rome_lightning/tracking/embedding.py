@@ -418,7 +418,7 @@ def residual(points: SurfacePoints, views: list[View]) -> float:
 
 def mediapipe_detect(pictures: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """The default detector."""
-    found = FaceDetector(num_faces=1).detect(pictures)
+    found = FaceDetector(num_faces=1).detect(np.stack(pictures))
     return torch.cat([found.landmarks, found.depth[..., None]], dim=-1), found.found
 
 

@@ -35,6 +35,7 @@ from rome_lightning.tracking.landmark_groups import (
     RIGHT_LIDS,
 )
 from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.silhouette import SilhouetteTerm
 
 RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
     "lips": OUTER_LIPS + INNER_LIPS,
@@ -87,6 +88,7 @@ def fit_clip(
     blendshapes: Float[Tensor, "n e"],
     found: Bool[Tensor, " n"] | None = None,
     settings: FitSettings | None = None,
+    foreground: Float[Tensor, "n h w"] | None = None,
 ) -> ClipFit:
     """Fit identity, pose, expression, gaze and camera to the landmarks of one person's clip.
 
@@ -99,6 +101,9 @@ def fit_clip(
             ``match_blendshapes``); the prior of the expression.
         found: frames with a face; all, if None. Other frames are left out and their input is not read.
         settings: weights; the defaults, if None.
+        foreground: where the person is, [0, 1], over the same square at any resolution, and 1 where nobody
+            can know, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read at
+            the keyframes only.
 
     Raises:
         ValueError: the image is not square, no frame has a face, or the input of a frame with a face is
@@ -125,10 +130,14 @@ def fit_clip(
     state = _initial_state(problem, landmarks_px[found].float())
     shape = torch.zeros(model.shape_basis.shape[-1])
     keyframes = choose_keyframes(state.rotation, settings.max_keyframes)
-    shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes))
+    silhouette = None
+    if foreground is not None:
+        masks = foreground[found.nonzero().flatten()[keyframes]]
+        silhouette = SilhouetteTerm.build(head, masks, image_size[1], settings.silhouette_weight)
+    shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes), silhouette)
     state = solve_frames(problem, shape, state, steps=settings.frame_steps)
     if settings.smooth_pose:
-        state = smooth_pose(state, found)
+        state = smooth_pose(problem, shape, state, found)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     return _assemble(head, problem, shape, state, found, image_size)
 
@@ -163,11 +172,18 @@ def choose_keyframes(rotation: Float[Tensor, "n 3 3"], count: int) -> Int[Tensor
     return torch.tensor(sorted(chosen))
 
 
-def smooth_pose(state: FrameState, found: Bool[Tensor, " n"]) -> FrameState:
+def smooth_pose(
+    problem: LandmarkProblem, shape: Float[Tensor, " s"], state: FrameState, found: Bool[Tensor, " n"]
+) -> FrameState:
     """Smooth rotation and camera with a symmetric quadratic filter, which has no lag.
 
+    Where the filter would move the landmarks by more than the detector's noise, as in fast turns or at
+    low frame rates, it is faded out.
+
     Args:
-        state: of the found frames only.
+        problem: of the found frames.
+        shape: identity.
+        state: of the found frames.
         found: of all frames; the filter does not reach across frames without a face.
 
     Source: Savitzky & Golay, Smoothing and differentiation of data, 1964 (5 points, second order).
@@ -183,8 +199,15 @@ def smooth_pose(state: FrameState, found: Bool[Tensor, " n"]) -> FrameState:
         if len(run) >= 5:
             windows = signal[run].unfold(0, 5, 1)
             smoothed[run[2:-2]] = windows @ kernel
-    rotation = axis_angle_to_matrix(smoothed[:, :3]) @ reference
-    return FrameState(rotation, smoothed[:, 3], smoothed[:, 4:6], state.expression, state.eyes)
+
+    def with_pose(values: Float[Tensor, "n 6"]) -> FrameState:
+        rotation = axis_angle_to_matrix(values[:, :3]) @ reference
+        return FrameState(rotation, values[:, 3], values[:, 4:6], state.expression, state.eyes)
+
+    moved = problem.predict(shape, with_pose(smoothed)) - problem.predict(shape, state)
+    ratio = moved.norm(dim=-1).mean(1) / problem.unit / problem.settings.smooth_limit
+    share = 1 / (1 + ratio.square())
+    return with_pose(torch.lerp(signal, smoothed, share[:, None]))
 
 
 def bust_rotation(head_rotation: Float[Tensor, "n 3 3"], settings: FitSettings) -> Float[Tensor, "n 3 3"]:

@@ -24,6 +24,8 @@ class FitSettings:
     eye_prior: float = 1e-3
     """Cost of the squared difference in gaze between the two eyes, radians, and a tenth of it for the gaze
     itself."""
+    silhouette_weight: float = 0.1
+    """Cost of the mean squared distance of skull and ears outside the person, in squared iris distances."""
     max_keyframes: int = 24
     """Frames that the identity is estimated from."""
     shape_steps: int = 12
@@ -32,6 +34,8 @@ class FitSettings:
     """Gauss-Newton steps of each frame."""
     smooth_pose: bool = True
     """Whether rotation and camera are smoothed over five frames, without lag; expression never is."""
+    smooth_limit: float = 0.008
+    """Movement of the landmarks, in iris distances, at which the smoothing has faded to one half."""
     bust_sigma: float = 40.0
     """Frames over which the rotation of the bust is averaged."""
     bust_share: tuple[float, float, float] = (0.3, 0.5, 0.2)

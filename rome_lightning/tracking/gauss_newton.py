@@ -6,6 +6,7 @@ Image coordinates have y up here, so that a landmark projects to ``scale (R p)_x
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -267,8 +268,21 @@ def solve_frames(
     return FrameState(*(torch.cat([getattr(s, name) for s in solved]) for name in vars(state)))
 
 
+class ShapeTerm(Protocol):
+    """A further cost of the identity."""
+
+    def normal_equations(
+        self, shape: Float[Tensor, " s"], state: FrameState, unit: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " s"], Float[Tensor, "s s"]]:
+        """Gradient and Hessian by the identity, summed over frames."""
+        ...
+
+
 def solve_shape(
-    problem: LandmarkProblem, shape: Float[Tensor, " s"], state: FrameState
+    problem: LandmarkProblem,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    term: ShapeTerm | None = None,
 ) -> tuple[Float[Tensor, " s"], FrameState]:
     """Solve one identity together with all given frames.
 
@@ -290,7 +304,13 @@ def solve_shape(
         hessian = by_frame.transpose(1, 2) @ by_frame + prior_hessian.double()
         low, high = (bound.double() for bound in problem.bounds(state))
         mixed = by_frame.transpose(1, 2) @ by_shape
-        step_shape = _shape_step(gradient, hessian, mixed, by_shape, error, shape.double(), ridge, low, high)
+        own_slope = by_shape.flatten(0, 1).T @ error.flatten() + ridge * shape.double()
+        own_hessian = by_shape.flatten(0, 1).T @ by_shape.flatten(0, 1)
+        own_hessian.diagonal().add_(ridge)
+        if term is not None:
+            term_slope, term_hessian = term.normal_equations(shape, state, problem.unit)
+            own_slope, own_hessian = own_slope + term_slope, own_hessian + term_hessian
+        step_shape = _shape_step(gradient, hessian, mixed, own_slope, own_hessian, low, high)
         gradient = gradient + mixed @ step_shape
         step = bounded_step(gradient, hessian, low, high)
         shape = shape + step_shape.to(shape.dtype)
@@ -299,15 +319,13 @@ def solve_shape(
 
 
 def _shape_step(
-    gradient: Tensor,
-    hessian: Tensor,
+    gradient: Float[Tensor, "n p"],
+    hessian: Float[Tensor, "n p p"],
     mixed: Float[Tensor, "n p s"],
-    by_shape: Float[Tensor, "n r s"],
-    error: Float[Tensor, "n r"],
-    shape: Float[Tensor, " s"],
-    ridge: float,
-    low: Tensor,
-    high: Tensor,
+    own_slope: Float[Tensor, " s"],
+    own_hessian: Float[Tensor, "s s"],
+    low: Float[Tensor, "n p"],
+    high: Float[Tensor, "n p"],
 ) -> Float[Tensor, " s"]:
     """Newton step of the identity with the frames' free parameters eliminated."""
     held = ((low >= 0) & (gradient > 0)) | ((high <= 0) & (gradient < 0))
@@ -317,9 +335,5 @@ def _shape_step(
     system = system + torch.diag_embed(torch.where(held, diagonal, 1e-6 * diagonal) + 1e-12)
     right = torch.cat([mixed, gradient[..., None]], dim=-1) * moving[..., None]
     solved = torch.cholesky_solve(right, torch.linalg.cholesky(system))
-    reduced = torch.einsum("nra,nrb->ab", by_shape, by_shape) - torch.einsum(
-        "npa,npb->ab", mixed, solved[..., :-1]
-    )
-    slope = torch.einsum("nra,nr->a", by_shape, error) - torch.einsum("npa,np->a", mixed, solved[..., -1])
-    reduced = reduced + torch.eye(len(shape), dtype=reduced.dtype) * ridge
-    return -torch.linalg.solve(reduced, slope + ridge * shape)
+    eliminated = mixed.flatten(0, 1).T @ solved.flatten(0, 1)
+    return -torch.linalg.solve(own_hessian - eliminated[:, :-1], own_slope - eliminated[:, -1])

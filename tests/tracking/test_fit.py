@@ -263,7 +263,7 @@ def test_pose_is_smoothed_without_lag(head: HeadModel) -> None:
     pose[:, 1] = 0.3 * torch.sin(time / 6)
     truth = dataclasses.replace(truth, global_pose=pose, neck_pose=torch.zeros(40, 3))
     observed = observe(head, truth)
-    noise = torch.randn(40, 1, 2, generator=torch.Generator().manual_seed(0))
+    noise = 0.3 * torch.randn(40, 1, 2, generator=torch.Generator().manual_seed(0))
     observed[..., :2] += noise
     scores = truth.expression
     smooth = fit_clip(head, observed, (SIZE, SIZE), scores)
