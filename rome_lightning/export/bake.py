@@ -16,7 +16,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.head.topology import face_components
 from rome_lightning.renderer import UVLayout, push_pull
 
-SCLERA = (0.86, 0.83, 0.81)
+SCLERA = (0.78, 0.75, 0.73)
 IRIS = (0.33, 0.23, 0.16)
 PUPIL = (0.05, 0.04, 0.04)
 TEETH = (0.85, 0.80, 0.72)
