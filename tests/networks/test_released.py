@@ -48,7 +48,7 @@ def test_fold_keeps_outputs_and_leaves_the_original_alone() -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        lambda: TextureEncoder(base_width=8, num_levels=3),
+        lambda: TextureEncoder(base_width=8, num_levels=2),
         lambda: UNet(4, 8, base_width=8, num_levels=3),
         lambda: UNet(4, 8, base_width=8, num_levels=1),
     ],

@@ -4,6 +4,7 @@
 and what they gave on random inputs; ``rome_state_dict_keys.txt`` lists names and shapes at full width.
 """
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from rome_lightning.networks import (
 )
 
 FOLDER = Path(__file__).parent
-# Every network is the same chain of float32 operations as the original.
 TOLERANCE = 1e-5
 
 
@@ -45,29 +45,30 @@ def narrow(name: str) -> nn.Module:
     }[name]()
 
 
-@pytest.mark.parametrize("name", ["mesh_deformer", "unet", "mlp_deformer"])
+def assert_official(network: nn.Module, inputs: Tensor, expected: Tensor) -> None:
+    """Compare with the official output, allowing for what float32 leaves open.
+
+    With these random weights the networks amplify round-off (E_tex to 5e-3, the distance to float64), so
+    a processor with other vector instructions than the fixture's gets slightly different numbers.
+    """
+    with torch.no_grad():
+        output = network(inputs)
+        round_off = (output - copy.deepcopy(network).double()(inputs.double())).abs().max()
+    error = (output - expected).abs().max()
+    assert round_off < 1e-2
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert error <= TOLERANCE
+    assert error <= torch.clamp(2 * round_off, min=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "mesh_deformer", "unet", "mlp_deformer"])
 def test_outputs_equal_the_official_networks(fixture: dict[str, Tensor], name: str) -> None:
     network = narrow(name).eval()
     network.load_state_dict(weights(fixture, name), strict=True)
-    with torch.no_grad():
-        output = network(fixture[f"inputs/{name}"])
-    torch.testing.assert_close(output, fixture[f"outputs/{name}"], rtol=0, atol=TOLERANCE)
-
-
-def test_texture_encoder_equals_the_official_network(fixture: dict[str, Tensor]) -> None:
-    network = narrow("autoencoder").eval()
-    network.load_state_dict(weights(fixture, "autoencoder"), strict=True)
-    inputs, expected = fixture["inputs/autoencoder"], fixture["outputs/autoencoder"]
-    with torch.no_grad():
-        output = network(inputs)
-        exact = network.double()(inputs.double()).float()
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        torch.testing.assert_close(output, expected, rtol=0, atol=TOLERANCE)
-    # With these random weights the network amplifies float32 round-off to some 5e-3 (the distance to
-    # float64), so a processor with other vector instructions sums to slightly different numbers.
-    round_off = (output - exact).abs().max()
-    assert round_off < 1e-2
-    assert (output - expected).abs().max() <= max(TOLERANCE, 2 * round_off)
+    assert_official(network, fixture[f"inputs/{name}"], fixture[f"outputs/{name}"])
+    if name in ("autoencoder", "mesh_deformer", "unet"):
+        folded = fold_weight_standardization(network)
+        assert_official(folded, fixture[f"inputs/{name}"], fixture[f"outputs/{name}"])
 
 
 def test_discriminator_equals_the_official_network(fixture: dict[str, Tensor]) -> None:
@@ -85,15 +86,6 @@ def test_discriminator_equals_the_official_network(fixture: dict[str, Tensor]) -
 def test_harmonic_encoding_equals_the_official_one(fixture: dict[str, Tensor]) -> None:
     encoded = harmonic_encoding(fixture["harmonic_encoding/input"])
     torch.testing.assert_close(encoded, fixture["harmonic_encoding/output"], rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("name", ["mesh_deformer", "unet"])
-def test_folded_networks_equal_the_official_ones(fixture: dict[str, Tensor], name: str) -> None:
-    network = narrow(name).eval()
-    network.load_state_dict(weights(fixture, name), strict=True)
-    with torch.no_grad():
-        output = fold_weight_standardization(network)(fixture[f"inputs/{name}"])
-    torch.testing.assert_close(output, fixture[f"outputs/{name}"], rtol=0, atol=TOLERANCE)
 
 
 def test_names_and_shapes_at_full_width() -> None:
