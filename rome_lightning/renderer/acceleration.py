@@ -20,6 +20,7 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"{error}; install it with `pip install warp-lang`"
 
 
+@torch.compiler.assume_constant_result
 def warp_status() -> str:
     """Say "ok", or why the Warp kernels cannot be used."""
     return _load()[1]

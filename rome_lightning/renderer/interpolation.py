@@ -62,7 +62,12 @@ def _interpolate(
 
 @_interpolate.register_fake
 def _(
-    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, attributes: Tensor, attribute_faces: Tensor
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    attributes: Tensor,
+    attribute_faces: Tensor,
+    fused: bool,
 ) -> Tensor:
     batch = max(vertices_px.shape[0], face_ids.shape[0], attributes.shape[0])
     return attributes.new_empty((batch, attributes.shape[2], *face_ids.shape[1:]))

@@ -1,3 +1,6 @@
+# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# mypy: ignore-errors
+
 """Fused kernels in Warp: one source for CPU and CUDA, compiled at first use and cached by Warp.
 
 Each function here has a torch counterpart with the same meaning; ids and contours are bit-equal to it.
@@ -636,10 +639,11 @@ def soft_kernel(
     vertices: wp.array2d(dtype=wp.vec3),
     faces: wp.array2d(dtype=wp.int32),
     blur: wp.float32,
+    by_depth: wp.bool,
     empty: wp.int64,
     keys: wp.array4d(dtype=wp.int64),
 ):
-    """Keep the nearest faces within reach of each pixel, sorted; one thread per face.
+    """Keep the first faces within reach of each pixel, sorted by key; one thread per face.
 
     A fragment that pushes another out of its layer carries that one on to the next layer, which keeps
     the smallest keys whatever the order of the threads.
@@ -664,7 +668,12 @@ def soft_kernel(
         for column in range(left, right):
             nearest = nearest_on_triangle(flat(a, column, row), flat(b, column, row), flat(c, column, row))
             if nearest.inside or nearest.squared < blur:
-                key = clipped_depth(a, b, c, nearest.parts) | wp.int64(face)
+                rank = nearest.squared
+                if by_depth:
+                    rank = clipped_depth(a, b, c, nearest.parts)
+                elif nearest.inside:
+                    rank = -rank
+                key = (ordered_bits(rank) << wp.int64(32)) | wp.int64(face)
                 layer = wp.int32(0)
                 if key >= keys[image, layers - 1, row, column]:
                     layer = layers
@@ -677,14 +686,13 @@ def soft_kernel(
 
 
 @wp.func
-def clipped_depth(a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3) -> wp.int64:
-    """Depth with weights clipped to the triangle, as the upper half of a key."""
+def clipped_depth(a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3) -> wp.float32:
+    """Depth with weights clipped to the triangle."""
     if parts[0] + parts[1] + parts[2] < 0.0:
         parts = -parts
     parts = wp.vec3(wp.max(parts[0], 0.0), wp.max(parts[1], 0.0), wp.max(parts[2], 0.0))
     total = parts[0] + parts[1] + parts[2]
-    depth = (parts[0] * a[2] + parts[1] * b[2] + parts[2] * c[2]) / total
-    return ordered_bits(depth) << wp.int64(32)
+    return (parts[0] * a[2] + parts[1] * b[2] + parts[2] * c[2]) / total
 
 
 @wp.func
@@ -858,14 +866,20 @@ def coverage_backward(
 
 
 def soft_layers(
-    vertices_px: Tensor, faces: Tensor, height: int, width: int, blur: float, num_layers: int
+    vertices_px: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    blur: float,
+    num_layers: int,
+    by_depth: bool,
 ) -> Tensor:
     """See ``soft._layers``."""
     size = (len(vertices_px), num_layers, height, width)
     keys = torch.full(size, EMPTY, dtype=torch.int64, device=vertices_px.device)
     layers = torch.empty(size, dtype=torch.int32, device=vertices_px.device)
     mesh = (Points(vertices_px.contiguous()), faces.int())
-    _launch(soft_kernel, (len(vertices_px), len(faces)), *mesh, blur, EMPTY, keys)
+    _launch(soft_kernel, (len(vertices_px), len(faces)), *mesh, blur, by_depth, EMPTY, keys)
     _launch(unpack_kernel, (keys.numel(),), keys.view(-1), EMPTY, layers.view(-1))
     return layers
 

@@ -1,0 +1,20 @@
+"""Implementations that can run here."""
+
+import pytest
+
+from rome_lightning.renderer import Rasterizer, available_rasterizers, get_rasterizer
+
+
+@pytest.fixture(params=["torch", "warp"])
+def rasterizer(request: pytest.FixtureRequest) -> Rasterizer:
+    """Each of our backends; Warp only where it is installed."""
+    status = available_rasterizers()[request.param]
+    if status != "ok":
+        pytest.skip(status)
+    return get_rasterizer(request.param)
+
+
+@pytest.fixture
+def fused(rasterizer: Rasterizer) -> bool:
+    """Whether operations run in the kernels, to go with ``rasterizer``."""
+    return rasterizer.name == "warp"
