@@ -306,12 +306,8 @@ def _stack(faces: Sequence[_Face | None], counts: Sequence[int]) -> Detections:
 
 def load_mediapipe() -> Any:
     """The ``mediapipe`` module, imported when first needed: it takes seconds."""
-    try:
-        import mediapipe
-    except ImportError as error:
-        raise ImportError(
-            "tracking needs mediapipe; install it with: pip install 'rome-lightning[tracking]'"
-        ) from error
+    import mediapipe
+
     return mediapipe
 
 

@@ -64,12 +64,8 @@ class Matter:
         return result
 
     def _open(self) -> Any:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(
-                "matting needs onnxruntime; install it with: pip install 'rome-lightning[tracking]'"
-            ) from error
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         # Frames of a clip keep the cores busy in other stages; one thread per network wastes least.
         options.intra_op_num_threads = 1

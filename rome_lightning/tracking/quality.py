@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from rome_lightning.data import Region
 from rome_lightning.tracking.landmark_groups import FACE_OVAL
-from rome_lightning.tracking.video import scene_cuts
+
+# Share of the picture that changes its colour from one shot to another; motion changes less.
+_CUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def continuous_shot(
 ) -> Bool[Tensor, " n"]:
     """Frames of the longest part of a clip in which one face moves without a jump or a cut.
 
-    A face continues a part if it is as near to that part's last face as a moving head can be. Single
-    frames in which the detector jumped to something else therefore do not end a part.
+    A face continues a part if the picture has the colours of that part's last frame and the face is as
+    near to its face as a moving head can be. Single frames in which the detector jumped to something
+    else, or flashes, therefore do not end a part.
 
     Args:
         frames: RGB, consecutive.
@@ -82,15 +85,13 @@ def continuous_shot(
         found: frames with one face.
         fps: frames per second.
     """
-    shot_of = np.zeros(len(frames), dtype=int)
-    shot_of[scene_cuts(frames)] = 1
-    shot_of = shot_of.cumsum()
+    layouts = {index: _colour_layout(frames[index]) for index in torch.nonzero(found).flatten().tolist()}
     parts: list[list[int]] = []
-    for index in torch.nonzero(found).flatten().tolist():
+    for index, layout in layouts.items():
         for part in reversed(parts):
             last = part[-1]
-            same_shot = shot_of[last] == shot_of[index]
-            if same_shot and _moves(boxes[last], boxes[index], (index - last) / fps):
+            change = np.abs(layouts[last] - layout).sum() / 2 / len(layout)
+            if change < _CUT and _moves(boxes[last], boxes[index], (index - last) / fps):
                 part.append(index)
                 break
         else:
@@ -107,6 +108,15 @@ def _moves(before: Float[Tensor, " 4"], after: Float[Tensor, " 4"], seconds: flo
     distance = float(((before[:2] + before[2:]) - (after[:2] + after[2:])).norm()) / 2
     growth = max(sizes) / max(min(sizes), 1e-6)
     return distance < (0.25 + 2.0 * seconds) * max(sizes) and growth < 1.3 + seconds
+
+
+def _colour_layout(frame: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, "9 64"]:
+    """Share of each of 64 colours in each cell of a 3 x 3 grid, a fingerprint of a shot."""
+    step = max(1, min(frame.shape[:2]) // 96)
+    small = frame[::step, ::step] >> 6
+    codes = (small[..., 0].astype(np.int64) << 4) | (small[..., 1] << 2) | small[..., 2]
+    cells = [cell for row in np.array_split(codes, 3, axis=0) for cell in np.array_split(row, 3, axis=1)]
+    return np.stack([np.bincount(cell.ravel(), minlength=64) / max(cell.size, 1) for cell in cells])
 
 
 def _polygon(corners: Float[Tensor, "k 2"], size: int) -> Bool[Tensor, "s s"]:

@@ -195,33 +195,6 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"cannot read {path} as an image: {' '.join(str(error).split())}") from error
 
 
-def scene_cuts(frames: UInt8[np.ndarray, "n h w 3"], threshold: float = 0.5) -> list[int]:
-    """Indices of frames that begin a new shot.
-
-    A cut is a frame whose colour histogram (coarse, over a 3 x 3 grid) differs from its predecessor's
-    by more than ``threshold`` and at least three times as much as frames around it usually do.
-
-    Args:
-        frames: RGB, consecutive.
-        threshold: half the L1 distance of two histograms, [0, 1]; 0 is equal.
-    """
-    if len(frames) < 2:
-        return []
-    histograms = np.stack([_grid_histogram(frame) for frame in frames])
-    change = np.abs(np.diff(histograms, axis=0)).sum(axis=(1, 2)) / 2 / histograms.shape[1]
-    usual = float(np.median(change))
-    return [int(i) + 1 for i in np.flatnonzero((change > threshold) & (change > 3 * usual))]
-
-
-def _grid_histogram(frame: np.ndarray) -> np.ndarray:
-    """Share of each of 64 colours in each of nine cells."""
-    step = max(1, min(frame.shape[:2]) // 96)
-    small = frame[::step, ::step] >> 6
-    codes = (small[..., 0].astype(np.int64) << 4) | (small[..., 1] << 2) | small[..., 2]
-    cells = [cell for row in np.array_split(codes, 3, axis=0) for cell in np.array_split(row, 3, axis=1)]
-    return np.stack([np.bincount(cell.ravel(), minlength=64) / max(cell.size, 1) for cell in cells])
-
-
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no video at {path}")
@@ -272,8 +245,8 @@ def _shown_frames(container: Any, stream: VideoStream, path: Path) -> Iterator[t
 
 def _starts_interval(time: float, kept: list[float], fps: float, start_s: float) -> bool:
     """Whether no frame of this frame's interval of 1 / fps has been kept yet."""
-    # Timestamps are rounded to the container's clock (1 ms in Matroska), hence the slack.
-    slack = 0.1 / fps
+    # Timestamps are rounded to the container's clock, 1 ms in Matroska.
+    slack = 0.002
     if not kept:
         return True
     return int((time - start_s + slack) * fps) > int((kept[-1] - start_s + slack) * fps)
