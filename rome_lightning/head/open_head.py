@@ -13,7 +13,7 @@ from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.head.model import HeadModel
 
 OPEN_HEAD_FILE = Path(__file__).with_name("open_head.safetensors")
-OPEN_HEAD_SHA256 = "eceb971fe8a5221c2dcfe9c268f00c7f58e802542edf0233ad649276b1554023"
+OPEN_HEAD_SHA256 = "ce5bcf414ad05faeafbced5f5df256a9e4f64f8400ef616b69933d112eb65df0"
 """Hash of the shipped file; ``python -m rome_lightning.head.bake`` makes the same bytes."""
 
 FORMAT = "rome-head/1"
@@ -59,7 +59,7 @@ def read_head(path: Path | None = None) -> HeadData:
         metadata = handle.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(
-                f"{file} has format {metadata.get('format')!r}, expected {FORMAT!r}; bake it with this version"
+                f"{file} has format {metadata.get('format')!r}, expected {FORMAT!r}; bake it again"
             )
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     return _unpack(tensors, metadata)
