@@ -28,9 +28,9 @@ class FitSettings:
     """Cost of the mean squared distance of skull and ears outside the person, in squared iris distances."""
     max_keyframes: int = 24
     """Frames that the identity is estimated from."""
-    shape_steps: int = 12
+    shape_steps: int = 7
     """Gauss-Newton steps of the identity."""
-    frame_steps: int = 8
+    frame_steps: int = 5
     """Gauss-Newton steps of each frame."""
     smooth_pose: bool = True
     """Whether rotation and camera are smoothed over five frames, without lag; expression never is."""

@@ -6,7 +6,7 @@ Image coordinates have y up here, so that a landmark projects to ``scale (R p)_x
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -268,6 +268,7 @@ def solve_frames(
     return FrameState(*(torch.cat([getattr(s, name) for s in solved]) for name in vars(state)))
 
 
+@runtime_checkable
 class ShapeTerm(Protocol):
     """A further cost of the identity."""
 
