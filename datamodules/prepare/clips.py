@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+import rome_lightning
 from datamodules.codec import Clip
 from datamodules.prepare.config import PrepareConfig
 from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.tracking.video import Video, read_video
 
+TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
+"""Named in every clip; another version makes other shards."""
 BLURRED = "blurred"
 
 
@@ -53,8 +56,14 @@ class VideoClips:
     """Frames by reason of rejection."""
 
 
-def make_clips(video: VideoInput, tracker: SupportsTrack, config: PrepareConfig) -> VideoClips:
+def make_clips(video: VideoInput, tracker: SupportsTrack, config: PrepareConfig, head: str) -> VideoClips:
     """Read, track, filter and cut one video.
+
+    Args:
+        video: to read.
+        tracker: made for the image size of ``config``.
+        config: options.
+        head: name of the head model that the tracker fits.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,7 +83,8 @@ def make_clips(video: VideoInput, tracker: SupportsTrack, config: PrepareConfig)
 
     def clips() -> Iterator[Clip]:
         for number, part in enumerate(parts):
-            yield _clip(video, number, part, images, content, tracked)
+            header = {"dataset": config.dataset, "head": head, "tracker": TRACKER}
+            yield _clip(video, number, part, images, content, tracked, header)
 
     return VideoClips(clips(), len(parts), len(content), len(usable), rejected)
 
@@ -137,6 +147,7 @@ def _clip(
     images: UInt8[np.ndarray, "n s s 3"],
     content: Video,
     tracked: TrackedClip,
+    header: dict[str, str],
 ) -> Clip:
     params = tracked.params
     crop = tracked.crop
@@ -164,6 +175,7 @@ def _clip(
             "valid": np.ones(len(part), dtype=np.uint8),
         },
         header={
+            **header,
             "source": video.path.name,
             "source_sha256": video.sha256,
             "fps": f"{content.fps:.6g}",

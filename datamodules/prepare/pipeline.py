@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.manifest import SPLITS, Manifest, build_manifest
-from datamodules.prepare.clips import SupportsTrack, VideoInput, make_clips
+from datamodules.prepare.clips import TRACKER, SupportsTrack, VideoInput, make_clips
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
@@ -65,30 +65,45 @@ def name_inputs(videos: Sequence[Path], identities: Mapping[str, str]) -> list[V
 
     Args:
         videos: files; the same content twice is taken once.
-        identities: person by file name without suffix; others are a person of their own.
+        identities: person by file name without suffix; others are a person of their own, called as the file.
 
     Raises:
         ValueError: ``identities`` names a video that is not there.
     """
     unknown = set(identities) - {path.stem for path in videos}
     if unknown:
-        raise ValueError(f"identities names videos that were not given: {', '.join(sorted(unknown)[:5])}")
+        raise ValueError(f"identities names videos that were not given: {_few(unknown)}")
     by_hash: dict[str, Path] = {}
     for path in videos:
         with path.open("rb") as file:
             by_hash.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), path)
     keys = Counter(_key(path.stem) for path in by_hash.values())
+    stems = Counter(path.stem for path in by_hash.values())
     inputs = []
     for digest, path in by_hash.items():
         key = _key(path.stem)
         # Two videos of one name in different folders are told apart by their content.
         key = key if keys[key] == 1 else f"{key}_{digest[:8]}"
-        inputs.append(VideoInput(path, key, identities.get(path.stem, key), digest))
+        own = path.stem if stems[path.stem] == 1 else key
+        inputs.append(VideoInput(path, key, identities.get(path.stem, own), digest))
     return sorted(inputs, key=lambda item: item.key)
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _key(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", stem)[:64] or "video"
+
+
+def head_fingerprint(head: HeadModel) -> str:
+    """Hash of the head model itself: a head that was baked or edited anew under its old name is another."""
+    digest = hashlib.sha256()
+    for name, buffer in sorted(head.named_buffers()):
+        digest.update(f"{name} {tuple(buffer.shape)} {buffer.dtype}".encode())
+        digest.update(buffer.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def default_tracker(head: HeadModel, config: PrepareConfig) -> Tracker:
@@ -128,16 +143,26 @@ def prepare(
     config = config or PrepareConfig()
     log = log or _to_stderr
     inputs = name_inputs(expand_inputs([Path(video) for video in videos]), identities or {})
+    absent = {*config.val_identities, *config.test_identities} - {item.identity for item in inputs}
+    if absent:
+        raise ValueError(f"val_identities or test_identities name people without a video: {_few(absent)}")
     output.mkdir(parents=True, exist_ok=True)
     head = load_head(config.head)
     work = _shard_specs(inputs, config, head)
-    maker = _ShardMaker(output, config, log, lambda: (make_tracker or default_tracker)(head, config))
+    maker = _ShardMaker(
+        output, config, log, head.name, lambda: (make_tracker or default_tracker)(head, config)
+    )
     maker.expect([item for _, _, _, group in work for item in group])
     shards = [(split, maker.make(name, spec, group)) for split, name, spec, group in work]
     manifest = build_manifest(
         config.dataset,
         config.image_size,
-        {"name": head.name, "num_shape": head.num_shape, "num_expression": head.num_expression},
+        {
+            "name": head.name,
+            "sha256": head_fingerprint(head),
+            "num_shape": head.num_shape,
+            "num_expression": head.num_expression,
+        },
         shards,
         # The head's path is the user's own; its name says which it was.
         {**asdict(config), "head": head.name},
@@ -168,6 +193,7 @@ def _shard_specs(
     The name has the hash of the spec, so that no other version of a shard is ever overwritten.
     """
     models = {name: REGISTRY[name].sha256 for name in _MODELS}
+    fingerprint = head_fingerprint(head)
     work = []
     for split in SPLITS:
         members = [item for item in inputs if split_of(item.identity, config) == split]
@@ -181,7 +207,8 @@ def _shard_specs(
                     for i in group
                 ],
                 "settings": config.clip_settings(),
-                "head": head.name,
+                "head": {"name": head.name, "sha256": fingerprint},
+                "tracker": TRACKER,
                 "models": models,
             }
             name = f"{split}-{start // config.videos_per_shard:05d}-{sha256_of(spec)[:8]}"
@@ -197,9 +224,10 @@ class _ShardMaker:
         output: Path,
         config: PrepareConfig,
         log: Callable[[str], None],
+        head: str,
         make_tracker: Callable[[], SupportsTrack],
     ) -> None:
-        self.output, self.config, self.log = output, config, log
+        self.output, self.config, self.log, self._head = output, config, log, head
         self._make_tracker = make_tracker
         self._tracker: SupportsTrack | None = None
         self._expected: dict[str, int] = {}
@@ -249,7 +277,7 @@ class _ShardMaker:
         place = f"[{self._done}/{self._done + len(self._expected) - 1}] {item.path.name}"
         self.log(f"{place}: tracking ...")
         try:
-            made = make_clips(item, self._tracker, self.config)
+            made = make_clips(item, self._tracker, self.config, self._head)
             for clip in made.clips:
                 writer.add(clip)
         except (OSError, ValueError) as error:

@@ -59,8 +59,10 @@ class HeadModel(nn.Module):
         self._register("faces", data.faces.long())
         self._register("uvs", data.uvs)
         self._register("uv_faces", data.uv_faces.long())
-        vertex_uvs = torch.zeros(self.num_vertices, 2)
-        vertex_uvs[data.faces.reshape(-1).long()] = data.uvs[data.uv_faces.reshape(-1).long()]
+        # A vertex on a seam has several corners: the first in the list, the same in every process.
+        corner = torch.full((self.num_vertices,), len(data.uvs) - 1)
+        corner.scatter_reduce_(0, data.faces.reshape(-1).long(), data.uv_faces.reshape(-1).long(), "amin")
+        vertex_uvs = data.uvs[corner]
         self._register("vertex_uvs", vertex_uvs)
         for name in REGIONS:
             self._register(f"region_{name}", data.regions[name])

@@ -19,7 +19,7 @@ from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli import prepare as cli
 from rome_lightning.data import HeadParams
-from rome_lightning.head import HeadModel
+from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.tracker import Problem, TrackedClip
 from rome_lightning.tracking.video import write_video
@@ -105,7 +105,11 @@ def test_content_of_the_dataset(videos: list[Path], tmp_path: Path) -> None:
     assert arrays["bbox"][0].tolist() == [10, 5, 80, 75]
     assert header["source"] == "anna 1.mp4"
     assert header["source_sha256"] == hashlib.sha256(videos[0].read_bytes()).hexdigest()
-    assert header["identity"] == "anna_1"
+    assert (header["identity"], header["head"], header["dataset"]) == (
+        "anna 1",
+        "open-head-1",
+        "talking-heads",
+    )
     frame = reader.frame(0, 3)
     assert frame.image.shape == (64, 64, 3)
     assert np.abs(frame.matte.astype(int) - 128).max() <= 1
@@ -159,6 +163,18 @@ def test_other_options_make_other_shards(videos: list[Path], tmp_path: Path) -> 
     assert run(videos, tmp_path / "d", min_frames=5, licence="CC0").shards == second.shards
 
 
+def test_another_head_of_the_same_name_makes_other_shards(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(videos, tmp_path / "d")
+    head = load_head("open")
+    head.joint_template.add_(1e-3)
+    monkeypatch.setattr("datamodules.prepare.pipeline.load_head", lambda name: head)
+    second = run(videos, tmp_path / "d")
+    assert first.head["name"] == second.head["name"]
+    assert {s.name for s in first.shards}.isdisjoint({s.name for s in second.shards})
+
+
 def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: Path) -> None:
     broken = videos[0].with_name("broken.mp4")
     broken.write_bytes(videos[0].read_bytes()[:500])
@@ -182,7 +198,9 @@ def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"would enlarge it 6\.9 times"):
         run(videos, tmp_path / "d", image_size=480, max_upscale=2)
     with pytest.raises(ValueError, match="train on"):
-        run(videos, tmp_path / "d", val_identities=["anna_1", "anna_2", "bert"])
+        run(videos, tmp_path / "d", val_identities=["anna 1", "anna 2", "bert"])
+    with pytest.raises(ValueError, match="without a video: carl"):
+        run(videos, tmp_path / "d", val_identities=["bert", "carl"])
 
 
 def test_blurred_frames_are_left_out(
