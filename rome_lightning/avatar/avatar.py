@@ -53,9 +53,7 @@ class Avatar:
         return height, width
 
     @torch.no_grad()
-    def animate(
-        self, driver: HeadParams, batch_size: int = 8, background: float = 1.0
-    ) -> Iterator[Rendered]:
+    def animate(self, driver: HeadParams, batch_size: int = 8, background: float = 1.0) -> Iterator[Rendered]:
         """Draw the person with the driver's expression, pose and camera, in batches.
 
         Args:
@@ -79,9 +77,7 @@ class Avatar:
         return self.model.deform(self.code.repeat_interleave(len(driver)), driver)
 
     @torch.no_grad()
-    def observed_texture(
-        self, size: int = 512
-    ) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
+    def observed_texture(self, size: int = 512) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """Colours of the photograph in UV space and how well each texel is seen, [0, 1] each.
 
         Args:
@@ -97,10 +93,17 @@ class Avatar:
         """Write one self-contained file: person, photograph and networks; never a pickle."""
         tensors = {f"model/{key}": value for key, value in self.model.state_dict().items()}
         tensors |= _tensors("code/", self.code) | _tensors("source/", self.source)
-        config = {"format": FORMAT, "config": dataclasses.asdict(self.model.config), "head": self.model.head.name}
+        config = {
+            "format": FORMAT,
+            "config": dataclasses.asdict(self.model.config),
+            "head": self.model.head.name,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"rome": json.dumps(config)})
+        # Copies: safetensors refuses tensors that share memory.
+        save_file(
+            {k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"rome": json.dumps(config)}
+        )
         temporary.replace(path)
 
     @classmethod
@@ -112,7 +115,9 @@ class Avatar:
             ValueError: the file is damaged, not an avatar, or made with another head model.
         """
         if not path.is_file():
-            raise FileNotFoundError(f"no avatar at {path}; make one with `rome avatar create PHOTO -o FOLDER`")
+            raise FileNotFoundError(
+                f"no avatar at {path}; make one with `rome avatar create PHOTO -o FOLDER`"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("rome", "{}"))

@@ -82,14 +82,18 @@ def _animate(args: argparse.Namespace) -> int:
     if not bool(torch.as_tensor(tracked.valid).all()):
         held = int((~torch.as_tensor(tracked.valid)).sum())
         print(f"{held} of {len(video)} frames have no usable face: the pose before is held", file=sys.stderr)
-    write_video(args.output, _progress(driven_frames(avatar, tracked.to_frames(), args.compare), len(video)), video.fps)
+    write_video(
+        args.output,
+        _progress(driven_frames(avatar, tracked.to_frames(), args.compare), len(video)),
+        video.fps,
+    )
     print(f"{args.output}: {len(video)} frames")
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.export import export_avatar
+    from rome_lightning.export.person import export_avatar
 
     path = avatar_path(args.avatar)
     avatar = Avatar.load(path)

@@ -18,9 +18,7 @@ COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
 """What ``comparison_rows`` shows, from left to right."""
 
 
-def comparison_rows(
-    source: Frames, driver: Frames, rendered: Rendered
-) -> Float[Tensor, "b 3 h w6"]:
+def comparison_rows(source: Frames, driver: Frames, rendered: Rendered) -> Float[Tensor, "b 3 h w6"]:
     """One row per image: ``COLUMNS`` side by side, RGB in [0, 1].
 
     Args:

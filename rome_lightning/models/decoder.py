@@ -28,7 +28,9 @@ class DeferredRenderer(nn.Module):
         self.config = config
         self.rasterizer = rasterizer
         self.faces, self.uvs, self.uv_faces = head.faces, head.uvs, head.uv_faces
-        inputs = texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
+        inputs = (
+            texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
+        )
         if config.network == "release":
             self.network: nn.Module = UNet(inputs, 4, base_width=config.width)
         else:

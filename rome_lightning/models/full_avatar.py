@@ -96,9 +96,7 @@ class FullAvatar(nn.Module):
         if magnitudes is None:
             return HeadMesh(posed, torch.zeros_like(posed))
         free = self.config.offsets.direction == "free"
-        offsets = (
-            magnitudes if free else magnitudes * vertex_normals(posed.detach(), self.head.faces)
-        )
+        offsets = magnitudes if free else magnitudes * vertex_normals(posed.detach(), self.head.faces)
         return HeadMesh(posed + offsets, offsets)
 
     def render(

@@ -30,9 +30,7 @@ class DirectTexture(nn.Module):
         super().__init__()
         self.encoder = TextureEncoder(out_channels=config.channels, base_width=config.width)
 
-    def forward(
-        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
-    ) -> Float[Tensor, "b c s s"]:
+    def forward(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Float[Tensor, "b c s s"]:
         """Neural texture at the resolution of the image; the mesh is not used."""
         return self.encoder(torch.cat([source.image, source.foreground_mask], dim=1))
 
@@ -62,9 +60,7 @@ class UnprojectedTexture(nn.Module):
             self.network.head.weight[:3].zero_()
             self.network.head.bias[:3].zero_()
 
-    def forward(
-        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
-    ) -> Float[Tensor, "b c s s"]:
+    def forward(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Float[Tensor, "b c s s"]:
         """Neural texture.
 
         Args:

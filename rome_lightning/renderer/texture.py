@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.geometry import face_normals
+from rome_lightning.geometry import vertex_normals
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.torch_visibility import visible_faces
@@ -129,8 +129,7 @@ def _visibility(
     depth = interpolate(vertices_px, faces, ids, vertices_px[..., 2:])
     depth = torch.where(ids[:, None] >= 0, depth, torch.inf).flatten(1)
     # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
-    facing = -F.normalize(face_normals(vertices_px, faces), dim=-1)[..., 2]
-    facing = facing[:, layout.face_ids[0].clamp_min(0).long()][:, None]
+    facing = layout.gather(-vertex_normals(vertices_px, faces)[..., 2:])
     # One pixel of slack, plus what the depth of the surface changes over a pixel at this angle.
     slope = (1 - facing.square()).clamp_min(0).sqrt() / facing.clamp_min(0.1)
     slack = 1 + slope[:, 0]

@@ -67,9 +67,7 @@ class Objective(nn.Module):
             return PerceptualLoss.vgg16_shallow(load_vgg16_features(resolve("lpips_vgg16")))
         return PerceptualLoss.vgg19(load_vgg19_normalized(resolve("vgg19_normalized")))
 
-    def forward(
-        self, rendered: Rendered, batch: AvatarBatch, background: Float[Tensor, "b 3"]
-    ) -> LossTerms:
+    def forward(self, rendered: Rendered, batch: AvatarBatch, background: Float[Tensor, "b 3"]) -> LossTerms:
         """All terms of positive weight.
 
         Args:
@@ -150,13 +148,13 @@ class Objective(nn.Module):
         limit = torch.tensor([width - size, height - size], device=landmarks.device)
         left_top = (centre - size / 2).round().clamp(min=0).minimum(limit).long().tolist()
         pairs = torch.cat([predicted, wanted], dim=1)
-        crops = torch.stack([p[:, y : y + size, x : x + size] for p, (x, y) in zip(pairs, left_top, strict=True)])
+        crops = torch.stack(
+            [p[:, y : y + size, x : x + size] for p, (x, y) in zip(pairs, left_top, strict=True)]
+        )
         return crops[:, :3], crops[:, 3:]
 
 
-def feature_map(
-    landmarks: Float[Tensor, "b l 2"], image_size: tuple[int, int]
-) -> Float[Tensor, "b 1 h w"]:
+def feature_map(landmarks: Float[Tensor, "b l 2"], image_size: tuple[int, int]) -> Float[Tensor, "b 1 h w"]:
     """Soft discs around the landmarks of eyes and lips, [0, 1].
 
     Args:

@@ -1,0 +1,302 @@
+"""``rome demo``: from real clips and one photograph to trained, driven avatars and a report, on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.data import Frames
+    from rome_lightning.evaluation.report import Media, Section, Table
+
+TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2", "clip_wolfgang")
+HELD_BACK_CLIP = "clip_single_face"
+DRIVER_CLIP = "clip_cap13"
+DRIVER_START_S = 15.5
+DRIVER_FRAMES = 125
+NEEDED = (
+    *TRAINING_CLIPS, HELD_BACK_CLIP, DRIVER_CLIP, "face_landmarker", "selfie_multiclass", "modnet",
+    "lpips_alexnet", "lpips_vgg16", "sface", "yunet",
+)  # fmt: skip
+"""Every file that the demo reads; fetched before anything is computed."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the demo."""
+    parser = argparse.ArgumentParser(prog="rome demo", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="Folder to fill.")
+    parser.add_argument(
+        "--experiments", type=Path, default=Path("experiments"), help="The repository's experiments folder."
+    )
+    parser.add_argument("--steps", type=int, default=1500, help="Training steps.")
+    parser.add_argument("--restart", action="store_true", help="Delete what an earlier demo left there.")
+    return parser
+
+
+@dataclass
+class Clock:
+    """Announces the stages and remembers how long each took."""
+
+    durations_s: dict[str, float]
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Time a stage and say what is going on."""
+        print(f"\n== {title}", file=sys.stderr, flush=True)
+        start = time.monotonic()
+        yield
+        self.durations_s[title] = round(time.monotonic() - start, 1)
+        print(f"   {self.durations_s[title]:.0f} s", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Run the demo; ``argv`` is what follows ``rome demo``."""
+    args = build_parser().parse_args(argv)
+    base = args.experiments / "full" / "base.yaml"
+    if not base.is_file():
+        raise FileNotFoundError(
+            f"{base} not found: run the demo in a clone of the repository, or --experiments"
+        )
+    if args.restart and args.output.exists():
+        shutil.rmtree(args.output)
+    output: Path = args.output
+    output.mkdir(parents=True, exist_ok=True)
+    clock = Clock({})
+
+    with clock.stage("Assets: detectors, metric networks and clips"):
+        clips = _fetch()
+    with clock.stage("Data: track the people and write shards"):
+        _prepare(clips, output / "shards")
+    with clock.stage("Training: one model for all people"):
+        checkpoint = _fit(args.experiments, output, args.steps)
+    with clock.stage("Avatars: from a photograph and from a frame of an unseen person"):
+        avatars = _create_avatars(checkpoint, clips, output)
+    with clock.stage("Driving, exporting and scoring"):
+        sections = _show(checkpoint, avatars, clips, output)
+    _report(output, sections, clock)
+    print(f"\n{output / 'report.html'}: open it in a browser")
+    return 0
+
+
+def _fetch() -> dict[str, Path]:
+    """Paths of everything the demo reads."""
+    from rome_lightning.assets import resolve
+
+    return {name: resolve(name) for name in NEEDED}
+
+
+def _prepare(clips: dict[str, Path], shards: Path) -> None:
+    """Shards of the training people and, as validation split, of the held-back person."""
+    from datamodules.prepare import PrepareConfig, prepare
+
+    config = PrepareConfig(
+        dataset="demo",
+        image_size=256,
+        fps=10,
+        max_frames=160,
+        frames_per_clip=160,
+        val_identities=[clips[HELD_BACK_CLIP].stem],
+        licence="see `rome assets list`: each clip has the licence of the package that carries it",
+    )
+    prepare([clips[name] for name in (*TRAINING_CLIPS, HELD_BACK_CLIP)], shards, config, {})
+
+
+def _fit(experiments: Path, output: Path, steps: int) -> Path:
+    """Train through the command line that users call; goes on where an interrupted demo stopped."""
+    from rome_lightning.cli import fit
+
+    last = output / "checkpoints" / "last.ckpt"
+    summary = output / "summary.json"
+    if last.is_file() and summary.is_file():
+        print("   trained already; --restart begins anew", file=sys.stderr)
+        return last
+    fit.main(
+        [
+            "fit",
+            *("--config", str(experiments / "full" / "base.yaml")),
+            *("--config", str(experiments / "full" / "cpu.yaml")),
+            *("--run_dir", str(output)),
+            *("--data.init_args.manifest", str(output / "shards")),
+            *("--data.init_args.pairs_per_epoch", str(steps)),
+        ]
+    )
+    return last
+
+
+def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> dict[str, Avatar]:
+    """One avatar of a photograph, one of the first frame of the held-back clip."""
+    import skimage.data
+    from PIL import Image
+
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.cli import avatar as command
+    from rome_lightning.tracking import read_video
+
+    photos = output / "photos"
+    photos.mkdir(exist_ok=True)
+    Image.fromarray(skimage.data.astronaut()).save(photos / "astronaut.png")
+    frame = read_video(clips[HELD_BACK_CLIP], max_frames=1).frames[0]
+    Image.fromarray(frame).save(photos / "unseen.png")
+    avatars = {}
+    for name in ("astronaut", "unseen"):
+        folder = output / "avatars" / name
+        command.main(
+            ["create", str(photos / f"{name}.png"), "-o", str(folder), "--checkpoint", str(checkpoint)]
+        )
+        avatars[name] = Avatar.load(folder / command.AVATAR_FILE)
+    return avatars
+
+
+def _show(
+    checkpoint: Path, avatars: dict[str, Avatar], clips: dict[str, Path], output: Path
+) -> list[Section]:
+    """Videos, meshes, scores and pictures, each also as a file of its own."""
+    from rome_lightning.assets import resolve
+    from rome_lightning.evaluation.reenactment import cross_reenactment, cross_table
+    from rome_lightning.evaluation.report import Media, Section
+    from rome_lightning.export.person import export_avatar
+    from rome_lightning.metrics import SFaceEmbedder
+
+    driver = _track_driver(clips[DRIVER_CLIP], avatars["astronaut"])
+    embed = SFaceEmbedder(resolve("yunet"), resolve("sface"))
+    videos, files, scores = [], [], []
+    for name, avatar in avatars.items():
+        video = output / f"{name}.mp4"
+        _write_comparison(avatar, driver, video)
+        videos.append(Media(video.name, f"{name}: driver, avatar, mesh"))
+        scores.append(cross_reenactment(name, avatar, DRIVER_CLIP, driver, embed))
+        for file_format in ("glb", "obj"):
+            path = output / "avatars" / name / f"{name}.{file_format}"
+            export_avatar(avatar, path, file_format)
+            files.append(Media(str(path.relative_to(output)), f"{name}, {path.stat().st_size / 1e6:.1f} MB"))
+    cross = cross_table(
+        scores,
+        "Cosine of SFace embeddings of the drawn frames and the source photograph; in brackets the driver's "
+        "own frames against that photograph. The ceiling is 1.",
+    )
+    seen, unseen, sheets = _score_self(checkpoint, output)
+    cross_sheet = _cross_sheet(avatars, driver, output)
+    for table in (seen, unseen, cross):
+        print(f"\n{table.as_text()}\n{table.caption}")
+    return [
+        Section(
+            "Driven avatars",
+            "Each avatar was made from one picture of a person that the model was not trained on.",
+            videos=videos,
+            pictures=[cross_sheet],
+        ),
+        Section("People of the training clips, frames held out", tables=[seen], pictures=[sheets[0]]),
+        Section("A person who was not in training", tables=[unseen], pictures=[sheets[1]]),
+        Section("Identity under another person's expressions", tables=[cross]),
+        Section("Meshes for other tools", files=files),
+        Section(
+            "How the data was made",
+            files=[Media("shards/report.html", "clips, rejected frames, meshes over the frames")],
+        ),
+    ]
+
+
+def _track_driver(path: Path, avatar: Avatar) -> Frames:
+    """The driver's frames with their expressions; only frames in which the face can be trusted."""
+    from rome_lightning.tracking import Tracker, read_video
+
+    video = read_video(path, start_s=DRIVER_START_S, max_frames=DRIVER_FRAMES)
+    tracked = Tracker(avatar.model.head, image_size=avatar.image_size[0]).track(video.frames, fps=video.fps)
+    return tracked.to_frames()[tracked.valid]
+
+
+def _write_comparison(avatar: Avatar, driver: Frames, path: Path) -> None:
+    from rome_lightning.evaluation.pictures import driven_frames
+    from rome_lightning.tracking import write_video
+
+    write_video(path, driven_frames(avatar, driver, compare=True), 25.0)
+
+
+def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Media]]:
+    """Tables and picture sheets of the held-out frames: people of the training, then the other person."""
+    import torch
+    from PIL import Image
+
+    from datamodules.talking_heads import TalkingHeadDataModule
+    from rome_lightning.assets import resolve
+    from rome_lightning.data import AvatarBatch
+    from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
+    from rome_lightning.evaluation.reenactment import self_reenactment, self_table
+    from rome_lightning.evaluation.report import Media
+    from rome_lightning.metrics import load_lpips
+    from rome_lightning.models.checkpoint import load_full_avatar, read_checkpoint
+
+    model = load_full_avatar(checkpoint)
+    network = load_lpips("alex", resolve("lpips_alexnet"))
+    image_size = read_checkpoint(checkpoint)["image_size"]
+    tables, sheets = [], []
+    for split, who in (("seen", "people of the training"), ("val", "a person never trained on")):
+        data = TalkingHeadDataModule(
+            output / "shards", image_size, batch_size=4, holdout_ratio=0.2, val_split=split
+        )
+        data.setup("validate")
+        loader = data.val_dataloader()
+        batches: list[AvatarBatch] = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+        results = self_reenactment(model, batches, network)
+        caption = (
+            f"Self-reenactment of {who} at {image_size} px, full image on white; in brackets the source "
+            "frame copied unchanged. The target itself scores 100 dB, 1 and 0."
+        )
+        tables.append(self_table(results, caption))
+        rows: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            with torch.no_grad():
+                rendered = model(batch.source, batch.target.params, 1.0)
+            for clip, row in zip(
+                batch.clips, comparison_rows(batch.source, batch.target, rendered), strict=True
+            ):
+                # The last pair of a clip is the farthest from its source.
+                rows[clip] = row
+        name = f"contact_sheet_{split}.png"
+        Image.fromarray(to_uint8(torch.cat(list(rows.values()), dim=1))).save(output / name)
+        sheets.append(Media(name, f"Columns: {', '.join(COLUMNS)}; one row per clip"))
+    return tables[0], tables[1], sheets
+
+
+def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Media:
+    """Rows of both avatars under frames spread over the driver."""
+    import torch
+    from PIL import Image
+
+    from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
+    from rome_lightning.evaluation.report import Media
+
+    picked = driver[torch.linspace(0, len(driver) - 1, 4).long()]
+    rows = []
+    for avatar in avatars.values():
+        rendered = next(avatar.animate(picked.params))
+        rows += list(comparison_rows(avatar.source.repeat_interleave(len(picked)), picked, rendered))
+    Image.fromarray(to_uint8(torch.cat(rows, dim=1))).save(output / "contact_sheet.png")
+    return Media("contact_sheet.png", f"Columns: {', '.join(COLUMNS)}")
+
+
+def _report(output: Path, sections: list[Section], clock: Clock) -> None:
+    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.evaluation.report import write_report
+
+    provenance = {
+        "code": code_and_versions(),
+        "stages_s": clock.durations_s,
+        "run": json.loads((output / "summary.json").read_text()),
+    }
+    write_report(
+        output / "report.html",
+        "rome_lightning demo",
+        "A small model, trained for minutes on two CPU cores with a few public clips.",
+        sections,
+        provenance,
+    )
