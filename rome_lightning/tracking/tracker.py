@@ -185,7 +185,9 @@ class Tracker:
         problems |= Problem.COVERED * (covered > self.quality.max_covered)
         problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
         settings = _settings_at(self.fit_settings, fps)
-        params, residual, problems = self._fit(landmarks, detections, problems, settings)
+        # What lies outside the video is unknown to the fit, not background.
+        person = torch.where(crop.inside(self.image_size), matte, 1.0)
+        params, residual, problems = self._fit(landmarks, person, detections, problems, settings)
         return TrackedClip(
             images=torch.from_numpy(images),
             params=params,
@@ -239,7 +241,7 @@ class Tracker:
         for index in range(len(images)):
             person = segmentation.person[index, None]
             matte[index] = bounded_matte(matte[index, None], person)[0] * inside
-        return segmentation.labels * inside + Region.BACKGROUND * ~inside, matte
+        return segmentation.labels.masked_fill(~inside, int(Region.BACKGROUND)), matte
 
     def _outside(self, landmarks: Float[Tensor, "n 478 3"]) -> Bool[Tensor, " n"]:
         xy = landmarks[..., :2]
@@ -248,6 +250,7 @@ class Tracker:
     def _fit(
         self,
         landmarks: Float[Tensor, "n 478 3"],
+        person: Float[Tensor, "n s s"],
         detections: Detections,
         problems: Int16[Tensor, " n"],
         settings: FitSettings,
@@ -257,7 +260,7 @@ class Tracker:
         size = (self.image_size, self.image_size)
 
         def fitted(trusted: Bool[Tensor, " n"]) -> tuple[HeadParams, Float[Tensor, " n"]]:
-            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings)
+            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings, person)
             return fit.params, fit.residual
 
         good = problems == 0
@@ -265,7 +268,7 @@ class Tracker:
         usual = residual[~residual.isnan()].median()
         limit = max(self.quality.max_residual, self.quality.max_residual_ratio * float(usual))
         poor = residual > limit
-        problems = problems | Problem.POOR_FIT * poor
+        problems = problems | (Problem.POOR_FIT * poor).to(problems.dtype)
         if bool(poor.any()) and bool((good & ~poor).any()):
             # The identity must not rest on frames that do not show it.
             params, second = fitted(good & ~poor)
@@ -275,14 +278,11 @@ class Tracker:
 
 def _settings_at(settings: FitSettings, fps: float) -> FitSettings:
     """Settings for another frame rate: five frames of a slow clip span a turn of the head."""
-    return replace(
-        settings,
-        smooth_pose=settings.smooth_pose and fps >= 20,
-        bust_sigma=settings.bust_sigma * fps / 25,
-    )
+    smooth = settings.smooth_pose and fps >= 20
+    return replace(settings, smooth_pose=smooth, bust_sigma=settings.bust_sigma * fps / 25)
 
 
-def _checked(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+def _checked(frames: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(

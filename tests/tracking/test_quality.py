@@ -72,8 +72,8 @@ def test_another_person_in_the_same_picture() -> None:
 def test_fast_motion_at_a_low_rate_is_no_jump() -> None:
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     places = boxes(100, 155, 100, 155)
-    assert shot(frames, places, fps=5) == [True] * 4
-    assert shot(frames, places, fps=25) == [True, False, True, False]
+    assert shot(frames, places, fps=5.0) == [True] * 4
+    assert shot(frames, places, fps=25.0) == [True, False, True, False]
 
 
 def test_a_cut_ends_the_shot() -> None:

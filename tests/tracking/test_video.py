@@ -26,7 +26,7 @@ def gradient(shift: int = 0, height: int = 64, width: int = 96) -> np.ndarray:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "clip.mp4", [gradient(i) for i in range(30)], fps=25)
+    return write_video(tmp_path / "clip.mp4", [gradient(i) for i in range(30)], fps=25.0)
 
 
 def edit_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
@@ -80,12 +80,12 @@ def test_colours_survive_both_resolutions_and_tags(tmp_path: Path) -> None:
 
 
 def test_fps_and_limits_choose_frames(clip: Path) -> None:
-    assert read_video(clip, fps=5).frame_numbers.tolist() == [0, 5, 10, 15, 20, 25]
-    assert read_video(clip, fps=10).frame_numbers.tolist() == [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]
-    assert read_video(clip, fps=60).frame_numbers.tolist() == list(range(30))
+    assert read_video(clip, fps=5.0).frame_numbers.tolist() == [0, 5, 10, 15, 20, 25]
+    assert read_video(clip, fps=10.0).frame_numbers.tolist() == [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]
+    assert read_video(clip, fps=60.0).frame_numbers.tolist() == list(range(30))
     assert read_video(clip, max_frames=4, start_s=0.4).frame_numbers.tolist() == [10, 11, 12, 13]
     assert read_video(clip, max_side=48).frames.shape == (30, 32, 48, 3)
-    assert read_video(clip, fps=5).fps == pytest.approx(5)
+    assert read_video(clip, fps=5.0).fps == pytest.approx(5)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_variable_frame_rate_keeps_times(tmp_path: Path) -> None:
         container.mux(stream.encode())
     video = read_video(path)
     assert video.timestamps == pytest.approx(np.array(times) / 1000, abs=2e-3)
-    assert read_video(path, fps=2).frame_numbers.tolist() == [0, 3, 5, 9]
+    assert read_video(path, fps=2.0).frame_numbers.tolist() == [0, 3, 5, 9]
 
 
 def test_probe(clip: Path) -> None:
@@ -165,7 +165,7 @@ def test_truncated_video_is_refused(tmp_path: Path, share: float) -> None:
     """With the index in front, a cut file still opens: only the missing frames give it away."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) for _ in range(60)]
-    data = write_video(tmp_path / "whole.mp4", noise, fps=25).read_bytes()
+    data = write_video(tmp_path / "whole.mp4", noise, fps=25.0).read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ValueError, match=r"cut\.mp4 .*(truncated|damaged)") as caught:
@@ -178,14 +178,14 @@ def test_start_behind_the_end(clip: Path) -> None:
         read_video(clip, start_s=9.0)
 
 
-@pytest.mark.parametrize("setting", [{"fps": 0}, {"max_frames": 0}, {"max_side": -1}])
+@pytest.mark.parametrize("setting", [{"fps": 0.0}, {"max_frames": 0}, {"max_side": -1}])
 def test_senseless_limits(clip: Path, setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         read_video(clip, **setting)
 
 
 def test_odd_sizes_become_even(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "odd.mp4", [gradient(0, 33, 47)] * 3, fps=30)
+    path = write_video(tmp_path / "odd.mp4", [gradient(0, 33, 47)] * 3, fps=30.0)
     assert read_video(path).frames.shape == (3, 34, 48, 3)
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
@@ -201,13 +201,13 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
         raise RuntimeError("rendering failed")
 
     with pytest.raises(RuntimeError, match="rendering failed"):
-        write_video(path, frames(), fps=25)
+        write_video(path, frames(), fps=25.0)
     assert path.read_bytes() == b"earlier result"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ValueError, match="no frames"):
-        write_video(path, [], fps=25)
+        write_video(path, [], fps=25.0)
     with pytest.raises(ValueError, match=r"frame 1 .* the first is"):
-        write_video(path, [gradient(), gradient(0, 32, 32)], fps=25)
+        write_video(path, [gradient(), gradient(0, 32, 32)], fps=25.0)
 
 
 def test_fractional_rates_are_exact(tmp_path: Path) -> None:
