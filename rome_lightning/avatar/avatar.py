@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -41,7 +40,7 @@ class Avatar:
 
     @classmethod
     @torch.no_grad()
-    def create(cls, model: FullAvatar, source: Frames) -> Self:
+    def create(cls, model: FullAvatar, source: Frames) -> Avatar:
         """Encode a tracked photograph (see ``rome_lightning.tracking.Tracker``)."""
         model = model.eval()
         return cls(model, model.encode(source), source)
@@ -49,8 +48,7 @@ class Avatar:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the photograph as the model sees it, pixels."""
-        height, width = self.source.image.shape[-2:]
-        return height, width
+        return self.source.image_size
 
     @torch.no_grad()
     def animate(self, driver: HeadParams, batch_size: int = 8, background: float = 1.0) -> Iterator[Rendered]:
@@ -107,7 +105,7 @@ class Avatar:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> Avatar:
         """Read what ``save`` wrote.
 
         Raises:

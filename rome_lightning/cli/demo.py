@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
@@ -239,7 +239,11 @@ def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Medi
     network = load_lpips("alex", resolve("lpips_alexnet"))
     image_size = read_checkpoint(checkpoint)["image_size"]
     tables, sheets = [], []
-    for split, who in (("seen", "people of the training"), ("val", "a person never trained on")):
+    splits: dict[Literal["seen", "val"], str] = {
+        "seen": "people of the training",
+        "val": "a person never trained on",
+    }
+    for split, who in splits.items():
         data = TalkingHeadDataModule(
             output / "shards", image_size, batch_size=4, holdout_ratio=0.2, val_split=split
         )

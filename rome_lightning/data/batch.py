@@ -30,6 +30,12 @@ class Frames(TensorStruct):
     def __len__(self) -> int:
         return self.image.shape[0]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        height, width = self.image.shape[-2:]
+        return height, width
+
     def region_mask(self, *regions: Region) -> Float[Tensor, "b 1 h w"]:
         """1 where the pixel belongs to one of ``regions``, else 0."""
         wanted = torch.tensor([int(region) for region in regions], device=self.regions.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -49,14 +48,15 @@ class HeadParams(TensorStruct):
         expression: Float[Tensor, "b e"],
         pose: Float[Tensor, "b 15"],
         camera: Float[Tensor, "b 3"],
-    ) -> Self:
+    ) -> HeadParams:
         """Build from the packed pose of a shard."""
         if pose.shape[-1] != POSE_SIZE:
             raise ValueError(f"pose must have {POSE_SIZE} numbers per frame, got {pose.shape[-1]}")
-        return cls(shape, expression, *pose.split([3, 3, 3, 6], dim=-1), camera)
+        global_pose, neck_pose, jaw_pose, eye_pose = pose.split([3, 3, 3, 6], dim=-1)
+        return cls(shape, expression, global_pose, neck_pose, jaw_pose, eye_pose, camera)
 
     @classmethod
-    def neutral(cls, batch_size: int, num_shape: int, num_expression: int) -> Self:
+    def neutral(cls, batch_size: int, num_shape: int, num_expression: int) -> HeadParams:
         """The mean head at rest, seen from the front, filling about half of the image."""
         camera = torch.tensor([4.0, 0.0, 0.0]).repeat(batch_size, 1)
         return cls.from_packed(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Struct = TypeVar("Struct", bound="TensorStruct")
 
 
 class TensorStruct:
@@ -17,7 +19,7 @@ class TensorStruct:
     device through ``to`` and a DataLoader pins it through ``pin_memory``.
     """
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self: Struct, function: Callable[[Tensor], Tensor]) -> Struct:
         """Apply ``function`` to every tensor, nested structs included; other fields are kept."""
 
         def mapped(value: Any) -> Any:
@@ -28,28 +30,28 @@ class TensorStruct:
         changes = {f.name: mapped(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self: Struct, *args: Any, **kwargs: Any) -> Struct:
         """Move every tensor; arguments as for ``Tensor.to``."""
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self: Struct) -> Struct:
         """Copy every tensor to page-locked memory."""
         return self.map(lambda tensor: tensor.pin_memory())
 
-    def detach(self) -> Self:
+    def detach(self: Struct) -> Struct:
         """Cut every tensor from the graph."""
         return self.map(lambda tensor: tensor.detach())
 
-    def repeat_interleave(self, repeats: int) -> Self:
+    def repeat_interleave(self: Struct, repeats: int) -> Struct:
         """Repeat every batch item ``repeats`` times in place: (a, b) -> (a, a, b, b)."""
         return self.map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
-    def __getitem__(self, index: slice | Tensor) -> Self:
+    def __getitem__(self: Struct, index: slice | Tensor) -> Struct:
         """Select batch items by slice, index tensor or mask (never an int: the batch dimension stays)."""
         return self.map(lambda tensor: tensor[index])
 
     @classmethod
-    def cat(cls, items: Sequence[Self]) -> Self:
+    def cat(cls: type[Struct], items: Sequence[Struct]) -> Struct:
         """Concatenate along the batch dimension; non-tensor fields are taken from the first item."""
         first = items[0]
         changes: dict[str, Any] = {}

@@ -75,12 +75,12 @@ class FullAvatar(nn.Module):
     ) -> Rendered:
         """Draw each source under its drivers (a multiple of the sources; see ``AvatarBatch``)."""
         code = self.encode(source).repeat_interleave(len(driver) // len(source))
-        return self.render(code, driver, image_size or tuple(source.image.shape[-2:]), background)
+        return self.render(code, driver, image_size or source.image_size, background)
 
     def encode(self, source: Frames) -> AvatarCode:
         """The avatar of each source frame."""
         bare = self.head(source.params)
-        vertices_px = self.project(bare, source.params, tuple(source.image.shape[-2:]))
+        vertices_px = self.project(bare, source.params, source.image_size)
         texture = self.texture_model(source, vertices_px)
         magnitudes = None
         if self.offset_network is not None and not self.config.offsets.expression_dependent:

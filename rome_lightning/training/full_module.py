@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torchmetrics import Metric
 
 from rome_lightning.assets import resolve
 from rome_lightning.data import AvatarBatch
@@ -42,6 +43,25 @@ class FullModule(RomeModule):
         self.save_hyperparameters()
         divisor = 2 ** (avatar.decoder.num_levels - 1)
         if image_size % divisor:
+            raise ValueError(
+                f"image_size must be divisible by {divisor} (the decoder halves it "
+                f"{avatar.decoder.num_levels - 1} times), got {image_size}; set data.init_args.image_size"
+            )
+        self.avatar = FullAvatar(avatar)
+        self.objective = Objective(losses, self.avatar.head)
+        if init_from is not None:
+            load_state(self.avatar, avatar_weights(read_checkpoint(init_from)), init_from)
+        self.val_psnr = PSNR()
+        self.val_ssim = SSIM()
+        self.val_lpips = LPIPS("alex", resolve("lpips_alexnet"))
+
+    def training_step(self, batch: AvatarBatch, batch_idx: int) -> torch.Tensor:
+        """Reproduce the targets on a random background and score the result."""
+        # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
+        background = torch.rand(len(batch.target), 3, device=self.device)
+        rendered = self.reproduce(batch, background)
+        terms = self.objective(rendered, batch, background)
+        if not torch.isfinite(terms.total):
             values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.raw.items())
             raise ValueError(f"the loss is not finite at step {self.global_step}: {values}")
         self.log_dict(terms.as_logs("train"), batch_size=len(batch))
@@ -53,6 +73,7 @@ class FullModule(RomeModule):
         rendered = self.reproduce(batch, 1.0)
         target = batch.target
         wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask)
-        for name, metric in (("psnr", self.val_psnr), ("ssim", self.val_ssim), ("lpips", self.val_lpips)):
+        metrics: dict[str, Metric] = {"psnr": self.val_psnr, "ssim": self.val_ssim, "lpips": self.val_lpips}
+        for name, metric in metrics.items():
             metric.update(rendered.image.clamp(0, 1), wanted)
             self.log(f"val/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))

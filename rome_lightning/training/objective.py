@@ -116,9 +116,10 @@ class Objective(nn.Module):
         vertices_px = torch.where(fixed, rendered.vertices_px.detach(), rendered.vertices_px)
         if self.config.silhouette == "antialiased":
             return coverage(vertices_px, self.head.faces, rendered.face_ids)
-        size = tuple(rendered.face_ids.shape[-2:])
-        preset = OFFICIAL if self.config.silhouette == "official" else {}
-        return soft_silhouette(vertices_px, self.head.faces, size, **preset)
+        height, width = rendered.face_ids.shape[-2:]
+        if self.config.silhouette == "official":
+            return soft_silhouette(vertices_px, self.head.faces, (height, width), **OFFICIAL)
+        return soft_silhouette(vertices_px, self.head.faces, (height, width))
 
     def _visible(self, rendered: Rendered) -> Tensor:
         """Vertices of the faces that some pixel shows."""
@@ -131,7 +132,9 @@ class Objective(nn.Module):
         """More weight on the mesh, most around eyes and mouth, where expressions are read."""
         weight = 1 + self.config.mesh_weight * rendered.mesh_mask.float()
         if self.config.feature_weight > 0:
-            weight = weight + self.config.feature_weight * feature_map(target.landmarks, weight.shape[-2:])
+            weight = weight + self.config.feature_weight * feature_map(
+                target.landmarks, target.image_size
+            )
         return weight
 
     def _crop(
