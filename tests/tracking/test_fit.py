@@ -9,6 +9,7 @@ from rome_lightning.head import HeadData, HeadModel, LandmarkEmbedding
 from rome_lightning.head.data import REGIONS
 from rome_lightning.tracking.fit import (
     FitSettings,
+    _check,
     _eye_axis_angle,
     _initial_state,
     fit_clip,
@@ -210,7 +211,9 @@ def test_frames_do_not_influence_each_other(head: HeadModel) -> None:
     """With the identity given by the same keyframes, a frame's solution is its own."""
     observed = observe(head, random_params(head, 6))
     scores = torch.zeros(6, len(EXPRESSIONS))
-    settings = dataclasses.replace(FitSettings(), smooth_pose=False, bust_share=(0, 0, 0), max_keyframes=2)
+    settings = dataclasses.replace(
+        FitSettings(), smooth_pose=False, bust_share=(0.0, 0.0, 0.0), max_keyframes=2
+    )
     # Keyframes are the first and the last frame: those stay, a middle one is exchanged.
     first = fit_clip(head, observed, (SIZE, SIZE), scores, settings=settings)
     changed = observed.clone()
@@ -226,7 +229,7 @@ def test_frames_without_face_are_left_out(head: HeadModel) -> None:
     found = torch.tensor([True, True, False, True, True, True])
     with_hole = observed.clone()
     with_hole[2] = torch.nan
-    settings = dataclasses.replace(FitSettings(), bust_share=(0, 0, 0))
+    settings = dataclasses.replace(FitSettings(), bust_share=(0.0, 0.0, 0.0))
     fit = fit_clip(head, with_hole, (SIZE, SIZE), scores, found, settings)
     others = fit_clip(head, observed[found], (SIZE, SIZE), scores[found], settings=settings)
     assert fit.valid.tolist() == found.tolist()
@@ -286,7 +289,6 @@ def test_pose_is_smoothed_without_lag(head: HeadModel) -> None:
         ({"image_size": (300, 400)}, "square"),
         ({"found": torch.zeros(3, dtype=torch.bool)}, "no face was found"),
         ({"landmarks_px": torch.full((3, 478, 3), torch.nan)}, r"finite .* frames \[0, 1, 2\]"),
-        ({"blendshapes": torch.zeros(2, 6)}, "one row per frame"),
     ],
 )
 def test_errors(head: HeadModel, change: dict, message: str) -> None:
@@ -297,6 +299,11 @@ def test_errors(head: HeadModel, change: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         fit_clip(head, **(arguments | change))
+
+
+def test_rows_must_agree() -> None:
+    with pytest.raises(ValueError, match="one row per frame, got 3, 2 and 3"):
+        _check(torch.zeros(3, 478, 3), (SIZE, SIZE), torch.zeros(2, 6), torch.ones(3, dtype=torch.bool))
 
 
 def test_head_without_arkit_expressions_is_refused(head: HeadModel) -> None:
