@@ -66,7 +66,8 @@ class Detections(TensorStruct):
     y up, looking along -z. Its distance is only as true as that field of view."""
     found: Bool[Tensor, " n"]
     num_faces: Int32[Tensor, " n"]
-    """Distinct faces of a comparable size, at most 3."""
+    """Distinct faces of a comparable size, at most 3; where a face was found, at least as many as half of
+    the thoroughly searched frames of the clip show."""
 
     def __len__(self) -> int:
         return self.landmarks.shape[0]
@@ -125,7 +126,9 @@ class FaceDetector:
                 counts.append(sum(face.height > _RIVAL_SHARE * faces[0].height for face in faces))
                 if progress is not None:
                     progress("faces", index + 1, len(frames))
-        return _stack(results, counts)
+        # What most searched frames show holds for those between them, which were only glanced at.
+        crowd = int(np.median([counts[index] for index in thorough]))
+        return _stack(results, [max(count, crowd) if count else 0 for count in counts])
 
     def _create(self, mediapipe: Any, model: Path) -> Callable[[np.ndarray], list[_Face]]:
         vision = mediapipe.tasks.vision

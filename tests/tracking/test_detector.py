@@ -94,6 +94,12 @@ def test_two_people_are_counted(detector: FaceDetector, astronaut: np.ndarray) -
     assert detector.detect(bystander[None]).num_faces.tolist() == [1]
 
 
+def test_two_small_people_are_counted_in_every_frame(detector: FaceDetector, astronaut: np.ndarray) -> None:
+    """Only some frames are searched in tiles, where alone the second small face may be seen."""
+    two = np.concatenate([astronaut, astronaut], axis=1)
+    assert detector.detect(np.stack([two] * 12)).num_faces.tolist() == [2] * 12
+
+
 def test_the_main_face_is_followed(detector: FaceDetector, astronaut: np.ndarray) -> None:
     """A second face that comes in a little larger does not take over."""
     face = astronaut[20:240, 120:340]

@@ -118,6 +118,15 @@ def test_frames_for_the_models(clip: TrackedClip) -> None:
     assert float(made.region_mask(Region.FACE_SKIN).sum()) > 0
 
 
+def test_a_driver_needs_no_masks(tracker: Tracker, clip: TrackedClip, frames: np.ndarray) -> None:
+    driver = tracker.track(frames[:6], fps=10.0, masks=False)
+    assert float(driver.matte.max()) == int(driver.regions.max()) == 0
+    assert driver.reasons == clip.reasons[:6]
+    assert float(driver.confidence[:5].min()) > 0.6
+    # The matte moves the skull, not the face.
+    assert torch.allclose(driver.params.expression[2], clip.params.expression[2], atol=0.1)
+
+
 def test_a_photo_is_a_clip_of_one_frame(tracker: Tracker, astronaut: np.ndarray) -> None:
     stages: dict[str, tuple[int, int]] = {}
     photo = tracker.track(
