@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from datamodules.shards import SCHEMA, ShardInfo, check_schema, sha256_of, write_atomic
 
@@ -61,7 +61,7 @@ class Manifest:
         write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True).encode())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> Manifest:
         """Read and check a manifest.
 
         Args:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class ShardInfo:
     """Frames by reason of rejection, and whatever else the maker counted."""
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> ShardInfo:
         """Read ``NAME.json``."""
         content = json.loads(path.read_text(encoding="utf-8"))
         check_schema(content.get("schema", ""), path)
@@ -168,7 +168,7 @@ class ShardWriter:
         self._identities: list[str] = []
         self._last_key = ""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ShardWriter:
         self._file = self._temporary.open("w+b")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self

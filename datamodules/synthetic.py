@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -250,9 +250,10 @@ def _random_background(generators: Sequence[np.random.Generator], size: int) -> 
 class SyntheticRequest(TensorStruct):
     """Which frames to draw; drawing happens on the device, in the training process."""
 
-    people: Float[Tensor, " b"]
-    source: Float[Tensor, " b"]
-    target: Float[Tensor, "b k"]
+    people: Int[Tensor, " b"]
+    source: Int[Tensor, " b"]
+    """Frame numbers."""
+    target: Int[Tensor, "b k"]
 
     def __len__(self) -> int:
         return len(self.people)

@@ -41,7 +41,7 @@ class Person:
     """Identity coefficients of the head model."""
     lengths: Float[Tensor, " v"]
     """Displacement of each vertex along its normal, metres."""
-    texture: Float[Tensor, "9 s s"]
+    texture: Float[Tensor, "9 t t"]
     """RGB in [0, 1], then a vote in [0, 1] for each ``Region``."""
     camera: np.ndarray
     """(scale, t_x, t_y), the middle of those of the frames."""
@@ -122,7 +122,7 @@ def _noise(
     rng: np.random.Generator,
     points: Float[Tensor, "*n 3"],
     wavelength: float,
-    stretch: tuple[float, ...] = (1, 1, 1),
+    stretch: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*n"]:
     """Smooth noise in space with mean 0 and standard deviation 1.
 
@@ -163,7 +163,7 @@ def _displacements(rng: np.random.Generator, surface: HeadSurface, hair_length: 
     return lengths * keep.clamp(0, 1)
 
 
-def _paint(rng: np.random.Generator, surface: HeadSurface, hair_length: float) -> Float[Tensor, "9 s s"]:
+def _paint(rng: np.random.Generator, surface: HeadSurface, hair_length: float) -> Float[Tensor, "9 t t"]:
     points = surface.points
     skin = _between(rng, _SKIN)
     canvas = _Canvas(points, skin * (1 + 0.03 * _noise(rng, points, 0.03)[..., None].numpy()))
@@ -203,7 +203,7 @@ class _Canvas:
         if label is not None:
             self.labels[weight > 0.5] = int(label)
 
-    def texture(self) -> Float[Tensor, "9 s s"]:
+    def texture(self) -> Float[Tensor, "9 t t"]:
         """Colour and votes."""
         votes = torch.nn.functional.one_hot(self.labels, len(Region)).float()
         return torch.cat([self.colour.clamp(0, 1), votes], dim=-1).permute(2, 0, 1).contiguous()
@@ -272,7 +272,9 @@ def _paint_hair(rng: np.random.Generator, surface: HeadSurface, canvas: _Canvas,
     hair = surface.regions["scalp"] + surface.regions["neck"] * _is_long(points, hair_length)
     colour = _between(rng, _HAIR) if rng.random() < 0.6 else _HAIR[rng.integers(len(_HAIR))]
     # Strands: noise that is fine across and long down the head.
-    strands = 0.12 * _noise(rng, points, 0.006, (1, 8, 2)) + 0.10 * _noise(rng, points, 0.03, (1, 3, 1))
+    strands = 0.12 * _noise(rng, points, 0.006, (1.0, 8.0, 2.0)) + 0.10 * _noise(
+        rng, points, 0.03, (1.0, 3.0, 1.0)
+    )
     edge = 0.5 + 0.12 * _noise(rng, points, 0.008)
     where = ((hair - edge) / 0.2 + 0.5).clamp(0, 1)
     canvas.paint(where, torch.as_tensor(colour).float() * (1 + strands)[..., None], Region.HAIR)

@@ -332,7 +332,7 @@ class TalkingHeadDataModule(RomeDataModule):
         reader = self.reader(split)
         clips, held = [], []
         for clip in reader.plan_clips():
-            kept, rest = split_holdout(clip.frames, self.holdout_ratio if split == "train" else 0)
+            kept, rest = split_holdout(clip.frames, self.holdout_ratio if split == "train" else 0.0)
             clips.append(PlanClip(clip.shard, kept))
             held.append(rest)
         return reader, clips, held

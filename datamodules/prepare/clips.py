@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
 BLURRED = "blurred"
 
 
+@runtime_checkable
 class SupportsTrack(Protocol):
     """A tracker that knows its head model and image size."""
 

@@ -94,6 +94,6 @@ def test_evaluation_pairs() -> None:
 
 def test_holdout() -> None:
     assert split_holdout(range(10), 0.2) == (tuple(range(8)), (8, 9))
-    assert split_holdout(range(10), 0) == (tuple(range(10)), ())
+    assert split_holdout(range(10), 0.0) == (tuple(range(10)), ())
     assert split_holdout(range(3), 0.9) == ((0, 1), (2,))
     assert split_holdout(range(1), 0.9) == ((0,), ())

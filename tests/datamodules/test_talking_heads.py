@@ -164,7 +164,7 @@ class TestBatches:
 
 class TestColourMatrix:
     def test_no_change(self) -> None:
-        matrix, shift = colour_matrix(torch.zeros(1, 4), ColourJitter(1, 1, 1, 1))
+        matrix, shift = colour_matrix(torch.zeros(1, 4), ColourJitter(1.0, 1.0, 1.0, 1.0))
         torch.testing.assert_close(matrix[0], torch.eye(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(shift, torch.zeros(1, 3))
 
@@ -215,7 +215,7 @@ class TestDamage:
 
     def test_a_lost_clip_gives_way_to_the_next(self, dataset: Path, tmp_path: Path) -> None:
         folder = damaged(dataset, tmp_path / "d", range(12))
-        data = module(folder, pairs_per_epoch=40, skip_budget=5)
+        data = module(folder, pairs_per_epoch=40, skip_budget=5.0)
         loaded = batches(data, data.train_dataloader())
         assert len(loaded) == 20
         assert "clip-0" not in {clip for batch in loaded for clip in batch.clips}
