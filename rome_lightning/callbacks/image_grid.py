@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -13,6 +13,7 @@ from PIL import Image
 
 from rome_lightning.data import AvatarBatch
 from rome_lightning.evaluation.pictures import comparison_rows, to_uint8
+from rome_lightning.training.base import RomeModule
 
 
 class ImageGrid(Callback):
@@ -49,7 +50,8 @@ class ImageGrid(Callback):
         last = torch.arange(len(source)) * batch.num_driving + batch.num_driving - 1
         target = batch.target[last.to(pl_module.device)]
         with torch.no_grad():
-            rendered = pl_module.reproduce(AvatarBatch(source, target, batch.clips), 1.0)
+            pair = AvatarBatch(source, target, batch.clips)
+            rendered = cast(RomeModule, pl_module).reproduce(pair, 1.0)
         rows = comparison_rows(source, target, rendered)
         self._rows.extend(rows[: self.num_rows - len(self._rows)].cpu())
 

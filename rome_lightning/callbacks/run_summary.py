@@ -9,12 +9,13 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 import rome_lightning
+from rome_lightning.training.base import RomeModule
 
 
 class RunSummary(Callback):
@@ -42,7 +43,7 @@ class RunSummary(Callback):
             "dataset_hash": getattr(manifest, "hash", None),
             "device": str(pl_module.device),
             "wall_time_s": round(time.monotonic() - self._start_s, 1),
-            "head_licence": pl_module.avatar.head.licence,
+            "head_licence": cast(RomeModule, pl_module).avatar.head.licence,
             **code_and_versions(),
         }
         path = Path(trainer.default_root_dir) / "summary.json"

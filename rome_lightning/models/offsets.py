@@ -49,7 +49,7 @@ class OffsetNetwork(nn.Module):
         self.vertex_network = OffsetMLP(config.latent_channels + 26, outputs, width=config.mlp_width)
         if config.network == "compact":
             # Starts as the bare head, which is where the fit has put it.
-            nn.init.zeros_(self.vertex_network.block_2[-1].weight)
+            nn.init.zeros_(self.vertex_network.get_parameter("block_2.8.weight"))
 
         mask = head.region(*MOVING_REGIONS)
         falloff = smooth_mask(mask, head.faces)

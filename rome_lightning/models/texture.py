@@ -57,8 +57,8 @@ class UnprojectedTexture(nn.Module):
         self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
         with torch.no_grad():
             # The first three channels start as the observed colours, untouched.
-            self.network.head.weight[:3].zero_()
-            self.network.head.bias[:3].zero_()
+            for parameter in self.network.head.parameters():
+                parameter[:3].zero_()
 
     def forward(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Float[Tensor, "b c s s"]:
         """Neural texture.
