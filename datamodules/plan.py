@@ -116,18 +116,22 @@ def _evenly(count: int, wanted: int) -> tuple[int, ...]:
 
 
 def evaluation_pairs(
-    clips: Sequence[PlanClip], targets: Sequence[Sequence[int]], pairs_per_clip: int
+    clips: Sequence[PlanClip],
+    targets: Sequence[Sequence[int]],
+    pairs_per_clip: int,
+    sources: Sequence[int] | None = None,
 ) -> list[Pair]:
-    """Fixed pairs: the first usable frame of each clip drives to evenly spaced target frames.
+    """Fixed pairs: one source frame per clip and evenly spaced targets.
 
     Args:
-        clips: give the source frames.
+        clips: their first frames are the sources, unless ``sources`` says otherwise.
         targets: frames of each clip that may be targets; the source itself is left out.
         pairs_per_clip: at most so many pairs of each clip, each with one driver.
+        sources: source frame of each clip.
     """
     pairs = []
     for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
-        source = clip.frames[0]
+        source = clip.frames[0] if sources is None else sources[index]
         others = [frame for frame in allowed if frame != source]
         if others:
             chosen = _evenly(len(others), pairs_per_clip)

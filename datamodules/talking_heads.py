@@ -229,6 +229,14 @@ def collate(samples: Sequence[Sample]) -> RawBatch:
     )
 
 
+def _typical_frame(reader: ClipReader, clip: int, frames: Sequence[int]) -> int:
+    """The frame whose expression is nearest to the median of the clip, in L1."""
+    arrays, _ = reader.meta(clip)
+    expression = select_frames(arrays, frames)["expression"]
+    distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
+    return frames[int(distance.argmin())]
+
+
 class TalkingHeadDataModule(RomeDataModule):
     """Pairs of frames of one clip from a dataset that ``rome prepare`` made.
 
@@ -245,7 +253,10 @@ class TalkingHeadDataModule(RomeDataModule):
         val_split: what validation sees: ``val`` (other people than in training) or ``seen`` (the held-out
             end of the training clips; needs holdout_ratio > 0).
         test_split: the same for testing.
-        eval_pairs_per_clip: evaluation pairs per clip: its first frame drives to so many evenly spaced ones.
+        eval_pairs_per_clip: evaluation pairs per clip, with evenly spaced targets.
+        eval_source: source frame of a clip in evaluation: its ``first``, as most protocols have it, or its
+            most ``typical`` one, whose expression is nearest to the clip's median: no blink, no grimace,
+            as a person would choose a photo.
         augmentation: colour changes in training; null for none.
         skip_budget: largest share of pairs that may be unreadable before training stops.
     """
@@ -263,6 +274,7 @@ class TalkingHeadDataModule(RomeDataModule):
         val_split: Literal["val", "seen"] = "val",
         test_split: Literal["test", "val", "seen"] = "test",
         eval_pairs_per_clip: int = 8,
+        eval_source: Literal["first", "typical"] = "first",
         augmentation: ColourJitter | None = None,
         skip_budget: float = 0.001,
     ) -> None:
@@ -289,6 +301,7 @@ class TalkingHeadDataModule(RomeDataModule):
         self.val_split = val_split
         self.test_split = test_split
         self.eval_pairs_per_clip = eval_pairs_per_clip
+        self.eval_source = eval_source
         self.augmentation = augmentation
         self.skip_budget = skip_budget
         self.pairs_read = 0
@@ -352,7 +365,10 @@ class TalkingHeadDataModule(RomeDataModule):
         seen = split == "seen"
         reader, clips, held = self._clips("train" if seen else split)
         targets = held if seen else [clip.frames for clip in clips]
-        pairs = evaluation_pairs(clips, targets, self.eval_pairs_per_clip)
+        sources = None
+        if self.eval_source == "typical":
+            sources = [_typical_frame(reader, index, clip.frames) for index, clip in enumerate(clips)]
+        pairs = evaluation_pairs(clips, targets, self.eval_pairs_per_clip, sources)
         if not pairs:
             wanted = "holdout_ratio > 0" if seen else f"a dataset with a {split!r} split, or another split"
             raise ValueError(

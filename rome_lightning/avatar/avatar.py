@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.models import AvatarCode, FullAvatar, HeadMesh
 from rome_lightning.models.checkpoint import config_from_dict, load_state
@@ -40,10 +41,16 @@ class Avatar:
 
     @classmethod
     @torch.no_grad()
-    def create(cls, model: FullAvatar, source: Frames) -> Avatar:
-        """Encode a tracked photograph (see ``rome_lightning.tracking.Tracker``)."""
-        model = model.eval()
-        return cls(model, model.encode(source), source)
+    def create(cls, model: FullAvatar, source: Frames, refine_steps: int = 100) -> Avatar:
+        """Encode a tracked photograph (see ``rome_lightning.tracking.Tracker``).
+
+        Args:
+            model: trained networks.
+            source: the photograph (batch of one).
+            refine_steps: steps that fit the mesh to the photograph's outline (see ``refine_offsets``).
+        """
+        model = model.eval().requires_grad_(False)
+        return cls(model, refine_offsets(model, model.encode(source), source, refine_steps), source)
 
     @property
     def image_size(self) -> tuple[int, int]:

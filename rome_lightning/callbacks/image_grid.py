@@ -28,11 +28,11 @@ class ImageGrid(Callback):
     def __init__(self, num_rows: int = 6) -> None:
         super().__init__()
         self.num_rows = num_rows
-        self._rows: list[torch.Tensor] = []
+        self._rows: dict[str, torch.Tensor] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the rows of the epoch before."""
-        self._rows = []
+        self._rows = {}
 
     def on_validation_batch_end(
         self,
@@ -43,23 +43,24 @@ class ImageGrid(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the last target of each source, until there are enough rows."""
-        if len(self._rows) >= self.num_rows or not trainer.is_global_zero:
+        """Draw the first pair of each clip, until there are enough rows."""
+        new = [i for i, clip in enumerate(batch.clips) if clip not in self._rows]
+        if not new or len(self._rows) >= self.num_rows or not trainer.is_global_zero:
             return
-        source = batch.source
-        last = torch.arange(len(source)) * batch.num_driving + batch.num_driving - 1
-        target = batch.target[last.to(pl_module.device)]
+        pick = torch.tensor(new, device=batch.source.image.device)
+        source, target = batch.source[pick], batch.target[pick * batch.num_driving]
+        module = cast(RomeModule, pl_module)
         with torch.no_grad():
-            pair = AvatarBatch(source, target, batch.clips)
-            rendered = cast(RomeModule, pl_module).reproduce(pair, 1.0)
-        rows = comparison_rows(source, target, rendered)
-        self._rows.extend(rows[: self.num_rows - len(self._rows)].cpu())
+            rendered = module.reproduce(AvatarBatch(source, target), 1.0)
+        for index, row in zip(new, comparison_rows(source, target, rendered).cpu(), strict=True):
+            if len(self._rows) < self.num_rows:
+                self._rows[batch.clips[index]] = row
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the grid."""
         if not self._rows or trainer.sanity_checking:
             return
-        picture = to_uint8(torch.cat(self._rows, dim=1))
+        picture = to_uint8(torch.cat(list(self._rows.values()), dim=1))
         folder = Path(trainer.default_root_dir) / "images"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"step_{trainer.global_step:07d}.png")

@@ -19,6 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     create.add_argument("photo", type=Path, help="Image file with one face, hair and shoulders visible.")
     create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
     create.add_argument("--checkpoint", type=Path, required=True, help="Model trained by `rome fit`.")
+    create.add_argument(
+        "--refine-steps",
+        type=int,
+        default=100,
+        help="Steps that fit hair and shoulders to the photo's outline (default: 100; 0: the network's own).",
+    )
     create.add_argument("--image-size", type=int, help="Side of the images, pixels (default: as trained).")
 
     animate = commands.add_parser("animate", help="Drive an avatar with a video.")
@@ -60,7 +66,9 @@ def _create(args: argparse.Namespace) -> int:
     model = load_full_avatar(args.checkpoint)
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
     tracked = Tracker(model.head, image_size=image_size).track(photo[None])
-    avatar = Avatar.create(model, tracked.to_frames())
+    if not bool(tracked.valid.all()):
+        raise ValueError(f"{args.photo} cannot be used: {tracked.reasons[0]}; take another photo")
+    avatar = Avatar.create(model, tracked.to_frames(), args.refine_steps)
     path = args.output / AVATAR_FILE
     avatar.save(path)
     Image.fromarray(to_uint8(preview(avatar))).save(args.output / "preview.png")
@@ -78,7 +86,8 @@ def _animate(args: argparse.Namespace) -> int:
     avatar = Avatar.load(avatar_path(args.avatar))
     video = read_video(args.driver, max_frames=args.max_frames)
     print(f"tracking {len(video)} frames of {args.driver}", file=sys.stderr)
-    tracked = Tracker(avatar.model.head, image_size=avatar.image_size[0]).track(video.frames, fps=video.fps)
+    tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
+    tracked = tracker.track(video.frames, fps=video.fps, masks=False)
     if not bool(torch.as_tensor(tracked.valid).all()):
         held = int((~torch.as_tensor(tracked.valid)).sum())
         print(f"{held} of {len(video)} frames have no usable face: the pose before is held", file=sys.stderr)

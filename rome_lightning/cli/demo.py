@@ -210,7 +210,8 @@ def _track_driver(path: Path, avatar: Avatar) -> Frames:
     from rome_lightning.tracking import Tracker, read_video
 
     video = read_video(path, start_s=DRIVER_START_S, max_frames=DRIVER_FRAMES)
-    tracked = Tracker(avatar.model.head, image_size=avatar.image_size[0]).track(video.frames, fps=video.fps)
+    tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
+    tracked = tracker.track(video.frames, fps=video.fps, masks=False)
     return tracked.to_frames()[tracked.valid]
 
 
@@ -245,7 +246,12 @@ def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Medi
     }
     for split, who in splits.items():
         data = TalkingHeadDataModule(
-            output / "shards", image_size, batch_size=4, holdout_ratio=0.2, val_split=split
+            output / "shards",
+            image_size,
+            batch_size=4,
+            holdout_ratio=0.2,
+            val_split=split,
+            eval_source="typical",
         )
         data.setup("validate")
         loader = data.val_dataloader()

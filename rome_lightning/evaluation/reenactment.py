@@ -104,7 +104,7 @@ def cross_reenactment(
     if not bool(found_source.all()):
         raise ValueError(f"no face is found in the source image of {name}; its identity cannot be measured")
     drawn, found = embed(torch.cat([rendered.image for rendered in avatar.animate(driver.params)]))
-    own, found_own = embed(on_white(driver))
+    own, found_own = embed(driver.image)
     return CrossReenactment(
         name,
         driver_name,

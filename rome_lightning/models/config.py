@@ -21,6 +21,9 @@ class TextureConfig:
     """Channels of the network's first level; 256 in the release (``direct``)."""
     num_levels: int = 4
     """Resolutions of the U-Net (``unprojected`` only)."""
+    prior: bool = True
+    """Learn a texture that all people share, for what sources hide: teeth, the inside of the mouth, eyes
+    behind closed lids (``unprojected`` only)."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ class DecoderConfig:
     extend_outside: bool = True
     """Continue the texture beyond the mesh from the nearest covered pixel, with that distance as an
     input, so that hair can be drawn before the mesh has grown to it. Departure from ROME: zeros there."""
-    colour_skip: bool = True
-    """Predict a correction to the sampled texture's first three channels instead of the colour itself.
-    Departure from ROME, for ``unprojected`` textures: unseen people keep their looks."""
+    residual: bool = True
+    """Predict corrections, of the colour to the sampled texture's first three channels and of the mask to
+    the mesh's own silhouette, instead of both from nothing. Departure from ROME, for ``unprojected``
+    textures: unseen people keep their looks and outlines."""
 
 
 @dataclass(frozen=True)

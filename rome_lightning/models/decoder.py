@@ -14,6 +14,11 @@ from rome_lightning.models.config import DecoderConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sample_texture
 
+MASK_PRIOR_LOGIT = 3.0
+"""Logit of the mask on the mesh before the network corrects it: 95 %."""
+MASK_PRIOR_WIDTH = 0.06
+"""Distance from the mesh, as a share of the image's width, at which the mask starts at 5 %."""
+
 
 class DeferredRenderer(nn.Module):
     """Rasterize the mesh once, sample the neural texture, and decode the result to an image.
@@ -36,7 +41,8 @@ class DeferredRenderer(nn.Module):
         else:
             self.network = CompactUNet(inputs, 4, config.width, config.num_levels)
             # Starts as the sampled texture: training only has to learn corrections.
-            nn.init.zeros_(self.network.head.weight)
+            for parameter in self.network.head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -67,10 +73,13 @@ class DeferredRenderer(nn.Module):
                 dim=1,
             )
             uv = interpolate(vertices_px, self.faces, face_ids, self.uvs[None], self.uv_faces)
-            features, sampled = self._features(texture.float(), uv, normals, mesh_mask)
+            features, sampled, inside = self._features(texture.float(), uv, normals, mesh_mask)
         decoded = self.network(features).float()
-        colour, mask = decoded[:, :3], decoded[:, 3:].sigmoid()
-        rgb = clamp_colour(sampled + colour) if self.config.colour_skip else colour.sigmoid()
+        if self.config.residual:
+            rgb = clamp_colour(sampled + decoded[:, :3])
+            mask = (MASK_PRIOR_LOGIT * inside + decoded[:, 3:]).sigmoid()
+        else:
+            rgb, mask = decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
@@ -82,18 +91,19 @@ class DeferredRenderer(nn.Module):
         uv: Float[Tensor, "b 2 h w"],
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Tensor,
-    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b 3 h w"]]:
-        """Input of the image network, and the sampled colour that it corrects."""
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+        """Input of the image network, the sampled colour, and 1 on the mesh falling to -1 beside it."""
         encoded = harmonic_encoding(
             normals, self.config.normal_frequencies, variant=self.config.harmonics, dim=1
         )
         covered = mesh_mask.to(texture.dtype)
         if not self.config.extend_outside:
             sampled = sample_texture(texture, uv) * covered
-            return torch.cat([sampled, encoded], dim=1), sampled[:, :3]
+            return torch.cat([sampled, encoded], dim=1), sampled[:, :3], 2 * covered - 1
         uv, distance = extend_outside(uv, mesh_mask)
         sampled = sample_texture(texture, uv)
-        return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3]
+        inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
+        return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3], inside
 
 
 def clamp_colour(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

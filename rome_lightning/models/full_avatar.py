@@ -78,14 +78,34 @@ class FullAvatar(nn.Module):
         return self.render(code, driver, image_size or source.image_size, background)
 
     def encode(self, source: Frames) -> AvatarCode:
-        """The avatar of each source frame."""
-        bare = self.head(source.params)
-        vertices_px = self.project(bare, source.params, source.image_size)
-        texture = self.texture_model(source, vertices_px)
-        magnitudes = None
-        if self.offset_network is not None and not self.config.offsets.expression_dependent:
-            magnitudes = self.offset_network(texture, self.head(at_rest(source.params)))
+        """The avatar of each source frame.
+
+        Departure from ROME: an unprojected texture is taken twice, through the bare head to find the
+        offsets, then through the mesh that has grown, so that hair keeps its place on the surface.
+        """
+        if self.offset_network is None or self.config.offsets.expression_dependent:
+            return AvatarCode(self.encode_texture(source), source.params.shape, None)
+        twice = self.config.texture.source == "unprojected"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not twice):
+            texture = self.encode_texture(source)
+        magnitudes = self.offset_network(texture, self.head(at_rest(source.params)))
+        if twice:
+            texture = self.encode_texture(source, magnitudes.detach())
         return AvatarCode(texture, source.params.shape, magnitudes)
+
+    def encode_texture(
+        self, source: Frames, magnitudes: Float[Tensor, "b v k"] | None = None
+    ) -> Float[Tensor, "b c s s"]:
+        """Neural texture of each source, seen on the bare head or on one with offsets.
+
+        Args:
+            source: the identity frames.
+            magnitudes: offset magnitudes, metres.
+        """
+        vertices = self.head(source.params)
+        if magnitudes is not None:
+            vertices = vertices + self._offsets(magnitudes, vertices)
+        return self.texture_model(source, self.project(vertices, source.params, source.image_size))
 
     def deform(self, code: AvatarCode, driver: HeadParams) -> HeadMesh:
         """Pose the avatar: its own shape, the driver's expression and pose."""
@@ -95,9 +115,16 @@ class FullAvatar(nn.Module):
             magnitudes = self.offset_network(code.texture, posed)
         if magnitudes is None:
             return HeadMesh(posed, torch.zeros_like(posed))
-        free = self.config.offsets.direction == "free"
-        offsets = magnitudes if free else magnitudes * vertex_normals(posed.detach(), self.head.faces)
+        offsets = self._offsets(magnitudes, posed)
         return HeadMesh(posed + offsets, offsets)
+
+    def _offsets(
+        self, magnitudes: Float[Tensor, "b v k"], posed: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Displacements of posed vertices, metres."""
+        if self.config.offsets.direction == "free":
+            return magnitudes.expand_as(posed)
+        return magnitudes * vertex_normals(posed.detach(), self.head.faces)
 
     def render(
         self,

@@ -55,6 +55,9 @@ class UnprojectedTexture(nn.Module):
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
         self.faces = head.faces
         self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
+        self.prior = (
+            nn.Parameter(torch.zeros(1, config.channels, config.size, config.size)) if config.prior else None
+        )
         with torch.no_grad():
             # The first three channels start as the observed colours, untouched.
             for parameter in self.network.head.parameters():
@@ -70,6 +73,8 @@ class UnprojectedTexture(nn.Module):
         colour, visibility = observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
         completed = push_pull(colour, visibility)
         texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
+        if self.prior is not None:
+            texture = texture + self.prior * (1 - visibility)
         return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
 
 

@@ -1,0 +1,33 @@
+import dataclasses
+
+import torch
+from helpers import SIZE, random_frames, small_config
+
+from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.models import FullAvatar
+from rome_lightning.models.offsets import MOVING_REGIONS
+from rome_lightning.renderer import coverage
+
+
+def test_outline_grows_to_a_larger_head_and_the_face_stays() -> None:
+    torch.manual_seed(0)
+    model = FullAvatar(small_config()).eval().requires_grad_(False)
+    head = model.head
+    source = random_frames(head, 1)
+    bare = model.project(head(source.params), source.params, (SIZE, SIZE))
+    # The wanted outline is the bare head's, with hair and shoulders swollen by two pixels.
+    outline = coverage(bare, head.faces, model.rasterizer.face_ids(bare, head.faces, (SIZE, SIZE)))
+    wanted = torch.nn.functional.max_pool2d(outline, 5, stride=1, padding=2)
+    source = dataclasses.replace(source, foreground_mask=wanted)
+    code = model.encode(source)
+
+    refined = refine_offsets(model, code, source, num_steps=60)
+
+    mesh = model.deform(refined, source.params)
+    moving = head.region(*MOVING_REGIONS)
+    assert mesh.offsets[:, ~moving].abs().max() == 0
+    after = model.project(mesh.vertices, source.params, (SIZE, SIZE))
+    grown = coverage(after, head.faces, model.rasterizer.face_ids(after, head.faces, (SIZE, SIZE)))
+    # Ears and chin are part of the outline too, but cannot move.
+    assert (grown - wanted).square().mean() < 0.6 * (outline - wanted).square().mean()
+    assert refine_offsets(model, code, source, num_steps=0) is code
