@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2", "clip_wolfgang")
 HELD_BACK_CLIP = "clip_single_face"
 DRIVER_CLIP = "clip_cap13"
+NUM_EPOCHS = 4
+"""An epoch ends with pictures and a checkpoint, from which an interrupted demo goes on."""
 DRIVER_START_S = 15.5
 DRIVER_FRAMES = 125
 NEEDED = (
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experiments", type=Path, default=Path("experiments"), help="The repository's experiments folder."
     )
-    parser.add_argument("--steps", type=int, default=1500, help="Training steps.")
+    parser.add_argument("--steps", type=int, default=1400, help="Training steps.")
     parser.add_argument("--restart", action="store_true", help="Delete what an earlier demo left there.")
     return parser
 
@@ -101,9 +103,9 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
     config = PrepareConfig(
         dataset="demo",
         image_size=256,
-        fps=10,
-        max_frames=160,
-        frames_per_clip=160,
+        fps=8,
+        max_frames=110,
+        frames_per_clip=128,
         val_identities=[clips[HELD_BACK_CLIP].stem],
         licence="see `rome assets list`: each clip has the licence of the package that carries it",
     )
@@ -119,6 +121,7 @@ def _fit(experiments: Path, output: Path, steps: int) -> Path:
     if last.is_file() and summary.is_file():
         print("   trained already; --restart begins anew", file=sys.stderr)
         return last
+    resumed = ["--ckpt_path", str(last)] if last.is_file() else []
     fit.main(
         [
             "fit",
@@ -126,7 +129,9 @@ def _fit(experiments: Path, output: Path, steps: int) -> Path:
             *("--config", str(experiments / "full" / "cpu.yaml")),
             *("--run_dir", str(output)),
             *("--data.init_args.manifest", str(output / "shards")),
-            *("--data.init_args.pairs_per_epoch", str(steps)),
+            *("--trainer.max_epochs", str(NUM_EPOCHS)),
+            *("--data.init_args.pairs_per_epoch", str(max(1, steps // NUM_EPOCHS))),
+            *resumed,
         ]
     )
     return last
