@@ -9,8 +9,9 @@ from typing import Any, Literal
 from jsonargparse import set_parsing_settings
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
+from rome_lightning.callbacks.run_logger import RunCSVLogger
 from rome_lightning.data.datamodule import RomeDataModule
 from rome_lightning.training import RomeModule
 
@@ -44,8 +45,25 @@ class RomeCLI(LightningCLI):
             kwargs["logger"] = self._loggers(run_dir, config["wandb"])
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Refuse to mix a new run with one that is there already.
+
+        Raises:
+            ValueError: the run folder has checkpoints and none of them is to be resumed.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        checkpoints = sorted((Path(config["run_dir"]) / "checkpoints").glob("*.ckpt"))
+        if checkpoints and not config.get("ckpt_path"):
+            raise ValueError(
+                f"{config['run_dir']} holds a run already; go on with --ckpt_path {checkpoints[-1]}, set "
+                "another --run_dir, or delete the folder"
+            )
+
     def _loggers(self, run_dir: Path, wandb: str) -> list[Logger]:
-        loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+        if self.subcommand not in (None, "fit"):
+            # Scores of a finished run must not mix with the rows of its training.
+            return [RunCSVLogger(run_dir / self.subcommand)]
+        loggers: list[Logger] = [RunCSVLogger(run_dir)]
         if wandb != "disabled":
             loggers.append(
                 WandbLogger(

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ def _usage_error(message: str) -> int:
 def _shorten(text: str) -> str:
     """A message in one line, of a length that a person reads."""
     text = " ".join(text.split())
+    # jsonargparse tries every type of an option; the first is the one that was meant.
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a .*",
+        r"\1",
+        text,
+    )
     if len(text) > _LONGEST_MESSAGE:
         # jsonargparse ends with a copy of the whole configuration.
         text = text.split(" Given value type: ")[0][:_LONGEST_MESSAGE]

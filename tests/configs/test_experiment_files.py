@@ -1,0 +1,164 @@
+"""Every file under experiments/ is one that the command takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_run import BASE, ROOT
+
+from datamodules.prepare.config import PrepareConfig
+from rome_lightning.cli import fit
+from rome_lightning.cli import main as cli
+
+EXPERIMENTS = ROOT / "experiments"
+FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+PREPARE = [path for path in FILES if path.parent.name == "data"]
+TRAINING = [path for path in FILES if path not in PREPARE]
+BASES = [path for path in TRAINING if path.name == "base.yaml"]
+OVERLAYS = [path for path in TRAINING if path not in BASES]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(EXPERIMENTS))
+
+
+def _files(path: Path) -> list[Path]:
+    """What ``rome fit`` is given: the base of the folder, then the overlay."""
+    return [path] if path in BASES else [path.parent / "base.yaml", path]
+
+
+def test_there_are_files_to_check():
+    assert BASE in BASES
+    assert OVERLAYS
+    assert PREPARE
+    known = {".yaml", ".md", ".sh", ".slurm"}
+    assert {path.suffix for path in EXPERIMENTS.rglob("*") if path.is_file()} <= known
+
+
+class _Parsed(Exception):
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+
+def resolve_configuration(*arguments: str) -> dict[str, Any]:
+    """The configuration that ``rome fit`` would run; nothing is instantiated."""
+
+    def stop(self: fit.RomeCLI) -> None:
+        raise _Parsed(json.loads(self.parser.dump(self.config, format="json"))["fit"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.RomeCLI, "before_instantiate_classes", stop)
+        with pytest.raises(_Parsed) as parsed:
+            fit.main(["fit", *arguments])
+    return parsed.value.config
+
+
+def _config_arguments(path: Path) -> list[str]:
+    return [argument for file in _files(path) for argument in ("--config", str(file))]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=_name)
+def test_training_files_parse(path):
+    config = resolve_configuration(*_config_arguments(path))
+    assert config["seed_everything"] is not True
+    assert isinstance(config["seed_everything"], int)
+    # A linked value is not part of a dump; were the link lost, the default would show up here.
+    assert "image_size" not in config["model"]["init_args"]
+    assert "default_root_dir" not in config["trainer"]
+    assert config["data"]["init_args"]["image_size"] > 0
+
+
+def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, dict) and config:
+        return {key: value for k, v in config.items() for key, value in _leaves(v, f"{prefix}.{k}").items()}
+    return {prefix.lstrip("."): config}
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=_name)
+def test_overlays_say_what_they_mean(path):
+    """What an overlay writes is what is run: nothing is dropped on the way."""
+    config = _leaves(resolve_configuration(*_config_arguments(path)))
+    for key, value in _leaves(yaml.safe_load(path.read_text())).items():
+        assert config[key] == value, key
+
+
+@pytest.mark.parametrize("path", BASES, ids=_name)
+def test_base_files_resolve_to_the_golden_configuration(path):
+    """A changed default changes every run: the golden file makes it a decision.
+
+    After one: ``python tests/configs/test_experiment_files.py``.
+    """
+    golden = GOLDEN / f"{path.parent.name}_base.json"
+    assert resolve_configuration("--config", str(path)) == json.loads(golden.read_text())
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=_name)
+def test_overlays_begin_with_their_question(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# Question: ")
+    assert "?" in first
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=_name)
+def test_linked_values_are_not_written_by_hand(path):
+    """They would be ignored without a word."""
+    content = yaml.safe_load(path.read_text())
+    assert "image_size" not in content.get("model", {}).get("init_args", {})
+    assert "default_root_dir" not in content.get("trainer", {})
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_files_hold_no_traps(path):
+    """No interpolation (resolved per file), no Python None (a path of that name), no machine paths."""
+    for key, value in _leaves(yaml.safe_load(path.read_text())).items():
+        assert "${" not in str(value), key
+        assert value != "None", key
+        assert not str(value).startswith(("/", "~")), key
+
+
+@pytest.mark.parametrize("path", PREPARE, ids=_name)
+def test_prepare_files_parse(path):
+    from rome_lightning.cli.prepare import _parser
+
+    options = _parser().parse_args(["clip.mp4", "--output", "out", "--config", str(path)])
+    PrepareConfig(**{name: options[name] for name in PrepareConfig.__dataclass_fields__})
+    assert set(yaml.safe_load(path.read_text())) <= set(PrepareConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ({"modle": 1}, "does not accept option 'modle'"),
+        ({"trainer": {"max_epoch": 3}}, "max_epoch"),
+        (
+            {
+                "model": {
+                    "class_path": "rome_lightning.training.FullModule",
+                    "init_args": {"losses": {"dise": 1}},
+                }
+            },
+            "Group 'losses' does not accept option 'dise'",
+        ),
+        ({"data": {"class_path": "datamodules.talking_heads.Nothing"}}, "datamodules.talking_heads.Nothing"),
+    ],
+)
+def test_unknown_keys_are_usage_errors_of_one_line(written, complaint, tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(written))
+    assert cli.main(["fit", "--config", str(BASE), "--config", str(overlay)]) == cli.EXIT_USAGE
+    shown = capsys.readouterr().err
+    assert complaint in shown
+    assert shown.startswith("rome: error: ")
+    assert shown.count("\n") == 1
+    assert "Union" not in shown
+
+
+if __name__ == "__main__":
+    for base in BASES:
+        text = json.dumps(resolve_configuration("--config", str(base)), indent=1, sort_keys=True)
+        (GOLDEN / f"{base.parent.name}_base.json").write_text(text + "\n")
