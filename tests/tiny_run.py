@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from helpers import small_config
@@ -15,6 +16,7 @@ from datamodules.codec import Clip
 from datamodules.manifest import build_manifest
 from datamodules.shards import ShardWriter
 from datamodules.synthetic import SyntheticHeads
+from rome_lightning import assets
 from rome_lightning.head import load_head
 from rome_lightning.models import FullAvatar
 from rome_lightning.models.checkpoint import CONFIG_KEY
@@ -24,6 +26,15 @@ BASE = ROOT / "experiments" / "full" / "base.yaml"
 IMAGE_SIZE = 64
 SPLITS = {"train": (0, 1), "val": (2,)}
 """Persons by split."""
+
+
+def need(*names: str) -> None:
+    """Skip the test where an asset can be neither found nor fetched."""
+    for name in names:
+        try:
+            assets.resolve(name)
+        except OSError as error:
+            pytest.skip(f"asset {name} is not available: {error}")
 
 
 def write_synthetic_dataset(folder: Path, num_frames: int = 4, spoil: str | None = None) -> Path:

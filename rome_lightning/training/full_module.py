@@ -62,7 +62,7 @@ class FullModule(RomeModule):
         rendered = self.reproduce(batch, background)
         terms = self.objective(rendered, batch, background)
         if not torch.isfinite(terms.total):
-            values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.raw.items())
+            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.raw.items())
             raise ValueError(f"the loss is not finite at step {self.global_step}: {values}")
         self.log_dict(terms.as_logs("train"), batch_size=len(batch))
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False, batch_size=len(batch))

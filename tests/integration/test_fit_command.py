@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny_run import IMAGE_SIZE, ROOT, tiny_arguments, tiny_overlay, write_synthetic_dataset
+
+from datamodules.manifest import Manifest
+from rome_lightning.cli import main as cli
+from rome_lightning.models.checkpoint import load_full_avatar
+from rome_lightning.training import full_module
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _losses(folder: Path) -> dict[int, str]:
+    """Training loss by step, as written."""
+    return {int(row["step"]): row["train/loss"] for row in _rows(folder / "metrics.csv") if row["train/loss"]}
+
+
+def _copied(run_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+def test_a_run_folder_is_complete(run_folder, dataset):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "images", "summary.json"}
+    assert {path.name for path in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert config["seed_everything"] == 0
+    assert config["data"]["init_args"]["manifest"] == str(dataset)
+    picture = Image.open(sorted((run_folder / "images").iterdir())[-1])
+    assert picture.width == 6 * IMAGE_SIZE
+    assert picture.height >= IMAGE_SIZE
+    assert picture.height % IMAGE_SIZE == 0
+
+
+def test_the_summary_names_what_made_the_run(run_folder, dataset):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert summary["seed"] == 0
+    assert summary["steps"] == 4
+    assert summary["dataset_hash"] == Manifest.load(dataset).hash
+    assert summary["versions"].keys() >= {"torch", "lightning"}
+    assert "CC0" in summary["head_licence"]
+    assert summary["metrics"].keys() >= {"val/psnr", "val/ssim", "val/lpips", "train/loss"}
+    # A source archive has no commit.
+    assert summary["git_commit"] or not (ROOT / ".git").exists()
+
+
+def test_metrics_cover_every_step_and_validation(run_folder):
+    assert list(_losses(run_folder)) == [0, 1, 2, 3]
+    validated = [row["val/psnr"] for row in _rows(run_folder / "metrics.csv") if row["val/psnr"]]
+    assert len(validated) == 2
+
+
+def test_the_checkpoint_knows_its_architecture(run_folder):
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["image_size"] == IMAGE_SIZE
+    model = load_full_avatar(run_folder / "checkpoints" / "last.ckpt")
+    assert model.config.decoder.width == 8
+    # Metric and loss networks can be had again: they have no place in a checkpoint.
+    assert not any("lpips" in key or "perceptual" in key for key in checkpoint["state_dict"])
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(run_folder, dataset, tmp_path, rome):
+    run = _copied(run_folder, tmp_path)
+    before = _losses(run)
+    overlay = tiny_overlay(dataset, run)
+    overlay["trainer"]["max_epochs"] = 3
+    arguments = tiny_arguments("fit", overlay, tmp_path)
+    assert rome(*arguments, "--ckpt_path", run / "checkpoints" / "last.ckpt") == (0, "")
+    after = _losses(run)
+    assert list(after) == [0, 1, 2, 3, 4, 5]
+    assert {step: after[step] for step in before} == before
+    assert json.loads((run / "summary.json").read_text())["steps"] == 6
+
+
+def test_validating_leaves_the_training_alone(run_folder, dataset, tmp_path, rome):
+    run = _copied(run_folder, tmp_path)
+    before = (run / "metrics.csv").read_bytes()
+    arguments = tiny_arguments("validate", tiny_overlay(dataset, run), tmp_path)
+    assert rome(*arguments, "--ckpt_path", run / "checkpoints" / "last.ckpt") == (0, "")
+    assert (run / "metrics.csv").read_bytes() == before
+    scores = _rows(run / "validate" / "metrics.csv")[-1]
+    trained = json.loads((run / "summary.json").read_text())["metrics"]
+    # The same weights on the same pairs.
+    assert float(scores["val/psnr"]) == pytest.approx(trained["val/psnr"], abs=1e-4)
+
+
+def test_a_new_run_does_not_mix_with_an_old_one(run_folder, dataset, tmp_path, rome):
+    code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, run_folder), tmp_path))
+    assert code == cli.EXIT_FAILURE
+    assert f"{run_folder} holds a run already" in error
+
+
+def test_the_same_seed_gives_the_same_losses(run_folder, dataset, tmp_path, rome):
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert rome(*tiny_arguments("fit", tiny_overlay(dataset, again), tmp_path)) == (0, "")
+    assert _losses(again) == _losses(run_folder)
+    arguments = tiny_arguments("fit", tiny_overlay(dataset, other), tmp_path, "--seed_everything", "1")
+    assert rome(*arguments) == (0, "")
+    assert _losses(other).keys() == _losses(run_folder).keys()
+    assert not set(_losses(other).values()) & set(_losses(run_folder).values())
+
+
+def test_weights_of_another_architecture_are_refused(run_folder, dataset, tmp_path, rome):
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    overlay["model"]["init_args"]["avatar"]["decoder"]["width"] = 12
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(checkpoint))
+    code, error = rome(*arguments)
+    assert code == cli.EXIT_FAILURE
+    assert "was trained with another architecture" in error
+    assert "config.yaml of its run folder" in error
+    assert "Union" not in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_weights_of_the_same_architecture_are_the_start_of_a_new_run(run_folder, dataset, tmp_path, rome):
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    overlay["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0, "callbacks": []}
+    overlay["model"]["init_args"]["optimizer"]["learning_rate"] = 0.0
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    overlay["trainer"]["callbacks"] = [
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "kept"}}
+    ]
+    arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(checkpoint))
+    assert rome(*arguments) == (0, "")
+    kept = load_full_avatar(tmp_path / "run" / "checkpoints" / "kept.ckpt").state_dict()
+    given = load_full_avatar(checkpoint).state_dict()
+    assert all(torch.equal(kept[key], given[key]) for key in given)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"image_size": 66}, "image_size must be divisible by 4 (the decoder halves it 2 times), got 66"),
+        ({"image_size": 2 * IMAGE_SIZE}, f"image_size must be at most the stored {IMAGE_SIZE}"),
+        ({"manifest": "nowhere"}, "no dataset at nowhere; make one with: rome prepare"),
+    ],
+)
+def test_data_that_does_not_fit_is_one_line(dataset, tmp_path, rome, data, complaint):
+    code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run", **data), tmp_path))
+    assert code == cli.EXIT_FAILURE
+    assert error.removeprefix('Parser key "model": ').startswith(complaint)
+
+
+def test_a_checkpoint_that_is_none_is_one_line(dataset, tmp_path, rome):
+    wrong = tmp_path / "wrong.ckpt"
+    wrong.write_bytes(b"no checkpoint")
+    arguments = tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path)
+    for path, complaint in (
+        (wrong, "is not a readable checkpoint"),
+        (tmp_path / "no.ckpt", "no checkpoint at"),
+    ):
+        code, error = rome(*arguments, "--model.init_args.init_from", path)
+        assert code == cli.EXIT_FAILURE
+        assert complaint in error
+        assert "weights_only" not in error
+
+
+def test_parameters_that_are_not_finite_stop_the_run(tmp_path, rome):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_synthetic_dataset(folder, num_frames=2, spoil="camera")
+    code, error = rome(*tiny_arguments("fit", tiny_overlay(folder, tmp_path / "run"), tmp_path))
+    assert code == cli.EXIT_FAILURE
+    assert "must be finite" in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, rome, monkeypatch):
+    forward = full_module.Objective.forward
+
+    def spoilt(self, rendered, batch, background):
+        terms = forward(self, rendered, batch, background)
+        return type(terms)({**terms.raw, "laplacian": terms.total * torch.nan}, terms.total * torch.nan)
+
+    monkeypatch.setattr(full_module.Objective, "forward", spoilt)
+    code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path))
+    assert code == cli.EXIT_FAILURE
+    assert error.startswith("the loss is not finite at step 0: photometric ")
+    assert "laplacian nan" in error
