@@ -39,13 +39,11 @@ def test_losses_fall_on_two_people(batch):
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()
-        history.append(
-            {"total": float(terms.total.detach())} | {k: float(v.detach()) for k, v in terms.raw.items()}
-        )
+        history.append({k: float(v.detach()) for k, v in {"total": terms.total, **terms.raw}.items()})
     first, last = history[0], history[-1]
-    print(first, last)
+    # Measured: 0.17, 0.46, 0.13 and 0.07; the margin is for other processors.
     assert last["total"] < 0.35 * first["total"]
     assert last["photometric"] < 0.6 * first["photometric"]
     assert last["segmentation"] < 0.25 * first["segmentation"]
     # Hair and shoulders have grown: the bare head's outline misses them.
-    assert last["occupancy_all"] < 0.7 * first["occupancy_all"]
+    assert last["occupancy_all"] < 0.2 * first["occupancy_all"]
