@@ -14,11 +14,11 @@ from rome_lightning.losses import laplacian, occupancy
 from rome_lightning.models import AvatarCode, FullAvatar
 from rome_lightning.renderer import coverage
 
-SMOOTHNESS = 30.0
+SMOOTHNESS = 60.0
 """Weight of the mesh Laplacian in the step's metric: an outline's pull reaches a few rings of vertices."""
 LEARNING_RATE = 2e-3
 """Step of Adam in the smoothed coordinates, metres."""
-LAPLACIAN_WEIGHT = 4.0
+LAPLACIAN_WEIGHT = 10.0
 """Of the roughness of the offsets against the squared error of the silhouette."""
 
 

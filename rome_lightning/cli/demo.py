@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rome_lightning.data import Frames
     from rome_lightning.evaluation.report import Media, Section, Table
 
-TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2", "clip_wolfgang")
+TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2")
 HELD_BACK_CLIP = "clip_single_face"
 DRIVER_CLIP = "clip_cap13"
 NUM_EPOCHS = 4

@@ -16,6 +16,8 @@ from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sam
 
 MASK_PRIOR_LOGIT = 3.0
 """Logit of the mask on the mesh before the network corrects it: 95 %."""
+MASK_BOUND = 2.5
+"""Largest change of that logit on the mesh: the mask does not fall below 62 % there."""
 MASK_PRIOR_WIDTH = 0.06
 """Distance from the mesh, as a share of the image's width, at which the mask starts at 5 %."""
 
@@ -77,7 +79,9 @@ class DeferredRenderer(nn.Module):
         decoded = self.network(features).float()
         if self.config.residual:
             rgb = clamp_colour(sampled + decoded[:, :3])
-            mask = (MASK_PRIOR_LOGIT * inside + decoded[:, 3:]).sigmoid()
+            # What the mesh covers stays opaque whatever an unseen person's colours suggest.
+            change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
+            mask = (MASK_PRIOR_LOGIT * inside + change).sigmoid()
         else:
             rgb, mask = decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
         if not isinstance(background, Tensor):
