@@ -26,9 +26,9 @@ class AvatarCode(TensorStruct):
 
     texture: Float[Tensor, "b c s s"]
     """Neural texture."""
-    shape: Float[Tensor, "b s"]
+    shape: Float[Tensor, "b k"]
     """Identity coefficients of the head model."""
-    magnitudes: Float[Tensor, "b v k"] | None
+    magnitudes: Float[Tensor, "b v m"] | None
     """Offset magnitudes, metres; ``None`` when they depend on the expression or there are none."""
 
 

@@ -1,7 +1,6 @@
 """Values of a mask carried to the pixels outside it."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor

@@ -1,7 +1,6 @@
 """Attributes of vertices or corners carried to pixels, with a hand-written backward."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor

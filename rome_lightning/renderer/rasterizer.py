@@ -1,8 +1,7 @@
 """Choice of the visibility backend, checks of its input and its registration with torch."""
 
-from __future__ import annotations
-
-from typing import Protocol
+# Annotations are not postponed here: torch infers the operators' schemas from them.
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -12,6 +11,7 @@ from rome_lightning.renderer import torch_visibility
 from rome_lightning.renderer.acceleration import has_kernels, warp_kernels, warp_status
 
 
+@runtime_checkable
 class Rasterizer(Protocol):
     """Supplies visibility; everything differentiable is built on its ids."""
 

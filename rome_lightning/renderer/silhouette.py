@@ -1,7 +1,6 @@
 """Silhouettes with gradients to the vertices that make the contour."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor

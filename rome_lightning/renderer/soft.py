@@ -1,7 +1,6 @@
 """The probabilistic silhouette of SoftRas, whose gradient reaches vertices near the contour."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 from typing import TypedDict
 
 import torch

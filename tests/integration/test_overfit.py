@@ -30,7 +30,7 @@ def test_losses_fall_on_two_people(batch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = FullAvatar(small_config())
-    objective = Objective(LossConfig(perceptual=0, chamfer_points=128), model.head)
+    objective = Objective(LossConfig(perceptual=0.0, chamfer_points=128), model.head)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     background = torch.full((len(batch.target), 3), 0.5)
     history = []
