@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.codec import CorruptDataError, select_frames
@@ -119,19 +119,12 @@ def to_frames(
     """
     image = raw.image.permute(0, 3, 1, 2).float() / 255
     mask = raw.matte[:, None].float() / 255
-    regions, landmarks = raw.regions, raw.landmarks
-    stored = image.shape[-1]
-    if stored != image_size:
-        size = (image_size, image_size)
-        image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
-        mask = F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False)
-        regions = F.interpolate(regions[:, None], size, mode="nearest-exact")[:, 0]
-        # Pixel centres are integers, so the image's corner is at -1/2.
-        landmarks = (landmarks + 0.5) * (image_size / stored) - 0.5
-    if colour is not None:
-        matrix, shift = colour
-        image = torch.einsum("bij,bjhw->bihw", matrix, image) + shift[:, :, None, None]
-    return Frames(image.clamp(0, 1), mask.clamp(0, 1), regions, landmarks, raw.params)
+    frames = Frames(image, mask, raw.regions, raw.landmarks, raw.params).resized(image_size)
+    if colour is None:
+        return frames
+    matrix, shift = colour
+    image = torch.einsum("bij,bjhw->bihw", matrix, frames.image) + shift[:, :, None, None]
+    return dataclasses.replace(frames, image=image.clamp(0, 1))
 
 
 def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: ColourJitter | None = None) -> AvatarBatch:

@@ -31,26 +31,34 @@ class Avatar:
     Args:
         model: trained networks, in evaluation mode.
         code: the person (batch of one).
-        source: the tracked photograph (batch of one).
+        photo: the tracked photograph (batch of one), as sharp as it should be exported.
+        image_size: side of the images that the model sees and draws, pixels.
     """
 
-    def __init__(self, model: FullAvatar, code: AvatarCode, source: Frames) -> None:
-        if len(source) != 1:
-            raise ValueError(f"an avatar has one source image, got {len(source)}")
-        self.model, self.code, self.source = model, code, source
+    def __init__(self, model: FullAvatar, code: AvatarCode, photo: Frames, image_size: int) -> None:
+        if len(photo) != 1:
+            raise ValueError(f"an avatar has one source image, got {len(photo)}")
+        self.model, self.code, self.photo = model, code, photo
+        self.source = photo.resized(image_size)
 
     @classmethod
     @torch.no_grad()
-    def create(cls, model: FullAvatar, source: Frames, refine_steps: int = 100) -> Avatar:
+    def create(
+        cls, model: FullAvatar, photo: Frames, image_size: int | None = None, refine_steps: int = 100
+    ) -> Avatar:
         """Encode a tracked photograph (see ``rome_lightning.tracking.Tracker``).
 
         Args:
             model: trained networks.
-            source: the photograph (batch of one).
+            photo: batch of one; may be larger than what the model sees, for a sharper exported texture.
+            image_size: side of the images that the model was trained on, pixels; the photo's if not given.
             refine_steps: steps that fit the mesh to the photograph's outline (see ``refine_offsets``).
         """
         model = model.eval().requires_grad_(False)
-        return cls(model, refine_offsets(model, model.encode(source), source, refine_steps), source)
+        image_size = image_size or photo.image_size[0]
+        source = photo.resized(image_size)
+        code = refine_offsets(model, model.encode(source), source, refine_steps)
+        return cls(model, code, photo, image_size)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -88,20 +96,21 @@ class Avatar:
         Args:
             size: side of the texture, texels.
         """
-        params, head = self.source.params, self.model.head
+        params, head = self.photo.params, self.model.head
         mesh = self.model.deform(self.code, params)
-        vertices_px = self.model.project(mesh.vertices, params, self.image_size)
+        vertices_px = self.model.project(mesh.vertices, params, self.photo.image_size)
         layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
-        return observe(self.source, vertices_px, head.faces, layout, self.model.rasterizer)
+        return observe(self.photo, vertices_px, head.faces, layout, self.model.rasterizer)
 
     def save(self, path: Path) -> None:
         """Write one self-contained file: person, photograph and networks; never a pickle."""
         tensors = {f"model/{key}": value for key, value in self.model.state_dict().items()}
-        tensors |= _tensors("code/", self.code) | _tensors("source/", self.source)
+        tensors |= _tensors("code/", self.code) | _tensors("photo/", self.photo)
         config = {
             "format": FORMAT,
             "config": dataclasses.asdict(self.model.config),
             "head": self.model.head.name,
+            "image_size": self.image_size[0],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
@@ -136,11 +145,12 @@ class Avatar:
             raise ValueError(f"{path} needs head {header['head']!r}, {model.head.name!r} is installed")
         load_state(model, _group(tensors, "model/"), path)
         code = _group(tensors, "code/")
-        source = _group(tensors, "source/")
-        params = HeadParams(**_group(source, "params/"))
-        frames = Frames(**{k: v for k, v in source.items() if "/" not in k}, params=params)
+        photo = _group(tensors, "photo/")
+        params = HeadParams(**_group(photo, "params/"))
+        frames = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
         model.eval().requires_grad_(False)
-        return cls(model, AvatarCode(code["texture"], code["shape"], code.get("magnitudes")), frames)
+        restored = AvatarCode(code["texture"], code["shape"], code.get("magnitudes"))
+        return cls(model, restored, frames, header["image_size"])
 
 
 def _tensors(prefix: str, struct: AvatarCode | Frames | HeadParams) -> dict[str, Tensor]:

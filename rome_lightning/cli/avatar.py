@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 AVATAR_FILE = "avatar.safetensors"
+PHOTO_SIZE = 512
+"""Least side of the crop that an avatar keeps of its photograph, pixels."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,10 +67,11 @@ def _create(args: argparse.Namespace) -> int:
     photo = read_image(args.photo)
     model = load_full_avatar(args.checkpoint)
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
-    tracked = Tracker(model.head, image_size=image_size).track(photo[None])
+    # Sharper than the model needs: the exported texture is taken from it.
+    tracked = Tracker(model.head, image_size=max(image_size, PHOTO_SIZE)).track(photo[None])
     if not bool(tracked.valid.all()):
         raise ValueError(f"{args.photo} cannot be used: {tracked.reasons[0]}; take another photo")
-    avatar = Avatar.create(model, tracked.to_frames(), args.refine_steps)
+    avatar = Avatar.create(model, tracked.to_frames(), image_size, args.refine_steps)
     path = args.output / AVATAR_FILE
     avatar.save(path)
     Image.fromarray(to_uint8(preview(avatar))).save(args.output / "preview.png")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from rome_lightning.data.params import HeadParams
 from rome_lightning.data.regions import Region
@@ -35,6 +36,25 @@ class Frames(TensorStruct):
         """Height and width, pixels."""
         height, width = self.image.shape[-2:]
         return height, width
+
+    def resized(self, image_size: int) -> Frames:
+        """The same square frames with another side, anti-aliased when smaller; landmarks follow.
+
+        Args:
+            image_size: pixels.
+        """
+        stored = self.image.shape[-1]
+        if stored == image_size:
+            return self
+        size = (image_size, image_size)
+        image, mask = (
+            F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+            for x in (self.image, self.foreground_mask)
+        )
+        regions = F.interpolate(self.regions[:, None], size, mode="nearest-exact")[:, 0]
+        # Pixel centres are integers, so the image's corner is at -1/2.
+        landmarks = (self.landmarks + 0.5) * (image_size / stored) - 0.5
+        return Frames(image.clamp(0, 1), mask.clamp(0, 1), regions, landmarks, self.params)
 
     def region_mask(self, *regions: Region) -> Float[Tensor, "b 1 h w"]:
         """1 where the pixel belongs to one of ``regions``, else 0."""
