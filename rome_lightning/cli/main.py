@@ -167,6 +167,6 @@ def main(argv: list[str] | None = None) -> int:
     command = COMMANDS.get(name)
     if command is None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return _usage_error(f"unknown command {name!r}{hint} `rome --help` lists them")
+        hint = f"did you mean {close[0]}? " if close else ""
+        return _usage_error(f"unknown command {name!r}; {hint}`rome --help` lists them")
     return _guarded(command, name, rest, debug)

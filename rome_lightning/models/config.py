@@ -64,7 +64,7 @@ class DecoderConfig:
     normal_frequencies: int = 6
     """Frequencies of the harmonic encoding of the normals."""
     harmonics: Literal["release", "paper"] = "release"
-    """Frequencies 2^k, k = 0.. (release) or k = 1.. (paper)."""
+    """Frequencies 1, 2, 4, ... (release) or 1, 2, 3, ... (paper)."""
     extend_outside: bool = True
     """Continue the texture beyond the mesh from the nearest covered pixel, with that distance as an
     input, so that hair can be drawn before the mesh has grown to it. Departure from ROME: zeros there."""

@@ -28,13 +28,19 @@ class DeferredRenderer(nn.Module):
     Source: ROME sec. 3.3 (after Thies et al., Deferred neural rendering, 2019).
     """
 
+    faces: Tensor
+    uvs: Tensor
+    uv_faces: Tensor
+
     def __init__(
         self, config: DecoderConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
     ) -> None:
         super().__init__()
         self.config = config
         self.rasterizer = rasterizer
-        self.faces, self.uvs, self.uv_faces = head.faces, head.uvs, head.uv_faces
+        self.register_buffer("faces", head.faces, persistent=False)
+        self.register_buffer("uvs", head.uvs, persistent=False)
+        self.register_buffer("uv_faces", head.uv_faces, persistent=False)
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )

@@ -44,6 +44,8 @@ class UnprojectedTexture(nn.Module):
     Departure from ROME: its encoder has to learn where each pixel belongs, which takes many identities.
     """
 
+    faces: Tensor
+
     def __init__(self, config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> None:
         super().__init__()
         if config.channels < 3:
@@ -53,7 +55,7 @@ class UnprojectedTexture(nn.Module):
             )
         self.rasterizer = rasterizer
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
-        self.faces = head.faces
+        self.register_buffer("faces", head.faces, persistent=False)
         self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
         self.prior = (
             nn.Parameter(torch.zeros(1, config.channels, config.size, config.size)) if config.prior else None

@@ -38,7 +38,7 @@ def test_checkpoint_gives_the_same_pictures(tmp_path: Path, model: FullAvatar) -
 def test_another_architecture_is_refused(tmp_path: Path, model: FullAvatar) -> None:
     other = dataclasses.replace(model.config, offsets=OffsetConfig(uv_size=32, width=16, mlp_width=16))
     write_checkpoint(tmp_path / "a.ckpt", model, other)
-    with pytest.raises(ValueError, match="another architecture.*size mismatch"):
+    with pytest.raises(ValueError, match=r"another architecture.*size mismatch"):
         load_full_avatar(tmp_path / "a.ckpt")
 
 

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -39,7 +40,9 @@ def test_starts_as_the_bare_head_with_the_observed_colours(head: HeadModel) -> N
     rendered = model(frames, frames.params)
     assert rendered.offsets.abs().max() == 0
     inside = rendered.mesh_mask.expand_as(rendered.rgb)
-    torch.testing.assert_close(rendered.rgb[inside], torch.full_like(rendered.rgb[inside], 0.3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        rendered.rgb[inside], torch.full_like(rendered.rgb[inside], 0.3), atol=1e-3, rtol=0
+    )
 
 
 def test_only_hair_neck_and_shoulders_move_and_within_the_bound(head: HeadModel) -> None:
@@ -109,3 +112,16 @@ def test_smooth_mask_on_a_strip() -> None:
     mask = torch.tensor([False, False, True, True, True, True])
     value = smooth_mask(mask, faces, num_rings=1)
     assert torch.equal(value, torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0]))
+
+
+def test_every_tensor_moves_with_the_model(head: HeadModel) -> None:
+    # The meta device stands for any other: a plain attribute would stay behind on the CPU.
+    model = FullAvatar(small_config(), copy.deepcopy(head)).to("meta")
+    left = [
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    ]
+    buffers = [name for name, value in model.named_buffers() if value.device.type != "meta"]
+    assert left + buffers == []
