@@ -14,6 +14,7 @@ def _parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="rome prepare",
+        exit_on_error=False,
         description="Track the person in each video, crop, check and cut it, and write shards, manifest.json "
         "and report.html. Run it again to go on after an interruption. Example: rome prepare clips/ "
         "--output data/mine --config experiments/data/prepare.yaml",

@@ -82,7 +82,7 @@ def load_flame(
     for file in (files.model, files.layout, files.masks, files.ibug68, files.mediapipe):
         if file is not None and not file.is_file():
             raise FileNotFoundError(
-                f"{file} does not exist; FLAME is not part of this package: register at {FLAME_PAGE}, accept "
+                f"no file at {file}; FLAME is not part of this package: register at {FLAME_PAGE}, accept "
                 f"its licence ({FLAME_LICENCE}), download FLAME 2020 or 2023 and give the path of its "
                 "generic_model.pkl"
             )

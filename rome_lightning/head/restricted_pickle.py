@@ -109,7 +109,12 @@ def load_pickle(path: str | Path) -> Any:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{path} has {size} bytes; head data files have at most {MAX_FILE_BYTES}")
-    return loads(path.read_bytes())
+    try:
+        return loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a data file to be trusted: {error}; take the official one"
+        ) from error
 
 
 def load_npy_object(path: str | Path) -> Any:

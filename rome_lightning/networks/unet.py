@@ -80,7 +80,8 @@ class UNet(nn.Module):
         height, width = inputs.shape[-2:]
         if height % self.divisor or width % self.divisor:
             raise ValueError(
-                f"image sides must be divisible by {self.divisor} (lower num_levels), got {height}x{width}"
+                f"image sides must be divisible by {self.divisor}, got {height}x{width}; choose another "
+                "size, or fewer num_levels"
             )
         skips: list[Tensor] = []
         features = inputs

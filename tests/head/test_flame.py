@@ -233,6 +233,22 @@ def test_damaged_models_are_refused(
         load_flame(path)
 
 
+def test_files_that_are_no_data_are_refused_by_name(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    path = tmp_path / "model.pkl"
+    for content, match in (
+        (pickle.dumps(Hostile()), r"model\.pkl .* asks for"),
+        (b"hello", r"model\.pkl .* damaged or not one of data"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            load_flame(path)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_other_units_and_axes_are_refused(flame_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     for matrix in (1000 * np.eye(3), np.diag([-1.0, 1, 1]), np.diag([1.0, -1, -1])):
