@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from rome_lightning.avatar.refine import refine_offsets
@@ -115,9 +115,8 @@ class Avatar:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         # Copies: safetensors refuses tensors that share memory.
-        save_file(
-            {k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"rome": json.dumps(config)}
-        )
+        copies = {key: value.contiguous().clone() for key, value in tensors.items()}
+        temporary.write_bytes(serialize(copies, {"rome": json.dumps(config)}))
         temporary.replace(path)
 
     @classmethod

@@ -24,10 +24,30 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         super().__init__()
         self._start_s = time.monotonic()
+        self._best: dict[str, float] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._start_s = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the metrics of the best validation so far, by the checkpoint's monitor."""
+        checkpoint = trainer.checkpoint_callback
+        monitor = getattr(checkpoint, "monitor", None)
+        if trainer.sanity_checking or monitor is None or monitor not in trainer.callback_metrics:
+            return
+        score = float(trainer.callback_metrics[monitor])
+        sign = 1 if getattr(checkpoint, "mode", "min") == "min" else -1
+        if self._best is None or sign * score < sign * self._best[monitor]:
+            self._best = {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self._best = state_dict["best"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, atomically."""
@@ -35,8 +55,10 @@ class RunSummary(Callback):
             return
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         checkpoint = trainer.checkpoint_callback
+        last = {key: float(value) for key, value in trainer.callback_metrics.items()}
         summary: dict[str, Any] = {
-            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+            "metrics": self._best or last,
+            "last_metrics": last,
             "steps": trainer.global_step,
             "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),

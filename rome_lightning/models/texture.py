@@ -98,4 +98,6 @@ def observe(
     """
     image = torch.cat([source.image, source.foreground_mask], dim=1)
     observed, visibility = unproject(image, vertices_px.detach(), faces, layout, rasterizer)
-    return observed[:, :3], visibility * observed[:, 3:]
+    # Half-covered pixels show the background too: they would smear it over the side of the head.
+    person = ((observed[:, 3:] - 0.5) * 2).clamp(0, 1).square()
+    return observed[:, :3], visibility * person
