@@ -1,4 +1,4 @@
-"""``rome fit | validate | test | predict``: LightningCLI with a run folder."""
+"""``rome fit | validate | test``: LightningCLI with a run folder."""
 
 from __future__ import annotations
 

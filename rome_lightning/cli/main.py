@@ -40,7 +40,6 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("fit", "train a model", passes_own_name=True),
     "validate": Command("fit", "evaluate a checkpoint on the validation split", passes_own_name=True),
     "test": Command("fit", "evaluate a checkpoint on the test split", passes_own_name=True),
-    "predict": Command("fit", "render a data set with a checkpoint", passes_own_name=True),
     "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
     "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
     "assets": Command("assets", "list and fetch the models and clips that the project uses"),

@@ -51,9 +51,9 @@ class FullModule(RomeModule):
         self.objective = Objective(losses, self.avatar.head)
         if init_from is not None:
             load_state(self.avatar, avatar_weights(read_checkpoint(init_from)), init_from)
-        self.val_psnr = PSNR()
-        self.val_ssim = SSIM()
-        self.val_lpips = LPIPS("alex", resolve("lpips_alexnet"))
+        self.psnr = PSNR()
+        self.ssim = SSIM()
+        self.lpips = LPIPS("alex", resolve("lpips_alexnet"))
 
     def training_step(self, batch: AvatarBatch, batch_idx: int) -> torch.Tensor:
         """Reproduce the targets on a random background and score the result."""
@@ -70,10 +70,17 @@ class FullModule(RomeModule):
 
     def validation_step(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Self-reenactment on a white background."""
+        self._score(batch, "val")
+
+    def test_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        """The same scores on the test split."""
+        self._score(batch, "test")
+
+    def _score(self, batch: AvatarBatch, stage: str) -> None:
         rendered = self.reproduce(batch, 1.0)
         target = batch.target
         wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask)
-        metrics: dict[str, Metric] = {"psnr": self.val_psnr, "ssim": self.val_ssim, "lpips": self.val_lpips}
+        metrics: dict[str, Metric] = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips}
         for name, metric in metrics.items():
             metric.update(rendered.image.clamp(0, 1), wanted)
-            self.log(f"val/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))
+            self.log(f"{stage}/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))

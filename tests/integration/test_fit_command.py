@@ -96,6 +96,15 @@ def test_validating_leaves_the_training_alone(run_folder, dataset, tmp_path, rom
     assert float(scores["val/psnr"]) == pytest.approx(trained["val/psnr"], abs=1e-4)
 
 
+def test_testing_scores_the_test_split(run_folder, dataset, tmp_path, rome):
+    run = _copied(run_folder, tmp_path)
+    arguments = tiny_arguments("test", tiny_overlay(dataset, run, test_split="val"), tmp_path)
+    assert rome(*arguments, "--ckpt_path", run / "checkpoints" / "last.ckpt") == (0, "")
+    scores = _rows(run / "test" / "metrics.csv")[-1]
+    trained = json.loads((run / "summary.json").read_text())["metrics"]
+    assert float(scores["test/lpips"]) == pytest.approx(trained["val/lpips"], abs=1e-4)
+
+
 def test_a_new_run_does_not_mix_with_an_old_one(run_folder, dataset, tmp_path, rome):
     code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, run_folder), tmp_path))
     assert code == cli.EXIT_FAILURE
