@@ -23,17 +23,17 @@ def build_parser() -> argparse.ArgumentParser:
     create.add_argument("--checkpoint", type=Path, required=True, help="Model trained by `rome fit`.")
     create.add_argument(
         "--refine-steps",
-        type=int,
+        type=_count,
         default=100,
         help="Steps that fit hair and shoulders to the photo's outline (default: 100; 0: the network's own).",
     )
-    create.add_argument("--image-size", type=int, help="Side of the images, pixels (default: as trained).")
+    create.add_argument("--image-size", type=_count, help="Side of the images, pixels (default: as trained).")
 
     animate = commands.add_parser("animate", help="Drive an avatar with a video.")
     animate.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
     animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
     animate.add_argument("-o", "--output", type=Path, required=True, help="Video to write (.mp4).")
-    animate.add_argument("--max-frames", type=int, help="Stop after so many frames of the driver.")
+    animate.add_argument("--max-frames", type=_count, help="Stop after so many frames of the driver.")
     animate.add_argument(
         "--compare", action="store_true", help="Show the driver, the avatar and its mesh side by side."
     )
@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("glb", "obj"), default="glb", help="File format.")
     export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
     return parser
+
+
+def _count(text: str) -> int:
+    """A number of steps, pixels or frames, as argparse wants its types."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a whole number, 0 or more, got {text!r}")
+    return int(text)
 
 
 def main(argv: list[str]) -> int:
@@ -108,6 +115,8 @@ def _export(args: argparse.Namespace) -> int:
     from rome_lightning.export.person import export_avatar
 
     path = avatar_path(args.avatar)
+    if args.output is not None and args.output.suffix.lower() != f".{args.format}":
+        raise ValueError(f"--format {args.format} writes a .{args.format} file, got --output {args.output}")
     avatar = Avatar.load(path)
     output = args.output or path.with_name(f"avatar.{args.format}")
     export_avatar(avatar, output, args.format)
