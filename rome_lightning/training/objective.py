@@ -132,9 +132,7 @@ class Objective(nn.Module):
         """More weight on the mesh, most around eyes and mouth, where expressions are read."""
         weight = 1 + self.config.mesh_weight * rendered.mesh_mask.float()
         if self.config.feature_weight > 0:
-            weight = weight + self.config.feature_weight * feature_map(
-                target.landmarks, target.image_size
-            )
+            weight = weight + self.config.feature_weight * feature_map(target.landmarks, target.image_size)
         return weight
 
     def _crop(
