@@ -28,8 +28,8 @@ def refine_offsets(model: FullAvatar, code: AvatarCode, source: Frames, num_step
     Steps are taken in coordinates smoothed over the surface, so that the contour, which alone gets
     gradients, takes its surroundings with it and the far side of the head follows smoothly.
 
-    Source: the smoothed coordinates: Nicolet et al., Large steps in inverse rendering of geometry, 2021,
-    eq. 8. Departure from ROME: its offsets are what the network says; a network trained on few people
+    Source: the smoothed coordinates: Nicolet et al., Large steps in inverse rendering of geometry, 2021.
+    Departure from ROME: its offsets are what the network says; a network trained on few people
     has not seen every haircut.
 
     Args:

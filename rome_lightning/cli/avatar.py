@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 AVATAR_FILE = "avatar.safetensors"
+DEMO_CHECKPOINT = Path("runs/demo/checkpoints/last.ckpt")
 PHOTO_SIZE = 512
 """Least side of the crop that an avatar keeps of its photograph, pixels."""
 
@@ -20,7 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
     create = commands.add_parser("create", help="Make an avatar from one photograph of a face.")
     create.add_argument("photo", type=Path, help="Image file with one face, hair and shoulders visible.")
     create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
-    create.add_argument("--checkpoint", type=Path, required=True, help="Model trained by `rome fit`.")
+    create.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=DEMO_CHECKPOINT,
+        help=f"Model trained by `rome fit` (default: the demo's, {DEMO_CHECKPOINT}).",
+    )
     create.add_argument(
         "--refine-steps",
         type=_count,
@@ -71,6 +77,10 @@ def _create(args: argparse.Namespace) -> int:
     from rome_lightning.models.checkpoint import load_full_avatar, read_checkpoint
     from rome_lightning.tracking import Tracker, read_image
 
+    if args.checkpoint == DEMO_CHECKPOINT and not DEMO_CHECKPOINT.is_file():
+        raise FileNotFoundError(
+            f"no model at {DEMO_CHECKPOINT}: train one with `make demo`, or give yours with --checkpoint"
+        )
     photo = read_image(args.photo)
     model = load_full_avatar(args.checkpoint)
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]

@@ -171,12 +171,12 @@ def _show(
     from rome_lightning.export.person import export_avatar
     from rome_lightning.metrics import SFaceEmbedder
 
-    driver = _track_driver(clips[DRIVER_CLIP], avatars["astronaut"])
+    driver, fps = _track_driver(clips[DRIVER_CLIP], avatars["astronaut"])
     embed = SFaceEmbedder(resolve("yunet"), resolve("sface"))
     videos, files, scores = [], [], []
     for name, avatar in avatars.items():
         video = output / f"{name}.mp4"
-        _write_comparison(avatar, driver, video)
+        _write_comparison(avatar, driver, fps, video)
         videos.append(Media(video.name, f"{name}: driver, avatar, mesh"))
         scores.append(cross_reenactment(name, avatar, DRIVER_CLIP, driver, embed))
         for file_format in ("glb", "obj"):
@@ -210,21 +210,21 @@ def _show(
     ]
 
 
-def _track_driver(path: Path, avatar: Avatar) -> Frames:
-    """The driver's frames with their expressions; only frames in which the face can be trusted."""
+def _track_driver(path: Path, avatar: Avatar) -> tuple[Frames, float]:
+    """The driver's frames and their rate; a frame without a face holds the pose of its neighbour."""
     from rome_lightning.tracking import Tracker, read_video
 
     video = read_video(path, start_s=DRIVER_START_S, max_frames=DRIVER_FRAMES)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
     tracked = tracker.track(video.frames, fps=video.fps, masks=False)
-    return tracked.to_frames()[tracked.valid]
+    return tracked.to_frames(), video.fps
 
 
-def _write_comparison(avatar: Avatar, driver: Frames, path: Path) -> None:
+def _write_comparison(avatar: Avatar, driver: Frames, fps: float, path: Path) -> None:
     from rome_lightning.evaluation.pictures import driven_frames
     from rome_lightning.tracking import write_video
 
-    write_video(path, driven_frames(avatar, driver, compare=True), 25.0)
+    write_video(path, driven_frames(avatar, driver, compare=True), fps)
 
 
 def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Media]]:
