@@ -236,9 +236,10 @@ def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Medi
     from rome_lightning.assets import resolve
     from rome_lightning.data import AvatarBatch
     from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
-    from rome_lightning.evaluation.reenactment import self_reenactment, self_table
+    from rome_lightning.evaluation.reenactment import reenact, self_reenactment, self_table
     from rome_lightning.evaluation.report import Media
     from rome_lightning.metrics import load_lpips
+    from rome_lightning.models import AvatarCode
     from rome_lightning.models.checkpoint import load_full_avatar, read_checkpoint
 
     model = load_full_avatar(checkpoint)
@@ -260,8 +261,9 @@ def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Medi
         )
         data.setup("validate")
         loader = data.val_dataloader()
+        codes: dict[str, AvatarCode] = {}
         batches: list[AvatarBatch] = [data.on_after_batch_transfer(batch, 0) for batch in loader]
-        results = self_reenactment(model, batches, network)
+        results = self_reenactment(model, batches, network, codes)
         caption = (
             f"Self-reenactment of {who} at {image_size} px, full image on white; in brackets the source "
             "frame copied unchanged. The target itself scores 100 dB, 1 and 0."
@@ -269,8 +271,7 @@ def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Medi
         tables.append(self_table(results, caption))
         rows: dict[str, torch.Tensor] = {}
         for batch in batches:
-            with torch.no_grad():
-                rendered = model(batch.source, batch.target.params, 1.0)
+            rendered = reenact(model, batch, codes)
             for clip, row in zip(
                 batch.clips, comparison_rows(batch.source, batch.target, rendered), strict=True
             ):

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import AvatarBatch, Frames
+from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.data import AvatarBatch, Frames, Rendered
 from rome_lightning.evaluation.report import Table
 from rome_lightning.metrics import csim, lpips, psnr, ssim
 from rome_lightning.metrics.csim import Embedder
-from rome_lightning.models import FullAvatar
+from rome_lightning.models import AvatarCode, FullAvatar
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,19 +33,44 @@ class SelfReenactment:
 
 
 @torch.no_grad()
+def reenact(
+    model: FullAvatar, batch: AvatarBatch, codes: dict[str, AvatarCode], refine_steps: int = 100
+) -> Rendered:
+    """Draw the target of each pair with the avatar of its clip's source, on white.
+
+    Args:
+        model: in evaluation mode.
+        batch: pairs with one target per source; the source of a clip is always the same.
+        codes: avatars by clip; those that are missing are made and put there.
+        refine_steps: as for ``Avatar.create``.
+    """
+    for index, clip in enumerate(batch.clips):
+        if clip not in codes:
+            source = batch.source[slice(index, index + 1)]
+            codes[clip] = refine_offsets(model, model.encode(source), source, refine_steps)
+    code = AvatarCode.cat([codes[clip] for clip in batch.clips])
+    return model.render(code, batch.target.params, batch.target.image_size, 1.0)
+
+
+@torch.no_grad()
 def self_reenactment(
-    model: FullAvatar, batches: Iterable[AvatarBatch], lpips_network: nn.Module
+    model: FullAvatar,
+    batches: Iterable[AvatarBatch],
+    lpips_network: nn.Module,
+    codes: dict[str, AvatarCode] | None = None,
 ) -> list[SelfReenactment]:
-    """Reproduce the targets of every pair from its source and compare.
+    """Reproduce the targets of every pair from its source, as users' avatars are made, and compare.
 
     Args:
         model: in evaluation mode.
         batches: pairs with one target per source.
         lpips_network: from ``metrics.load_lpips("alex", ...)``.
+        codes: avatars by clip that exist already; filled, see ``reenact``.
 
     Returns:
         One entry per clip, in order of appearance.
     """
+    codes = {} if codes is None else codes
     metrics: dict[str, Score] = {
         "psnr": psnr,
         "ssim": ssim,
@@ -52,7 +78,7 @@ def self_reenactment(
     }
     values: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     for batch in batches:
-        rendered = model(batch.source, batch.target.params, 1.0).image.clamp(0, 1)
+        rendered = reenact(model, batch, codes).image.clamp(0, 1)
         source, target = on_white(batch.source), on_white(batch.target)
         ours = {name: score(rendered, target).tolist() for name, score in metrics.items()}
         copied = {name: score(source, target).tolist() for name, score in metrics.items()}

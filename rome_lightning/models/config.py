@@ -22,7 +22,7 @@ class TextureConfig:
     num_levels: int = 4
     """Resolutions of the U-Net (``unprojected`` only)."""
     prior: bool = True
-    """Learn a texture that all people share, for what sources hide: teeth, the inside of the mouth, eyes
+    """Learn a texture of mouth and eyeballs that all people share, for what sources hide: teeth, tongue, eyes
     behind closed lids (``unprojected`` only)."""
 
 

@@ -16,8 +16,8 @@ from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sam
 
 MASK_PRIOR_LOGIT = 3.0
 """Logit of the mask on the mesh before the network corrects it: 95 %."""
-MASK_BOUND = 2.5
-"""Largest change of that logit on the mesh: the mask does not fall below 62 % there."""
+MASK_BOUND = 1.5
+"""Largest change of that logit on the mesh: the mask does not fall below 82 % there."""
 MASK_PRIOR_WIDTH = 0.06
 """Distance from the mesh, as a share of the image's width, at which the mask starts at 5 %."""
 

@@ -46,6 +46,8 @@ class UnprojectedTexture(nn.Module):
 
     faces: Tensor
 
+    prior_mask: Tensor
+
     def __init__(self, config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> None:
         super().__init__()
         if config.channels < 3:
@@ -60,6 +62,9 @@ class UnprojectedTexture(nn.Module):
         self.prior = (
             nn.Parameter(torch.zeros(1, config.channels, config.size, config.size)) if config.prior else None
         )
+        # Skin, hair and clothes differ between people: sharing them would paint others' over this one.
+        shared = head.region("eyes", "mouth").float()[None, :, None]
+        self.register_buffer("prior_mask", (self.layout.gather(shared) > 0).float(), persistent=False)
         with torch.no_grad():
             # The first three channels start as the observed colours, untouched.
             for parameter in self.network.head.parameters():
@@ -76,7 +81,7 @@ class UnprojectedTexture(nn.Module):
         completed = push_pull(colour, visibility)
         texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
         if self.prior is not None:
-            texture = texture + self.prior * (1 - visibility)
+            texture = texture + self.prior * self.prior_mask * (1 - visibility)
         return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
 
 
