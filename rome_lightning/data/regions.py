@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Region(IntEnum):
-    """Classes of a region map; the numbers are those of the multiclass portrait segmenter."""
+    """Classes of a region map; 0 to 5 are those of the multiclass portrait segmenter."""
 
     BACKGROUND = 0
     HAIR = 1
@@ -12,3 +12,5 @@ class Region(IntEnum):
     FACE_SKIN = 3
     CLOTHES = 4
     OTHER = 5
+    OUTSIDE = 6
+    """Beyond the border of the video: nobody knows what is there, so no loss and no metric counts it."""
