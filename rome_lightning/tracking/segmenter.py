@@ -19,6 +19,7 @@ from rome_lightning.data import Region
 from rome_lightning.data.struct import TensorStruct
 from rome_lightning.tracking.detector import Progress, load_mediapipe, open_task
 
+_NUM_CLASSES = int(Region.OUTSIDE)
 _NETWORK_SIZE = 256
 # The network's smallest and largest probability of background where it is certain.
 _CERTAIN = (0.08, 0.92)
@@ -97,8 +98,8 @@ class _Classifier:
             image_format=self.mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame)
         )
         masks = self.task.segment(image).confidence_masks
-        if len(masks) != len(Region):
-            raise ValueError(f"the segmenter must have {len(Region)} classes, this model has {len(masks)}")
+        if len(masks) != _NUM_CLASSES:
+            raise ValueError(f"the segmenter must have {_NUM_CLASSES} classes, this model has {len(masks)}")
         return np.stack([mask.numpy_view()[..., 0] for mask in masks])
 
 
