@@ -29,10 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.codec import MEMBERS, Clip, pack_clip
+from datamodules.codec import MEMBERS, Clip, PackedClip, pack_clip
 
-SCHEMA = "rome-shard/1"
-"""Readers accept the same major number; a later minor number (``rome-shard/1.2``) only adds fields."""
+SCHEMA = "rome-shard/1.1"
+"""Readers accept the same major number; a later minor number only adds.
+
+1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background.
+"""
 
 FRAME_ROW = np.dtype(
     [
@@ -71,7 +74,7 @@ def check_schema(schema: str, path: Path) -> None:
     """
     name, _, version = schema.partition("/")
     wanted_name, _, wanted_version = SCHEMA.partition("/")
-    if name != wanted_name or version.partition(".")[0] != wanted_version:
+    if name != wanted_name or version.partition(".")[0] != wanted_version.partition(".")[0]:
         raise ValueError(f"{path}: this version reads {SCHEMA}, the data has {schema!r}; prepare it again")
 
 
@@ -88,9 +91,13 @@ def sha256_of(value: Any) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it has either its old content or all of the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        _commit(file, temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            _commit(file, temporary, path)
+    finally:
+        # Gone after success; after a full disk it must not stay.
+        temporary.unlink(missing_ok=True)
 
 
 def _commit(file: Any, temporary: Path, path: Path) -> None:
@@ -181,14 +188,18 @@ class ShardWriter:
 
     def add(self, clip: Clip) -> None:
         """Append a clip; keys must come in ascending order, which makes the bytes deterministic."""
+        self.add_packed(clip.key, clip.identity, pack_clip(clip, SCHEMA))
+
+    def add_packed(self, key: str, identity: str, packed: PackedClip) -> None:
+        """Append a clip that is encoded already, as in a part of this shard."""
         assert self._tar is not None, "use ShardWriter as a context manager"
-        if clip.key <= self._last_key:
-            raise ValueError(f"clips must be added in ascending order: {clip.key!r} after {self._last_key!r}")
-        self._last_key = clip.key
-        packed = pack_clip(clip, SCHEMA)
-        start = {suffix: self._append(f"{clip.key}.{suffix}", packed.members[suffix]) for suffix in MEMBERS}
+        if key <= self._last_key:
+            raise ValueError(f"clips must be added in ascending order: {key!r} after {self._last_key!r}")
+        self._last_key = key
+        start = {suffix: self._append(f"{key}.{suffix}", packed.members[suffix]) for suffix in MEMBERS}
         meta = packed.meta
-        rows = np.zeros(len(clip), dtype=FRAME_ROW)
+        num_frames = len(meta["valid"])
+        rows = np.zeros(num_frames, dtype=FRAME_ROW)
         for prefix, name, member in (("", "frame", "frames.bin"), ("mask_", "mask", "masks.bin")):
             offsets = np.asarray(meta[f"{name}_offsets"], dtype=np.uint64)
             rows[f"{prefix}position"] = offsets[:-1] + np.uint64(start[member])
@@ -196,19 +207,19 @@ class ShardWriter:
             rows[f"{prefix}crc32"] = meta[f"{name}_crc32"]
         rows["clip"] = len(self._clips)
         rows["valid"] = meta["valid"]
-        if clip.identity not in self._identities:
-            self._identities.append(clip.identity)
+        if identity not in self._identities:
+            self._identities.append(identity)
         meta_bytes = packed.members["meta.safetensors"]
         first_frame = sum(len(part) for part in self._frames)
         self._clips.append(
             (
-                clip.key.encode(),
+                key.encode(),
                 start["meta.safetensors"],
                 len(meta_bytes),
                 zlib.crc32(meta_bytes),
                 first_frame,
-                len(clip),
-                self._identities.index(clip.identity),
+                num_frames,
+                self._identities.index(identity),
                 0,
             )
         )

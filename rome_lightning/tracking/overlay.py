@@ -14,7 +14,15 @@ from rome_lightning.head import HeadModel
 from rome_lightning.renderer import get_rasterizer, interpolate
 from rome_lightning.tracking.tracker import TrackedClip
 
-REGION_COLOURS = ((0, 0, 0), (205, 75, 75), (90, 190, 90), (255, 215, 170), (80, 95, 215), (225, 215, 60))
+REGION_COLOURS = (
+    (0, 0, 0),
+    (205, 75, 75),
+    (90, 190, 90),
+    (255, 215, 170),
+    (80, 95, 215),
+    (225, 215, 60),
+    (110, 110, 110),
+)
 """RGB of each ``Region``."""
 _GREEN = (0, 190, 0)
 _PALE, _LIGHT = (0.86, 0.89, 0.95), (0.25, 0.45, 0.86)

@@ -62,7 +62,7 @@ class TrackedClip(TensorStruct):
     landmarks: Float[Tensor, "n 478 2"]
     """MediaPipe landmarks, pixels of ``images``; 0 where no face was found."""
     regions: UInt8[Tensor, "n s s"]
-    """Label per pixel, see ``Region``; background outside the video."""
+    """Label per pixel, see ``Region``; ``OUTSIDE`` beyond the border of the video."""
     matte: Float[Tensor, "n s s"]
     """Opacity of the person, [0, 1], half precision; 0 outside the video."""
     residual: Float[Tensor, " n"]
@@ -251,7 +251,7 @@ class Tracker:
         for index in range(len(images)):
             person = segmentation.person[index, None]
             matte[index] = bounded_matte(matte[index, None], person)[0] * inside
-        return segmentation.labels.masked_fill(~inside, int(Region.BACKGROUND)), matte
+        return segmentation.labels.masked_fill(~inside, int(Region.OUTSIDE)), matte
 
     def _outside(self, landmarks: Float[Tensor, "n 478 3"]) -> Bool[Tensor, " n"]:
         xy = landmarks[..., :2]

@@ -19,7 +19,7 @@ from small_dataset import NUM_SHAPE, SIZE, make_clip, standard_clips, write_data
 
 from datamodules.codec import META_TENSORS, CorruptDataError, decode_masks, decode_meta, encode_masks
 from datamodules.manifest import Manifest, build_manifest
-from datamodules.shards import ShardInfo, ShardWriter, check_schema, finished_shard
+from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, check_schema, finished_shard
 
 
 def test_same_clips_give_same_bytes(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_header_strings(dataset: Path, tmp_path: Path) -> None:
         (tmp_path / "x.safetensors").write_bytes(tar.extractfile("clip-0.meta.safetensors").read())
     with safetensors.safe_open(tmp_path / "x.safetensors", "np") as file:
         header = file.metadata()
-    assert header["schema"] == "rome-shard/1"
+    assert header["schema"] == SCHEMA
     assert (header["clip"], header["identity"], header["fps"]) == ("clip-0", "person-0", "25")
     arrays, own_header = decode_meta((tmp_path / "x.safetensors").read_bytes())
     assert own_header == header
@@ -189,7 +189,7 @@ class TestManifest:
         manifest = write_dataset(tmp_path, {"train": [[make_clip("a", "a")]]})
         path = tmp_path / "manifest.json"
         content = json.loads(path.read_text())
-        content["schema"], content["new"] = "rome-shard/1.1", 1
+        content["schema"], content["new"] = "rome-shard/1.9", 1
         content["shards"][0]["new"] = 2
         del content["hash"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
