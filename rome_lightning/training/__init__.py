@@ -1,7 +1,7 @@
 """Lightning modules: how the models are trained."""
 
 from rome_lightning.training.base import RomeModule
-from rome_lightning.training.config import LossConfig, OptimizerConfig
+from rome_lightning.training.config import DiscriminatorConfig, LossConfig, OptimizerConfig
 from rome_lightning.training.full_module import FullModule
 
-__all__ = ["FullModule", "LossConfig", "OptimizerConfig", "RomeModule"]
+__all__ = ["DiscriminatorConfig", "FullModule", "LossConfig", "OptimizerConfig", "RomeModule"]

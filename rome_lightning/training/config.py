@@ -1,8 +1,8 @@
-"""The options of the training objective and the optimizer."""
+"""The options of the training objective and the optimizers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -23,6 +23,10 @@ class LossConfig:
     perceptual_crop: int | None = None
     """Side of a crop around an eye, the mouth or another facial landmark on which the perceptual term is
     computed, pixels; ``null`` for the whole image."""
+    adversarial: float = 0.0
+    """Hinge loss against a patch discriminator (paper: 0.1). Without it there is no discriminator."""
+    feature_matching: float = 0.0
+    """L1 of the discriminator's features (release: 1); needs ``adversarial``."""
     segmentation: float = 10.0
     """Dice of the predicted mask (paper: 10)."""
     occupancy_hair: float = 10.0
@@ -54,3 +58,19 @@ class OptimizerConfig:
     """``cosine`` falls to 2 % of the peak over the planned steps."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
+    clip_norm: float = 0.0
+    """Largest Euclidean norm of all gradients together; longer ones are scaled down. 0: no clipping."""
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The adversary of ``losses.adversarial``; not built while that weight is 0."""
+
+    width: int = 64
+    """Channels of the first block; they double up to 512 (release: 64)."""
+    num_blocks: int = 4
+    """Blocks; all but the last halve the resolution (release: 4)."""
+    spectral_norm: bool = True
+    """Divide every convolution by its largest singular value (paper and release)."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=4e-4))
+    """Its own Adam (paper: learning rate 4e-4)."""

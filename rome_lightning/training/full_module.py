@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torchmetrics import Metric
+from torch import Tensor, nn
 
-from rome_lightning.assets import resolve
 from rome_lightning.data import AvatarBatch
-from rome_lightning.metrics import LPIPS, PSNR, SSIM
+from rome_lightning.losses import hinge_discriminator
 from rome_lightning.models import AvatarConfig, FullAvatar
 from rome_lightning.models.checkpoint import avatar_weights, load_state, read_checkpoint
+from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
-from rome_lightning.training.config import LossConfig, OptimizerConfig
-from rome_lightning.training.objective import Objective
+from rome_lightning.training.config import DiscriminatorConfig, LossConfig, OptimizerConfig
+from rome_lightning.training.objective import ImagePair, Objective, composited
+
+AVATAR, DISCRIMINATOR = 0, 1
+"""Indices of the trained parts."""
 
 
 class FullModule(RomeModule):
     """Self-supervised training on pairs of frames of one clip.
 
-    Source: ROME sec. 3.4. Departure from ROME: the adversarial and identity terms are not part of this
-    objective yet.
+    Source: ROME sec. 3.4.
 
     Args:
         avatar: architecture of the model.
         losses: weights of the objective.
         optimizer: Adam and its schedule.
+        discriminator: the adversary, built if ``losses.adversarial`` is positive.
         image_size: side of the images, pixels; linked from the data.
         init_from: checkpoint whose weights are the initial ones; the run itself starts anew.
     """
@@ -36,51 +41,75 @@ class FullModule(RomeModule):
         avatar: AvatarConfig,
         losses: LossConfig,
         optimizer: OptimizerConfig,
+        discriminator: DiscriminatorConfig | None = None,
         image_size: int = 256,
         init_from: Path | None = None,
     ) -> None:
-        super().__init__(optimizer, image_size)
-        self.save_hyperparameters()
         divisor = 2 ** (avatar.decoder.num_levels - 1)
         if image_size % divisor:
             raise ValueError(
                 f"image_size must be divisible by {divisor} (the decoder halves it "
                 f"{avatar.decoder.num_levels - 1} times), got {image_size}; set data.init_args.image_size"
             )
-        self.avatar = FullAvatar(avatar)
+        super().__init__(FullAvatar(avatar), optimizer, image_size)
+        self.save_hyperparameters()
         self.objective = Objective(losses, self.avatar.head)
+        self.discriminator_config = discriminator or DiscriminatorConfig()
+        self.discriminator = (
+            _build_discriminator(self.discriminator_config) if losses.adversarial > 0 else None
+        )
         if init_from is not None:
             load_state(self.avatar, avatar_weights(read_checkpoint(init_from)), init_from)
-        self.psnr = PSNR()
-        self.ssim = SSIM()
-        self.lpips = LPIPS("alex", resolve("lpips_alexnet"))
 
-    def training_step(self, batch: AvatarBatch, batch_idx: int) -> torch.Tensor:
-        """Reproduce the targets on a random background and score the result."""
+    def trained_parts(self) -> list[tuple[nn.Module, OptimizerConfig]]:
+        """The avatar and, if the objective is adversarial, the discriminator."""
+        parts = super().trained_parts()
+        if self.discriminator is not None:
+            parts.append((self.discriminator, self.discriminator_config.optimizer))
+        return parts
+
+    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
         # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
         rendered = self.reproduce(batch, background)
-        terms = self.objective(rendered, batch, background)
-        if not torch.isfinite(terms.total):
-            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.raw.items())
-            raise ValueError(f"the loss is not finite at step {self.global_step}: {values}")
+        images = composited(rendered, batch.target, background)
+        with _untrained(self.discriminator):
+            terms = self.objective(rendered, batch, images, self.discriminator)
+            if not torch.isfinite(terms.total):
+                values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.raw.items())
+                raise ValueError(f"the loss is not finite at step {self.global_step}: {values}")
+            self.descend(AVATAR, terms.total)
         self.log_dict(terms.as_logs("train"), batch_size=len(batch))
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        return terms.total
+        if self.discriminator is not None:
+            loss = discriminator_loss(self.discriminator, images)
+            self.descend(DISCRIMINATOR, loss)
+            self.log("train/discriminator", loss.detach(), batch_size=len(batch))
 
-    def validation_step(self, batch: AvatarBatch, batch_idx: int) -> None:
-        """Self-reenactment on a white background."""
-        self._score(batch, "val")
 
-    def test_step(self, batch: AvatarBatch, batch_idx: int) -> None:
-        """The same scores on the test split."""
-        self._score(batch, "test")
+def discriminator_loss(discriminator: nn.Module, images: ImagePair) -> Tensor:
+    """Hinge loss of the discriminator on both images of every pair; the avatar gets no gradient."""
+    # One pass: its normalization is per image, so pairs do not mix.
+    scores, _ = discriminator(torch.cat([images.wanted, images.predicted.detach()]))
+    real, fake = scores.chunk(2)
+    return hinge_discriminator(real, fake)
 
-    def _score(self, batch: AvatarBatch, stage: str) -> None:
-        rendered = self.reproduce(batch, 1.0)
-        target = batch.target
-        wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask)
-        metrics: dict[str, Metric] = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips}
-        for name, metric in metrics.items():
-            metric.update(rendered.image.clamp(0, 1), wanted)
-            self.log(f"{stage}/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))
+
+def _build_discriminator(config: DiscriminatorConfig) -> PatchDiscriminator:
+    return PatchDiscriminator(
+        base_width=config.width, num_blocks=config.num_blocks, spectral_norm=config.spectral_norm
+    )
+
+
+@contextmanager
+def _untrained(network: nn.Module | None) -> Iterator[None]:
+    """Gradients pass through a network and are not kept by it."""
+    if network is None:
+        yield
+        return
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The training objective: every term of ROME sec. 3.4 that needs no discriminator."""
+"""The training objective: the terms of ROME sec. 3.4 and ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from rome_lightning.assets.weights import load_vgg16_features, load_vgg19_normal
 from rome_lightning.data import AvatarBatch, Frames, Region, Rendered
 from rome_lightning.geometry import unique_edges
 from rome_lightning.head import HeadModel
-from rome_lightning.losses import PerceptualLoss, chamfer_2d, dice, laplacian, occupancy, photometric
+from rome_lightning.losses import (
+    PerceptualLoss,
+    chamfer_2d,
+    dice,
+    feature_matching,
+    hinge_generator,
+    laplacian,
+    occupancy,
+    photometric,
+)
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
 from rome_lightning.training.config import LossConfig
 
@@ -33,12 +42,41 @@ class LossTerms:
     """Raw and weighted values of one step."""
 
     raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    """Times their weights; the total is their sum."""
     total: Tensor
 
     def as_logs(self, stage: str) -> dict[str, Tensor]:
-        """Detached values keyed ``stage/loss_name`` and ``stage/loss``."""
+        """Detached values keyed ``stage/loss``, ``stage/loss_name`` and ``stage/weighted_name``."""
         logs = {f"{stage}/loss_{name}": value.detach() for name, value in self.raw.items()}
+        logs |= {f"{stage}/weighted_{name}": value.detach() for name, value in self.weighted.items()}
         return {f"{stage}/loss": self.total.detach(), **logs}
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """What the image terms and the discriminator compare."""
+
+    predicted: Float[Tensor, "b 3 h w"]
+    """RGB in [0, 1], composited on the background."""
+    wanted: Float[Tensor, "b 3 h w"]
+    """The target, composited on the same background."""
+    valid: Float[Tensor, "b 1 h w"]
+    """1 where the target is known, 0 beyond the video's border, where both images show the background."""
+
+
+def composited(rendered: Rendered, target: Frames, background: Float[Tensor, "b 3"]) -> ImagePair:
+    """Both images on one background; equal where nobody knows what the target looks like.
+
+    Args:
+        rendered: the targets' reproductions, composited on ``background``.
+        target: frames to reproduce.
+        background: RGB in [0, 1] per target.
+    """
+    plain = background[:, :, None, None].expand_as(target.image)
+    valid = 1 - target.region_mask(Region.OUTSIDE)
+    wanted = torch.lerp(plain, target.image, target.foreground_mask * valid)
+    return ImagePair(torch.where(valid > 0, rendered.image, plain), wanted, valid)
 
 
 class Objective(nn.Module):
@@ -67,42 +105,61 @@ class Objective(nn.Module):
             return PerceptualLoss.vgg16_shallow(load_vgg16_features(resolve("lpips_vgg16")))
         return PerceptualLoss.vgg19(load_vgg19_normalized(resolve("vgg19_normalized")))
 
-    def forward(self, rendered: Rendered, batch: AvatarBatch, background: Float[Tensor, "b 3"]) -> LossTerms:
+    def forward(
+        self,
+        rendered: Rendered,
+        batch: AvatarBatch,
+        images: ImagePair,
+        discriminator: nn.Module | None = None,
+    ) -> LossTerms:
         """All terms of positive weight.
 
         Args:
-            rendered: the targets' reproductions, composited on ``background``.
+            rendered: the targets' reproductions.
             batch: sources and targets.
-            background: RGB in [0, 1] per target.
+            images: of the same targets, see ``composited``.
+            discriminator: scores images; it should not collect gradients meanwhile.
         """
         target = batch.target
-        wanted = torch.lerp(
-            background[:, :, None, None].expand_as(target.image), target.image, target.foreground_mask
-        )
         raw: dict[str, Tensor] = {}
         if self.config.photometric > 0:
-            weight = self._photometric_weight(rendered, target)
-            raw["photometric"] = photometric(rendered.image, wanted, weight)
+            weight = self._photometric_weight(rendered, target) * images.valid
+            raw["photometric"] = photometric(images.predicted, images.wanted, weight)
         if self.perceptual is not None:
-            raw["perceptual"] = self.perceptual(*self._crop(rendered.image, wanted, target.landmarks))
+            raw["perceptual"] = self.perceptual(
+                *self._crop(images.predicted, images.wanted, target.landmarks)
+            )
+        if discriminator is not None:
+            raw |= self._adversarial_terms(discriminator, images)
         if self.config.segmentation > 0:
-            raw["segmentation"] = dice(rendered.mask, target.foreground_mask)
-        raw |= self._geometry_terms(rendered, target)
-        total = sum(getattr(self.config, name) * value for name, value in raw.items())
-        return LossTerms(raw, total)
+            raw["segmentation"] = dice(rendered.mask * images.valid, target.foreground_mask * images.valid)
+        raw |= self._geometry_terms(rendered, target, images.valid)
+        weighted = {name: getattr(self.config, name) * value for name, value in raw.items()}
+        return LossTerms(raw, weighted, torch.stack(list(weighted.values())).sum())
 
-    def _geometry_terms(self, rendered: Rendered, target: Frames) -> dict[str, Tensor]:
+    def _adversarial_terms(self, discriminator: nn.Module, images: ImagePair) -> dict[str, Tensor]:
+        """What the discriminator says of the prediction."""
+        scores, features = discriminator(images.predicted)
+        raw = {"adversarial": hinge_generator(scores)}
+        if self.config.feature_matching > 0:
+            with torch.no_grad():
+                _, wanted = discriminator(images.wanted)
+            raw["feature_matching"] = feature_matching(wanted, features)
+        return raw
+
+    def _geometry_terms(self, rendered: Rendered, target: Frames, valid: Tensor) -> dict[str, Tensor]:
         """Silhouette, chamfer and smoothness: what makes the mesh grow hair and shoulders."""
         raw: dict[str, Tensor] = {}
-        person = target.foreground_mask
+        person = target.foreground_mask * valid
         if self.config.occupancy_hair > 0:
             head_mask = person * target.region_mask(Region.HAIR, Region.FACE_SKIN, Region.OTHER)
             # Below the chin the mesh shows its neck: only what the head covers is asked for there.
             body = target.region_mask(Region.BODY_SKIN, Region.CLOTHES)
             silhouette = self._silhouette(rendered, fixed=self.neck_vertices)
-            raw["occupancy_hair"] = occupancy(silhouette * (1 - body), head_mask * (1 - body))
+            raw["occupancy_hair"] = occupancy(silhouette * (1 - body) * valid, head_mask * (1 - body))
         if self.config.occupancy_all > 0:
-            raw["occupancy_all"] = occupancy(self._silhouette(rendered, fixed=self.hair_vertices), person)
+            silhouette = self._silhouette(rendered, fixed=self.hair_vertices)
+            raw["occupancy_all"] = occupancy(silhouette * valid, person)
         if self.config.chamfer > 0:
             raw["chamfer"] = chamfer_2d(
                 rendered.vertices_px, self._visible(rendered), person, max_points=self.config.chamfer_points

@@ -190,9 +190,10 @@ def test_parameters_that_are_not_finite_stop_the_run(tmp_path, rome):
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, rome, monkeypatch):
     forward = full_module.Objective.forward
 
-    def spoilt(self, rendered, batch, background):
-        terms = forward(self, rendered, batch, background)
-        return type(terms)({**terms.raw, "laplacian": terms.total * torch.nan}, terms.total * torch.nan)
+    def spoilt(self, *args):
+        terms = forward(self, *args)
+        raw = {**terms.raw, "laplacian": terms.total * torch.nan}
+        return type(terms)(raw, terms.weighted, terms.total * torch.nan)
 
     monkeypatch.setattr(full_module.Objective, "forward", spoilt)
     code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path))

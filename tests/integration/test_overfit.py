@@ -12,7 +12,7 @@ from rome_lightning.data import AvatarBatch
 from rome_lightning.head import load_head
 from rome_lightning.models import FullAvatar
 from rome_lightning.training import LossConfig
-from rome_lightning.training.objective import Objective
+from rome_lightning.training.objective import Objective, composited
 
 NUM_STEPS = 60
 
@@ -35,7 +35,8 @@ def test_losses_fall_on_two_people(batch):
     background = torch.full((len(batch.target), 3), 0.5)
     history = []
     for _ in range(NUM_STEPS):
-        terms = objective(model(batch.source, batch.target.params, background), batch, background)
+        rendered = model(batch.source, batch.target.params, background)
+        terms = objective(rendered, batch, composited(rendered, batch.target, background))
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()
