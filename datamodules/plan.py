@@ -6,12 +6,10 @@ stream of pairs is the same for any number of them, and a run can go on from a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
-from torch.utils.data import Dataset, DistributedSampler
 
 
 @dataclass(frozen=True)
@@ -147,48 +145,3 @@ def split_holdout(frames: Sequence[int], holdout_ratio: float) -> tuple[tuple[in
     held = min(round(len(frames) * holdout_ratio), max(len(frames) - 2, 0))
     kept = len(frames) - held
     return tuple(frames[:kept]), tuple(frames[kept:])
-
-
-def _init_sampler(
-    sampler: DistributedSampler[tuple[int, int]], length: int, replicas: int, rank: int
-) -> None:
-    # The base class wants a dataset for its length alone.
-    sized = cast("Dataset[tuple[int, int]]", range(length))
-    DistributedSampler.__init__(sampler, sized, num_replicas=replicas, rank=rank, shuffle=False)
-
-
-class TrainingSampler(DistributedSampler[tuple[int, int]]):
-    """Positions of one rank as (epoch, position); rank r takes every r-th batch of the global stream.
-
-    A ``DistributedSampler`` because Lightning would divide the work of any other sampler once more;
-    Lightning also calls its ``set_epoch``. All ranks take equally many steps: the ragged tail of an
-    epoch is dropped.
-    """
-
-    def __init__(self, pairs_per_epoch: int, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
-        _init_sampler(self, pairs_per_epoch, num_replicas, rank)
-        self.batch_size = batch_size
-        self.steps = pairs_per_epoch // (batch_size * num_replicas)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for step in range(self.steps):
-            first = (step * self.num_replicas + self.rank) * self.batch_size
-            for place in range(self.batch_size):
-                yield self.epoch, first + place
-
-    def __len__(self) -> int:
-        return self.steps * self.batch_size
-
-
-class EvaluationSampler(DistributedSampler[tuple[int, int]]):
-    """Every ``num_replicas``-th of a fixed list of pairs, without the padding that would count some twice."""
-
-    def __init__(self, num_pairs: int, num_replicas: int = 1, rank: int = 0) -> None:
-        _init_sampler(self, num_pairs, num_replicas, rank)
-        self.num_pairs = num_pairs
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, position) for position in range(self.rank, self.num_pairs, self.num_replicas))
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.num_pairs, self.num_replicas))

@@ -21,13 +21,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.plan import (
-    EvaluationSampler,
     Pair,
     PlanClip,
     TrainingPlan,
-    TrainingSampler,
     evaluation_pairs,
 )
+from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.synthetic_paint import HeadSurface, Person, random_person
 from rome_lightning.data import AvatarBatch, Frames, HeadParams
 from rome_lightning.data.datamodule import RomeDataModule

@@ -17,16 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.codec import CorruptDataError, select_frames
 from datamodules.manifest import Manifest
-from datamodules.plan import (
-    EvaluationSampler,
-    Pair,
-    PlanClip,
-    TrainingPlan,
-    TrainingSampler,
-    evaluation_pairs,
-    split_holdout,
-)
+from datamodules.plan import Pair, PlanClip, TrainingPlan, evaluation_pairs, split_holdout
 from datamodules.reading import ClipReader, FrameImages
+from datamodules.resuming import StreamPosition, adopt_progress, current_position
+from datamodules.sampler import EvaluationSampler, TrainingSampler
 from rome_lightning.data import AvatarBatch, Frames, HeadParams
 from rome_lightning.data.datamodule import RomeDataModule
 from rome_lightning.data.struct import TensorStruct
@@ -301,6 +295,7 @@ class TalkingHeadDataModule(RomeDataModule):
         """Training pairs delivered on this rank."""
         self.pairs_skipped = 0
         """Pairs that could not be read and were replaced (log key ``data/skipped``)."""
+        self._resume: StreamPosition | None = None
         self._manifest: Manifest | None = None
         self._readers: dict[str, ClipReader] = {}
 
@@ -373,18 +368,43 @@ class TalkingHeadDataModule(RomeDataModule):
         trainer = self.trainer
         return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
 
+    @property
+    def global_batch(self) -> int:
+        """Pairs per step over all ranks."""
+        return self.batch_size * self._world()[0]
+
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Raw training batches; ``on_after_batch_transfer`` makes them ``AvatarBatch``."""
+        """Raw training batches; ``on_after_batch_transfer`` makes them ``AvatarBatch``.
+
+        After ``load_state_dict`` the first loader goes on where that state was saved.
+        """
         reader, plan = self._training_plan()
         dataset = TrainingPairs(reader, plan, jitter=self.augmentation is not None)
-        world, rank = self._world()
-        sampler = TrainingSampler(self.pairs_per_epoch, self.batch_size, world, rank)
+        start = self._take_resume()
+        sampler = TrainingSampler(
+            self.pairs_per_epoch, self.batch_size, *self._world(), start.epoch, start.position
+        )
         if sampler.steps == 0:
             raise ValueError(
-                f"pairs_per_epoch = {self.pairs_per_epoch} gives no step of {self.batch_size} x {world} "
-                "devices; set data.init_args.pairs_per_epoch or batch_size"
+                f"pairs_per_epoch = {self.pairs_per_epoch} gives no step of {self.global_batch} pairs over "
+                "all devices; set data.init_args.pairs_per_epoch or batch_size"
             )
         return self._loader(dataset, sampler)
+
+    def _take_resume(self) -> StreamPosition:
+        start, self._resume = self._resume, None
+        if start is None:
+            return StreamPosition(0, 0, self.global_batch)
+        if start.position % self.global_batch:
+            raise ValueError(
+                f"the checkpoint stopped after {start.position} pairs of its epoch, which is no multiple of "
+                f"{self.global_batch} (batch_size {self.batch_size} x {self._world()[0]} devices); set "
+                f"data.init_args.batch_size so that the product divides {start.position}, as "
+                f"{start.global_batch} does"
+            )
+        if self.trainer is not None:
+            adopt_progress(self.trainer, start, self.global_batch, self.pairs_per_epoch)
+        return start
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """Fixed pairs, each once; empty if training runs on a dataset without a validation split."""
@@ -427,19 +447,46 @@ class TalkingHeadDataModule(RomeDataModule):
             )
         return to_avatar_batch(batch, self.image_size, self.augmentation)
 
+    def _stream_settings(self) -> dict[str, Any]:
+        """All that decides which pair is at a position."""
+        return {
+            "manifest": self.manifest.hash,
+            "seed": self.seed,
+            "pairs_per_epoch": self.pairs_per_epoch,
+            "num_driving": self.num_driving,
+            "holdout_ratio": self.holdout_ratio,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to say about the data."""
-        return {"manifest": self.manifest.hash, "seed": self.seed, "pairs_per_epoch": self.pairs_per_epoch}
+        """The data's part of a checkpoint: what the stream is made of and how far it was read.
+
+        ``position`` counts pairs of ``epoch`` over all ranks.
+        """
+        position = StreamPosition(0, 0, self.global_batch)
+        if self.trainer is not None:
+            position = current_position(self.trainer, self.global_batch)
+        return {**self._stream_settings(), **dataclasses.asdict(position)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with a run on other data.
+        """Go on from a checkpoint's position with the next ``train_dataloader``.
+
+        Evaluation is free to use a checkpoint on other data.
 
         Raises:
-            ValueError: the checkpoint was trained on another dataset.
+            ValueError: the stream of the checkpoint was another one.
         """
-        stated = state_dict["manifest"]
-        if stated != self.manifest.hash:
-            raise ValueError(
-                f"the checkpoint was trained on dataset {stated[:12]}, {self.manifest_path} is "
-                f"{self.manifest.hash[:12]}; to start from its weights use model.init_args.init_from"
-            )
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
+        for name, now in self._stream_settings().items():
+            before = state_dict.get(name)
+            if before != now:
+                raise ValueError(
+                    f"the checkpoint was trained with data.init_args.{name} = {_short(before)}, it is now "
+                    f"{_short(now)}; a run can only go on with the same data. To start another one from its "
+                    "weights use model.init_args.init_from instead of --ckpt_path"
+                )
+        self._resume = StreamPosition(*(state_dict[f.name] for f in dataclasses.fields(StreamPosition)))
+
+
+def _short(value: object) -> str:
+    return f"{value:.12}" if isinstance(value, str) else str(value)

@@ -7,13 +7,12 @@ from collections import Counter
 import pytest
 
 from datamodules.plan import (
-    EvaluationSampler,
     PlanClip,
     TrainingPlan,
-    TrainingSampler,
     evaluation_pairs,
     split_holdout,
 )
+from datamodules.sampler import EvaluationSampler, TrainingSampler
 
 CLIPS = tuple(PlanClip(shard=i // 3, frames=tuple(range(2, 12))) for i in range(10))
 
@@ -73,6 +72,18 @@ def test_ranks_divide_one_stream(world: int, batch: int) -> None:
     for step in range(3):
         rows = [p for part in parts for p in part[step * batch : (step + 1) * batch]]
         assert rows == [(2, 6 * step + i) for i in range(6)]
+
+
+@pytest.mark.parametrize(("world", "batch"), [(1, 4), (2, 2), (1, 2), (4, 1)])
+def test_a_stream_goes_on_from_a_position_on_any_number_of_ranks(world: int, batch: int) -> None:
+    parts = [list(TrainingSampler(20, batch, world, rank, epoch=3, position=8)) for rank in range(world)]
+    rows = [
+        p for step in range(12 // (world * batch)) for part in parts for p in part[step * batch :][:batch]
+    ]
+    assert rows == [(3, i) for i in range(8, 20)]
+    sampler = TrainingSampler(20, batch, world, 0, epoch=3, position=8)
+    sampler.set_epoch(4)
+    assert next(iter(sampler)) == (4, 0)
 
 
 def test_evaluation_sees_every_pair_once() -> None:

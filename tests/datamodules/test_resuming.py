@@ -1,0 +1,164 @@
+"""Interrupted and resumed training sees the stream of an uninterrupted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from small_dataset import SIZE, make_clip, write_dataset
+
+from datamodules.talking_heads import TalkingHeadDataModule
+from rome_lightning.data import AvatarBatch
+
+PAIRS_PER_EPOCH = 18
+"""No multiple of the batch sizes: the ragged tail of an epoch must be dropped on resume as well."""
+
+
+def module(dataset: Path, **changes: Any) -> TalkingHeadDataModule:
+    options = {"image_size": SIZE, "batch_size": 2, "pairs_per_epoch": PAIRS_PER_EPOCH, **changes}
+    return TalkingHeadDataModule(dataset, **options)
+
+
+def frame_of(image: torch.Tensor) -> int:
+    """The frame number that the fixture wrote into the red channel."""
+    return round((float(image[0].mean()) * 255 - 20) / 10)
+
+
+class Recorder(lightning.LightningModule):
+    """Two optimizers stepped by hand, as in training; keeps every pair that it was given."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.stop_after = stop_after
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.other = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, str, int, int]] = []
+        self.steps = 0
+
+    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        if self.steps == self.stop_after:
+            raise KeyError("killed here")
+        self.steps += 1
+        for optimizer, weight in zip(self.optimizers(), (self.weight, self.other), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(weight * batch.target.image.mean())
+            optimizer.step()
+        for i, clip in enumerate(batch.clips):
+            frames = frame_of(batch.source.image[i]), frame_of(batch.target.image[i])
+            self.seen.append((self.current_epoch, clip, *frames))
+
+    def validation_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD([self.weight], 0.1), torch.optim.SGD([self.other], 0.1)]
+
+
+class SaveEverywhere(lightning.Callback):
+    """Saves a checkpoint at every hook that users save at, with the pairs seen until then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved: list[tuple[str, Path, int]] = []
+
+    def _save(self, hook: str, trainer: lightning.Trainer, recorder: Recorder) -> None:
+        path = self.folder / f"{len(self.saved):03d}-{hook}.ckpt"
+        trainer.save_checkpoint(path)
+        self.saved.append((hook, path, len(recorder.seen)))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._save("batch_end", trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save("validation_end", trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save("epoch_end", trainer, pl_module)
+
+
+def trainer(*callbacks: lightning.Callback, epochs: int = 3, **options: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        callbacks=[*callbacks], enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+
+
+def fit(data: TalkingHeadDataModule, *callbacks: lightning.Callback, **options: Any) -> Recorder:
+    checkpoint = options.pop("checkpoint", None)
+    recorder = Recorder(options.pop("stop_after", None))
+    run = trainer(*callbacks, **options)
+    try:
+        run.fit(recorder, data, ckpt_path=checkpoint, weights_only=False)
+    except KeyError:
+        assert recorder.steps == recorder.stop_after
+    return recorder
+
+
+@pytest.fixture(scope="module")
+def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, SaveEverywhere]:
+    """An uninterrupted run with batches of 4, validated twice per epoch, and its checkpoints."""
+    keeper = SaveEverywhere(tmp_path_factory.mktemp("checkpoints"))
+    return fit(module(dataset, batch_size=4), keeper, val_check_interval=2), keeper
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [
+    {"batch_size": 4},
+    {"batch_size": 4, "num_workers": 2},
+    {"batch_size": 2},
+    {"batch_size": 1},
+])  # fmt: skip
+def test_resumed_from_any_hook_is_as_uninterrupted(
+    dataset: Path, saved: tuple[Recorder, SaveEverywhere], options: dict[str, Any]
+) -> None:
+    whole, keeper = saved
+    assert len(whole.seen) == 3 * 16
+    assert {hook for hook, _, _ in keeper.saved} == {"batch_end", "validation_end", "epoch_end"}
+    chosen = keeper.saved if options == {"batch_size": 4} else keeper.saved[1:-3:3]
+    for hook, path, count in chosen:
+        resumed = fit(module(dataset, **options), checkpoint=path, val_check_interval=0.5)
+        # Smaller batches use up to two pairs more of each epoch: what the larger ones dropped.
+        expected = whole.seen[count:]
+        seen = [pair for pair in resumed.seen if pair in whole.seen]
+        assert (hook, count, seen) == (hook, count, expected)
+        if options["batch_size"] == 4:
+            assert resumed.seen == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_died_in_a_step_repeats_only_that_step(dataset: Path, tmp_path: Path) -> None:
+    whole = fit(module(dataset, batch_size=4))
+    keeper = SaveEverywhere(tmp_path)
+    killed = fit(module(dataset, batch_size=4), keeper, stop_after=6, limit_val_batches=0)
+    assert len(killed.seen) == 24
+    resumed = fit(module(dataset, batch_size=4), checkpoint=keeper.saved[-1][1], limit_val_batches=0)
+    assert killed.seen + resumed.seen == whole.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_position_that_no_batch_divides(dataset: Path, saved: tuple[Recorder, SaveEverywhere]) -> None:
+    with pytest.raises(ValueError, match=r"after 4 pairs .* multiple of 3 .*data\.init_args\.batch_size"):
+        fit(module(dataset, batch_size=3), checkpoint=saved[1].saved[0][1])
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"pairs_per_epoch": 17}, {"num_driving": 2}])
+def test_another_stream_is_refused(dataset: Path, changes: dict[str, Any]) -> None:
+    state = module(dataset).state_dict()
+    assert (state["epoch"], state["position"]) == (0, 0)
+    module(dataset, batch_size=4).load_state_dict(state)
+    with pytest.raises(ValueError, match=f"init_args.{next(iter(changes))}.*init_from"):
+        module(dataset, **changes).load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_evaluation_may_use_other_data(
+    dataset: Path, saved: tuple[Recorder, SaveEverywhere], tmp_path: Path
+) -> None:
+    write_dataset(tmp_path, {"train": [[make_clip("a", "a")]], "val": [[make_clip("b", "b")]]})
+    run = trainer()
+    run.validate(Recorder(), module(tmp_path), ckpt_path=saved[1].saved[0][1], weights_only=False)
