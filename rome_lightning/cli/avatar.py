@@ -1,4 +1,4 @@
-"""``rome avatar create | animate | export``: from a photograph to videos and meshes."""
+"""``rome avatar create | animate | export | view``: from a photograph to videos, meshes and a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHOTO_SIZE = 512
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Options of the three sub-commands."""
+    """Options of the sub-commands."""
     parser = argparse.ArgumentParser(prog="rome avatar", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -48,6 +48,24 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
     export.add_argument("--format", choices=("glb", "obj"), default="glb", help="File format.")
     export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
+
+    view = commands.add_parser(
+        "view", help="Show the exported mesh and the neural render in a browser, with sliders for both."
+    )
+    view.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
+    view.add_argument(
+        "--port", type=_count, default=8420, help="Port on this machine (default: 8420; 0: any free one)."
+    )
+    view.add_argument(
+        "--screenshot", type=Path, help="Write a picture (.png) of the page by a headless Chromium and end."
+    )
+    view.add_argument(
+        "--state",
+        default="",
+        metavar="NAME=VALUE&...",
+        help="Where the sliders stand at first: expressions (jawOpen=0.8), joints (neck.y=0.4), "
+        "turn=YAW,PITCH in degrees, look=texture|lit|grey|normals|uv|wire.",
+    )
     return parser
 
 
@@ -61,7 +79,7 @@ def _count(text: str) -> int:
 def main(argv: list[str]) -> int:
     """Run a sub-command; ``argv`` is what follows ``rome avatar``."""
     args = build_parser().parse_args(argv)
-    return {"create": _create, "animate": _animate, "export": _export}[args.command](args)
+    return {"create": _create, "animate": _animate, "export": _export, "view": _view}[args.command](args)
 
 
 def avatar_path(given: Path) -> Path:
@@ -131,6 +149,26 @@ def _export(args: argparse.Namespace) -> int:
     output = args.output or path.with_name(f"avatar.{args.format}")
     export_avatar(avatar, output, args.format)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _view(args: argparse.Namespace) -> int:
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.viewer import ViewerServer, ViewerSession
+    from rome_lightning.viewer.browser import find_browser, take_screenshot
+
+    if args.screenshot is not None:
+        find_browser()
+    path = avatar_path(args.avatar)
+    session = ViewerSession(Avatar.load(path), path.parent.resolve().name)
+    with ViewerServer(session, 0 if args.screenshot is not None else args.port) as server:
+        address = server.url + (f"#{args.state}" if args.state else "")
+        if args.screenshot is not None:
+            take_screenshot(server.url, args.screenshot, args.state)
+            print(f"{args.screenshot}: {address}")
+            return 0
+        print(f"{address}  (open it in a browser; Ctrl-C ends it)", flush=True)
+        server.wait()
     return 0
 
 

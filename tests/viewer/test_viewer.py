@@ -1,0 +1,200 @@
+"""The page of ``rome avatar view``: its server, its camera, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import perturbed, random_frames, small_config
+from PIL import Image
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.data import Frames
+from rome_lightning.models import FullAvatar
+from rome_lightning.viewer import ViewerServer, ViewerSession
+from rome_lightning.viewer.browser import find_browser, take_screenshot
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def avatar() -> Avatar:
+    model = perturbed(FullAvatar(small_config())).eval()
+    photo = random_frames(model.head, 1)
+    whole = Frames(**vars(photo) | {"foreground_mask": torch.ones_like(photo.foreground_mask)})
+    return Avatar.create(model, whole, refine_steps=0)
+
+
+@pytest.fixture(scope="module")
+def session(avatar: Avatar) -> ViewerSession:
+    return ViewerSession(avatar, "somebody")
+
+
+@pytest.fixture(scope="module")
+def server(session: ViewerSession) -> Iterator[ViewerServer]:
+    with ViewerServer(session) as running:
+        yield running
+
+
+def front(session: ViewerSession, **changes: Any) -> dict[str, Any]:
+    """The state of the page before anything is touched."""
+    about = session.about()
+    x, y, z = about["view"]["centre"]
+    state = {
+        "expression": [0.0] * len(about["expressions"]),
+        "joints": {name: [0.0, 0.0, 0.0] for name in about["joints"]},
+        "view": [[1, 0, 0, -x], [0, 1, 0, -y], [0, 0, 1, -z - 2]],
+        "scale": 1 / about["view"]["half_width"],
+    }
+    return state | changes
+
+
+def ask(server: ViewerServer, method: str, path: str, body: bytes | None = None, **headers: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def test_the_first_view_is_the_photographs(session: ViewerSession) -> None:
+    params = session.params(front(session))
+    torch.testing.assert_close(params.camera, session.rest.camera, atol=1e-5, rtol=0)
+    assert params.global_pose.abs().max() < 1e-6
+
+
+def test_the_page_and_the_model_see_the_same(session: ViewerSession) -> None:
+    """An orthographic camera, written out, against the model's own projection."""
+    yaw, pitch, scale = 0.7, 0.3, 5.0
+    about_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
+    about_x = np.array(
+        [[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]]
+    )
+    rotation, shift = about_x @ about_y, np.array([0.03, -0.05, -2.0])
+    view = np.concatenate([rotation, shift[:, None]], axis=1)
+    joints = front(session)["joints"] | {"neck": [0.1, 0.4, -0.2], "left_eye": [0.0, 0.3, 0.0]}
+    params = session.params(front(session, view=view.tolist(), scale=scale, joints=joints))
+    vertices = session.avatar.posed_mesh(params).vertices
+    seen = vertices[0].double().numpy() @ rotation.T + shift
+    height, width = session.avatar.image_size
+    expected = (
+        np.stack([(scale * seen[:, 0] + 1) * width / 2, (1 - scale * seen[:, 1]) * height / 2], 1) - 0.5
+    )
+    drawn = session.avatar.model.project(vertices, params, (height, width))[0, :, :2]
+    np.testing.assert_allclose(drawn, expected, atol=2e-3)
+    assert params.neck_pose[0].tolist() == pytest.approx([0.1, 0.4, -0.2])
+    assert params.eye_pose[0].tolist() == pytest.approx([0, 0.3, 0, 0, 0, 0])
+
+
+def test_server_hands_out_page_mesh_and_render(server: ViewerServer, session: ViewerSession) -> None:
+    for path, kind in (("/", "text/html"), ("/viewer.js", "text/javascript")):
+        status, headers, content = ask(server, "GET", path)
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, kind)
+        assert len(content) > 1000
+    about = json.loads(ask(server, "GET", "/about.json")[2])
+    assert about["name"] == "somebody"
+    assert len(about["expressions"]) == 52
+    assert ask(server, "GET", "/avatar.glb?edit=0")[2][:4] == b"glTF"
+    state = front(session)
+    status, headers, picture = ask(server, "POST", "/render", json.dumps(state).encode())
+    assert status == 200
+    assert float(headers["X-Render-Ms"]) > 0
+    rendered = next(session.avatar.animate(session.params(state))).image[0]
+    pixels = np.asarray(Image.open(io.BytesIO(picture)))
+    np.testing.assert_array_equal(pixels, (rendered.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"{}", 400, "no numbers 'expression'"),
+        (b"[1]", 400, "JSON object"),
+        (b"\xff", 400, "JSON object"),
+        (b" " * 70_000, 413, "at most 65536 bytes"),
+    ],
+)
+def test_senseless_requests_are_refused(server: ViewerServer, body: bytes, status: int, reason: str) -> None:
+    answer = ask(server, "POST", "/render", body)
+    assert answer[0] == status
+    assert reason in answer[2].decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"expression": [0.0]},
+        {"view": "x"},
+        {"scale": math.inf},
+        {"scale": 1e9},
+        {"joints": {}},
+        {"joints": 3},
+    ],
+)
+def test_senseless_states_are_refused(session: ViewerSession, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="the page's state"):
+        session.params(front(session, **change))
+
+
+def test_other_sites_are_not_answered(server: ViewerServer) -> None:
+    assert ask(server, "GET", "/about.json", Host="example.org")[0] == 403
+    assert ask(server, "GET", "/about.json", Origin="http://example.org")[0] == 403
+    assert ask(server, "GET", "/about.json", Origin=f"http://localhost:{server.port}")[0] == 200
+    for path in ("/../../setup.cfg", "/session.py", "/etc/passwd"):
+        assert ask(server, "GET", path)[0] == 404
+
+
+def test_a_port_in_use_is_named(server: ViewerServer, session: ViewerSession) -> None:
+    with pytest.raises(ValueError, match=f"port {server.port} cannot be used"):
+        ViewerServer(session, server.port)
+
+
+def test_the_shipped_script_was_built_from_its_sources() -> None:
+    digest = hashlib.sha256()
+    for name in ("viewer.mjs", "package-lock.json"):
+        digest.update((ROOT / "viewer" / name).read_bytes())
+    head = (ROOT / "rome_lightning" / "viewer" / "page" / "viewer.js").read_text()[:2000]
+    assert digest.hexdigest() in head, "run `make viewer`"
+    assert "The MIT License" in head
+
+
+def test_a_browser_shows_mesh_and_render_alike(server: ViewerServer, tmp_path: Path) -> None:
+    try:
+        find_browser()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs a headless Chromium: {error}")
+    size = (1600, 900)
+    pictures = {}
+    for name, state in {"rest": "look=wire", "turned": "look=wire&neck.y=0.6&jawOpen=1&turn=25,10"}.items():
+        path = tmp_path / f"{name}.png"
+        html = take_screenshot(server.url, path, state, size)
+        assert "52 morph targets, 5 joints" in html
+        pictures[name] = np.asarray(Image.open(path).convert("L"), dtype=float)
+    # Both panels are squares of the same size; the mesh is dark lines on white.
+    for picture in pictures.values():
+        assert picture.shape == size[::-1]
+        assert (picture[80:680, 20:620] < 200).mean() > 0.02
+    assert np.abs(pictures["rest"] - pictures["turned"])[80:680, 20:1240].mean() > 2
+
+
+def test_a_page_that_fails_is_no_picture(
+    server: ViewerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        find_browser()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs a headless Chromium: {error}")
+
+    def broken(state: object) -> bytes:
+        raise ValueError("the model is ill")
+
+    monkeypatch.setattr(server.session, "render", broken)
+    with pytest.raises(ValueError, match="the page is not complete: no neural render: the model is ill"):
+        take_screenshot(server.url, tmp_path / "ill.png")
