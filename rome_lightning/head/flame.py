@@ -8,7 +8,7 @@ downloaded from https://flame.is.tue.mpg.de after accepting its licence. Its pic
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from rome_lightning.head.atlas import compute_atlas
 from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
-from rome_lightning.head.flame_regions import compute_regions, read_regions
+from rome_lightning.head.flame_regions import compute_regions, read_regions, released_regions
 from rome_lightning.head.model import HeadModel
 from rome_lightning.head.restricted_pickle import load_npy_object, load_pickle, to_array
 from rome_lightning.head.topology import FloatArray, IntArray, boundary_loops, close_loop
@@ -40,6 +40,12 @@ class FlameFiles:
     """``landmark_embedding.npy`` (68 points)."""
     mediapipe: Path | None = None
     """``mediapipe_landmark_embedding.npz`` (105 of MediaPipe's points)."""
+    hair: Path | None = None
+    """``hair_list.pkl`` of the ROME release: with ``neck``, exactly its moving vertices are taken."""
+    neck: Path | None = None
+    """``neck_list.pkl`` of the ROME release."""
+    basis: Path | None = None
+    """``u_full.pt`` of the ROME release, which tells the vertices of the neck list that move."""
 
     @classmethod
     def beside(cls, model: str | Path) -> FlameFiles:
@@ -55,6 +61,9 @@ class FlameFiles:
             find("FLAME_masks.pkl"),
             find("landmark_embedding.npy"),
             find("mediapipe_landmark_embedding.npz"),
+            find("hair_list.pkl"),
+            find("neck_list.pkl"),
+            find("u_full.pt"),
         )
 
 
@@ -79,7 +88,7 @@ def load_flame(
         ValueError: if a file is not what it should be, or asks to run anything.
     """
     files = files or FlameFiles.beside(path)
-    for file in (files.model, files.layout, files.masks, files.ibug68, files.mediapipe):
+    for file in (getattr(files, field.name) for field in fields(files)):
         if file is not None and not file.is_file():
             raise FileNotFoundError(
                 f"no file at {file}; FLAME is not part of this package: register at {FLAME_PAGE}, accept "
@@ -110,6 +119,8 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
     regions = compute_regions(vertices, faces, arrays["weights"], joints)
     if files.masks is not None:
         regions = read_regions(files.masks, regions)
+    if files.hair is not None and files.neck is not None:
+        regions = released_regions(files.hair, files.neck, files.basis, regions)
     digest = hashlib.sha256(files.model.read_bytes()).hexdigest()[:8]
 
     def single(array: FloatArray) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rome_lightning.head.data import REGIONS
@@ -51,6 +52,48 @@ def read_regions(path: Path, computed: dict[str, BoolArray]) -> dict[str, BoolAr
         regions[region] = mask & free
         free &= ~mask
     return {name: regions.get(name, np.zeros_like(free)) | (computed[name] & free) for name in REGIONS}
+
+
+def released_regions(
+    hair: Path, neck: Path, basis: Path | None, others: dict[str, BoolArray]
+) -> dict[str, BoolArray]:
+    """Regions whose scalp, neck and shoulders are exactly the vertices that the ROME release moves.
+
+    Args:
+        hair: the release's ``hair_list.pkl``.
+        neck: the release's ``neck_list.pkl``.
+        basis: the release's ``u_full.pt``, if the user has it: of the neck list the release moves only the
+            vertices on which this basis has support (299 of 378).
+        others: regions of the remaining vertices; those of them that may move are given to the face.
+    """
+    count = len(others["face"])
+    hair_mask, neck_mask = _listed(hair, count), _listed(neck, count)
+    if basis is not None:
+        components = torch.load(basis, map_location="cpu", weights_only=True)
+        if components.shape[0] != 3 * count:
+            raise ValueError(
+                f"{basis} does not fit the head: it has {components.shape[0]} rows, wanted {3 * count}"
+            )
+        neck_mask &= (components.view(count, -1).abs().sum(1) > 0).numpy()
+    regions = {name: mask & ~hair_mask & ~neck_mask for name, mask in others.items()}
+    shoulders = neck_mask & others["shoulders"]
+    fixed = regions["scalp"] | regions["neck"] | regions["shoulders"] | regions["face"]
+    return regions | {
+        "face": fixed,
+        "scalp": hair_mask,
+        "neck": neck_mask & ~shoulders,
+        "shoulders": shoulders,
+    }
+
+
+def _listed(path: Path, count: int) -> BoolArray:
+    """Mask of the vertices in a pickled list of indices."""
+    indices = np.asarray(load_pickle(path))
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not 0 <= indices.min() <= indices.max() < count:
+        raise ValueError(f"{path} is no list of vertices below {count}")
+    mask = np.zeros(count, dtype=bool)
+    mask[indices] = True
+    return mask
 
 
 def compute_regions(

@@ -288,3 +288,23 @@ def test_cut_opens_a_grid() -> None:
     # Walking up from vertex 1, the right hand is where x is larger.
     assert all(17 not in face for face in opened[::6])
     assert 16 in opened[2]
+
+
+def test_the_releases_lists_say_exactly_which_vertices_move(flame_path: Path) -> None:
+    """Of the neck list only the vertices with support in the release's basis are kept."""
+    count = load_flame(flame_path).num_vertices
+    hair, neck = [3, 4, 5], [10, 11, 12, 13]
+    flame_path.with_name("hair_list.pkl").write_bytes(pickle.dumps(hair, protocol=4))
+    flame_path.with_name("neck_list.pkl").write_bytes(pickle.dumps(neck, protocol=4))
+    head = load_flame(flame_path)
+    assert head.region("scalp").nonzero().flatten().tolist() == hair
+    assert head.region("neck", "shoulders").nonzero().flatten().tolist() == neck
+    basis = torch.zeros(3 * count, 2)
+    basis[3 * 11 + 2, 1] = basis[3 * 12, 0] = basis[3 * 100, 0] = 1.0
+    torch.save(basis, flame_path.with_name("u_full.pt"))
+    assert load_flame(flame_path).region("neck", "shoulders").nonzero().flatten().tolist() == [11, 12]
+    total = sum(load_flame(flame_path).region(name).long() for name in REGIONS)
+    assert bool((total == 1).all()), "every vertex belongs to one region"
+    torch.save(basis[:-3], flame_path.with_name("u_full.pt"))
+    with pytest.raises(ValueError, match="does not fit the head"):
+        load_flame(flame_path)
