@@ -16,12 +16,12 @@ from torch import Tensor
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.models import AvatarCode, FullAvatar, HeadMesh
+from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.checkpoint import config_from_dict, load_state
-from rome_lightning.models.full_avatar import at_rest
 from rome_lightning.models.texture import observe
 from rome_lightning.renderer import UVLayout
 
-FORMAT = "rome-avatar/1"
+FORMAT = "rome-avatar/2"
 """Written into every avatar file; other major versions are refused."""
 
 
@@ -148,7 +148,7 @@ class Avatar:
         params = HeadParams(**_group(photo, "params/"))
         frames = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
         model.eval().requires_grad_(False)
-        restored = AvatarCode(code["texture"], code["shape"], code.get("magnitudes"))
+        restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"))
         return cls(model, restored, frames, header["image_size"])
 
 

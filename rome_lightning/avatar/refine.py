@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lightning.data import Frames
-from rome_lightning.geometry import unique_edges
+from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.losses import laplacian, occupancy
-from rome_lightning.models import AvatarCode, FullAvatar
+from rome_lightning.models import AvatarCode, AvatarModel
+from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.renderer import coverage
 
 SMOOTHNESS = 60.0
@@ -22,7 +23,7 @@ LAPLACIAN_WEIGHT = 10.0
 """Of the roughness of the offsets against the squared error of the silhouette."""
 
 
-def refine_offsets(model: FullAvatar, code: AvatarCode, source: Frames, num_steps: int = 100) -> AvatarCode:
+def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_steps: int = 100) -> AvatarCode:
     """Move hair, neck and shoulders until the mesh's outline is the person's in the photograph.
 
     Steps are taken in coordinates smoothed over the surface, so that the contour, which alone gets
@@ -41,23 +42,25 @@ def refine_offsets(model: FullAvatar, code: AvatarCode, source: Frames, num_step
     Returns:
         The avatars with new offsets, and textures taken through them.
     """
-    if num_steps == 0 or code.magnitudes is None or model.offset_network is None:
+    if num_steps == 0 or code.offsets is None or model.offset_network is None:
         return code
     head, network = model.head, model.offset_network
     edges = unique_edges(head.faces)
     smooth = _smoother(network.moving, edges, head.num_vertices)
-    start = code.magnitudes.detach()
+    start = code.offsets.detach()
+    normals = vertex_normals(head(at_rest(dataclasses.replace(source.params, shape=code.shape))), head.faces)
     limit = model.config.offsets.max_offset
-    steps = torch.zeros_like(start[:, network.moving]).requires_grad_()
+    steps = torch.zeros_like(start[:, network.moving, :1]).requires_grad_()
     optimizer = torch.optim.Adam([steps], LEARNING_RATE, betas=(0.9, 0.99))
 
-    def current() -> Float[Tensor, "b v k"]:
-        moved = torch.zeros_like(start).index_copy(1, network.moving, network.falloff * (smooth @ steps))
-        return (start + moved).clamp(-limit, limit)
+    def current() -> Float[Tensor, "b v 3"]:
+        lengths = torch.zeros_like(start[..., :1])
+        lengths = lengths.index_copy(1, network.moving, network.falloff * (smooth @ steps))
+        return _shortened(start + lengths * normals, limit)
 
     with torch.enable_grad():
         for _ in range(num_steps):
-            mesh = model.deform(dataclasses.replace(code, magnitudes=current()), source.params)
+            mesh = model.deform(dataclasses.replace(code, offsets=current()), source.params)
             vertices_px = model.project(mesh.vertices, source.params, source.image_size)
             face_ids = model.rasterizer.face_ids(vertices_px, head.faces, source.image_size)
             silhouette = coverage(vertices_px, head.faces, face_ids)
@@ -67,11 +70,17 @@ def refine_offsets(model: FullAvatar, code: AvatarCode, source: Frames, num_step
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        magnitudes = current()
+        offsets = current()
         texture = code.texture
         if model.config.texture.source == "unprojected":
-            texture = model.encode_texture(source, magnitudes)
-        return AvatarCode(texture, code.shape, magnitudes)
+            texture = model.encode_texture(source, offsets)
+        return AvatarCode(texture, code.shape, offsets)
+
+
+def _shortened(offsets: Float[Tensor, "b v 3"], limit: float) -> Float[Tensor, "b v 3"]:
+    """The same directions with lengths of at most ``limit``; its gradient is finite at 0."""
+    square = offsets.square().sum(-1, keepdim=True)
+    return offsets * (limit / square.clamp_min(limit**2).sqrt())
 
 
 def _smoother(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.data import Frames, Rendered
-from rome_lightning.models.full_avatar import at_rest
+from rome_lightning.models.avatar_model import at_rest
 
 COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
 """What ``comparison_rows`` shows, from left to right."""

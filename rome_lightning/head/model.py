@@ -32,6 +32,7 @@ class HeadModel(nn.Module):
     _planar_template: Float[Tensor, " x"]
     _planar_basis: Float[Tensor, "n x"]
     _planar_weights: Float[Tensor, "5 c"]
+    _planar_vertex_weights: Float[Tensor, "5 v"]
 
     def __init__(self, data: HeadData) -> None:
         super().__init__()
@@ -56,6 +57,10 @@ class HeadModel(nn.Module):
         self._register("joint_basis", data.joint_basis.reshape(-1, data.joint_basis.shape[-1]).T)
         self._register("skinning_weights", data.skinning_weights)
         self._register("midpoints", data.midpoints)
+        weights = data.skinning_weights
+        if data.midpoints is not None:
+            weights = torch.cat([weights, weights[data.midpoints].mean(1)])
+        self._register("_planar_vertex_weights", weights.T)
         self._register("faces", data.faces.long())
         self._register("uvs", data.uvs)
         self._register("uv_faces", data.uv_faces.long())
@@ -104,8 +109,7 @@ class HeadModel(nn.Module):
         """
         coefficients = torch.cat([params.shape, params.expression], dim=-1)
         joints = torch.addmm(self.joint_template, coefficients, self.joint_basis).unflatten(-1, (5, 3))
-        local = torch.stack([params.neck_pose, params.jaw_pose, *params.eye_pose.split(3, dim=-1)], dim=1)
-        rotations = axis_angle_to_matrix(local)
+        rotations = self._local_rotations(params)
         if self.has_pose_basis:
             identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
             coefficients = torch.cat([coefficients, (rotations - identity).flatten(1)], dim=-1)
@@ -116,6 +120,29 @@ class HeadModel(nn.Module):
         first, second = self.midpoints.unbind(-1)
         middle = (vertices.index_select(1, first) + vertices.index_select(1, second)) / 2
         return torch.cat([vertices, middle], dim=1)
+
+    def turn(self, vectors: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """Turn vectors that are fixed to the vertices at rest as the posed skin turns there.
+
+        Directions only: what linear blend skinning does to the difference of two points with the weights
+        of one vertex. The global rotation is left to ``to_world``.
+
+        Args:
+            vectors: one per vertex, any length, head space at rest.
+            params: only the poses of neck, jaw and eyes are used.
+        """
+        rotations = self._local_rotations(params)
+        neck = rotations[:, :1]
+        identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device).expand_as(neck)
+        linear = torch.cat([identity, neck, neck @ rotations[:, 1:]], dim=1)
+        blended = linear.flatten(2).transpose(1, 2) @ self._planar_vertex_weights
+        return (blended.transpose(1, 2).unflatten(2, (3, 3)) @ vectors[..., None]).squeeze(-1)
+
+    @staticmethod
+    def _local_rotations(params: HeadParams) -> Float[Tensor, "b 4 3 3"]:
+        """Matrices of neck, jaw and both eyes."""
+        local = torch.stack([params.neck_pose, params.jaw_pose, *params.eye_pose.split(3, dim=-1)], dim=1)
+        return axis_angle_to_matrix(local)
 
     @staticmethod
     def _joint_transforms(

@@ -1,11 +1,15 @@
 """Avatar models in plain torch."""
 
+from rome_lightning.models.avatar_model import AvatarCode, AvatarModel, HeadMesh
 from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
-from rome_lightning.models.full_avatar import AvatarCode, FullAvatar, HeadMesh
+
+FullAvatar = AvatarModel
+"""The model of the paper's main part: an ``AvatarModel`` whose offsets come from networks."""
 
 __all__ = [
     "AvatarCode",
     "AvatarConfig",
+    "AvatarModel",
     "DecoderConfig",
     "FullAvatar",
     "HeadMesh",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
-from rome_lightning.models.full_avatar import FullAvatar
 
 CONFIG_KEY = "avatar_config"
 """Entry of a checkpoint that holds ``dataclasses.asdict(AvatarConfig)``."""
@@ -68,7 +68,7 @@ def avatar_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
 
 
-def load_state(avatar: FullAvatar, weights: dict[str, Tensor], origin: Path) -> None:
+def load_state(avatar: AvatarModel, weights: dict[str, Tensor], origin: Path) -> None:
     """Fill a model strictly.
 
     Raises:
@@ -84,8 +84,8 @@ def load_state(avatar: FullAvatar, weights: dict[str, Tensor], origin: Path) -> 
         ) from error
 
 
-def load_full_avatar(path: Path, rasterizer: str | None = None) -> FullAvatar:
-    """The model of a checkpoint, ready for inference.
+def load_avatar(path: Path, rasterizer: str | None = None) -> AvatarModel:
+    """The model of a checkpoint, full or linear, ready for inference.
 
     Args:
         path: file written by ``rome fit``.
@@ -95,6 +95,10 @@ def load_full_avatar(path: Path, rasterizer: str | None = None) -> FullAvatar:
     config = config_from_dict(checkpoint[CONFIG_KEY])
     if rasterizer is not None:
         config = dataclasses.replace(config, rasterizer=rasterizer)
-    avatar = FullAvatar(config)
+    avatar = AvatarModel(config)
     load_state(avatar, avatar_weights(checkpoint), path)
     return avatar.eval().requires_grad_(False)
+
+
+load_full_avatar = load_avatar
+"""The same function under the name that goes with ``FullAvatar``."""

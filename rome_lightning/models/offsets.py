@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.geometry import unique_edges
+from rome_lightning.data import Frames
+from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.models.config import OffsetConfig
+from rome_lightning.models.config import AvatarConfig, OffsetConfig
 from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
 from rome_lightning.renderer import UVLayout
 
@@ -19,7 +20,61 @@ MOVING_REGIONS = ("scalp", "neck", "shoulders")
 """Face, ears, eyes and mouth interior stay on the parametric model (ROME sec. 3.2)."""
 
 
-class OffsetNetwork(nn.Module):
+def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource | None:
+    """The part that ``config.offsets.kind`` names; ``None`` for the bare head."""
+    if config.offsets.kind == "none":
+        return None
+    return OffsetNetwork(config.offsets, head, config.texture.channels)
+
+
+class OffsetSource(nn.Module):
+    """Where an avatar's offsets come from: the one part in which the full and the linear model differ.
+
+    Args:
+        head: for the vertices that may move.
+    """
+
+    moving: Tensor
+    """Indices of the vertices that may move."""
+    falloff: Tensor
+    """Share of its offset that each of them keeps, fading to 0 towards the face, (m, 1)."""
+    needs_texture = True
+    """Whether ``rest_offsets`` wants the texture seen on the bare head."""
+    expression_dependent = False
+    """Whether ``posed_offsets`` is to be asked for every frame, instead of ``rest_offsets`` once."""
+
+    def __init__(self, head: HeadModel) -> None:
+        super().__init__()
+        mask = head.region(*MOVING_REGIONS)
+        moving = mask.nonzero().squeeze(1)
+        self.register_buffer("moving", moving, persistent=False)
+        self.register_buffer("falloff", smooth_mask(mask, head.faces)[moving][:, None], persistent=False)
+
+    def rest_offsets(
+        self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Offsets of each source's head at rest, metres; they turn with the skin when it is posed.
+
+        Args:
+            source: the identity frames.
+            texture: neural texture seen on the bare head, if ``needs_texture``.
+            vertices: the bare head at rest, metres.
+        """
+        raise NotImplementedError
+
+    def posed_offsets(
+        self, texture: Float[Tensor, "b c s s"], vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Offsets of a posed head, metres; only where they are ``expression_dependent``.
+
+        Args:
+            texture: neural texture of the avatar.
+            vertices: the bare head under the driver's expression and pose, metres.
+        """
+        raise NotImplementedError
+
+
+class OffsetNetwork(OffsetSource):
     """Offset magnitudes from the neural texture and a map of the mesh's positions.
 
     The position map is rasterized into UV space, harmonic-encoded, and joined with the texture; a U-Net
@@ -31,14 +86,15 @@ class OffsetNetwork(nn.Module):
     the hairline.
     """
 
-    moving: Tensor
-    falloff: Tensor
+    faces: Tensor
     sample_grid: Tensor
     encoded_uvs: Tensor
 
     def __init__(self, config: OffsetConfig, head: HeadModel, texture_channels: int) -> None:
-        super().__init__()
+        super().__init__(head)
         self.config = config
+        self.expression_dependent = config.expression_dependent
+        self.register_buffer("faces", head.faces, persistent=False)
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.uv_size)
         inputs = texture_channels + 39
         if config.network == "release":
@@ -51,12 +107,7 @@ class OffsetNetwork(nn.Module):
             # Starts as the bare head, which is where the fit has put it.
             nn.init.zeros_(self.vertex_network.get_parameter("block_2.8.weight"))
 
-        mask = head.region(*MOVING_REGIONS)
-        falloff = smooth_mask(mask, head.faces)
-        moving = mask.nonzero().squeeze(1)
-        uvs = head.vertex_uvs[moving]
-        self.register_buffer("moving", moving, persistent=False)
-        self.register_buffer("falloff", falloff[moving][:, None], persistent=False)
+        uvs = head.vertex_uvs[self.moving]
         self.register_buffer("sample_grid", (2 * uvs - 1)[None, :, None], persistent=False)
         self.register_buffer("encoded_uvs", harmonic_encoding(uvs[None], dim=-1), persistent=False)
 
@@ -80,6 +131,22 @@ class OffsetNetwork(nn.Module):
         moved = self.vertex_network(per_vertex).tanh() * self.falloff * self.config.max_offset
         magnitudes = moved.new_zeros(*vertices.shape[:2], moved.shape[-1])
         return magnitudes.index_copy(1, self.moving, moved)
+
+    def rest_offsets(
+        self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Magnitudes times the normals at rest."""
+        assert texture is not None
+        return self.posed_offsets(texture, vertices)
+
+    def posed_offsets(
+        self, texture: Float[Tensor, "b c s s"], vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Magnitudes times the normals of the given mesh."""
+        magnitudes = self(texture, vertices)
+        if self.config.direction == "free":
+            return magnitudes
+        return magnitudes * vertex_normals(vertices.detach(), self.faces)
 
 
 def smooth_mask(mask: Tensor, faces: Tensor, num_rings: int = 4) -> Float[Tensor, " v"]:

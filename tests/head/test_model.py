@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -235,3 +236,20 @@ def test_nothing_is_stored_in_checkpoints_and_all_moves_with_the_module() -> Non
     assert not head.state_dict()
     assert not list(head.parameters())
     assert {buffer.device.type for buffer in head.to("meta").buffers()} == {"meta"}
+
+
+def test_turn_is_what_skinning_does_to_a_displacement_at_rest() -> None:
+    data, params = make_data(), make_params(3)
+    model = HeadModel(data)
+    vector = torch.randn(NUM_CARRIERS, 3, generator=torch.Generator().manual_seed(4))
+    moved = HeadModel(dataclasses.replace(data, template=data.template + vector))
+    assert data.midpoints is not None
+    turned = model.turn(torch.cat([vector, torch.zeros(5, 3)]).expand(3, -1, -1), params)
+    expected = (moved(params) - model(params))[:, :NUM_CARRIERS]
+    torch.testing.assert_close(turned[:, :NUM_CARRIERS], expected, atol=1e-5, rtol=1e-5)
+    # The same vector everywhere: a midpoint turns it by the mean of its two carriers.
+    same = torch.ones(3, model.num_vertices, 3)
+    at_carriers = model.turn(same, params)[:, :NUM_CARRIERS]
+    torch.testing.assert_close(
+        model.turn(same, params)[:, NUM_CARRIERS:], at_carriers[:, data.midpoints].mean(2)
+    )

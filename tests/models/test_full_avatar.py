@@ -5,8 +5,10 @@ import pytest
 import torch
 from helpers import SIZE, perturbed, random_frames, random_params, small_config
 
+from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import FullAvatar
+from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.offsets import MOVING_REGIONS, smooth_mask
 
 
@@ -55,15 +57,30 @@ def test_only_hair_neck_and_shoulders_move_and_within_the_bound(head: HeadModel)
     assert 0 < lengths.max() <= 0.05 + 1e-6
 
 
-def test_offsets_along_the_normal_stay_parallel_to_it(head: HeadModel) -> None:
+def test_offsets_along_the_normal_are_parallel_to_it_at_rest(head: HeadModel) -> None:
     from rome_lightning.geometry import vertex_normals
 
     model = build(head)
-    params = random_params(head, 1)
-    mesh = model.deform(model.encode(random_frames(head, 1)), params)
-    posed = mesh.vertices - mesh.offsets
-    cross = torch.linalg.cross(mesh.offsets, vertex_normals(posed, head.faces))
+    frames = random_frames(head, 1)
+    mesh = model.deform(model.encode(frames), at_rest(frames.params))
+    bare = mesh.vertices - mesh.offsets
+    cross = torch.linalg.cross(mesh.offsets, vertex_normals(bare, head.faces))
     assert cross.norm(dim=-1).max() < 1e-6
+
+
+def test_offsets_turn_with_the_neck(head: HeadModel) -> None:
+    model = build(head)
+    frames = random_frames(head, 1)
+    code = model.encode(frames)
+    angle = torch.tensor([[0.0, 0.4, 0.0]])
+    turned = dataclasses.replace(at_rest(frames.params), neck_pose=angle)
+    offsets = model.deform(code, turned).offsets
+    rotation = axis_angle_to_matrix(angle)[0]
+    # Vertices that hang on the neck alone turn with it rigidly.
+    rigid = (head.skinning_weights[:, 1] > 1 - 1e-6).nonzero().squeeze(1)
+    assert code.offsets is not None
+    assert code.offsets[0, rigid].norm(dim=-1).max() > 1e-3
+    torch.testing.assert_close(offsets[0, rigid], code.offsets[0, rigid] @ rotation.T, atol=1e-6, rtol=0)
 
 
 def test_driver_shape_is_ignored(head: HeadModel) -> None:

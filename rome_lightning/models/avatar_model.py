@@ -1,4 +1,4 @@
-"""The full avatar: one photograph to a textured, rigged mesh with hair, drawn by a neural renderer."""
+"""One photograph to a textured, rigged mesh with hair, drawn by a neural renderer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.data.struct import TensorStruct
-from rome_lightning.geometry import project, vertex_normals
+from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.decoder import DeferredRenderer
-from rome_lightning.models.offsets import OffsetNetwork
+from rome_lightning.models.offsets import build_offset_source
 from rome_lightning.models.texture import build_texture_model
 from rome_lightning.renderer import get_rasterizer
 
@@ -28,8 +28,9 @@ class AvatarCode(TensorStruct):
     """Neural texture."""
     shape: Float[Tensor, "b k"]
     """Identity coefficients of the head model."""
-    magnitudes: Float[Tensor, "b v m"] | None
-    """Offset magnitudes, metres; ``None`` when they depend on the expression or there are none."""
+    offsets: Float[Tensor, "b v 3"] | None
+    """Displacements of the head at rest, metres, head space; they turn with the skin. ``None`` when they
+    depend on the expression or there are none."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class HeadMesh(TensorStruct):
     """What the offsets added, metres."""
 
 
-class FullAvatar(nn.Module):
+class AvatarModel(nn.Module):
     """Encode a source once, then deform and render it for any driver.
+
+    The full and the linear model are both this class: they differ in ``offset_network`` only.
 
     Source: ROME, fig. 2. One rasterization per frame: its id buffer serves colours, normals, masks and
     the silhouettes of the losses.
@@ -59,11 +62,7 @@ class FullAvatar(nn.Module):
         self.head = head if head is not None else load_head(config.head)
         self.rasterizer = get_rasterizer(config.rasterizer)
         self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
-        self.offset_network = (
-            OffsetNetwork(config.offsets, self.head, config.texture.channels)
-            if config.offsets.kind == "network"
-            else None
-        )
+        self.offset_network = build_offset_source(config, self.head)
         self.renderer = DeferredRenderer(config.decoder, config.texture.channels, self.head, self.rasterizer)
 
     def forward(
@@ -83,48 +82,43 @@ class FullAvatar(nn.Module):
         Departure from ROME: an unprojected texture is taken twice, through the bare head to find the
         offsets, then through the mesh that has grown, so that hair keeps its place on the surface.
         """
-        if self.offset_network is None or self.config.offsets.expression_dependent:
+        part = self.offset_network
+        if part is None or part.expression_dependent:
             return AvatarCode(self.encode_texture(source), source.params.shape, None)
-        twice = self.config.texture.source == "unprojected"
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not twice):
-            texture = self.encode_texture(source)
-        magnitudes = self.offset_network(texture, self.head(at_rest(source.params)))
-        if twice:
-            texture = self.encode_texture(source, magnitudes.detach())
-        return AvatarCode(texture, source.params.shape, magnitudes)
+        through_mesh = self.config.texture.source == "unprojected"
+        texture = None
+        if part.needs_texture or not through_mesh:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not through_mesh):
+                texture = self.encode_texture(source)
+        offsets = part.rest_offsets(source, texture, self.head(at_rest(source.params)))
+        if texture is None or through_mesh:
+            texture = self.encode_texture(source, offsets.detach())
+        return AvatarCode(texture, source.params.shape, offsets)
 
     def encode_texture(
-        self, source: Frames, magnitudes: Float[Tensor, "b v k"] | None = None
+        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None = None
     ) -> Float[Tensor, "b c s s"]:
         """Neural texture of each source, seen on the bare head or on one with offsets.
 
         Args:
             source: the identity frames.
-            magnitudes: offset magnitudes, metres.
+            offsets: displacements of the head at rest, metres.
         """
         vertices = self.head(source.params)
-        if magnitudes is not None:
-            vertices = vertices + self._offsets(magnitudes, vertices)
+        if offsets is not None:
+            vertices = vertices + self.head.turn(offsets, source.params)
         return self.texture_model(source, self.project(vertices, source.params, source.image_size))
 
     def deform(self, code: AvatarCode, driver: HeadParams) -> HeadMesh:
         """Pose the avatar: its own shape, the driver's expression and pose."""
         posed = self.head(dataclasses.replace(driver, shape=code.shape))
-        magnitudes = code.magnitudes
-        if self.offset_network is not None and magnitudes is None:
-            magnitudes = self.offset_network(code.texture, posed)
-        if magnitudes is None:
-            return HeadMesh(posed, torch.zeros_like(posed))
-        offsets = self._offsets(magnitudes, posed)
+        if code.offsets is not None:
+            offsets = self.head.turn(code.offsets, driver)
+        elif self.offset_network is not None:
+            offsets = self.offset_network.posed_offsets(code.texture, posed)
+        else:
+            offsets = torch.zeros_like(posed)
         return HeadMesh(posed + offsets, offsets)
-
-    def _offsets(
-        self, magnitudes: Float[Tensor, "b v k"], posed: Float[Tensor, "b v 3"]
-    ) -> Float[Tensor, "b v 3"]:
-        """Displacements of posed vertices, metres."""
-        if self.config.offsets.direction == "free":
-            return magnitudes.expand_as(posed)
-        return magnitudes * vertex_normals(posed.detach(), self.head.faces)
 
     def render(
         self,
