@@ -31,6 +31,23 @@ class RunCSVLogger(CSVLogger):
             self._experiment = _AppendingWriter(self.log_dir)
         return self._experiment
 
+    def drop_rows_from(self, step: int) -> None:
+        """Remove the rows of a step and of later ones, which a run resumed before them writes again."""
+        path = Path(self.log_dir) / _AppendingWriter.NAME_METRICS_FILE
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            # A row that a killed process left unfinished lacks columns.
+            kept = [row for row in reader if None not in row.values() and int(row["step"]) < step]
+            header = reader.fieldnames or []
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=header)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(path)
+
 
 class _AppendingWriter(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:

@@ -1,0 +1,241 @@
+"""When a run writes its checkpoints, and what they say about it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from rome_lightning.callbacks.run_logger import RunCSVLogger
+from rome_lightning.callbacks.run_summary import code_and_versions
+from rome_lightning.training.checkpointing import BEST, LAST, RUN_KEY, copy_as, rotate, set_aside_damaged
+from rome_lightning.training.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, requeue_job
+
+
+class RunCheckpoint(Checkpoint):
+    """Keep ``last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints/``.
+
+    ``last`` is written after each validation, at the end of each epoch, every so many steps or minutes,
+    and when a signal or an error stops the run. All of them are states between two steps, from which a
+    run goes on as if it had not stopped. A step is a batch, however many optimizers it serves.
+
+    Args:
+        monitor: logged metric that decides which checkpoint is the best.
+        mode: whether a small (``min``) or a large (``max``) value is good.
+        every_n_steps: also write ``last`` after so many steps.
+        every_n_minutes: also write ``last`` so long after the one before.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/lpips",
+        mode: Literal["min", "max"] = "min",
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 15.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} of RunCheckpoint must be positive, or null for never; got {value}")
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.best_model_score: float | None = None
+        self._folder = Path()
+        self._facts: dict[str, Any] = {}
+        self._request = StopRequest()
+        self._saved_steps: int | None = None
+        self._saved_at_s = 0.0
+        self._failure: str | None = None
+        self._between_steps = False
+
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint, empty while there is none."""
+        path = self._folder / BEST
+        return str(path) if self.best_model_score is not None and path.is_file() else ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder."""
+        self._folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch for signals; remove what was logged after the checkpoint that the run goes on from."""
+        self._request.install()
+        self._saved_at_s = time.monotonic()
+        steps = _steps_done(trainer)
+        last = self._folder / LAST
+        resumed_from_last = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == last
+        self._saved_steps = steps if steps == 0 or resumed_from_last else None
+        self._facts = self._describe(trainer)
+        if trainer.is_global_zero:
+            set_aside_damaged(last)
+            for logger in trainer.loggers:
+                if isinstance(logger, RunCSVLogger):
+                    logger.drop_rows_from(steps)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Between two steps: save or stop if it is time."""
+        # The number that loggers show. After a checkpoint is loaded Lightning is one off, more or less,
+        # depending on where it was saved.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.fit_loop.total_batch_idx
+        self._between_steps = True
+        signum, due = self._agree(trainer)
+        if due or signum:
+            self._save_last(trainer)
+        if signum:
+            self._stop(trainer, signum)
+        self._between_steps = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """From here to the next batch the state is one that a run can go on from."""
+        self._between_steps = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """While validating, averaged weights may stand in for the trained ones."""
+        self._between_steps = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, and keep it as the best if it is.
+
+        Raises:
+            ValueError: the monitored metric is not among those logged.
+        """
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._between_steps = True
+        if self.monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise ValueError(
+                f"RunCheckpoint has monitor = {self.monitor}, which is not logged; set it to one of: {logged}"
+            )
+        score = float(trainer.callback_metrics[self.monitor])
+        before = self.best_model_score
+        # No comparison holds for a score that is not a number: it is never the best.
+        better = score < (before if before is not None else math.inf)
+        if self.mode == "max":
+            better = score > (before if before is not None else -math.inf)
+        if better:
+            self.best_model_score = score
+        saved = self._save_last(trainer)
+        if better and not saved:
+            self.best_model_score = before
+        elif better and trainer.is_global_zero and not trainer.fast_dev_run:
+            copy_as(self._folder / LAST, self._folder / BEST)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless validation did."""
+        self._save_last(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what was reached, unless the error left a step half done."""
+        self._request.restore()
+        # One rank's error is no moment at which all of them can save.
+        if self._between_steps and trainer.world_size == 1 and not isinstance(exception, RunStopped):
+            self._save_last(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fail the run if its last state could not be saved.
+
+        Raises:
+            OSError: see above.
+        """
+        if self._failure is not None:
+            raise OSError(f"the run is done, but its last state is not saved: {self._failure}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._request.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"monitor": self.monitor, "best_model_score": self.best_model_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``; another metric starts anew."""
+        if state_dict["monitor"] == self.monitor:
+            self.best_model_score = state_dict["best_model_score"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the facts of the run, and bring Lightning's counters into the one form that it restores well."""
+        checkpoint[RUN_KEY] = {
+            **self._facts,
+            "steps": _steps_done(trainer),
+            "epoch": trainer.current_epoch,
+        }
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counters in (progress["total"], progress["current"]):
+            # A fetched batch is not a step: the resumed run fetches it again.
+            counters["ready"] = counters["started"] = counters["processed"] = counters["completed"]
+        progress["is_last_batch"] = progress["current"]["completed"] == trainer.num_training_batches
+
+    def _describe(self, trainer: Trainer) -> dict[str, Any]:
+        config = Path(trainer.default_root_dir) / "config.yaml"
+        return {
+            "code": code_and_versions(),
+            "config": config.read_text() if config.is_file() else None,
+            "dataset_hash": getattr(getattr(getattr(trainer, "datamodule", None), "manifest", None), "hash", None),
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
+            "world_size": trainer.world_size,
+        }
+
+    def _agree(self, trainer: Trainer) -> tuple[int, bool]:
+        """Whether to stop and whether to save, the same on all ranks."""
+        due = False
+        if self.every_n_steps is not None:
+            due = _steps_done(trainer) % self.every_n_steps == 0
+        if self.every_n_minutes is not None:
+            due = due or time.monotonic() - self._saved_at_s >= 60 * self.every_n_minutes
+        if trainer.world_size == 1:
+            return self._request.signum, due
+        wanted = torch.tensor([float(self._request.signum), float(due)], device=trainer.strategy.root_device)
+        signum, due_anywhere = trainer.strategy.reduce(wanted, reduce_op="max").tolist()
+        return int(signum), bool(due_anywhere)
+
+    def _save_last(self, trainer: Trainer) -> bool:
+        """Write ``last.ckpt``; false if the disk did not take it, which training survives."""
+        steps = _steps_done(trainer)
+        if trainer.fast_dev_run or steps == self._saved_steps:
+            return self._failure is None
+        self._saved_steps, self._saved_at_s = steps, time.monotonic()
+        new = self._folder / ".new.ckpt"
+        try:
+            trainer.save_checkpoint(new)
+            if trainer.is_global_zero:
+                rotate(new)
+        except OSError as error:
+            self._failure = f"after {steps} steps: {error}"
+            rank_zero_warn(f"no checkpoint {self._failure}; the one before is kept, training goes on")
+            # The other ranks wait here at the end of `save_checkpoint`.
+            trainer.strategy.barrier()
+        else:
+            self._failure = None
+        return self._failure is None
+
+    def _stop(self, trainer: Trainer, signum: int) -> None:
+        name = signal.Signals(signum).name
+        message = f"stopped by {name} after {_steps_done(trainer)} steps"
+        if self._failure is None:
+            message += f"; go on with --ckpt_path {self._folder / LAST}"
+        if signum == REQUEUE_SIGNAL and trainer.is_global_zero and requeue_job():
+            message += " (requeued)"
+        raise RunStopped(signum, message)
+
+
+def _steps_done(trainer: Trainer) -> int:
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)

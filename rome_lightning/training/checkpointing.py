@@ -1,0 +1,159 @@
+"""Checkpoint files of a run: written whole or not at all, verified when read, never executed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+BEST = "best.ckpt"
+RUN_KEY = "rome_run"
+"""Entry of a checkpoint that says which run it belongs to: code, configuration, data, steps."""
+
+_NEWEST_FIRST = (LAST, PREVIOUS, BEST)
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Check a file's length and the CRC-32 of each of its records, which ``torch.save`` stores.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, damaged, or no checkpoint.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        # What damage makes the archive reader raise depends on where it is.
+        raise ValueError(f"{path} is not a readable checkpoint: truncated or damaged ({error})") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is not a readable checkpoint: {damaged} in it is damaged")
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder that is whole; None where there is none yet.
+
+    Says which damaged files it passed over.
+
+    Raises:
+        ValueError: there are checkpoints, and all of them are damaged.
+    """
+    present = [folder / name for name in _NEWEST_FIRST if (folder / name).is_file()]
+    for index, path in enumerate(present):
+        try:
+            verify_checkpoint(path)
+        except ValueError as error:
+            if index + 1 == len(present):
+                raise ValueError(f"no checkpoint in {folder} can be read; the last reason: {error}") from error
+            rank_zero_warn(f"{error}; falling back to {present[index + 1].name}")
+        else:
+            return path
+    return None
+
+
+def set_aside_damaged(path: Path) -> None:
+    """Rename a damaged file, so that it does not take the place of an older one that is whole."""
+    if not path.is_file():
+        return
+    try:
+        verify_checkpoint(path)
+    except ValueError:
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+
+
+def rotate(new: Path) -> None:
+    """Make a finished file ``last.ckpt`` of its folder, and what was last ``previous.ckpt``.
+
+    At every moment there is a whole file under one of the two names.
+    """
+    last, previous = new.with_name(LAST), new.with_name(PREVIOUS)
+    if last.is_file():
+        _alias(last, previous)
+    os.replace(new, last)
+    _sync_folder(last.parent)
+
+
+def copy_as(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what was there, at once and for no space where links exist."""
+    _alias(source, target)
+    _sync_folder(target.parent)
+
+
+def _alias(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        # Some file systems have no hard links.
+        _write_atomically(temporary, source.read_bytes())
+    os.replace(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+class RunCheckpointIO(TorchCheckpointIO):
+    """Files appear under their name only when every byte is on disk; loading checks them and runs no code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Write beside the target, flush to disk, rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError):
+                # torch reports a failed write of its archive as this; the caller waits for errors of files.
+                raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
+            raise
+        _sync_folder(target.parent)
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Verify and read plain data, whatever the caller asks for."""
+        verify_checkpoint(Path(path))
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return loaded
