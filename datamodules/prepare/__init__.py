@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from datamodules.prepare.config import PrepareConfig
+from datamodules.prepare.config import BuildOptions, PrepareConfig
 
-__all__ = ["PrepareConfig", "expand_inputs", "prepare"]
+__all__ = ["BuildOptions", "PrepareConfig", "prepare"]
 
 
 def __getattr__(name: str) -> Any:
     # The tracker takes seconds to import: options and --help must not wait for it.
-    if name in ("prepare", "expand_inputs"):
+    if name == "prepare":
         from datamodules.prepare import pipeline
 
-        return getattr(pipeline, name)
+        return pipeline.prepare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

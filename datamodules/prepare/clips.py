@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 
 import rome_lightning
 from datamodules.codec import Clip
 from datamodules.prepare.config import PrepareConfig
+from datamodules.prepare.inputs import VideoInput
+from datamodules.prepare.statistics import clip_statistics, head_angles, sharpness, thumbnail
+from rome_lightning.tracking.identity import Embedder, is_person, similarity_to_most
+from rome_lightning.tracking.quality import split_shots
 from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.tracking.video import Video, read_video
 
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
 """Named in every clip; another version makes other shards."""
+SHORT_SHOT = "shot too short"
+OTHER_PERSON = "another person"
+UNVERIFIED = "person not verified"
+TURNED = "turned too far"
+UNSURE = "low confidence"
 BLURRED = "blurred"
+_FACES_PER_SHOT = 8
+"""Frames of each shot whose identity is measured."""
 
 
 @runtime_checkable
@@ -33,61 +43,117 @@ class SupportsTrack(Protocol):
 
 
 @dataclass(frozen=True)
-class VideoInput:
-    """A video and what the dataset calls it."""
+class VideoTools:
+    """What reads a video."""
 
-    path: Path
-    key: str
-    """Letters, digits and ``_``; clips append ``-000`` and so on, which keeps them in the videos' order."""
-    identity: str
-    sha256: str
+    tracker: SupportsTrack
+    embed: Embedder | None
+    """Tells people apart; None does not."""
 
 
-@dataclass(frozen=True)
-class VideoClips:
-    """What became of one video."""
+@dataclass
+class VideoReport:
+    """What became of one video, for ``report.html``; JSON values only."""
 
-    clips: Iterator[Clip]
-    num_clips: int
-    num_frames: int
-    """Frames that were tracked."""
-    num_used: int
+    input: str
+    num_frames: int = 0
+    """Frames that were read."""
+    num_used: int = 0
     """Frames that went into clips."""
-    rejected: dict[str, int]
+    footage_s: float = 0.0
+    """Seconds of video that the used frames stand for."""
+    rejected: dict[str, int] = field(default_factory=dict)
     """Frames by reason of rejection."""
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    """See ``clip_statistics``."""
+    best_rejected: dict[str, Any] | None = None
+    """The best frame that was left out: ``reason``, ``confidence``, ``picture`` (JPEG, base64)."""
+    failed: str = ""
+    """Why the whole video was left out; empty if it was not."""
+    kind: str = ""
+    """Of the failure: ``unusable``, ``crash`` or ``timeout``."""
 
 
-def make_clips(video: VideoInput, tracker: SupportsTrack, config: PrepareConfig, head: str) -> VideoClips:
+@dataclass
+class _Shot:
+    """A tracked shot and which of its frames can be used."""
+
+    frames: np.ndarray
+    """Numbers of its frames among those that were read."""
+    clip: TrackedClip
+    reasons: np.ndarray
+    """Why each frame is left out, empty if it is not."""
+    sharpness: np.ndarray
+
+    @property
+    def usable(self) -> np.ndarray:
+        return np.flatnonzero(self.reasons == "")
+
+    def reject(self, where: np.ndarray, reason: str) -> None:
+        """Give a reason to frames that have none."""
+        self.reasons[np.asarray(where) & (self.reasons == "")] = reason
+
+
+def make_clips(
+    video: VideoInput, tools: VideoTools, config: PrepareConfig, head: str, report: VideoReport
+) -> list[Clip]:
     """Read, track, filter and cut one video.
 
     Args:
         video: to read.
-        tracker: made for the image size of ``config``.
+        tools: the tracker is made for the image size of ``config``.
         config: options.
         head: name of the head model that the tracker fits.
+        report: filled as far as the video gets.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the video cannot be used; the text says why.
     """
     content = read_video(video.path, config.max_frames, config.fps, config.start_s, config.max_side)
-    tracked = tracker.track(content.frames, fps=content.fps)
-    _check_size(tracked, config)
-    images = np.asarray(tracked.images)
-    usable, rejected = _usable_frames(images, tracked, config)
-    if len(usable) < config.min_frames:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "too short"
-        raise ValueError(
-            f"{len(usable)} of {len(content)} frames can be used, needs {config.min_frames} ({reasons})"
-        )
-    parts = np.array_split(usable, -(-len(usable) // config.frames_per_clip))
+    report.num_frames = len(content)
+    shots, complaints, counts = _track_shots(content, tools.tracker, config)
+    if tools.embed is not None and config.min_identity_similarity is not None:
+        _check_identity(shots, tools.embed, config.min_identity_similarity)
+    num_good = sum(len(shot.usable) for shot in shots)
+    for shot in shots:
+        if len(shot.usable) < config.min_frames:
+            shot.reject(shot.reasons == "", SHORT_SHOT)
+        counts.update(reason for reason in shot.reasons if reason)
+    report.rejected = {reason: count for reason, count in sorted(counts.items()) if count}
+    report.num_used = sum(len(shot.usable) for shot in shots)
+    report.footage_s = report.num_used / content.fps
+    report.best_rejected = _best_rejected(shots)
+    if report.num_used == 0:
+        counts[SHORT_SHOT] -= num_good
+        raise ValueError(_why_nothing(num_good, len(content), +counts, complaints, config))
+    return list(_cut(video, shots, content, config, head, report))
 
-    def clips() -> Iterator[Clip]:
-        for number, part in enumerate(parts):
-            header = {"dataset": config.dataset, "head": head, "tracker": TRACKER}
-            yield _clip(video, number, part, images, content, tracked, header)
 
-    return VideoClips(clips(), len(parts), len(content), len(usable), rejected)
+def _track_shots(
+    content: Video, tracker: SupportsTrack, config: PrepareConfig
+) -> tuple[list[_Shot], list[str], Counter[str]]:
+    """Tracked shots, complaints about the others, and their frames by reason."""
+    shots: list[_Shot] = []
+    complaints: list[str] = []
+    counts: Counter[str] = Counter()
+    numbers = split_shots(content.frames)
+    for frames in numbers:
+        if len(frames) < config.min_frames and len(numbers) > 1:
+            counts[SHORT_SHOT] += len(frames)
+            continue
+        try:
+            pictures = content.frames if len(numbers) == 1 else content.frames[frames]
+            clip = tracker.track(pictures, fps=content.fps)
+            _check_size(clip, config)
+        except ValueError as error:
+            complaints.append(str(error))
+            counts["shot cannot be tracked"] += len(frames)
+            continue
+        shots.append(_judged(frames, clip, config))
+    if not shots and len(complaints) == 1:
+        raise ValueError(complaints[0])
+    return shots, complaints, counts
 
 
 def _check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
@@ -100,35 +166,70 @@ def _check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
         )
 
 
-def sharpness(
-    images: UInt8[np.ndarray, "n s s 3"], inside: Bool[np.ndarray, "n s s"]
-) -> Float[np.ndarray, " n"]:
-    """Mean squared Laplacian of the luminance inside a mask; falls with blur of focus or motion."""
-    grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    laplacian = np.zeros_like(grey)
-    laplacian[:, 1:-1, 1:-1] = (
-        grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    ) - 4 * grey[:, 1:-1, 1:-1]
-    area = inside.sum((1, 2)).clip(1)
-    return (laplacian**2 * inside).sum((1, 2)) / area
-
-
-def _usable_frames(
-    images: UInt8[np.ndarray, "n s s 3"], tracked: TrackedClip, config: PrepareConfig
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Indices of the frames to keep, and the others counted by reason."""
-    valid = np.asarray(tracked.valid, dtype=bool)
-    reasons: Counter[str] = Counter(
-        reason or "invalid" for reason, good in zip(tracked.reasons, valid, strict=True) if not good
+def _judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> _Shot:
+    """A shot with what the tracker and the thresholds say about its frames."""
+    valid = np.asarray(clip.valid, dtype=bool)
+    reasons = np.array(
+        ["" if good else reason or "invalid" for reason, good in zip(clip.reasons, valid, strict=True)],
+        dtype=object,
     )
+    values = sharpness(np.asarray(clip.images), _face_boxes(clip, config.image_size))
+    shot = _Shot(frames, clip, reasons, values)
     if valid.any():
-        values = sharpness(images, _face_boxes(tracked, config.image_size))
-        sharp = values >= config.min_sharpness_ratio * np.median(values[valid])
-        blurred = int((valid & ~sharp).sum())
-        if blurred:
-            reasons[BLURRED] = blurred
-        valid &= sharp
-    return np.flatnonzero(valid), dict(sorted(reasons.items()))
+        limits = np.array([config.max_yaw, config.max_pitch, config.max_roll])
+        shot.reject((np.abs(head_angles(clip.params.pose)) > limits).any(1), TURNED)
+        shot.reject(clip.confidence.numpy() < config.min_confidence, UNSURE)
+        shot.reject(values < config.min_sharpness_ratio * np.median(values[valid]), BLURRED)
+    return shot
+
+
+def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> None:
+    """Reject shots and frames of other people than the one who is seen most."""
+    chosen = [_spread(shot.usable, _FACES_PER_SHOT) for shot in shots]
+    pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
+    if sum(map(len, pictures)) < 2:
+        return
+    similarity = similarity_to_most(np.concatenate(pictures), embed)
+    start = 0
+    for shot, rows in zip(shots, chosen, strict=True):
+        measured = torch.full((len(shot.frames),), torch.nan)
+        measured[torch.from_numpy(rows)] = similarity[start : start + len(rows)]
+        start += len(rows)
+        if len(shots) > 1 and bool(measured.isnan().all()):
+            shot.reject(shot.reasons == "", UNVERIFIED)
+        shot.reject(~is_person(measured, least).numpy(), OTHER_PERSON)
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    if len(indices) == 0:
+        return indices
+    return indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))]
+
+
+def _best_rejected(shots: Sequence[_Shot]) -> dict[str, Any] | None:
+    """The most trustworthy frame among those left out."""
+    best: tuple[float, _Shot, int] | None = None
+    for shot in shots:
+        confidence = torch.nan_to_num(shot.clip.confidence).numpy()
+        for index in np.flatnonzero(shot.reasons != ""):
+            if best is None or confidence[index] > best[0]:
+                best = (float(confidence[index]), shot, int(index))
+    if best is None:
+        return None
+    confidence_of, shot, index = best
+    return {
+        "reason": str(shot.reasons[index]),
+        "confidence": round(confidence_of, 3),
+        "picture": thumbnail(np.asarray(shot.clip.images[index])),
+    }
+
+
+def _why_nothing(
+    num_good: int, num_frames: int, rejected: Counter[str], complaints: Sequence[str], config: PrepareConfig
+) -> str:
+    reasons = [f"{reason} {count}" for reason, count in sorted(rejected.items())]
+    text = "; ".join([", ".join(reasons) or "too short", *complaints[:1]])
+    return f"{num_good} of {num_frames} frames can be used, needs {config.min_frames} in a shot ({text})"
 
 
 def _face_boxes(tracked: TrackedClip, size: int) -> Bool[np.ndarray, "n s s"]:
@@ -141,43 +242,54 @@ def _face_boxes(tracked: TrackedClip, size: int) -> Bool[np.ndarray, "n s s"]:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _clip(
+def _cut(
     video: VideoInput,
-    number: int,
-    part: np.ndarray,
-    images: UInt8[np.ndarray, "n s s 3"],
+    shots: Sequence[_Shot],
     content: Video,
-    tracked: TrackedClip,
-    header: dict[str, str],
-) -> Clip:
-    params = tracked.params
-    crop = tracked.crop
+    config: PrepareConfig,
+    head: str,
+    report: VideoReport,
+) -> Iterator[Clip]:
+    number = 0
+    for shot in shots:
+        usable = shot.usable
+        for part in np.array_split(usable, -(-len(usable) // config.frames_per_clip)) if len(usable) else []:
+            clip = _clip(f"{video.key}-{number:03d}", video, shot, part, content)
+            clip = replace(
+                clip, header={**clip.header, "dataset": config.dataset, "head": head, "tracker": TRACKER}
+            )
+            report.clips.append(clip_statistics(clip, shot.sharpness[part]))
+            number += 1
+            yield clip
+
+
+def _clip(key: str, video: VideoInput, shot: _Shot, part: np.ndarray, content: Video) -> Clip:
+    params, crop = shot.clip.params, shot.clip.crop
     corners = [crop.left, crop.top, crop.left + crop.side, crop.top + crop.side]
 
     def rows(values: object) -> np.ndarray:
         return torch.as_tensor(values).detach().numpy()[part]
 
     return Clip(
-        key=f"{video.key}-{number:03d}",
+        key=key,
         identity=video.identity,
-        images=images[part],
-        regions=rows(tracked.regions).astype(np.uint8),
-        matte=(rows(tracked.matte).clip(0, 1) * 255 + 0.5).astype(np.uint8),
+        images=np.asarray(shot.clip.images)[part],
+        regions=rows(shot.clip.regions).astype(np.uint8),
+        matte=(rows(shot.clip.matte).clip(0, 1) * 255 + 0.5).astype(np.uint8),
         arrays={
             "shape": params.shape[0].detach().numpy(),
             "expression": rows(params.expression),
             "pose": rows(params.pose),
             "camera": rows(params.camera),
-            "landmarks": rows(tracked.landmarks)[..., :2],
+            "landmarks": rows(shot.clip.landmarks)[..., :2],
             "bbox": np.tile(np.array(corners, dtype=np.float32), (len(part), 1)),
-            "confidence": rows(tracked.confidence),
-            "frame_number": content.frame_numbers[part],
-            "timestamp": content.timestamps[part],
+            "confidence": rows(shot.clip.confidence),
+            "frame_number": content.frame_numbers[shot.frames[part]],
+            "timestamp": content.timestamps[shot.frames[part]],
             "valid": np.ones(len(part), dtype=np.uint8),
         },
         header={
-            **header,
-            "source": video.path.name,
+            "source": video.name,
             "source_sha256": video.sha256,
             "fps": f"{content.fps:.6g}",
             "source_height": str(content.frames.shape[1]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,29 @@ class PrepareConfig:
     max_frames: int = 256
     """At most so many frames of each video are tracked."""
     frames_per_clip: int = 64
-    """Longer videos are cut into clips of at most so many frames; their identity is one."""
+    """Longer shots are cut into clips of at most so many frames; their identity is one."""
     min_frames: int = 8
-    """Videos with fewer usable frames are rejected."""
+    """Shots with fewer usable frames are rejected, and videos without any other shot."""
     min_sharpness_ratio: float = 0.35
-    """Frames are rejected as blurred below this share of the median sharpness of their video."""
+    """Frames are rejected as blurred below this share of the median sharpness of their shot."""
+    min_face_px: float = 48.0
+    """Frames are rejected whose face is less high than this in the video, hairline to chin, pixels."""
+    max_yaw: float = 60.0
+    """Frames are rejected in which the head is turned further to a side than this, degrees."""
+    max_pitch: float = 45.0
+    """The same for looking up or down, degrees."""
+    max_roll: float = 45.0
+    """The same for leaning to a shoulder, degrees."""
+    min_confidence: float = 0.3
+    """Frames are rejected whose confidence is lower: the uncovered share of the face, halved by a fit
+    error of 5 % of the distance of the irises. [0, 1]."""
+    max_covered: float = 0.05
+    """Frames are rejected in which hands or things hide more of the face than this share, [0, 1]."""
+    min_identity_similarity: float | None = 0.363
+    """Frames are rejected as another person whose face is less alike the one seen most in the video:
+    cosine similarity of SFace, whose authors take faces above 0.363 for one person. null does not check."""
     max_upscale: float = 3.0
-    """Videos whose face would have to be enlarged more than this are rejected."""
+    """Shots whose face would have to be enlarged more than this are rejected."""
     max_side: int = 1280
     """Larger videos are averaged down to this longer side while they are decoded, pixels."""
     videos_per_shard: int = 16
@@ -64,15 +80,48 @@ class PrepareConfig:
                 "val_ratio and test_ratio must leave identities to train on, got "
                 f"{self.val_ratio} and {self.test_ratio}"
             )
+        for name in ("min_confidence", "max_covered", "min_sharpness_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("max_yaw", "max_pitch", "max_roll"):
+            if not 0 < getattr(self, name) <= 180:
+                raise ValueError(f"{name} must be in (0, 180] degrees, got {getattr(self, name)}")
         both = set(self.val_identities) & set(self.test_identities)
         if both:
             raise ValueError(f"identities cannot be in two splits: {', '.join(sorted(both))}")
 
     def clip_settings(self) -> dict[str, Any]:
         """The options that change the content of a clip, and so belong to a shard's spec."""
-        names = (
-            "dataset", "image_size", "fps", "start_s", "max_frames", "frames_per_clip", "min_frames",
-            "min_sharpness_ratio", "max_upscale", "max_side",
-        )  # fmt: skip
-        content = asdict(self)
-        return {name: content[name] for name in names}
+        others = {
+            "head", "videos_per_shard", "licence",
+            "val_ratio", "test_ratio", "val_identities", "test_identities",
+        }  # fmt: skip
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How the work is done; nothing here changes a byte of the dataset."""
+
+    workers: int = 1
+    """Processes that track videos, each on one core and with up to 2 GB of memory; on a cluster, per job.
+    0 tracks in this process, where a crash of a decoder ends the run."""
+    video_limit_s: float = 1800.0
+    """A video that takes longer is tried once more, then listed as failed, seconds."""
+    retry_failed: bool = False
+    """Make shards again in which a video crashed or took too long, of this or an earlier run."""
+    engine: Literal["local", "submitit", "ray"] = "local"
+    """Where shards are made: on this machine, as an array of SLURM jobs (``pip install submitit``), or as
+    tasks of a Ray cluster (``pip install ray``). The output folder must be seen by all machines."""
+    jobs: int = 8
+    """Jobs or tasks among which submitit and Ray divide the shards."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """Parameters of submitit's executor, such as ``slurm_partition: cpu``, ``timeout_min: 600``,
+    ``mem_gb: 16``; ``cluster: local`` or ``debug`` runs the jobs here."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+        for name in ("video_limit_s", "jobs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

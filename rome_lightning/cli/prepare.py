@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 
 def _parser() -> ArgumentParser:
-    from datamodules.prepare.config import PrepareConfig
+    from datamodules.prepare.config import BuildOptions, PrepareConfig
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -20,7 +21,18 @@ def _parser() -> ArgumentParser:
         "--output data/mine --config experiments/data/prepare.yaml",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
-    parser.add_argument("videos", nargs="*", type=Path, help="Video files, or folders of them.")
+    parser.add_argument(
+        "videos",
+        nargs="*",
+        type=Path,
+        help="Video files, folders of them, or lists: .txt and .tsv with a path or id per line and, after "
+        "a tab, the person; .csv with a comma.",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="Folder that the lines of lists are relative to; by default that of the list.",
+    )
     parser.add_argument("--output", type=Path, help="Folder of the dataset; created if needed. Required.")
     parser.add_argument(
         "--identities",
@@ -30,11 +42,19 @@ def _parser() -> ArgumentParser:
         "of its own. No person is ever in two splits.",
     )
     parser.add_argument(
+        "--identity_from",
+        type=Literal["video", "folder"],
+        default="video",
+        help="Who is in a video that nobody names: a person of its own, or the person after whom the first "
+        "folder below the given one is called (VoxCeleb2).",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="End with exit code 1 if any video failed, not only if all did.",
     )
     parser.add_class_arguments(PrepareConfig, None)
+    parser.add_class_arguments(BuildOptions, None)
     return parser
 
 
@@ -54,10 +74,21 @@ def main(argv: list[str]) -> int:
     if options.output is None:
         parser.error("where to? give --output DIR")
     # Heavy imports only now, so that --help and usage errors answer at once.
-    from datamodules.prepare import PrepareConfig, prepare
+    from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 
-    config = PrepareConfig(**{name: options[name] for name in PrepareConfig.__dataclass_fields__})
-    manifest = prepare(options.videos, options.output, config, options.identities)
+    config, build = (
+        kind(**{name: options[name] for name in kind.__dataclass_fields__})
+        for kind in (PrepareConfig, BuildOptions)
+    )
+    manifest = prepare(
+        options.videos,
+        options.output,
+        config,
+        options.identities,
+        options=build,
+        root=options.root,
+        identity_from=options.identity_from,
+    )
     frames = sum(shard.frames for shard in manifest.shards)
     clips = sum(shard.clips for shard in manifest.shards)
     print(f"{options.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")

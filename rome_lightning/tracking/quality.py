@@ -102,6 +102,29 @@ def continuous_shot(
     return longest
 
 
+def split_shots(frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray]:
+    """Frame numbers of each shot of a video, shots in the order of their first frame.
+
+    A shot goes on after an interruption if the colours of the picture return; flashes are shots of their
+    own. A cut between two pictures of like colours is not seen here but by ``continuous_shot`` or by the
+    face's identity.
+    """
+    shots: list[list[int]] = []
+    last: list[Float64[np.ndarray, "9 64"]] = []
+    for index, frame in enumerate(frames):
+        layout = _colour_layout(frame)
+        for number in reversed(range(len(shots))):
+            if np.abs(last[number] - layout).sum() / 2 / len(layout) < _CUT:
+                break
+        else:
+            number = len(shots)
+            shots.append([])
+            last.append(layout)
+        shots[number].append(index)
+        last[number] = layout
+    return [np.array(shot) for shot in shots]
+
+
 def _moves(before: Float[Tensor, " 4"], after: Float[Tensor, " 4"], seconds: float) -> bool:
     """Whether a head can get from one box to the other in that time."""
     sizes = [float((box[2:] - box[:2]).norm()) for box in (before, after)]

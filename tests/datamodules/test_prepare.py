@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from datamodules.manifest import Manifest
-from datamodules.prepare import PrepareConfig, expand_inputs, prepare
-from datamodules.prepare.clips import sharpness
-from datamodules.prepare.pipeline import name_inputs, split_of
+from datamodules.prepare import PrepareConfig, prepare
+from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, split_of
+from datamodules.prepare.statistics import sharpness
 from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli import prepare as cli
@@ -25,19 +25,21 @@ from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.tracker import Problem, TrackedClip
 from rome_lightning.tracking.video import write_video
 
-CONFIG = PrepareConfig(image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2)
+CONFIG = PrepareConfig(
+    image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2, min_identity_similarity=None
+)
 
 
 def write_clip(path: Path, seed: int, num_frames: int = 12) -> Path:
-    """Textured frames of 96 x 80 pixels whose mean grows with time."""
+    """Textured frames of 96 x 80 pixels that become brighter slowly."""
     rng = np.random.default_rng(seed)
     texture = rng.integers(0, 80, (80, 96, 3))
-    frames = [np.clip(texture + 10 * i, 0, 255).astype(np.uint8) for i in range(num_frames)]
+    frames = [np.clip(texture + 4 * i, 0, 255).astype(np.uint8) for i in range(num_frames)]
     return write_video(path, frames, fps=12)
 
 
 class SquareTracker:
-    """Tells dark videos from bright ones, no more; the third frame is always a profile."""
+    """Finds a face in the same square of every frame; the third frame is always a profile."""
 
     calls: int = 0
 
@@ -85,7 +87,11 @@ def run(videos: list[Path], output: Path, log: list[str] | None = None, **change
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+    return {
+        f.name: hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.iterdir())
+        if not f.name.startswith(".")
+    }
 
 
 def test_content_of_the_dataset(videos: list[Path], tmp_path: Path) -> None:
@@ -146,7 +152,7 @@ def test_interrupted_run_goes_on(videos: list[Path], tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(videos, tmp_path / "d")
     assert not (tmp_path / "d/manifest.json").exists()
-    assert not [f for f in (tmp_path / "d").iterdir() if f.name.startswith(".")]
+    assert not [f for f in (tmp_path / "d").rglob("*.tmp")]
     monkeypatch.setattr(SquareTracker, "track", track)
     SquareTracker.calls = 0
     run(videos, tmp_path / "d")
@@ -194,7 +200,9 @@ def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: 
 
 
 def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of the 3 videos .*11 of 12 frames can be used, needs 12"):
+    with pytest.raises(
+        ValueError, match=r"none of the 3 videos .*11 of 12 frames can be used, needs 12 in a shot"
+    ):
         run(videos, tmp_path / "d", min_frames=12)
     with pytest.raises(ValueError, match=r"would enlarge it 6\.9 times"):
         run(videos, tmp_path / "d", image_size=480, max_upscale=2.0)
@@ -235,7 +243,7 @@ def test_sharpness_is_the_mean_squared_laplacian() -> None:
 
 class TestInputs:
     def test_folders_and_missing_files(self, videos: list[Path], tmp_path: Path) -> None:
-        assert expand_inputs([videos[0].parent]) == videos
+        assert [video.path for video in expand_inputs([videos[0].parent])[0]] == videos
         with pytest.raises(FileNotFoundError, match="no video at"):
             expand_inputs([tmp_path / "nowhere.mp4"])
         (tmp_path / "empty").mkdir()
@@ -248,7 +256,10 @@ class TestInputs:
         same_name = write_clip(other / "bert.mp4", 9)
         copy = other / "copy.mp4"
         copy.write_bytes(videos[0].read_bytes())
-        inputs = name_inputs([*videos, same_name, copy], {"anna 1": "anna", "anna 2": "anna"})
+        files = [VideoFile(path, path.name) for path in (*videos, same_name, copy)]
+        hashes, _ = hash_inputs(files, tmp_path)
+        inputs, copies = name_inputs(files, {"anna 1": "anna", "anna 2": "anna"}, hashes)
+        assert copies == [{"input": "copy.mp4", "reason": "same content as anna 1.mp4, which is used"}]
         keys = [item.key for item in inputs]
         assert len(inputs) == 4
         assert keys == sorted(keys)
@@ -256,7 +267,7 @@ class TestInputs:
         assert all(key.startswith("bert_") for key in keys[2:])
         assert [item.identity for item in inputs[:2]] == ["anna", "anna"]
         with pytest.raises(ValueError, match="carl"):
-            name_inputs(videos, {"carl": "x"})
+            name_inputs(files, {"carl": "x"}, hashes)
 
     def test_clip_keys_sort_like_their_videos(self) -> None:
         keys = sorted(["a", "a_0", "a0", "a_b", "ab", "A"])
@@ -292,9 +303,11 @@ class TestCommand:
     @pytest.fixture(autouse=True)
     def fake_tracker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("datamodules.prepare.pipeline.default_tracker", SquareTracker)
+        monkeypatch.setattr("datamodules.prepare.pipeline.resolve", lambda name: Path(name))
 
     def arguments(self, videos: list[Path], output: Path) -> list[str]:
         options = ["--image_size=64", "--fps=null", "--frames_per_clip=8", "--min_frames=4"]
+        options += ["--min_identity_similarity=null", "--workers=0"]
         return [*map(str, videos), "--output", str(output), *options]
 
     def test_makes_a_dataset(self, videos: list[Path], tmp_path: Path, capsys: Any) -> None:

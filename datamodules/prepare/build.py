@@ -1,0 +1,223 @@
+"""Shards from videos: in this process, in worker processes, or in jobs of a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepare.clips import VideoReport
+from datamodules.prepare.config import BuildOptions, PrepareConfig
+from datamodules.prepare.parts import (
+    FOLDER,
+    MakeEmbedder,
+    MakeTracker,
+    Part,
+    PartMaker,
+    finished_part,
+    give_up_part,
+    join_parts,
+    remove_parts,
+)
+from datamodules.prepare.workers import GivenUp, limit_threads, run_tasks
+from datamodules.shards import finished_shard
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to be made."""
+
+    split: str
+    name: str
+    spec: Mapping[str, Any]
+    parts: list[Part]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes the shards of a plan; picklable, so that it can be a job of a cluster."""
+
+    output: Path
+    config: PrepareConfig
+    options: BuildOptions
+    make_tracker: MakeTracker
+    make_embedder: MakeEmbedder
+
+    def build(self, plans: Sequence[ShardPlan], log: Log) -> None:
+        """Make every shard that is not finished.
+
+        Raises:
+            OSError: something cannot be written; what is finished stays.
+        """
+        todo = [plan for plan in plans if self._needed(plan, log)]
+        if not todo:
+            return
+        folder = self.output / FOLDER
+        folder.mkdir(exist_ok=True)
+        missing = {
+            plan.name: {part.name for part in plan.parts if finished_part(part, folder) is None}
+            for plan in todo
+        }
+        parts = [part for plan in todo for part in plan.parts if part.name in missing[plan.name]]
+        progress = _Progress(len(parts), sum(len(plan.parts) for plan in todo), log)
+        for plan in todo:
+            if not missing[plan.name]:
+                self._join(plan, log)
+        plan_of = {part.name: plan for plan in todo for part in plan.parts}
+        for part, report in self._reports(parts, folder):
+            progress.tell(report)
+            plan = plan_of[part.name]
+            missing[plan.name].discard(part.name)
+            if not missing[plan.name]:
+                self._join(plan, log)
+
+    def _needed(self, plan: ShardPlan, log: Log) -> bool:
+        info = finished_shard(self.output, plan.name, plan.spec)
+        if info is None:
+            return True
+        if self.options.retry_failed and any(
+            item.get("kind") in ("crash", "timeout") for item in info.failed
+        ):
+            log(f"{plan.name}: made again, for a video in it crashed or took too long")
+            (self.output / f"{plan.name}.json").unlink()
+            return True
+        log(f"{plan.name}: kept from an earlier run ({info.clips} clips, {info.frames} frames)")
+        return False
+
+    def _reports(self, parts: Sequence[Part], folder: Path) -> Iterator[tuple[Part, VideoReport]]:
+        """Do the parts; yields each when it is on disk."""
+        maker = PartMaker(folder, self.config, self.make_tracker, self.make_embedder)
+        # Sums of floats depend on how threads divide them: one thread gives the same bytes everywhere.
+        with limit_threads(1):
+            if self.options.workers == 0 or not parts:
+                make = maker() if parts else None
+                yield from ((part, make(part)) for part in parts if make is not None)
+                return
+            for part, result in run_tasks(parts, maker, self.options.workers, self.options.video_limit_s):
+                if isinstance(result, GivenUp):
+                    result = give_up_part(part, folder, result.reason, result.kind)
+                yield part, result
+
+    def _join(self, plan: ShardPlan, log: Log) -> None:
+        info = join_parts(plan.name, plan.spec, plan.parts, self.output)
+        remove_parts([part.name for part in plan.parts], self.output / FOLDER)
+        log(f"{plan.name}: finished ({info.clips} clips, {info.frames} frames)")
+
+
+class _Progress:
+    """Tells what became of each video and how long the others will take."""
+
+    def __init__(self, todo: int, total: int, log: Log) -> None:
+        self.todo, self.total, self.log = todo, total, log
+        self.done = 0
+        self.start = time.monotonic()
+        kept = f", {total - todo} of them done in an earlier run" if total > todo else ""
+        log(f"{total} videos{kept}")
+
+    def tell(self, report: VideoReport) -> None:
+        self.done += 1
+        place = f"[{self.total - self.todo + self.done}/{self.total}] {report.input}"
+        if report.failed:
+            self.log(f"{place}: FAILED: {report.failed}{self._left()}")
+            return
+        rejected = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items())
+        without = f" (rejected: {rejected})" if rejected else ""
+        used = f"{report.num_used} of {report.num_frames} frames in {len(report.clips)} clips{without}"
+        self.log(f"{place}: {used}{self._left()}")
+
+    def _left(self) -> str:
+        left = self.todo - self.done
+        if not left:
+            return ""
+        seconds = (time.monotonic() - self.start) * left / self.done
+        if seconds < 100:
+            return f", about {seconds:.0f} s left"
+        minutes = seconds / 60
+        return f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
+
+
+def build_everywhere(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
+    """Make the shards with the engine that the options name; returns when all are finished.
+
+    Raises:
+        ImportError: the engine is not installed.
+        RuntimeError: a job failed; the shards that it finished stay.
+    """
+    engine = {"local": _local, "submitit": _submitit, "ray": _ray}[builder.options.engine]
+    engine(builder, plans, log)
+
+
+def _local(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
+    builder.build(plans, log)
+
+
+def _shares(builder: Builder, plans: Sequence[ShardPlan]) -> list[list[ShardPlan]]:
+    """Shards of each job, dealt out in turn."""
+    jobs = min(builder.options.jobs, len(plans))
+    return [list(plans[job::jobs]) for job in range(jobs)]
+
+
+def _run_share(builder: Builder, plans: Sequence[ShardPlan]) -> int:
+    """Body of a job."""
+    builder = replace(builder, options=replace(builder.options, engine="local"))
+    builder.build(plans, partial(print, flush=True))
+    return len(plans)
+
+
+def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError(
+            "engine submitit needs the package submitit: pip install 'rome-lightning[slurm]'"
+        ) from error
+    options = builder.options
+    parameters = {"name": "rome-prepare", "cpus_per_task": max(options.workers, 1), **options.slurm}
+    folder = builder.output / ".jobs"
+    executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+    executor.update_parameters(**parameters)
+    shares = _shares(builder, plans)
+    jobs = executor.map_array(partial(_run_share, builder), shares)
+    log(f"{len(jobs)} jobs for {len(plans)} shards ({jobs[0].job_id} ...), what they print is in {folder}")
+    failed = []
+    for job, share in zip(jobs, shares, strict=True):
+        error = job.exception()
+        if error is not None:
+            failed.append(f"{job.job_id}: {' '.join(str(error).split())[-300:]}")
+        log(f"job {job.job_id}: {'FAILED' if error is not None else 'finished'} ({len(share)} shards)")
+    _raise_failed_jobs(failed, folder)
+
+
+def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("engine ray needs the package ray: pip install 'rome-lightning[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True)
+    work = ray.remote(num_cpus=max(builder.options.workers, 1), max_retries=1)(_run_share)
+    shares = _shares(builder, plans)
+    waiting = {work.remote(builder, share): share for share in shares}
+    failed = []
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+        share = waiting.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as error:
+            failed.append(" ".join(str(error).split())[-300:])
+        log(f"{len(share)} shards done, {sum(map(len, waiting.values()))} left")
+    _raise_failed_jobs(failed, builder.output)
+
+
+def _raise_failed_jobs(failed: Sequence[str], folder: Path) -> None:
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} jobs failed, run the same command again to make the shards that are missing; "
+            f"what they printed is in {folder}; the first: {failed[0]}"
+        )

@@ -1,0 +1,232 @@
+"""Which videos a dataset is made from: files, folders, id lists; who is in them; which split they go to."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.prepare.config import PrepareConfig
+from datamodules.shards import write_atomic
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
+LIST_SUFFIXES = (".txt", ".tsv", ".csv")
+_HASHES = ".inputs.json"
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video as it was given."""
+
+    path: Path
+    name: str
+    """Path below the folder that was given, or the file's name; with ``/`` on every system."""
+    identity: str | None = None
+    """Person, where an id list or a folder names one."""
+
+    @property
+    def stem(self) -> str:
+        """``name`` without suffix."""
+        return self.name.removesuffix(self.path.suffix)
+
+
+@dataclass(frozen=True)
+class VideoInput:
+    """A video and what the dataset calls it."""
+
+    path: Path
+    key: str
+    """Letters, digits and ``_``; clips append ``-000`` and so on, which keeps them in the videos' order."""
+    identity: str
+    sha256: str
+    name: str
+    """See ``VideoFile.name``."""
+
+
+def expand_inputs(
+    paths: Sequence[Path], root: Path | None = None, identity_from: str = "video"
+) -> tuple[list[VideoFile], list[dict[str, str]]]:
+    """Files as they are; folders become the videos in them, at any depth; lists what their lines name.
+
+    Args:
+        paths: videos, folders and lists (``LIST_SUFFIXES``).
+        root: folder that the lines of lists are relative to; by default that of the list.
+        identity_from: ``folder`` names the person after the first folder below the given one.
+
+    Returns:
+        Videos, and the lines of lists that name none, as ``{"input": ..., "reason": ...}``.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder or list has no video.
+    """
+    videos: list[VideoFile] = []
+    missing: list[dict[str, str]] = []
+    for path in paths:
+        if path.is_dir():
+            found = list(_in_folder(path, path, identity_from))
+            if not found:
+                raise FileNotFoundError(f"folder {path} has no video ({', '.join(VIDEO_SUFFIXES)})")
+            videos += found
+        elif not path.exists():
+            raise FileNotFoundError(f"no video at {path}")
+        elif path.suffix.lower() in LIST_SUFFIXES:
+            found, lost = _read_list(path, root or path.parent, identity_from)
+            if not found:
+                raise FileNotFoundError(
+                    f"list {path} names no video below {root or path.parent}; set --root to the folder "
+                    "that its lines are relative to"
+                )
+            videos += found
+            missing += lost
+        else:
+            videos.append(VideoFile(path, path.name))
+    return videos, missing
+
+
+def _in_folder(
+    folder: Path, top: Path, identity_from: str, identity: str | None = None
+) -> Iterator[VideoFile]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+            continue
+        below = path.relative_to(top)
+        person = below.parts[0] if identity_from == "folder" and len(below.parts) > 1 else None
+        yield VideoFile(path, below.as_posix(), identity or person)
+
+
+def _read_list(path: Path, root: Path, identity_from: str) -> tuple[list[VideoFile], list[dict[str, str]]]:
+    """Videos of a list: a path or id per line and, after a tab (in ``.csv`` a comma), the person."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"list {path} is not UTF-8 text: {error}") from error
+    rows = csv.reader(lines, delimiter="," if path.suffix.lower() == ".csv" else "\t")
+    videos: list[VideoFile] = []
+    missing: list[dict[str, str]] = []
+    for row in rows:
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or cells[0].startswith("#"):
+            continue
+        entry, identity = cells[0], (cells[1] if len(cells) > 1 else "") or None
+        found = _named(entry, root, identity_from, identity)
+        videos += found
+        if not found:
+            missing.append({"input": entry, "reason": f"no video of this name below {root.name or root}"})
+    return videos, missing
+
+
+def _named(entry: str, root: Path, identity_from: str, identity: str | None) -> list[VideoFile]:
+    """Videos that a line of a list means: a file, all of a folder (one person), or an id without suffix."""
+    path = root / entry
+    if path.is_dir():
+        return list(_in_folder(path, root, identity_from, identity or Path(entry).as_posix()))
+    candidates = (
+        [path] if path.is_file() else sorted(Path(p) for p in glob.glob(glob.escape(str(path)) + ".*"))
+    )
+    found = [p for p in candidates if p == path or p.suffix.lower() in VIDEO_SUFFIXES][:1]
+    if not found:
+        return []
+    name = Path(entry).name if Path(entry).is_absolute() else found[0].relative_to(root).as_posix()
+    parts = Path(name).parts
+    person = parts[0] if identity_from == "folder" and len(parts) > 1 else None
+    return [VideoFile(found[0], name, identity or person)]
+
+
+def name_inputs(
+    videos: Sequence[VideoFile], identities: Mapping[str, str], hashes: Mapping[Path, str]
+) -> tuple[list[VideoInput], list[dict[str, str]]]:
+    """Give each video a key and an identity.
+
+    Args:
+        videos: files; the same content twice is taken once.
+        identities: person by name without suffix, with or without folders; wins over the video's own.
+            Others are a person of their own, called as the file.
+        hashes: sha256 by path.
+
+    Returns:
+        Videos sorted by key, and those left out because they are copies.
+
+    Raises:
+        ValueError: ``identities`` names a video that is not there.
+    """
+    unknown = set(identities) - {name for video in videos for name in (video.stem, video.path.stem)}
+    if unknown:
+        raise ValueError(f"identities names videos that were not given: {few(unknown)}")
+    by_hash: dict[str, VideoFile] = {}
+    copies = []
+    for video in videos:
+        first = by_hash.setdefault(hashes[video.path], video)
+        if first is not video and first.path.resolve() != video.path.resolve():
+            copies.append({"input": video.name, "reason": f"same content as {first.name}, which is used"})
+    keys = Counter(_key(video.stem) for video in by_hash.values())
+    stems = Counter(video.stem for video in by_hash.values())
+    inputs = []
+    for digest, video in by_hash.items():
+        key = _key(video.stem)
+        # Two videos of one name in different folders are told apart by their content.
+        key = key if keys[key] == 1 else f"{key}_{digest[:8]}"
+        own = video.identity or (video.stem if stems[video.stem] == 1 else key)
+        identity = identities.get(video.stem) or identities.get(video.path.stem) or own
+        inputs.append(VideoInput(video.path, key, identity, digest, video.name))
+    return sorted(inputs, key=lambda item: item.key), copies
+
+
+def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, str], list[dict[str, str]]]:
+    """sha256 of every video that can be read, remembered in ``output`` by size and time of change.
+
+    Returns:
+        Hash by path, and the videos that cannot be read.
+    """
+    memory = output / _HASHES
+    try:
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    fresh, hashes, failed = {}, {}, []
+    for video in videos:
+        try:
+            state = video.path.stat()
+            if state.st_size == 0:
+                raise ValueError("the file is empty (0 bytes)")
+            place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+            digest = known.get(place) or _sha256(video.path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            failed.append({"input": video.name, "reason": f"cannot be read: {reason}"})
+            continue
+        fresh[place] = hashes[video.path] = digest
+    if fresh != known:
+        write_atomic(memory, json.dumps(fresh, indent=0, sort_keys=True).encode())
+    return hashes, failed
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_of(identity: str, config: PrepareConfig) -> str:
+    """Split of an identity: as listed, else by a hash of its name."""
+    if identity in config.test_identities:
+        return "test"
+    if identity in config.val_identities:
+        return "val"
+    place = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) / 2**32
+    if place < config.test_ratio:
+        return "test"
+    return "val" if place < config.test_ratio + config.val_ratio else "train"
+
+
+def few(names: set[str]) -> str:
+    """The first of many names, for messages."""
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _key(stem: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", stem)[:64] or "video"
