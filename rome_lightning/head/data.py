@@ -64,7 +64,8 @@ class HeadData:
     """Embeddings by name: ``mediapipe`` (478 points), ``ibug68`` (68 points), ``mediapipe105`` (the part of
     MediaPipe's points that FLAME's official embedding has, with ``indices``)."""
     midpoints: Int[Tensor, "m 2"] | None = None
-    """Pairs of carrying vertices; vertex ``c + i`` is the mean of pair ``i``."""
+    """Pairs of carrying vertices; vertex ``c + i`` is at rest, and in its skinning weights, the mean of pair
+    ``i``."""
     pose_basis: Float[Tensor, "p x"] | None = None
     """Pose correctives: flattened (R - I) of all joints but the root (p = 36) to displacements (x = 3 c)."""
     licence: str = ""

@@ -31,8 +31,7 @@ class HeadModel(nn.Module):
     vertex_uvs: Float[Tensor, "v 2"]
     _planar_template: Float[Tensor, " x"]
     _planar_basis: Float[Tensor, "n x"]
-    _planar_weights: Float[Tensor, "5 c"]
-    _planar_vertex_weights: Float[Tensor, "5 v"]
+    _planar_weights: Float[Tensor, "5 v"]
 
     def __init__(self, data: HeadData) -> None:
         super().__init__()
@@ -52,7 +51,6 @@ class HeadModel(nn.Module):
         self.has_pose_basis = data.pose_basis is not None
         self._register("_planar_template", data.template.T.flatten())
         self._register("_planar_basis", torch.cat(planes))
-        self._register("_planar_weights", data.skinning_weights.T)
         self._register("joint_template", data.joints.reshape(-1))
         self._register("joint_basis", data.joint_basis.reshape(-1, data.joint_basis.shape[-1]).T)
         self._register("skinning_weights", data.skinning_weights)
@@ -60,7 +58,7 @@ class HeadModel(nn.Module):
         weights = data.skinning_weights
         if data.midpoints is not None:
             weights = torch.cat([weights, weights[data.midpoints].mean(1)])
-        self._register("_planar_vertex_weights", weights.T)
+        self._register("_planar_weights", weights.T)
         self._register("faces", data.faces.long())
         self._register("uvs", data.uvs)
         self._register("uv_faces", data.uv_faces.long())
@@ -114,12 +112,12 @@ class HeadModel(nn.Module):
             identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
             coefficients = torch.cat([coefficients, (rotations - identity).flatten(1)], dim=-1)
         rest = torch.addmm(self._planar_template, coefficients, self._planar_basis).unflatten(-1, (3, -1))
-        vertices = self._skin(rest, self._joint_transforms(joints, rotations))
-        if self.midpoints is None:
-            return vertices
-        first, second = self.midpoints.unbind(-1)
-        middle = (vertices.index_select(1, first) + vertices.index_select(1, second)) / 2
-        return torch.cat([vertices, middle], dim=1)
+        if self.midpoints is not None:
+            # Midpoints are skinned on their own, with the mean of the weights: what tools that open an
+            # exported mesh do, and cannot be made to do otherwise.
+            first, second = self.midpoints.unbind(-1)
+            rest = torch.cat([rest, (rest.index_select(2, first) + rest.index_select(2, second)) / 2], dim=2)
+        return self._skin(rest, self._joint_transforms(joints, rotations))
 
     def turn(self, vectors: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Turn vectors that are fixed to the vertices at rest as the posed skin turns there.
@@ -135,7 +133,7 @@ class HeadModel(nn.Module):
         neck = rotations[:, :1]
         identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device).expand_as(neck)
         linear = torch.cat([identity, neck, neck @ rotations[:, 1:]], dim=1)
-        blended = linear.flatten(2).transpose(1, 2) @ self._planar_vertex_weights
+        blended = linear.flatten(2).transpose(1, 2) @ self._planar_weights
         return (blended.transpose(1, 2).unflatten(2, (3, 3)) @ vectors[..., None]).squeeze(-1)
 
     @staticmethod
@@ -162,8 +160,8 @@ class HeadModel(nn.Module):
         return torch.cat([linear, shift[..., None]], dim=-1)
 
     def _skin(
-        self, rest: Float[Tensor, "b 3 c"], transforms: Float[Tensor, "b 5 3 4"]
-    ) -> Float[Tensor, "b c 3"]:
+        self, rest: Float[Tensor, "b 3 v"], transforms: Float[Tensor, "b 5 3 4"]
+    ) -> Float[Tensor, "b v 3"]:
         """Linear blend skinning: each vertex moves by the weighted mean of the joints' transforms."""
         blended = transforms.flatten(2).transpose(1, 2) @ self._planar_weights
         columns = blended.unflatten(1, (3, 4)).unbind(2)

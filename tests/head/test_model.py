@@ -86,20 +86,22 @@ def reference(data: HeadData, params: HeadParams, item: int) -> np.ndarray:
         step[:3, :3] = local[name]
         step[:3, 3] = joints[index] - (joints[JOINTS.index(parent)] if parent else 0)
         chain[name] = chain[parent] @ step if parent else step
-    vertices = []
+    points, weights = [], [row.double().numpy() for row in data.skinning_weights]
     for v in range(NUM_CARRIERS):
         point = data.template[v].double().numpy() + basis[v] @ coefficients
         if data.pose_basis is not None:
             feature = np.concatenate([(local[name] - np.eye(3)).reshape(-1) for name in JOINTS[1:]])
             point = point + feature @ data.pose_basis[:, 3 * v : 3 * v + 3].double().numpy()
-        posed = np.zeros(3)
+        points.append(point)
+    for a, b in [] if data.midpoints is None else data.midpoints.tolist():
+        points.append((points[a] + points[b]) / 2)
+        weights.append(data.skinning_weights[[a, b]].mean(0).double().numpy())
+    posed = np.zeros((len(points), 3))
+    for v, point in enumerate(points):
         for index, name in enumerate(JOINTS):
             moved = chain[name] @ np.append(point - joints[index], 1)
-            posed += float(data.skinning_weights[v, index]) * moved[:3]
-        vertices.append(posed)
-    if data.midpoints is not None:
-        vertices += [(vertices[a] + vertices[b]) / 2 for a, b in data.midpoints.tolist()]
-    return np.stack(vertices)
+            posed[v] += weights[v][index] * moved[:3]
+    return posed
 
 
 @pytest.mark.parametrize("pose_correctives", [True, False])
