@@ -40,6 +40,13 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("fit", "train a model", passes_own_name=True),
     "validate": Command("fit", "evaluate a checkpoint on the validation split", passes_own_name=True),
     "test": Command("fit", "evaluate a checkpoint on the test split", passes_own_name=True),
+    "evaluate": Command("evaluate", "score a model or any other system under a named protocol"),
+    "import-checkpoint": Command(
+        "checkpoint", "convert official ROME weights, with an account of every key", passes_own_name=True
+    ),
+    "export-checkpoint": Command(
+        "checkpoint", "write a model of the released architecture for the official code", passes_own_name=True
+    ),
     "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
     "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
     "assets": Command("assets", "list and fetch the models and clips that the project uses"),

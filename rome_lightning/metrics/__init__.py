@@ -5,19 +5,38 @@ images are split into batches and processes.
 """
 
 from rome_lightning.metrics.csim import CSIM, SFaceEmbedder, csim
+from rome_lightning.metrics.expression_distance import ExpressionDistance, expression_distance
+from rome_lightning.metrics.jitter import Jitter, acceleration, jitter
+from rome_lightning.metrics.l1 import L1, l1
+from rome_lightning.metrics.landmark_distance import LandmarkDistance, landmark_distance
 from rome_lightning.metrics.lpips import LPIPS, load_lpips, lpips
+from rome_lightning.metrics.mask_iou import MaskIoU, mask_iou
 from rome_lightning.metrics.psnr import PSNR, psnr
+from rome_lightning.metrics.rotation_distance import RotationDistance, rotation_distance
 from rome_lightning.metrics.ssim import SSIM, ssim
 
 __all__ = [
     "CSIM",
+    "L1",
     "LPIPS",
     "PSNR",
     "SSIM",
+    "ExpressionDistance",
+    "Jitter",
+    "LandmarkDistance",
+    "MaskIoU",
+    "RotationDistance",
     "SFaceEmbedder",
+    "acceleration",
     "csim",
+    "expression_distance",
+    "jitter",
+    "l1",
+    "landmark_distance",
     "load_lpips",
     "lpips",
+    "mask_iou",
     "psnr",
+    "rotation_distance",
     "ssim",
 ]

@@ -1,0 +1,246 @@
+"""``rome evaluate``: a system's numbers under a named protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+if TYPE_CHECKING:
+    from rome_lightning.evaluation.evaluator import Evaluation, Unit
+    from rome_lightning.evaluation.pairs import ClipSource
+    from rome_lightning.evaluation.protocol import Protocol
+    from rome_lightning.evaluation.systems import System
+
+
+@dataclass
+class EvaluateConfig:
+    """Options of an evaluation."""
+
+    protocol: Path | None = None
+    """Protocol file, such as experiments/protocols/demo.yaml. Required."""
+    checkpoint: Path | None = None
+    """Model to evaluate, written by `rome fit` or `rome distill`."""
+    predictions: Path | None = None
+    """Another system's answers instead: a folder of frames or videos (docs/evaluation.md), or one video."""
+    targets: Path | None = None
+    """With --predictions VIDEO: the video that it should equal, frame by frame; then no --data is needed."""
+    data: Path | None = None
+    """manifest.json of a dataset made by `rome prepare`, or its folder."""
+    split: str | None = None
+    """Split of the dataset (default: the protocol's)."""
+    output: Path | None = None
+    """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the folder
+    of predictions)."""
+    refine_steps: int = 100
+    """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
+    keep_frames: Literal["examples", "all"] = "examples"
+    """Pictures that stay: a few per clip with the worst, median and best cases, or all."""
+    num_processes: int = 1
+    """Processes that share the work on this machine. Under torchrun or srun leave it: each rank takes its part."""
+    device: str = "cpu"
+    """Where the model and LPIPS run: cpu, cuda, cuda:1."""
+    restart: bool = False
+    """Delete what an earlier evaluation left in the folder."""
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="rome evaluate",
+        exit_on_error=False,
+        description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
+        "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
+        "--protocol experiments/protocols/demo.yaml --checkpoint runs/demo/checkpoints/best.ckpt --data data/mine",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
+    parser.add_class_arguments(EvaluateConfig, None)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``rome evaluate``.
+
+    Args:
+        argv: arguments after ``rome evaluate``.
+
+    Returns:
+        0 when everything was scored.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
+    if config.protocol is None:
+        parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
+    if (config.checkpoint is None) == (config.predictions is None):
+        parser.error("what is to be evaluated? give either --checkpoint or --predictions")
+    if config.num_processes < 1:
+        parser.error(f"--num_processes must be at least 1, got {config.num_processes}")
+    if config.num_processes > 1:
+        return _spread(argv, config)
+    return _evaluate(config, *_rank())
+
+
+def _rank() -> tuple[int, int]:
+    """This process and how many there are, as torchrun or srun say."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+def _spread(argv: list[str], config: EvaluateConfig) -> int:
+    """Run several processes of ourselves; any that fails ends all."""
+    command = [sys.executable, "-m", "rome_lightning", "evaluate", *argv, "--num_processes", "1"]
+    count = config.num_processes
+    if config.restart:
+        _clear(_folder(config))
+        command += ["--restart", "false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    ranks = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "WORLD_SIZE": str(count)})
+        for rank in range(count)
+    ]
+    try:
+        codes = [process.wait() for process in ranks]
+    except BaseException:
+        for process in ranks:
+            process.terminate()
+        raise
+    return max(codes, key=abs)
+
+
+def _folder(config: EvaluateConfig) -> Path:
+    """Where results go."""
+    from rome_lightning.evaluation.protocol import load_protocol
+
+    assert config.protocol is not None
+    name = load_protocol(config.protocol).name
+    return _run_folder(config) / "evaluation" / name
+
+
+def _run_folder(config: EvaluateConfig) -> Path:
+    if config.output is not None:
+        return config.output
+    if config.checkpoint is not None:
+        parent = config.checkpoint.parent
+        return parent.parent if parent.name == "checkpoints" else parent
+    assert config.predictions is not None
+    if config.predictions.is_dir():
+        return config.predictions
+    raise ValueError("where to? a video of predictions needs --output DIR")
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
+    # Heavy imports only now, so that --help and usage errors answer at once.
+    from rome_lightning.evaluation.evaluator import Evaluation
+    from rome_lightning.evaluation.pairs import pairs_of
+    from rome_lightning.evaluation.protocol import load_protocol
+    from rome_lightning.evaluation.scoring import Scorer
+
+    assert config.protocol is not None
+    protocol = load_protocol(config.protocol)
+    folder = _folder(config)
+    if config.restart and world_size == 1:
+        _clear(folder)
+    clips = _clips(config, protocol)
+    system = _system(config, protocol)
+    evaluation = Evaluation(protocol, pairs_of(protocol, config.protocol, clips.clips), clips, system, folder)
+    evaluation.open()
+    scorer = Scorer(protocol, config.device)
+    units = evaluation.share(rank, world_size)
+    with closing(_progress(units, rank)) as shown:
+        evaluation.run(shown, scorer)
+    left = evaluation.missing()
+    if left:
+        print(f"rank {rank} of {world_size} is done; the last process writes the summary", file=sys.stderr)
+        return 0
+    return _finish(config, evaluation, scorer)
+
+
+def _progress(units: list[Unit], rank: int) -> Generator[Unit, None, None]:
+    """The units, with a bar on the first process."""
+    if rank:
+        yield from units
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(units, description="scoring", console=Console(stderr=True))
+
+
+def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
+    if config.data is None or not config.data.exists():
+        what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
+        dataset = protocol.dataset
+        raise FileNotFoundError(
+            f"{what}: protocol {protocol.name} is defined on {dataset.name}, to be had from {dataset.page}; "
+            f"{dataset.prepare}"
+        )
+    from datamodules.evaluation import StoredClips
+
+    return StoredClips(config.data, config.split or protocol.dataset.split, protocol.resolution)
+
+
+def _system(config: EvaluateConfig, protocol: Protocol) -> System:
+    from rome_lightning.evaluation.systems import AvatarSystem
+
+    background = 0.0 if protocol.background == "black" else 1.0
+    assert config.checkpoint is not None
+    return AvatarSystem(
+        config.checkpoint, protocol.resolution, background, config.refine_steps, config.device
+    )
+
+
+def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Any) -> int:
+    from filelock import FileLock
+
+    from rome_lightning.assets.registry import REGISTRY
+    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.evaluation.results import collect, write_pairs, write_summary
+
+    with FileLock(evaluation.folder / ".lock"):
+        rows = collect(evaluation)
+        write_pairs(evaluation.folder / "pairs.parquet", rows)
+        networks = {name: REGISTRY[name].sha256 for name in scorer.networks}
+        described = evaluation.identity["system"]
+        extra = {
+            "system": described,
+            "checkpoint": str(config.checkpoint) if config.checkpoint else None,
+            "predictions": str(config.predictions) if config.predictions else None,
+        }
+        provenance = {**_run_facts(_run_folder(config)), "code": code_and_versions()}
+        summary = write_summary(evaluation, rows, networks, provenance, extra)
+    print(json.dumps(summary["metrics"], indent=1))
+    print(evaluation.folder / "summary.json")
+    return 0
+
+
+def _run_facts(run: Path) -> dict[str, Any]:
+    """Seed of a training run, and a hash of its configuration that seeds of one configuration share."""
+    from rome_lightning.evaluation.protocol import text_hash
+
+    path = run / "config.yaml"
+    if not path.is_file():
+        return {"seed": None, "config_hash": None}
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    seed = settings.pop("seed_everything", None)
+    for name in ("run_dir", "wandb", "ckpt_path", "config"):
+        settings.pop(name, None)
+    (settings.get("trainer") or {}).pop("default_root_dir", None)
+    return {"seed": seed, "config_hash": text_hash(json.dumps(settings, sort_keys=True, default=str))}

@@ -1,0 +1,233 @@
+"""Runs a protocol: pairs are cut into fixed units, each unit's values lie on disk when it is done.
+
+A unit is computed the same way whoever computes it, so one, two or four processes, and a run that was
+killed and started again, give the same numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+import rome_lightning
+from rome_lightning.evaluation.files import write_atomic
+from rome_lightning.evaluation.pairs import ClipSource, PairItem, format_pairs
+from rome_lightning.evaluation.protocol import Protocol, text_hash
+from rome_lightning.evaluation.scoring import RealImages, Scorer, Scores, kind_of
+from rome_lightning.evaluation.systems import Predictions, System
+
+UNIT_SIZE = 16
+"""Pairs of one source that are scored at once."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Pairs of one task and source."""
+
+    index: int
+    pairs: tuple[PairItem, ...]
+
+    @property
+    def file(self) -> str:
+        """Name of the file with its values."""
+        return f"{self.index:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known about a unit once it has been scored."""
+
+    unit: Unit
+    tensors: dict[str, Tensor]
+    """``values/``, ``defined/`` and ``floor/`` by metric, ``undetected_*``, ``landmarks`` and
+    ``driver_landmarks``; a row per pair."""
+    reasons: tuple[str, ...]
+    """Why a prediction is missing; empty where there is one."""
+
+
+def units_of(pairs: Sequence[PairItem]) -> list[Unit]:
+    """Cut pairs, which are in order of task and source, into units."""
+    groups: list[list[PairItem]] = []
+    for pair in pairs:
+        same = groups and _source_of(groups[-1][-1]) == _source_of(pair) and len(groups[-1]) < UNIT_SIZE
+        if same:
+            groups[-1].append(pair)
+        else:
+            groups.append([pair])
+    return [Unit(index, tuple(group)) for index, group in enumerate(groups)]
+
+
+def _source_of(pair: PairItem) -> tuple[str, str, int, str]:
+    return pair.task, pair.clip, pair.source, pair.driver_clip
+
+
+class Evaluation:
+    """One system under one protocol, in one folder.
+
+    Args:
+        protocol: what is measured.
+        pairs: see ``pairs_of``.
+        clips: real frames.
+        system: what is measured.
+        folder: of the results, ``<run>/evaluation/<protocol>``.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        pairs: Sequence[PairItem],
+        clips: ClipSource,
+        system: System,
+        folder: Path,
+    ) -> None:
+        self.protocol, self.pairs, self.clips = protocol, list(pairs), clips
+        self.system, self.folder = system, folder
+        self.units = units_of(self.pairs)
+        self.pair_list = format_pairs(self.pairs)
+        self.identity = {
+            "protocol_hash": protocol.hash,
+            "pairs_hash": text_hash(self.pair_list),
+            "dataset_hash": clips.hash,
+            "system": system.describe(),
+            "version": rome_lightning.__version__,
+        }
+
+    @property
+    def parts(self) -> Path:
+        """Folder of finished units."""
+        return self.folder / "parts"
+
+    def open(self) -> None:
+        """Claim the folder, or go on with what is there.
+
+        Raises:
+            ValueError: the folder holds another evaluation.
+        """
+        plan = self.parts / "plan.json"
+        if plan.is_file():
+            stored = json.loads(plan.read_text(encoding="utf-8"))
+            different = [key for key, value in self.identity.items() if stored.get(key) != value]
+            if different:
+                raise ValueError(
+                    f"{self.folder} holds another evaluation (its {', '.join(different)} differs); "
+                    "choose another --output, or start anew with --restart"
+                )
+            return
+        write_atomic(plan, json.dumps(self.identity, indent=1).encode())
+        write_atomic(self.folder / "pairs.txt", self.pair_list.encode())
+
+    def missing(self) -> list[Unit]:
+        """Units that nobody has finished."""
+        return [unit for unit in self.units if not (self.parts / unit.file).is_file()]
+
+    def share(self, rank: int, world_size: int) -> list[Unit]:
+        """Unfinished units of one of several processes; a source's units go to the same one."""
+        sources: dict[tuple[str, int], int] = {}
+        for unit in self.units:
+            sources.setdefault((unit.pairs[0].clip, unit.pairs[0].source), len(sources))
+        mine = {key for key, place in sources.items() if place % world_size == rank}
+        return [u for u in self.missing() if (u.pairs[0].clip, u.pairs[0].source) in mine]
+
+    def run(self, units: Iterable[Unit], scorer: Scorer) -> None:
+        """Score units and store their values."""
+        for unit in units:
+            self._store(unit, *self._score(unit, scorer))
+
+    def _score(self, unit: Unit, scorer: Scorer) -> tuple[dict[str, Tensor], Predictions]:
+        source, driver = self._real(unit, scorer)
+        predictions = self.system.predict(unit.pairs, source.frames[slice(0, 1)], driver.frames)
+        self._check(unit, predictions.reasons)
+        task = unit.pairs[0].task
+        present = torch.tensor([not reason for reason in predictions.reasons])
+        image = predictions.images.float() / 255
+        scores = scorer.score(task, image, present, source, driver, predictions.masks)
+        floor = _floor(scorer, task, source, driver)
+        self._check_faces(unit, scores)
+        tensors = {f"values/{name}": value for name, value in scores.values.items()}
+        tensors |= {f"defined/{name}": value for name, value in scores.defined.items()}
+        tensors |= {f"floor/{name}": value for name, value in floor.items()}
+        tensors["undetected_prediction"] = scores.undetected_prediction
+        tensors["undetected_target"] = scores.undetected_target
+        if any(name.startswith("jitter") for name in self.protocol.tasks[task].metrics):
+            tensors |= {"landmarks": scores.landmarks, "driver_landmarks": scores.driver_landmarks}
+        return tensors, predictions
+
+    def _real(self, unit: Unit, scorer: Scorer) -> tuple[RealImages, RealImages]:
+        """Source, repeated, and drivers of a unit."""
+        first = unit.pairs[0]
+        source = self.clips.frames(first.clip, [first.source]).repeat_interleave(len(unit.pairs))
+        driver = self.clips.frames(first.driver_clip, [pair.frame for pair in unit.pairs])
+        return (
+            scorer.real(source, [f"{p.clip}@{p.source}" for p in unit.pairs]),
+            scorer.real(driver, [f"{p.driver_clip}@{p.frame}" for p in unit.pairs]),
+        )
+
+    def _check(self, unit: Unit, reasons: Sequence[str]) -> None:
+        for pair, reason in zip(unit.pairs, reasons, strict=True):
+            if reason and self.protocol.failures.missing == "refuse":
+                raise ValueError(f"{pair.path}: {reason}; the protocol {self.protocol.name} refuses gaps")
+
+    def _check_faces(self, unit: Unit, scores: Scores) -> None:
+        for pair, unseen in zip(unit.pairs, scores.undetected_prediction.tolist(), strict=True):
+            if unseen and self.protocol.failures.undetected == "refuse":
+                raise ValueError(
+                    f"{pair.path}: no face in the prediction; the protocol {self.protocol.name} refuses that"
+                )
+
+    def _store(self, unit: Unit, tensors: dict[str, Tensor], predictions: Predictions) -> None:
+        for pair, image, reason in zip(unit.pairs, predictions.images, predictions.reasons, strict=True):
+            if not reason:
+                write_png(self.folder / "frames" / f"{pair.path}.png", image)
+        metadata = {"reasons": json.dumps(list(predictions.reasons))}
+        # Copies: safetensors refuses tensors that share memory.
+        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+        write_atomic(self.parts / unit.file, serialize(tensors, metadata))
+
+    def load(self, unit: Unit) -> Part:
+        """Values of a finished unit."""
+        with safe_open(self.parts / unit.file, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return Part(unit, tensors, tuple(json.loads(file.metadata()["reasons"])))
+
+
+def _floor(scorer: Scorer, task: str, source: RealImages, driver: RealImages) -> dict[str, Tensor]:
+    """What doing nothing scores: the source copied; for identity in cross-reenactment, the driver shown."""
+    names = scorer.protocol.tasks[task].metrics
+    present = torch.ones(len(source), dtype=torch.bool)
+    copied = scorer.score(
+        task,
+        source.image,
+        present,
+        source,
+        driver,
+        source.frames.foreground_mask,
+        scorer.perceive_real(source, names),
+    ).values
+    if kind_of(task) != "cross":
+        return copied
+    shown = scorer.score(
+        task, driver.image, present, source, driver, None, scorer.perceive_real(driver, names)
+    )
+    return {name: shown.values[name] if name.startswith("csim") else value for name, value in copied.items()}
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """Write an RGB image of bytes (3, h, w)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=3)
+    write_atomic(path, buffer.getvalue())
+
+
+def describe(evaluation: Evaluation) -> dict[str, Any]:
+    """Hashes that tell evaluations apart."""
+    return dict(evaluation.identity)

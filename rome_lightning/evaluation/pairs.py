@@ -1,0 +1,193 @@
+"""Which source drives to which frame: rules, and lists that hold ids and frame numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol as Interface
+
+import numpy as np
+
+from rome_lightning.data import Frames
+from rome_lightning.evaluation.protocol import PairRule, Protocol
+
+LIST_FORMAT = "# rome-pairs/1"
+_COLUMNS = ("task", "clip", "source", "driver_clip", "frame")
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What pair rules have to know about a clip."""
+
+    key: str
+    identity: str
+    frames: tuple[int, ...]
+    """Numbers of the frames that may be used, ascending; as in the source video."""
+    typical: int
+    """The frame whose expression is nearest to the clip's median."""
+
+
+class ClipSource(Interface):
+    """Where an evaluation gets real frames from."""
+
+    name: str
+    """Of the dataset, for people."""
+    hash: str
+    """Names the dataset's version."""
+    clips: list[ClipInfo]
+
+    def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
+        """Frames of a clip by their numbers, at the protocol's resolution."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairItem:
+    """One unit of an evaluation."""
+
+    task: str
+    clip: str
+    """Key of the source's clip."""
+    identity: str
+    """Person of the source."""
+    source: int
+    """Frame number in ``clip``."""
+    driver_clip: str
+    driver_identity: str
+    """Person of the driver; empty where it is the source's own."""
+    frame: int
+    """Frame number in ``driver_clip``."""
+
+    @property
+    def source_id(self) -> str:
+        """Source frame as results name it."""
+        return f"{self.source:06d}"
+
+    @property
+    def frame_id(self) -> str:
+        """Driver frame as results name it; names the clip too if it is another one."""
+        number = f"{self.frame:06d}"
+        return number if self.driver_clip == self.clip else f"{self.driver_clip}@{number}"
+
+    @property
+    def path(self) -> str:
+        """Path of the pair's frame without suffix, in predictions and results."""
+        return f"{self.task}/{self.clip}/{self.source_id}__{self.frame_id}"
+
+
+def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
+    """All pairs of a protocol on the given clips, by task, source and frame.
+
+    Raises:
+        ValueError: there is nothing to score, or a list names clips or frames that the data lack.
+    """
+    pairs: list[PairItem] = []
+    for name, task in protocol.tasks.items():
+        rule = task.pairs
+        if rule.file is not None:
+            found = [p for p in read_pairs(protocol_path.parent / rule.file, clips) if p.task == name]
+        elif rule.kind == "within_clip":
+            found = _within_clip(name, rule, clips)
+        else:
+            found = _next_identity(name, rule, clips)
+        if not found:
+            raise ValueError(f"protocol {protocol.name}: the dataset gives no pair for task {name!r}")
+        pairs += found
+    return pairs
+
+
+def _within_clip(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list[PairItem]:
+    return [
+        PairItem(task, clip.key, clip.identity, source, clip.key, "", frame)
+        for clip in clips
+        for source in [_source(rule, clip)]
+        for frame in _chosen(rule, [f for f in clip.frames if rule.include_source or f != source])
+    ]
+
+
+def _next_identity(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list[PairItem]:
+    first = {clip.identity: clip for clip in reversed(clips)}
+    people = sorted(first)
+    if len(people) < 2:
+        raise ValueError(f"cross-reenactment needs two people, the dataset has {len(people)}")
+    pairs = []
+    for index, person in enumerate(people):
+        clip, driver = first[person], first[people[index - 1]]
+        pairs += [
+            PairItem(task, clip.key, person, _source(rule, clip), driver.key, driver.identity, frame)
+            for frame in _chosen(rule, driver.frames)
+        ]
+    return pairs
+
+
+def _source(rule: PairRule, clip: ClipInfo) -> int:
+    return clip.typical if rule.source == "typical" else clip.frames[0]
+
+
+def _chosen(rule: PairRule, frames: Sequence[int]) -> list[int]:
+    if rule.frames == "all" or not frames:
+        return list(frames)
+    if rule.frames == "consecutive":
+        return list(frames[: rule.num_frames])
+    places = np.unique(np.linspace(0, len(frames) - 1, min(rule.num_frames, len(frames))).round())
+    return [frames[int(place)] for place in places]
+
+
+def format_pairs(pairs: Iterable[PairItem]) -> str:
+    """A pair list as text: tab-separated, one pair per line."""
+    lines = [LIST_FORMAT, "# " + "\t".join(_COLUMNS)]
+    lines += [f"{p.task}\t{p.clip}\t{p.source}\t{p.driver_clip}\t{p.frame}" for p in pairs]
+    return "\n".join(lines) + "\n"
+
+
+def read_pairs(path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
+    """Read a pair list.
+
+    Args:
+        path: a file in the form of ``format_pairs``.
+        clips: of the dataset.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is malformed, or names clips or frames that the dataset does not have.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no pair list at {path}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines or lines[0].strip() != LIST_FORMAT:
+        raise ValueError(f"{path} is no pair list: its first line must be {LIST_FORMAT!r}")
+    known = {clip.key: clip for clip in clips}
+    pairs: list[PairItem] = []
+    absent: list[str] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip() or line.startswith("#"):
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(_COLUMNS) or not (cells[2].isdecimal() and cells[4].isdecimal()):
+            raise ValueError(
+                f"{path}, line {number}: wanted {' '.join(_COLUMNS)} separated by tabs, got {line!r}"
+            )
+        task, clip, source, driver, frame = cells[0], cells[1], int(cells[2]), cells[3], int(cells[4])
+        absent += _absent(known, ((clip, source), (driver, frame)))
+        if clip in known and driver in known:
+            other = known[driver].identity
+            own = known[clip].identity
+            pairs.append(PairItem(task, clip, own, source, driver, "" if own == other else other, frame))
+    if absent:
+        missing = sorted(set(absent))
+        raise ValueError(
+            f"{path} names {len(missing)} clips or frames that the dataset does not have: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; prepare the same videos and split"
+        )
+    return pairs
+
+
+def _absent(known: dict[str, ClipInfo], wanted: Iterable[tuple[str, int]]) -> list[str]:
+    missing = []
+    for clip, frame in wanted:
+        if clip not in known:
+            missing.append(clip)
+        elif frame not in known[clip].frames:
+            missing.append(f"{clip} frame {frame}")
+    return missing

@@ -1,0 +1,209 @@
+"""A protocol: everything that has to be fixed before two numbers may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from rome_lightning.assets.registry import REGISTRY
+
+FORMAT = "rome-protocol/1"
+"""First entry of every protocol file; other formats are refused."""
+
+
+@dataclass(frozen=True)
+class DatasetRule:
+    """Which data the protocol is defined on."""
+
+    name: str
+    """For people."""
+    page: str
+    """Where the data are to be had, and on which terms."""
+    prepare: str
+    """How to turn them into what ``--data`` takes."""
+    split: str = "val"
+    """Split of the manifest that is scored: ``train``, ``val`` or ``test``."""
+    num_clips: int | None = None
+    """Clips of the published protocol; a dataset with another number is scored, but said to differ."""
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """Which source drives to which frame."""
+
+    kind: Literal["within_clip", "next_identity"] = "within_clip"
+    """``within_clip``: frames of the source's own clip. ``next_identity``: identity i drives identity i + 1 in
+    sorted order, cyclic, each with its first clip."""
+    source: Literal["first", "typical"] = "first"
+    """Source frame of a clip: its first, or the one whose expression is nearest to the clip's median."""
+    frames: Literal["evenly", "consecutive", "all"] = "evenly"
+    """Driver frames of a clip: evenly spaced, the first ones in a row, or all."""
+    num_frames: int = 8
+    """At most so many driver frames per clip (not for ``all``)."""
+    include_source: bool = False
+    """Whether the source frame itself may be driven to."""
+    file: str | None = None
+    """Pair list beside the protocol; replaces the rule."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of question and the metrics that answer it."""
+
+    metrics: list[str]
+    """Names as in ``docs/evaluation.md``; ``/full``, ``/masked``, ``/crop`` choose the pixels."""
+    pairs: PairRule = field(default_factory=PairRule)
+    """Which pairs are scored."""
+    examples_by: str | None = None
+    """Metric that orders the worst, median and best cases of the report."""
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """Square around the target's five facial points that ``/crop`` metrics see."""
+
+    scale: float = 3.0
+    """Side of the square over the longer side of the points' box."""
+    max_px: int = 512
+    """The side is at most this, pixels of the protocol's resolution."""
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens to frames that cannot be scored."""
+
+    missing: Literal["count", "refuse"] = "count"
+    """Predictions that are absent, of another size or not finite: counted, or the evaluation stops."""
+    undetected: Literal["count", "refuse"] = "count"
+    """Predictions in which a network finds no face."""
+
+
+@dataclass(frozen=True)
+class MeshRule:
+    """How meshes are compared (geometry protocols only)."""
+
+    kind: Literal["synthetic", "scans"] = "synthetic"
+    """Synthetic heads with exact truth, or a folder of scanned meshes."""
+    alignment: Literal["none", "rigid", "similarity"] = "none"
+    """Procrustes on landmarks, then ICP; ``similarity`` fits the scale too."""
+    direction: Literal["truth_to_prediction", "both"] = "both"
+    """Distances from points of the truth to the prediction, or the mean of both ways."""
+    radius_mm: float | None = None
+    """Only the truth within this distance of its landmarks' centre is scored; null for all."""
+    regions: list[str] = field(default_factory=list)
+    """Regions of the head model that are scored apart."""
+    f_score_mm: float = 5.0
+    """Distance within which a point counts as found, millimetres."""
+    num_points: int = 20000
+    """Points sampled on each surface."""
+    num_people: int = 10
+    """Synthetic people."""
+    frames_per_person: int = 2
+    """Synthetic frames per person: the first is the source, the others are driven to."""
+    seed: int = 1000
+    """Of the synthetic people; other than that of training data."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A versioned evaluation; see ``docs/evaluation.md``."""
+
+    name: str
+    """Short, names the folder of the results."""
+    version: int
+    """Grows when a change alters numbers."""
+    about: str
+    """What it measures and whose it is."""
+    dataset: DatasetRule
+    """Which data."""
+    tasks: dict[str, Task]
+    """By name: ``self``, ``cross``, ``temporal``, ``geometry``."""
+    resolution: int = 256
+    """Side of the scored images, pixels."""
+    background: Literal["white", "black", "dataset"] = "white"
+    """What is behind the person in targets, and has to be in predictions."""
+    mask: Literal["face_hair", "person"] = "face_hair"
+    """Ground-truth mask of ``/masked`` metrics."""
+    crop: CropRule = field(default_factory=CropRule)
+    """Square of ``/crop`` metrics."""
+    failures: FailurePolicy = field(default_factory=FailurePolicy)
+    """What happens to frames that cannot be scored."""
+    aggregation: list[str] = field(default_factory=lambda: ["frame", "clip", "identity"])
+    """Means are taken in this order, so that long clips and talkative people weigh no more."""
+    networks: dict[str, str] = field(default_factory=dict)
+    """Asset of each network that metrics use, with its sha256."""
+    mesh: MeshRule | None = None
+    """How meshes are compared; null for protocols on images."""
+    format: str = FORMAT
+
+    @property
+    def hash(self) -> str:
+        """Name of this exact protocol: hash of its content."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def load_protocol(path: Path) -> Protocol:
+    """Read and check a protocol file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no protocol of this version, or names networks with other hashes than ours.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise FileNotFoundError(
+            f"no protocol at {path}" + (f"; there are {known}" if known else "; see experiments/protocols")
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        stated = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(f"{path} has format {stated!r}; this version reads {FORMAT!r}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Protocol, "protocol")
+    try:
+        parsed = parser.parse_object({"protocol": content})
+    except Exception as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    protocol: Protocol = Protocol(**vars(parser.instantiate_classes(parsed).protocol))
+    _check(protocol, path)
+    return protocol
+
+
+def _check(protocol: Protocol, path: Path) -> None:
+    if protocol.aggregation != ["frame", "clip", "identity"]:
+        raise ValueError(f"{path}: aggregation must be [frame, clip, identity], got {protocol.aggregation}")
+    for name, stated in protocol.networks.items():
+        if name not in REGISTRY:
+            raise ValueError(f"{path}: unknown network {name!r}; `rome assets list` shows the known ones")
+        if REGISTRY[name].sha256 != stated:
+            raise ValueError(
+                f"{path}: network {name} has sha256 {stated[:12]} in the protocol, {REGISTRY[name].sha256} here"
+            )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """sha256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_dict(protocol: Protocol) -> dict[str, Any]:
+    """Plain data of a protocol, as it is hashed."""
+    return asdict(protocol)

@@ -1,0 +1,242 @@
+"""From the values of pairs to a table: exact means, counts of failures, summary.json and pairs.parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from rome_lightning.evaluation.evaluator import Evaluation, Part
+from rome_lightning.evaluation.files import write_atomic
+from rome_lightning.evaluation.pairs import PairItem
+from rome_lightning.evaluation.protocol import text_hash
+from rome_lightning.evaluation.scoring import result_name, spec_of
+from rome_lightning.metrics import acceleration
+
+
+@dataclass
+class Rows:
+    """All pairs of one task with their values, one entry per pair in every list."""
+
+    pairs: list[PairItem]
+    values: dict[str, np.ndarray]
+    defined: dict[str, np.ndarray]
+    floor: dict[str, np.ndarray]
+    undetected_prediction: np.ndarray
+    undetected_target: np.ndarray
+    reasons: list[str]
+
+
+def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Sequence[str]) -> float:
+    """Mean over people of means over their clips of means over frames; NaN entries are left out.
+
+    Args:
+        values: one per frame.
+        clips: of each frame.
+        people: of each frame.
+    """
+    frames: dict[tuple[str, str], list[float]] = {}
+    for value, clip, person in zip(values, clips, people, strict=True):
+        if not math.isnan(value):
+            frames.setdefault((person, clip), []).append(float(value))
+    of_people: dict[str, list[float]] = {}
+    for (person, _), members in frames.items():
+        of_people.setdefault(person, []).append(math.fsum(members) / len(members))
+    means = [math.fsum(members) / len(members) for members in of_people.values()]
+    return math.fsum(means) / len(means) if means else math.nan
+
+
+def collect(evaluation: Evaluation) -> dict[str, Rows]:
+    """Values of all finished units by task."""
+    by_task: dict[str, list[Part]] = {}
+    for unit in evaluation.units:
+        by_task.setdefault(unit.pairs[0].task, []).append(evaluation.load(unit))
+    return {task: _rows(evaluation, task, parts) for task, parts in by_task.items()}
+
+
+def _rows(evaluation: Evaluation, task: str, parts: list[Part]) -> Rows:
+    def stacked(name: str) -> np.ndarray:
+        return torch.cat([part.tensors[name] for part in parts]).numpy()
+
+    def group(prefix: str) -> dict[str, np.ndarray]:
+        names = [name for name in parts[0].tensors if name.startswith(prefix)]
+        return {name.removeprefix(prefix): stacked(name) for name in sorted(names)}
+
+    rows = Rows(
+        [pair for part in parts for pair in part.unit.pairs],
+        group("values/"),
+        group("defined/"),
+        group("floor/"),
+        stacked("undetected_prediction"),
+        stacked("undetected_target"),
+        [reason for part in parts for reason in part.reasons],
+    )
+    protocol = evaluation.protocol
+    if "jitter_px" in protocol.tasks[task].metrics:
+        order = {clip.key: {n: i for i, n in enumerate(clip.frames)} for clip in evaluation.clips.clips}
+        places = [order[pair.driver_clip][pair.frame] for pair in rows.pairs]
+        ours = torch.cat([part.tensors["landmarks"] for part in parts])
+        theirs = torch.cat([part.tensors["driver_landmarks"] for part in parts])
+        name = result_name("jitter_px", protocol.resolution)
+        _add_jitter(rows, name, places, ours, theirs)
+    return rows
+
+
+def _add_jitter(rows: Rows, name: str, places: Sequence[int], ours: Tensor, theirs: Tensor) -> None:
+    """Jitter of each frame whose neighbours in time were scored too."""
+    known = {
+        _clip_of(pair) + (place,): i for i, (pair, place) in enumerate(zip(rows.pairs, places, strict=True))
+    }
+    value = np.full(len(rows.pairs), np.nan, np.float32)
+    floor, defined = value.copy(), np.zeros(len(rows.pairs), bool)
+    for index, (pair, place) in enumerate(zip(rows.pairs, places, strict=True)):
+        before, after = (known.get((*_clip_of(pair), place + step)) for step in (-1, 1))
+        if before is None or after is None:
+            continue
+        triple = [before, index, after]
+        still = acceleration(theirs[triple])[0]
+        defined[index] = not bool(still.isnan())
+        value[index] = float(acceleration(ours[triple])[0] - still)
+        floor[index] = -float(still)
+    rows.values[name], rows.floor[name], rows.defined[name] = value, floor, defined
+
+
+def _clip_of(pair: PairItem) -> tuple[str, int, str]:
+    return pair.clip, pair.source, pair.driver_clip
+
+
+def metric_table(evaluation: Evaluation, rows: dict[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Aggregates by task and metric, as ``summary.json`` holds them."""
+    return {task: _task_table(evaluation, task, of_task) for task, of_task in rows.items()}
+
+
+def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict[str, Any]]:
+    clips = [pair.clip for pair in rows.pairs]
+    people = [pair.identity for pair in rows.pairs]
+    resolution = evaluation.protocol.resolution
+    table = {}
+    for metric in evaluation.protocol.tasks[task].metrics:
+        spec, name = spec_of(metric), result_name(metric, resolution)
+        if name not in rows.values:
+            continue
+        value, defined = rows.values[name], rows.defined[name]
+        worst = resolution / 2 if spec.unit == "px" else spec.worst
+        filled = value.copy()
+        if worst is not None:
+            filled[defined & np.isnan(value)] = worst
+        table[name] = {
+            "mean": _json(hierarchical_mean(value.tolist(), clips, people)),
+            "penalised": _json(hierarchical_mean(filled.tolist(), clips, people)),
+            "num": int(np.isfinite(value).sum()),
+            "higher_is_better": spec.higher_is_better,
+            "ceiling": spec.ceiling,
+            "worst": worst,
+            "floor": _json(hierarchical_mean(rows.floor[name].tolist(), clips, people)),
+        }
+    return table
+
+
+def _json(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def failures(rows: dict[str, Rows]) -> dict[str, Any]:
+    """Counts by task."""
+    return {
+        task: {
+            "num_pairs": len(r.pairs),
+            "num_missing": sum(bool(reason) for reason in r.reasons),
+            "num_undetected_prediction": int(r.undetected_prediction.sum()),
+            "num_undetected_target": int(r.undetected_target.sum()),
+            "reasons": dict(Counter(_general(reason) for reason in r.reasons if reason)),
+        }
+        for task, r in rows.items()
+    }
+
+
+def _general(reason: str) -> str:
+    """A reason without the particulars of one frame."""
+    return reason.split(":")[0]
+
+
+def write_pairs(path: Path, rows: dict[str, Rows]) -> None:
+    """``pairs.parquet``: a row per pair, NaN where a metric has no value."""
+    metrics = sorted({name for r in rows.values() for name in r.values})
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("task", "identity", "clip", "source", "frame", "driver_identity")
+    }
+    columns |= {name: [] for name in (*metrics, "undetected_prediction", "undetected_target")}
+    for task, r in rows.items():
+        count = len(r.pairs)
+        columns["task"] += [task] * count
+        columns["identity"] += [pair.identity for pair in r.pairs]
+        columns["clip"] += [pair.clip for pair in r.pairs]
+        columns["source"] += [pair.source_id for pair in r.pairs]
+        columns["frame"] += [pair.frame_id for pair in r.pairs]
+        columns["driver_identity"] += [pair.driver_identity for pair in r.pairs]
+        for name in metrics:
+            columns[name] += r.values[name].astype(float).tolist() if name in r.values else [math.nan] * count
+        columns["undetected_prediction"] += r.undetected_prediction.tolist()
+        columns["undetected_target"] += r.undetected_target.tolist()
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def write_summary(
+    evaluation: Evaluation,
+    rows: dict[str, Rows],
+    networks: dict[str, str | None],
+    provenance: dict[str, Any],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """Write ``summary.json`` and return what it holds.
+
+    Args:
+        evaluation: finished.
+        rows: its values.
+        networks: sha256 by asset.
+        provenance: ``code``, ``seed``, ``config_hash``.
+        extra: what else is known of the system, such as ``checkpoint`` and ``speed``.
+    """
+    protocol = evaluation.protocol
+    wanted = protocol.dataset.num_clips
+    num_clips = len({pair.clip for pair in evaluation.pairs})
+    summary: dict[str, Any] = {
+        "format": "rome-evaluation/1",
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "protocol_hash": protocol.hash,
+        "pairs_hash": text_hash(evaluation.pair_list),
+        "dataset": evaluation.clips.name,
+        "dataset_hash": evaluation.clips.hash,
+        "num_clips": num_clips,
+        "as_published": wanted is None or wanted == num_clips,
+        "metrics": metric_table(evaluation, rows),
+        "failures": failures(rows),
+        "networks": networks,
+        **extra,
+        **provenance,
+    }
+    write_atomic(evaluation.folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def prune_frames(evaluation: Evaluation, kept: Iterable[PairItem]) -> None:
+    """Delete the pictures of all other pairs."""
+    folder = evaluation.folder / "frames"
+    names = {f"{pair.path}.png" for pair in kept}
+    for pair in evaluation.pairs:
+        if f"{pair.path}.png" not in names:
+            (folder / f"{pair.path}.png").unlink(missing_ok=True)

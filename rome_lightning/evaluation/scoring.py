@@ -1,0 +1,431 @@
+"""Values of every metric for a batch of predictions, with the reason where there is none."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.assets import resolve
+from rome_lightning.data import Frames, Region
+from rome_lightning.evaluation.protocol import Protocol
+from rome_lightning.metrics import (
+    SFaceEmbedder,
+    csim,
+    expression_distance,
+    l1,
+    landmark_distance,
+    load_lpips,
+    lpips,
+    mask_iou,
+    psnr,
+    rotation_distance,
+    ssim,
+)
+from rome_lightning.tracking import Detections, FaceDetector
+
+FIVE_POINTS = (468, 473, 4, 61, 291)
+"""MediaPipe's irises, tip of the nose and corners of the mouth."""
+_CACHED_FRAMES = 512
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What has to be known about a metric besides its value."""
+
+    higher_is_better: bool
+    ceiling: float | None
+    """Value of the ground truth against itself; None where it has to be measured or there is none."""
+    worst: float | None
+    """What a prediction that cannot be scored counts in the penalised mean; None: left out there too."""
+    networks: tuple[str, ...] = ()
+    """Assets."""
+    tasks: tuple[str, ...] = ("self", "cross")
+    """Kinds of task that it is defined for."""
+    per_frame: bool = True
+    """Whether each pair has a value; others are computed from all pairs together."""
+    pixels: bool = False
+    """Whether it compares pixels, and so takes ``/full``, ``/masked`` or ``/crop``."""
+    unit: str = ""
+
+
+_FACE = ("face_landmarker",)
+SPECS: dict[str, MetricSpec] = {
+    "psnr": MetricSpec(True, 100.0, 0.0, tasks=("self",), pixels=True, unit="dB"),
+    "ssim": MetricSpec(True, 1.0, 0.0, tasks=("self",), pixels=True),
+    "l1": MetricSpec(False, 0.0, 1.0, tasks=("self",), pixels=True),
+    "lpips_alex": MetricSpec(False, 0.0, 1.0, ("lpips_alexnet",), ("self",), pixels=True),
+    "lpips_vgg": MetricSpec(False, 0.0, 1.0, ("lpips_vgg16",), ("self",), pixels=True),
+    "csim_sface": MetricSpec(True, 1.0, 0.0, ("sface", "yunet")),
+    "akd_mediapipe478": MetricSpec(False, 0.0, None, _FACE, ("self",), unit="px"),
+    "aed_expression_mediapipe": MetricSpec(False, 0.0, 1.0, _FACE),
+    "apd_rotation_deg": MetricSpec(False, 0.0, 180.0, _FACE, unit="deg"),
+    "mask_iou": MetricSpec(True, 1.0, 0.0, tasks=("self",)),
+    "jitter_px": MetricSpec(False, 0.0, None, _FACE, per_frame=False, unit="px/frame^2"),
+}
+"""Every metric by the name that protocols use, without the choice of pixels."""
+PIXEL_CHOICES = ("full", "masked", "crop")
+
+
+def spec_of(metric: str) -> MetricSpec:
+    """Facts of a metric.
+
+    Raises:
+        ValueError: there is no such metric, or its choice of pixels is missing or senseless.
+    """
+    base, _, choice = metric.partition("/")
+    if base not in SPECS:
+        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(SPECS)}")
+    spec = SPECS[base]
+    if spec.pixels != bool(choice) or (choice and choice not in PIXEL_CHOICES):
+        wanted = f"one of {', '.join(f'{base}/{c}' for c in PIXEL_CHOICES)}" if spec.pixels else base
+        raise ValueError(f"metric {metric!r} must be {wanted}")
+    return spec
+
+
+def result_name(metric: str, resolution: int) -> str:
+    """Name in results: distances in pixels state the size of the image."""
+    return f"{metric}_{resolution}" if spec_of(metric).unit == "px" else metric
+
+
+@dataclass(frozen=True)
+class Perceived:
+    """What networks see in images; rows without a face are 0."""
+
+    landmarks: Float[Tensor, "b 478 2"]
+    """Pixels."""
+    expression: Float[Tensor, "b 52"]
+    rotation: Float[Tensor, "b 3 3"]
+    face: Bool[Tensor, " b"]
+    """Whether the landmark network found a face."""
+    embeddings: dict[str, Float[Tensor, "b d"]]
+    """By metric."""
+    embedded: dict[str, Bool[Tensor, " b"]]
+    """By metric: whether the identity network found a face."""
+
+    def rows(self, index: Tensor | slice) -> Perceived:
+        """Some of the images."""
+        return Perceived(
+            self.landmarks[index],
+            self.expression[index],
+            self.rotation[index],
+            self.face[index],
+            {name: value[index] for name, value in self.embeddings.items()},
+            {name: value[index] for name, value in self.embedded.items()},
+        )
+
+    @classmethod
+    def cat(cls, items: Sequence[Perceived]) -> Perceived:
+        """Concatenate."""
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(item, name) for item in items])
+
+        return cls(
+            joined("landmarks"),
+            joined("expression"),
+            joined("rotation"),
+            joined("face"),
+            {k: torch.cat([item.embeddings[k] for item in items]) for k in items[0].embeddings},
+            {k: torch.cat([item.embedded[k] for item in items]) for k in items[0].embedded},
+        )
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Ground truth as it is scored: on the protocol's background, unknown pixels covered by it."""
+
+    image: Float[Tensor, "b 3 h w"]
+    """RGB in [0, 1]."""
+    frames: Frames
+    keys: tuple[str, ...]
+    """Names that tell images apart, for caches."""
+    valid: Float[Tensor, "b 1 h w"]
+    """0 where the video does not show what is there."""
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of one batch by the metrics' names in results."""
+
+    values: dict[str, Float[Tensor, " b"]]
+    """NaN where there is none."""
+    defined: dict[str, Bool[Tensor, " b"]]
+    """Whether the ground truth lets the metric have a value; if so, NaN is the prediction's fault."""
+    undetected_prediction: Bool[Tensor, " b"]
+    """A network of the task's metrics finds no face in a prediction that is there."""
+    undetected_target: Bool[Tensor, " b"]
+    """The same for the frame that it is compared with."""
+    landmarks: Float[Tensor, "b 478 2"] = field(default_factory=lambda: torch.zeros(0, 478, 2))
+    """Of the prediction, pixels; NaN where no face was found."""
+    driver_landmarks: Float[Tensor, "b 478 2"] = field(default_factory=lambda: torch.zeros(0, 478, 2))
+
+
+class Scorer:
+    """Holds the networks of a protocol's metrics.
+
+    Args:
+        protocol: says which metrics, on which pixels and backgrounds.
+        metrics: of all tasks together, as protocols name them.
+        device: of the torch networks; detectors run on the CPU.
+        weights: paths of assets; resolved, and fetched if need be, where missing.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        device: str | torch.device = "cpu",
+        weights: Mapping[str, object] | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.device = torch.device(device)
+        self.metrics = sorted({name for task in protocol.tasks.values() for name in task.metrics})
+        given = dict(weights or {})
+        self._paths = {name: given.get(name) or resolve(name) for name in self.networks}
+        self._lpips: dict[str, nn.Module] = {}
+        self._embedders: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
+        for base in {name.partition("/")[0] for name in self.metrics}:
+            self._load(base)
+        self._detector = FaceDetector(self._paths.get("face_landmarker"))  # type: ignore[arg-type]
+        self._cache: OrderedDict[str, Perceived] = OrderedDict()
+
+    @property
+    def networks(self) -> list[str]:
+        """Assets that the metrics need."""
+        return sorted({network for name in self.metrics for network in spec_of(name).networks})
+
+    def _load(self, base: str) -> None:
+        if base.startswith("lpips_"):
+            network = load_lpips(base.removeprefix("lpips_"), self._paths[SPECS[base].networks[0]])  # type: ignore[arg-type]
+            self._lpips[base] = network.to(self.device)
+        elif base == "csim_sface":
+            self._embedders[base] = SFaceEmbedder(self._paths["yunet"], self._paths["sface"])  # type: ignore[arg-type]
+
+    def real(self, frames: Frames, keys: Sequence[str]) -> RealImages:
+        """Ground truth on the protocol's background.
+
+        Args:
+            frames: at the protocol's resolution.
+            keys: names that tell the frames apart.
+        """
+        valid = (frames.regions != int(Region.OUTSIDE)).unsqueeze(1).float()
+        image = frames.image
+        if self.protocol.background != "dataset":
+            image = torch.lerp(torch.full_like(image, self.colour), image, frames.foreground_mask)
+        return RealImages(self.covered(image, valid), frames, tuple(keys), valid)
+
+    @property
+    def colour(self) -> float:
+        """Grey of the background; white also stands for pixels that nobody knows."""
+        return 0.0 if self.protocol.background == "black" else 1.0
+
+    def covered(self, image: Float[Tensor, "b 3 h w"], valid: Float[Tensor, "b 1 h w"]) -> Tensor:
+        """The image with unknown pixels in the colour of the background."""
+        return torch.where(valid > 0, image, torch.full_like(image, self.colour))
+
+    @torch.no_grad()
+    def score(
+        self,
+        task: str,
+        prediction: Float[Tensor, "b 3 h w"],
+        present: Bool[Tensor, " b"],
+        source: RealImages,
+        driver: RealImages,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        seen: Perceived | None = None,
+    ) -> Scores:
+        """Score one batch.
+
+        Args:
+            task: name of the protocol's task.
+            prediction: RGB in [0, 1] at the protocol's resolution; rows that are not present may hold anything.
+            present: whether there is a prediction.
+            source: the identity frames.
+            driver: in self-reenactment the targets.
+            mask: the prediction's foreground, where it has one.
+            seen: what networks see in the predictions, if that is known already.
+        """
+        names = self.protocol.tasks[task].metrics
+        cross = kind_of(task) == "cross"
+        image = prediction if cross else self.covered(prediction, driver.valid)
+        seen = self._perceive(image, names, present) if seen is None else seen
+        theirs = self.perceive_real(driver, names)
+        person = self.perceive_real(source, names) if cross else theirs
+        values, defined = {}, {}
+        for name in names:
+            base, _, choice = name.partition("/")
+            if not SPECS[base].per_frame:
+                continue
+            if SPECS[base].pixels:
+                value = self._pixels(base, choice, image, driver, theirs)
+                fine = ~value.isnan()
+            elif base in seen.embeddings:
+                fine = person.embedded[base]
+                value = csim(seen.embeddings[base], person.embeddings[base])
+                value = value.where(seen.embedded[base], torch.nan)
+            elif base == "mask_iou":
+                value, fine = self._overlap(mask, driver)
+            else:
+                fine = theirs.face
+                value = _FACE_METRICS[base](seen, theirs).where(seen.face, torch.nan)
+            label = result_name(name, self.protocol.resolution)
+            values[label] = value.where(fine & present, torch.nan).float()
+            defined[label] = fine
+        return Scores(
+            values,
+            defined,
+            self._unseen(seen, seen, names) & present,
+            self._unseen(theirs, person, names),
+            seen.landmarks.where(seen.face[:, None, None], torch.nan),
+            theirs.landmarks.where(theirs.face[:, None, None], torch.nan),
+        )
+
+    @staticmethod
+    def _overlap(mask: Tensor | None, driver: RealImages) -> tuple[Tensor, Tensor]:
+        """Overlap of masks and whether there is one to compare."""
+        if mask is None:
+            return torch.full((len(driver),), torch.nan), torch.zeros(len(driver), dtype=torch.bool)
+        fine = torch.ones(len(driver), dtype=torch.bool)
+        return mask_iou(mask, driver.frames.foreground_mask, driver.valid), fine
+
+    def _pixels(
+        self, base: str, choice: str, image: Tensor, target: RealImages, seen: Perceived
+    ) -> Float[Tensor, " b"]:
+        """A metric on pixels; NaN where the choice is empty."""
+        wanted, weight = target.image, target.valid
+        if choice == "crop":
+            boxes = self._boxes(seen.landmarks)
+            image, wanted, weight = (
+                _cut(x, boxes, self.protocol.resolution) for x in (image, wanted, weight)
+            )
+        if choice == "masked":
+            weight = weight * self.mask(target.frames)
+        weight = weight.to(image)
+        if base in self._lpips:
+            # Whatever is masked shows the background in both images.
+            grey = torch.full_like(image, self.colour)
+            a, b = (torch.lerp(grey, x, weight) if choice == "masked" else x for x in (image, wanted))
+            value = lpips(self._lpips[base], a.to(self.device), b.to(self.device)).cpu()
+            value = value.where(weight.flatten(1).sum(1).cpu() > 0, torch.nan)
+        else:
+            value = _PIXEL_METRICS[base](image, wanted, weight)
+        return value.where(seen.face, torch.nan) if choice == "crop" else value
+
+    def mask(self, frames: Frames) -> Float[Tensor, "b 1 h w"]:
+        """Ground-truth mask of ``/masked`` metrics."""
+        if self.protocol.mask == "person":
+            return frames.foreground_mask
+        return frames.region_mask(Region.HAIR, Region.FACE_SKIN)
+
+    def _boxes(self, landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, "b 3"]:
+        """Centre and side (pixels) of the square around the five points."""
+        points = landmarks[:, list(FIVE_POINTS)]
+        low, high = points.amin(1), points.amax(1)
+        side = ((high - low).amax(1) * self.protocol.crop.scale).clamp(1, self.protocol.crop.max_px)
+        return torch.cat([(low + high) / 2, side[:, None]], dim=1)
+
+    def perceive_real(self, real: RealImages, metrics: Sequence[str]) -> Perceived:
+        """What networks see in ground truth; each frame is looked at once while it is remembered."""
+        kinds = self._kinds(metrics)
+        label = "+".join(sorted(kinds))
+        keys = [f"{key}|{label}" for key in real.keys]
+        unknown = [i for i, key in enumerate(keys) if key not in self._cache and key not in keys[:i]]
+        if unknown:
+            found = self._perceive(real.image[unknown], metrics, torch.ones(len(unknown), dtype=torch.bool))
+            for place, index in enumerate(unknown):
+                self._cache[keys[index]] = found.rows(slice(place, place + 1))
+        rows = [self._cache[key] for key in keys]
+        while len(self._cache) > _CACHED_FRAMES:
+            self._cache.popitem(last=False)
+        return Perceived.cat(rows)
+
+    def _kinds(self, metrics: Sequence[str]) -> set[str]:
+        """Which looks at an image the metrics need."""
+        kinds = {name for name in metrics if name in self._embedders}
+        if any("face_landmarker" in spec_of(n).networks or n.endswith("/crop") for n in metrics):
+            kinds.add("face")
+        return kinds
+
+    def _perceive(self, image: Tensor, metrics: Sequence[str], present: Tensor) -> Perceived:
+        kinds = self._kinds(metrics)
+        seen = self._faces(image, present if "face" in kinds else torch.zeros_like(present))
+        embeddings, embedded = {}, {}
+        for name in sorted(kinds - {"face"}):
+            embeddings[name], found = self._embedders[name](image)
+            embedded[name] = found.cpu() & present
+            embeddings[name] = embeddings[name].cpu()
+        rotation = F.normalize(seen.pose[:, :3, :3], dim=1)
+        return Perceived(seen.landmarks, seen.blendshapes, rotation, seen.found, embeddings, embedded)
+
+    def _faces(self, image: Float[Tensor, "b 3 h w"], wanted: Bool[Tensor, " b"]) -> Detections:
+        """Landmarks of the wanted images."""
+        result = Detections(
+            torch.zeros(len(image), 478, 2),
+            torch.zeros(len(image), 478),
+            torch.zeros(len(image), 52),
+            torch.zeros(len(image), 4, 4),
+            torch.zeros(len(image), dtype=torch.bool),
+            torch.zeros(len(image), dtype=torch.int32),
+        )
+        index = wanted.nonzero()[:, 0]
+        if len(index):
+            pixels = (image[index] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            found = self._detector.detect(np.ascontiguousarray(pixels))
+            for name in ("landmarks", "depth", "blendshapes", "pose", "found", "num_faces"):
+                getattr(result, name)[index] = getattr(found, name)
+        return result
+
+    def _unseen(self, faces: Perceived, people: Perceived, metrics: Sequence[str]) -> Bool[Tensor, " b"]:
+        """Whether any network that the metrics need finds no face."""
+        missing = torch.zeros_like(faces.face)
+        if "face" in self._kinds(metrics):
+            missing = missing | ~faces.face
+        for found in people.embedded.values():
+            missing = missing | ~found
+        return missing
+
+
+def kind_of(task: str) -> str:
+    """``cross`` if another person drives, else ``self``: there is a target to compare with."""
+    return "cross" if task.startswith("cross") else "self"
+
+
+_FACE_METRICS: dict[str, Callable[[Perceived, Perceived], Tensor]] = {
+    "akd_mediapipe478": lambda a, b: landmark_distance(a.landmarks, b.landmarks),
+    "aed_expression_mediapipe": lambda a, b: expression_distance(a.expression, b.expression),
+    "apd_rotation_deg": lambda a, b: rotation_distance(a.rotation, b.rotation),
+}
+_PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "l1": l1,
+}
+
+
+def _cut(
+    images: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 3"], size: int
+) -> Float[Tensor, "b c s s"]:
+    """Squares of images, resampled; beyond the border the edge is repeated.
+
+    Args:
+        images: any number of channels.
+        boxes: centre x, y and side, pixels.
+        size: side of the result, pixels.
+    """
+    height, width = images.shape[-2:]
+    steps = (torch.arange(size) + 0.5) / size - 0.5
+    x = boxes[:, :1] + boxes[:, 2:] * steps
+    y = boxes[:, 1:2] + boxes[:, 2:] * steps
+    # Pixel centres are integers; grid_sample counts from the image's corners.
+    x, y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    return F.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)

@@ -1,0 +1,166 @@
+"""What is evaluated: a checkpoint of ours, or anybody's frames."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.data import Frames, Rendered
+from rome_lightning.evaluation.pairs import PairItem
+from rome_lightning.evaluation.protocol import file_hash
+from rome_lightning.models import AvatarCode
+from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+
+_CACHED_AVATARS = 4
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One batch of a system's answers."""
+
+    images: UInt8[Tensor, "b 3 s s"]
+    """RGB; rows with a reason may hold anything."""
+    reasons: tuple[str, ...]
+    """Why there is no prediction; empty where there is one."""
+    masks: Float[Tensor, "b 1 s s"] | None = None
+    """The person, [0, 1], where the system says so."""
+
+
+class System(Interface):
+    """Answers pairs of a protocol."""
+
+    name: str
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies it, for the summary; the same system has the same description."""
+        ...
+
+    def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
+        """Answer a batch whose pairs share one source frame.
+
+        Args:
+            pairs: what is asked.
+            source: one identity frame.
+            driver: a frame per pair.
+        """
+        ...
+
+
+class AvatarSystem:
+    """An avatar model of this project.
+
+    Each source becomes an avatar once; it is drawn at the size the model was trained on, then resized.
+
+    Args:
+        checkpoint: written by ``rome fit``, ``rome distill`` or ``rome import-checkpoint``.
+        resolution: side of the answers, pixels.
+        background: grey in [0, 1].
+        refine_steps: steps that fit each avatar to its photograph's outline, see ``refine_offsets``.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        resolution: int,
+        background: float,
+        refine_steps: int = 100,
+        device: str = "cpu",
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.name = checkpoint.stem
+        self.resolution, self.background, self.refine_steps = resolution, background, refine_steps
+        self.device = torch.device(device)
+        self.model = load_avatar(checkpoint).to(self.device)
+        self.image_size = int(read_checkpoint(checkpoint)["image_size"])
+        self._codes: OrderedDict[tuple[str, int], AvatarCode] = OrderedDict()
+
+    def describe(self) -> dict[str, Any]:
+        """File, size and how avatars are made."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "sha256": file_hash(self.checkpoint),
+            "kind": type(self.model).__name__,
+            "image_size": self.image_size,
+            "refine_steps": self.refine_steps,
+        }
+
+    def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
+        """Drive the avatar of the source."""
+        code = self._code((pairs[0].clip, pairs[0].source), source)
+        rendered = self._render(code.repeat_interleave(len(pairs)), driver)
+        images = _resized(rendered.image, self.resolution)
+        return Predictions(_bytes(images), ("",) * len(pairs), _resized(rendered.mask, self.resolution).cpu())
+
+    @torch.no_grad()
+    def _render(self, code: AvatarCode, driver: Frames) -> Rendered:
+        size = (self.image_size, self.image_size)
+        return self.model.render(code, driver.params.to(self.device), size, self.background)
+
+    @torch.no_grad()
+    def _code(self, key: tuple[str, int], source: Frames) -> AvatarCode:
+        if key not in self._codes:
+            small = source.resized(self.image_size).to(self.device)
+            self._codes[key] = refine_offsets(self.model, self.model.encode(small), small, self.refine_steps)
+            while len(self._codes) > _CACHED_AVATARS:
+                self._codes.popitem(last=False)
+        return self._codes[key]
+
+    @torch.no_grad()
+    def speed(self, source: Frames, driver: Frames, repeats: int = 10) -> dict[str, float]:
+        """Stages one frame at a time, after a warm-up: ``fps_<stage>_<device>`` and ``creation_s_<device>``.
+
+        Args:
+            source: one identity frame.
+            driver: at least one frame.
+            repeats: frames per stage.
+        """
+        kind = self.device.type
+        small, params = (
+            source.resized(self.image_size).to(self.device),
+            driver.params[slice(0, 1)].to(self.device),
+        )
+        size = (self.image_size, self.image_size)
+        start = time.perf_counter()
+        code = refine_offsets(self.model, self.model.encode(small), small, self.refine_steps)
+        self._wait()
+        result = {f"creation_s_{kind}": time.perf_counter() - start}
+        stages = {
+            "driving": lambda: self.model.deform(code, params),
+            "whole": lambda: self.model.render(code, params, size, self.background),
+        }
+        for stage, run in stages.items():
+            run()
+            self._wait()
+            start = time.perf_counter()
+            for _ in range(repeats):
+                run()
+            self._wait()
+            result[f"fps_{stage}_{kind}"] = repeats / (time.perf_counter() - start)
+        return {name: round(value, 3) for name, value in result.items()}
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _bytes(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """As a picture file would hold them: every system is scored on 8 bits."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
