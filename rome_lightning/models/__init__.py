@@ -1,7 +1,15 @@
 """Avatar models in plain torch."""
 
 from rome_lightning.models.avatar_model import AvatarCode, AvatarModel, HeadMesh
-from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
+from rome_lightning.models.basis import LinearBasis
+from rome_lightning.models.config import (
+    AvatarConfig,
+    BasisConfig,
+    DecoderConfig,
+    DriverConfig,
+    OffsetConfig,
+    TextureConfig,
+)
 
 FullAvatar = AvatarModel
 """The model of the paper's main part: an ``AvatarModel`` whose offsets come from networks."""
@@ -10,9 +18,12 @@ __all__ = [
     "AvatarCode",
     "AvatarConfig",
     "AvatarModel",
+    "BasisConfig",
     "DecoderConfig",
+    "DriverConfig",
     "FullAvatar",
     "HeadMesh",
+    "LinearBasis",
     "OffsetConfig",
     "TextureConfig",
 ]

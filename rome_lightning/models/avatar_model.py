@@ -16,6 +16,7 @@ from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.decoder import DeferredRenderer
 from rome_lightning.models.offsets import build_offset_source
+from rome_lightning.models.regressors import DriverEncoder
 from rome_lightning.models.texture import build_texture_model
 from rome_lightning.renderer import get_rasterizer
 
@@ -63,6 +64,9 @@ class AvatarModel(nn.Module):
         self.rasterizer = get_rasterizer(config.rasterizer)
         self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
         self.offset_network = build_offset_source(config, self.head)
+        self.driver_network = (
+            DriverEncoder(config.driver, self.head) if config.driver.encoder != "none" else None
+        )
         self.renderer = DeferredRenderer(config.decoder, config.texture.channels, self.head, self.rasterizer)
 
     def forward(
@@ -119,6 +123,28 @@ class AvatarModel(nn.Module):
         else:
             offsets = torch.zeros_like(posed)
         return HeadMesh(posed + offsets, offsets)
+
+    def estimate_driver(
+        self, image: Float[Tensor, "b 3 h w"], shape: Float[Tensor, "b k"] | None = None
+    ) -> HeadParams:
+        """Expression, pose and camera of frames, without a tracker.
+
+        Args:
+            image: RGB in [0, 1], cropped as the training data are.
+            shape: identity coefficients to hand through; the mean head's if not given.
+
+        Raises:
+            ValueError: the model was trained without such a network.
+        """
+        if self.driver_network is None:
+            raise ValueError(
+                "this model cannot read a driver's parameters off its frames; use the tracker, or train with "
+                "avatar.driver.encoder set"
+            )
+        if shape is None:
+            shape = image.new_zeros(len(image), self.head.num_shape)
+        params: HeadParams = self.driver_network(image, shape)
+        return params
 
     def render(
         self,

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from rome_lightning.models.avatar_model import AvatarModel
-from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
+from rome_lightning.models.config import (
+    AvatarConfig,
+    BasisConfig,
+    DecoderConfig,
+    DriverConfig,
+    OffsetConfig,
+    TextureConfig,
+)
 
 CONFIG_KEY = "avatar_config"
 """Entry of a checkpoint that holds ``dataclasses.asdict(AvatarConfig)``."""
@@ -32,6 +39,8 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
                 "texture": TextureConfig(**values["texture"]),
                 "offsets": OffsetConfig(**values["offsets"]),
                 "decoder": DecoderConfig(**values["decoder"]),
+                "basis": BasisConfig(**values.get("basis", {})),
+                "driver": DriverConfig(**values.get("driver", {})),
             }
         )
     except (TypeError, KeyError) as error:

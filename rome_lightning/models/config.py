@@ -30,8 +30,9 @@ class TextureConfig:
 class OffsetConfig:
     """How vertices leave the parametric head to form hair, neck and shoulders."""
 
-    kind: Literal["network", "none"] = "network"
-    """``none`` keeps the bare parametric head."""
+    kind: Literal["network", "basis", "none"] = "network"
+    """``network``: the full model; ``basis``: the linear one (see ``BasisConfig``), which knows none of the
+    options here but ``max_offset``; ``none`` keeps the bare parametric head."""
     direction: Literal["normal", "elementwise", "free"] = "normal"
     """``normal``: one signed length along the normal (paper); ``elementwise``: three factors times the
     normal's components (release); ``free``: an unconstrained displacement (the paper's ablation)."""
@@ -49,6 +50,34 @@ class OffsetConfig:
     """Channels of the latent geometry map."""
     mlp_width: int = 64
     """Hidden width of the per-vertex network; 256 in the release."""
+
+
+EncoderName = Literal["resnet50", "resnet18", "mobilenet_v2", "mobilenet_v3_small"]
+"""Image classifiers of torchvision that can be turned into regressors."""
+
+
+@dataclass(frozen=True)
+class BasisConfig:
+    """The linear model's offsets: a basis, and a network that gives its coefficients."""
+
+    num_hair: int = 50
+    """Components of the scalp (paper: 50)."""
+    num_neck: int = 10
+    """Components of neck and shoulders (paper: 10)."""
+    encoder: EncoderName = "resnet50"
+    """Network that sees the source once per avatar (paper: ResNet-50)."""
+    input_size: int = 256
+    """Larger sources are reduced to this side before the network sees them, pixels."""
+
+
+@dataclass(frozen=True)
+class DriverConfig:
+    """A network that reads expression, pose and camera off a frame, in place of the tracker."""
+
+    encoder: EncoderName | Literal["none"] = "none"
+    """Network that sees every frame of the driver (paper: MobileNetV2); ``none`` leaves it to the tracker."""
+    input_size: int = 256
+    """Larger frames are reduced to this side before the network sees them, pixels."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +105,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class AvatarConfig:
-    """A full (non-linear) avatar model."""
+    """An avatar model, full or linear."""
 
     head: str = "open"
     """``open`` for the head that ships with the package, or the path of a FLAME ``generic_model.pkl``."""
@@ -85,3 +114,5 @@ class AvatarConfig:
     texture: TextureConfig = field(default_factory=TextureConfig)
     offsets: OffsetConfig = field(default_factory=OffsetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    basis: BasisConfig = field(default_factory=BasisConfig)
+    driver: DriverConfig = field(default_factory=DriverConfig)

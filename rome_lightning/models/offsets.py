@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from rome_lightning.data import Frames
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.models.config import AvatarConfig, OffsetConfig
+from rome_lightning.models.basis import LinearBasis
+from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
+from rome_lightning.models.regressors import ImageRegressor
 from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
 from rome_lightning.renderer import UVLayout
 
@@ -24,6 +26,8 @@ def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource |
     """The part that ``config.offsets.kind`` names; ``None`` for the bare head."""
     if config.offsets.kind == "none":
         return None
+    if config.offsets.kind == "basis":
+        return BasisOffsets(config.basis, head)
     return OffsetNetwork(config.offsets, head, config.texture.channels)
 
 
@@ -82,8 +86,8 @@ class OffsetNetwork(OffsetSource):
     network turns into the magnitude of its offset.
 
     Source: ROME sec. 3.2, E_geom and G_geom.
-    Departure from ROME: the region mask falls off smoothly towards the face, so that no step forms at
-    the hairline.
+    Departure from ROME: the compact network's region mask falls off smoothly towards the face, so that no
+    step forms at the hairline; the released network's is the release's own, without a falloff.
     """
 
     faces: Tensor
@@ -109,6 +113,9 @@ class OffsetNetwork(OffsetSource):
 
         uvs = head.vertex_uvs[self.moving]
         self.register_buffer("sample_grid", (2 * uvs - 1)[None, :, None], persistent=False)
+        if config.network == "release":
+            uvs = _released_coordinates(uvs, config.uv_size)
+            self.falloff = torch.ones_like(self.falloff)
         self.register_buffer("encoded_uvs", harmonic_encoding(uvs[None], dim=-1), persistent=False)
 
     def forward(
@@ -122,7 +129,9 @@ class OffsetNetwork(OffsetSource):
         """
         positions = harmonic_encoding(self.layout.gather(vertices * POSITION_SCALE), dim=1)
         small = F.interpolate(texture.detach(), size=positions.shape[-2:], mode="bilinear", antialias=True)
-        latent = self.geometry_network(torch.cat([positions, small], dim=1))
+        # The released weights want the texture first.
+        maps = [small, positions] if self.config.network == "release" else [positions, small]
+        latent = self.geometry_network(torch.cat(maps, dim=1))
         grid = self.sample_grid.expand(len(vertices), -1, -1, -1)
         sampled = F.grid_sample(latent, grid, align_corners=False, padding_mode="border")
         per_vertex = torch.cat(
@@ -147,6 +156,69 @@ class OffsetNetwork(OffsetSource):
         if self.config.direction == "free":
             return magnitudes
         return magnitudes * vertex_normals(vertices.detach(), self.faces)
+
+
+def _released_coordinates(uvs: Float[Tensor, "n 2"], size: int) -> Float[Tensor, "n 2"]:
+    """Coordinates as the release's vertex network sees them, about -1 to 1.
+
+    The release samples ``linspace(-1, 1, size)`` as if its ends were the image's corners, although they
+    are the centres of its outer pixels: a zoom by half a pixel that its weights have learned with.
+    """
+    return 2 * (uvs * size - 0.5) / (size - 1) - 1
+
+
+class BasisOffsets(OffsetSource):
+    """Offsets from a linear basis whose coefficients a network reads off the source.
+
+    Source: ROME sec. 3.5, the distilled linear model.
+    """
+
+    components: Tensor
+    mean: Tensor
+    scale: Tensor
+    needs_texture = False
+
+    def __init__(self, config: BasisConfig, head: HeadModel) -> None:
+        super().__init__(head)
+        self.config = config
+        num_components = config.num_hair + config.num_neck
+        # Part of the weights: a checkpoint then needs no basis file beside it.
+        self.register_buffer("components", torch.zeros(num_components, head.num_vertices, 3))
+        self.register_buffer("mean", torch.zeros(head.num_vertices, 3))
+        self.register_buffer("scale", torch.ones(num_components))
+        self.regressor = ImageRegressor(config.encoder, num_components, config.input_size)
+
+    def set_basis(self, basis: LinearBasis) -> None:
+        """Use a basis; the network then speaks of its coefficients in standard deviations.
+
+        Raises:
+            ValueError: the basis has other numbers of components or vertices than this model.
+        """
+        wanted = (self.config.num_hair, self.config.num_neck, self.components.shape[1])
+        given = (basis.num_hair, basis.num_neck, basis.components.shape[1])
+        if wanted != given:
+            raise ValueError(
+                f"the model takes {wanted[0]} hair and {wanted[1]} neck components of {wanted[2]} vertices, "
+                f"the basis has {given[0]} and {given[1]} of {given[2]}; set avatar.basis.num_hair, num_neck"
+            )
+        self.components.copy_(basis.components)
+        self.mean.copy_(basis.mean)
+        self.scale.copy_(basis.std)
+
+    def coefficients(self, source: Frames) -> Float[Tensor, "b k"]:
+        """Coefficients of each source, metres.
+
+        The person is shown on grey, so that the background says nothing.
+        """
+        grey = torch.full_like(source.image, 0.5)
+        outputs: Tensor = self.regressor(torch.lerp(grey, source.image, source.foreground_mask))
+        return outputs * self.scale
+
+    def rest_offsets(
+        self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """The mean and the components times their coefficients; texture and head are not looked at."""
+        return self.mean + torch.einsum("bk,kvc->bvc", self.coefficients(source), self.components)
 
 
 def smooth_mask(mask: Tensor, faces: Tensor, num_rings: int = 4) -> Float[Tensor, " v"]:

@@ -1,0 +1,116 @@
+"""Numbers off an image: the encoders of the linear model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+from rome_lightning.data import POSE_SIZE, HeadParams
+from rome_lightning.head import HeadModel
+from rome_lightning.models.config import DriverConfig, EncoderName
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "resnet50": models.resnet50,
+    "resnet18": models.resnet18,
+    "mobilenet_v2": models.mobilenet_v2,
+    "mobilenet_v3_small": models.mobilenet_v3_small,
+}
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+EXPRESSION_SCALE, POSE_SCALE = 0.25, 0.25
+"""What an output of 1 means: coefficients, radians."""
+CAMERA_CENTRE, CAMERA_SCALE = (4.0, 0.0, 0.0), (1.0, 0.05, 0.05)
+"""Camera of output 0, and what an output of 1 adds: NDC per metre, then metres."""
+
+
+class ImageRegressor(nn.Module):
+    """A torchvision classifier with as many outputs as numbers are wanted; it starts at 0.
+
+    Its key names are torchvision's, so weights trained on ImageNet can be loaded (``load_backbone``).
+
+    Args:
+        encoder: which network.
+        outputs: numbers per image.
+        input_size: larger images are reduced to this side, pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: EncoderName, outputs: int, input_size: int = 256) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.network = _BUILDERS[encoder](weights=None, num_classes=outputs)
+        for parameter in self.last_layer.parameters():
+            nn.init.zeros_(parameter)
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The layer that gives the outputs."""
+        return [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+        """Numbers of each image.
+
+        Args:
+            image: RGB in [0, 1].
+        """
+        if image.shape[-1] > self.input_size:
+            size = (self.input_size, self.input_size)
+            image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+        outputs: Tensor = self.network((image - self.mean) / self.std)
+        return outputs
+
+    def load_backbone(self, weights: dict[str, Tensor]) -> None:
+        """Start from a torchvision classifier's weights; the last layer stays as it is.
+
+        Raises:
+            ValueError: the weights are not those of this network.
+        """
+        last = {id(parameter) for parameter in self.last_layer.parameters()}
+        own = {name for name, parameter in self.network.named_parameters() if id(parameter) in last}
+        kept = {name: value for name, value in weights.items() if name not in own}
+        wanted = {name for name in self.network.state_dict() if name not in own}
+        if wanted != set(kept):
+            missing = sorted(wanted ^ set(kept))
+            raise ValueError(f"the encoder's weights are of another network: {missing[0]} does not fit")
+        self.network.load_state_dict(kept, strict=False)
+
+
+class DriverEncoder(nn.Module):
+    """Expression, pose and camera of a frame.
+
+    Source: ROME sec. 3.5: a MobileNetV2 in place of the tracker.
+
+    Args:
+        config: which network.
+        head: for the number of expression coefficients.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, config: DriverConfig, head: HeadModel) -> None:
+        super().__init__()
+        if config.encoder == "none":
+            raise ValueError("a driver encoder needs a network; set avatar.driver.encoder")
+        self.num_expression = head.num_expression
+        zeros = [0.0] * (head.num_expression + POSE_SIZE)
+        scale = [EXPRESSION_SCALE] * head.num_expression + [POSE_SCALE] * POSE_SIZE
+        # Part of the weights: the release's network has other units.
+        self.register_buffer("centre", torch.tensor([*zeros, *CAMERA_CENTRE]))
+        self.register_buffer("scale", torch.tensor([*scale, *CAMERA_SCALE]))
+        self.regressor = ImageRegressor(config.encoder, len(self.scale), config.input_size)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"], shape: Float[Tensor, "b k"]) -> HeadParams:
+        """Parameters of each frame with the given shapes."""
+        outputs = self.centre + self.scale * self.regressor(image)
+        expression, pose, camera = outputs.split([self.num_expression, POSE_SIZE, 3], dim=-1)
+        return HeadParams.from_packed(shape, expression, pose, camera)
