@@ -113,6 +113,7 @@ class Run:
         missing = [name for name in UNIT_COLUMNS if name not in pairs.columns]
         if missing:
             raise ValueError(f"{table} lacks the columns {', '.join(missing)}; evaluate the run again")
+        pairs["driver_identity"] = pairs["driver_identity"].fillna("")
         repeated = int(pairs.duplicated(list(UNIT_COLUMNS)).sum())
         if repeated:
             raise ValueError(f"{table} holds {repeated} pairs twice; delete the folder and evaluate again")
@@ -131,7 +132,9 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder at {path}")
-    if not any((path / name).exists() for name in ("config.yaml", "summary.json", "evaluation", "metrics.csv")):
+    if not any(
+        (path / name).exists() for name in ("config.yaml", "summary.json", "evaluation", "metrics.csv")
+    ):
         raise FileNotFoundError(
             f"{path} is no run folder: it has neither config.yaml, summary.json, metrics.csv nor evaluation/"
         )
@@ -214,9 +217,7 @@ def pool_seeds(runs: Sequence[Run]) -> list[Configuration]:
     for members in groups.values():
         _refuse_repetition(members)
     names = _distinct_names([members[0] for members in groups.values()])
-    return [
-        Configuration(name, tuple(members)) for name, members in zip(names, groups.values(), strict=True)
-    ]
+    return [Configuration(name, tuple(members)) for name, members in zip(names, groups.values(), strict=True)]
 
 
 def _refuse_repetition(runs: list[Run]) -> None:

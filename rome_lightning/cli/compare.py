@@ -1,0 +1,223 @@
+"""``rome compare``: which configuration is better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from rome_lightning.evaluation.comparison import Comparison
+    from rome_lightning.evaluation.comparison_page import Truth
+    from rome_lightning.evaluation.runs import Configuration, Run
+
+TRAINING = "training"
+"""Stands for a protocol: the validation metrics of the training."""
+
+
+def _parser() -> ArgumentParser:
+    from rome_lightning.evaluation.comparison import CompareOptions
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="rome compare",
+        exit_on_error=False,
+        description="Compare run folders pair by pair: differences to a baseline with intervals, differing "
+        "settings, frames side by side. Runs that differ in their seed alone are pooled. The runs must have "
+        "been evaluated (`rome evaluate`) under one protocol. Example: rome compare runs/full/base-* "
+        "runs/full/no_hair-* --baseline base --output comparison.html --format html. See docs/comparison.md.",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
+    parser.add_argument("runs", nargs="*", type=str, help="Run folders; with --wandb names or ids of runs.")
+    parser.add_argument(
+        "--baseline", type=str, default=None, help="Run folder or configuration to compare with (the first)."
+    )
+    parser.add_argument(
+        "--protocol",
+        type=str,
+        default=None,
+        help="Name of the protocol; needed if the runs have several. 'training' compares the validation "
+        "metrics of the training instead: no pairs, hence no verdict.",
+    )
+    parser.add_argument(
+        "--format",
+        type=Literal["table", "md", "latex", "csv", "html"],
+        default="table",
+        help="Of the result; 'html' is a page with pictures and needs --output.",
+    )
+    parser.add_argument("--output", type=Path, default=None, help="File to write instead of the terminal.")
+    parser.add_argument(
+        "--data", type=Path, default=None, help="Dataset that was evaluated; adds real frames to the page."
+    )
+    parser.add_argument(
+        "--separate_seeds", action="store_true", help="Do not pool runs that differ in their seed alone."
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="*",
+        type=str,
+        default=[],
+        help="Metrics to show, as psnr/full, self/psnr/full or the beginning of either; all by default.",
+    )
+    parser.add_argument(
+        "--wandb", type=str, default=None, help="ENTITY/PROJECT: fetch the runs from Weights & Biases."
+    )
+    parser.add_argument(
+        "--sweep",
+        type=Path,
+        default=None,
+        help="Folder of `rome sweep`: rank its trials and settings instead.",
+    )
+    parser.add_class_arguments(CompareOptions, None, skip={"metrics"})
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``rome compare``.
+
+    Args:
+        argv: arguments after ``rome compare``.
+
+    Returns:
+        0 if the comparison was made, whatever it says.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.format == "html" and options.output is None:
+        parser.error("a page needs a place: give --output FILE.html")
+    if options.sweep is not None:
+        if options.runs:
+            parser.error("--sweep ranks a whole sweep; give either run folders or --sweep")
+        return _rank(options)
+    runs = _fetched(options) if options.wandb else _read(options.runs)
+    if len(runs) < 2:
+        parser.error("compare what? give at least two run folders")
+    if options.protocol == TRAINING:
+        from rome_lightning.evaluation.comparison_tables import as_markdown
+        from rome_lightning.evaluation.training_metrics import training_table
+
+        table = training_table(_configurations(runs, options), options.metrics)
+        text = as_markdown(table) if options.format == "md" else f"{table.as_text()}\n{table.caption}"
+        return _write(options, text + "\n")
+    comparison = _compare(runs, options)
+    if options.format == "html":
+        return _write_page(options, comparison)
+    from rome_lightning.evaluation.comparison_tables import render
+
+    return _write(options, render(comparison, options.format))
+
+
+def _read(paths: Sequence[str]) -> list[Run]:
+    from rome_lightning.evaluation.runs import read_run
+
+    return [read_run(Path(path)) for path in paths]
+
+
+def _fetched(options: Namespace) -> list[Run]:
+    from rome_lightning.evaluation.wandb_runs import fetch_runs
+
+    return fetch_runs(options.wandb, options.runs)
+
+
+def _configurations(runs: Sequence[Run], options: Namespace) -> list[Configuration]:
+    from rome_lightning.evaluation.runs import Configuration, pool_seeds
+
+    if options.separate_seeds:
+        return [Configuration(run.name, (run,)) for run in runs]
+    return pool_seeds(runs)
+
+
+def _compare(runs: Sequence[Run], options: Namespace) -> Comparison:
+    from rome_lightning.evaluation.comparison import CompareOptions, common_protocol, compare
+
+    configurations = _configurations(runs, options)
+    protocol = options.protocol or common_protocol(runs)
+    chosen = CompareOptions(**{name: options[name] for name in CompareOptions.__dataclass_fields__})
+    return compare(configurations, protocol, _baseline(configurations, options.baseline), chosen)
+
+
+def _baseline(configurations: Sequence[Configuration], name: str | None) -> Configuration:
+    """The configuration of that name, or that has a run of that name or folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name is None:
+        return configurations[0]
+    for configuration in configurations:
+        paths = {run.path.resolve() for run in configuration.runs}
+        if name == configuration.name or name in {run.name for run in configuration.runs}:
+            return configuration
+        if Path(name).resolve() in paths:
+            return configuration
+    known = ", ".join(configuration.name for configuration in configurations)
+    raise ValueError(f"no configuration {name!r} to be the baseline; there are {known}")
+
+
+def _write(options: Namespace, text: str) -> int:
+    if options.output is None:
+        sys.stdout.write(text)
+        return 0
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(text, encoding="utf-8")
+    print(options.output)
+    return 0
+
+
+def _write_page(options: Namespace, comparison: Comparison) -> int:
+    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.evaluation.comparison_page import write_page
+    from rome_lightning.evaluation.comparison_tables import render
+
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_page(options.output, comparison, {"code": code_and_versions()}, _truth(options, comparison))
+    sys.stdout.write(render(comparison, "table"))
+    print(options.output)
+    return 0
+
+
+def _truth(options: Namespace, comparison: Comparison) -> Truth | None:
+    """Gives real frames of the dataset that was evaluated.
+
+    Raises:
+        ValueError: it is another dataset.
+    """
+    if options.data is None:
+        return None
+    from datamodules.evaluation import StoredClips
+    from datamodules.manifest import Manifest
+    from rome_lightning.evaluation.pictures import to_uint8
+
+    manifest = Manifest.load(options.data)
+    scored = comparison.runs[0].evaluation(comparison.protocol).summary["dataset_hash"]
+    if manifest.hash != scored:
+        raise ValueError(
+            f"{options.data} is dataset {manifest.hash[:12]}; the runs were scored on {scored[:12]}"
+        )
+    splits = sorted({shard.split for shard in manifest.shards})
+    stored = [StoredClips(options.data, split, manifest.image_size) for split in splits]
+    homes = {clip.key: clips for clips in stored for clip in clips.clips}
+
+    def real_frame(unit: dict[str, str]) -> UInt8[np.ndarray, "h w 3"]:
+        clip, _, number = unit["frame"].rpartition("@")
+        clip = clip or unit["clip"]
+        return to_uint8(homes[clip].frames(clip, [int(number)]).image[0])
+
+    return real_frame
+
+
+def _rank(options: Namespace) -> int:
+    from rome_lightning.evaluation.ranking import rank_sweep, ranking_text, write_ranking
+
+    ranking = rank_sweep(options.sweep)
+    if options.format == "html":
+        write_ranking(options.output, ranking)
+        print(options.output)
+        return 0
+    return _write(options, ranking_text(ranking, options.format))
