@@ -22,7 +22,7 @@ from datamodules.prepare.parts import (
     join_parts,
     remove_parts,
 )
-from datamodules.prepare.workers import GivenUp, limit_threads, run_tasks
+from datamodules.prepare.processes import GivenUp, default_workers, limit_threads, run_tasks
 from datamodules.shards import finished_shard
 
 Log = Callable[[str], None]
@@ -94,11 +94,12 @@ class Builder:
         maker = PartMaker(folder, self.config, self.make_tracker, self.make_embedder)
         # Sums of floats depend on how threads divide them: one thread gives the same bytes everywhere.
         with limit_threads(1):
-            if self.options.workers == 0 or not parts:
-                make = maker() if parts else None
-                yield from ((part, make(part)) for part in parts if make is not None)
+            if self.options.workers == 0 and parts:
+                make = maker()
+                yield from ((part, make(part)) for part in parts)
                 return
-            for part, result in run_tasks(parts, maker, self.options.workers, self.options.video_limit_s):
+            workers = self.options.workers or default_workers()
+            for part, result in run_tasks(parts, maker, workers, self.options.video_limit_s):
                 if isinstance(result, GivenUp):
                     result = give_up_part(part, folder, result.reason, result.kind)
                 yield part, result
@@ -177,19 +178,19 @@ def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
             "engine submitit needs the package submitit: pip install 'rome-lightning[slurm]'"
         ) from error
     options = builder.options
-    parameters = {"name": "rome-prepare", "cpus_per_task": max(options.workers, 1), **options.slurm}
+    parameters = {"name": "rome-prepare", "cpus_per_task": options.workers or 1, **options.slurm}
     folder = builder.output / ".jobs"
     executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
     executor.update_parameters(**parameters)
     shares = _shares(builder, plans)
     jobs = executor.map_array(partial(_run_share, builder), shares)
     log(f"{len(jobs)} jobs for {len(plans)} shards ({jobs[0].job_id} ...), what they print is in {folder}")
-    failed = []
+    failed: list[str] = []
     for job, share in zip(jobs, shares, strict=True):
-        error = job.exception()
-        if error is not None:
-            failed.append(f"{job.job_id}: {' '.join(str(error).split())[-300:]}")
-        log(f"job {job.job_id}: {'FAILED' if error is not None else 'finished'} ({len(share)} shards)")
+        problem = job.exception()
+        if problem is not None:
+            failed.append(f"{job.job_id}: {' '.join(str(problem).split())[-300:]}")
+        log(f"job {job.job_id}: {'FAILED' if problem is not None else 'finished'} ({len(share)} shards)")
     _raise_failed_jobs(failed, folder)
 
 
@@ -200,10 +201,10 @@ def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         raise ImportError("engine ray needs the package ray: pip install 'rome-lightning[ray]'") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=True)
-    work = ray.remote(num_cpus=max(builder.options.workers, 1), max_retries=1)(_run_share)
+    work = ray.remote(num_cpus=builder.options.workers or 1, max_retries=1)(_run_share)
     shares = _shares(builder, plans)
     waiting = {work.remote(builder, share): share for share in shares}
-    failed = []
+    failed: list[str] = []
     while waiting:
         (done, *_), _ = ray.wait(list(waiting), num_returns=1)
         share = waiting.pop(done)

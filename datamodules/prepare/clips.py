@@ -208,19 +208,18 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 def _best_rejected(shots: Sequence[_Shot]) -> dict[str, Any] | None:
     """The most trustworthy frame among those left out."""
-    best: tuple[float, _Shot, int] | None = None
-    for shot in shots:
-        confidence = torch.nan_to_num(shot.clip.confidence).numpy()
-        for index in np.flatnonzero(shot.reasons != ""):
-            if best is None or confidence[index] > best[0]:
-                best = (float(confidence[index]), shot, int(index))
-    if best is None:
+    left_out = [
+        (float(shot.clip.confidence[index]), number, int(index))
+        for number, shot in enumerate(shots)
+        for index in np.flatnonzero(shot.reasons != "")
+    ]
+    if not left_out:
         return None
-    confidence_of, shot, index = best
+    confidence, number, frame = max(left_out)
     return {
-        "reason": str(shot.reasons[index]),
-        "confidence": round(confidence_of, 3),
-        "picture": thumbnail(np.asarray(shot.clip.images[index])),
+        "reason": str(shots[number].reasons[frame]),
+        "confidence": round(confidence, 3),
+        "picture": thumbnail(np.asarray(shots[number].clip.images[frame])),
     }
 
 

@@ -103,9 +103,10 @@ class PrepareConfig:
 class BuildOptions:
     """How the work is done; nothing here changes a byte of the dataset."""
 
-    workers: int = 1
+    workers: int | None = None
     """Processes that track videos, each on one core and with up to 2 GB of memory; on a cluster, per job.
-    0 tracks in this process, where a crash of a decoder ends the run."""
+    null takes as many as cores and free memory allow. 0 tracks in this process, where a crash of a decoder
+    ends the run."""
     video_limit_s: float = 1800.0
     """A video that takes longer is tried once more, then listed as failed, seconds."""
     retry_failed: bool = False
@@ -120,7 +121,7 @@ class BuildOptions:
     ``mem_gb: 16``; ``cluster: local`` or ``debug`` runs the jobs here."""
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
         for name in ("video_limit_s", "jobs"):
             if getattr(self, name) <= 0:

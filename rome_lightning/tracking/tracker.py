@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntFlag
@@ -62,7 +61,8 @@ class TrackedClip(TensorStruct):
     landmarks: Float[Tensor, "n 478 2"]
     """MediaPipe landmarks, pixels of ``images``; 0 where no face was found."""
     regions: UInt8[Tensor, "n s s"]
-    """Label per pixel, see ``Region``; ``OUTSIDE`` beyond the border of the video."""
+    """Label per pixel, see ``Region``; ``OUTSIDE`` beyond the border of the video. Frames whose problem
+    shows before masks are drawn, such as no face, have none: background and a matte of 0."""
     matte: Float[Tensor, "n s s"]
     """Opacity of the person, [0, 1], half precision; 0 outside the video."""
     residual: Float[Tensor, " n"]
@@ -182,14 +182,15 @@ class Tracker:
             torch.cat([detections.landmarks, detections.depth[..., None]], dim=-1), self.image_size
         )
         landmarks[~detections.found] = 0
-        labels = torch.zeros(images.shape[:3], dtype=torch.uint8)
+        inside = crop.inside(self.image_size)
+        labels = torch.zeros(images.shape[:3], dtype=torch.uint8).masked_fill(~inside, int(Region.OUTSIDE))
         matte = torch.zeros(images.shape[:3], dtype=torch.float16)
         covered, person = torch.full((len(frames),), torch.nan), None
         if masks:
-            inside = crop.inside(self.image_size)
-            labels, matte = self._masks(images, inside, progress)
-            covered = covered_ratio(landmarks[..., :2], labels, inside)
-            covered[~detections.found] = torch.nan
+            # The networks of the masks cost most of the time: only frames that may be used get them.
+            drawn = trusted & detections.found
+            labels[drawn], matte[drawn] = self._masks(images[drawn.numpy()], inside, progress)
+            covered[drawn] = covered_ratio(landmarks[drawn, :, :2], labels[drawn], inside)
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
             # What lies outside the video is unknown to the fit, not background.
             person = torch.where(inside, matte, 1.0)
@@ -243,11 +244,15 @@ class Tracker:
         inside: Bool[Tensor, "s s"],
         progress: Progress | None,
     ) -> tuple[UInt8[Tensor, "n s s"], Float[Tensor, "n s s"]]:
-        """Regions and mattes; both networks run at once, on a core each."""
-        with ThreadPoolExecutor(1) as pool:
-            alpha = pool.submit(self.matter.matte, images, None, progress)
+        """Regions and mattes; both networks run at once, on a core each, if torch may use two."""
+        if torch.get_num_threads() < 2:
             segmentation = self.segmenter.segment(images, progress)
-            matte = alpha.result()
+            matte = self.matter.matte(images, None, progress)
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                alpha = pool.submit(self.matter.matte, images, None, progress)
+                segmentation = self.segmenter.segment(images, progress)
+                matte = alpha.result()
         for index in range(len(images)):
             person = segmentation.person[index, None]
             matte[index] = bounded_matte(matte[index, None], person)[0] * inside
@@ -305,11 +310,14 @@ def _checked(frames: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
 def _in_halves(
     detector: FaceDetector, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None
 ) -> Detections:
-    """Detect in two threads where that pays: the detector leaves the interpreter while it computes."""
-    if len(frames) < 64 or (os.cpu_count() or 1) < 2:
+    """Detect in two threads where that pays: the detector leaves the interpreter while it computes.
+
+    Long clips are halved with one thread too: what is found must not depend on the machine.
+    """
+    if len(frames) < 64:
         return detector.detect(frames, progress)
     half = len(frames) // 2
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(min(2, torch.get_num_threads())) as pool:
         parts = list(pool.map(lambda part: detector.detect(part, progress), (frames[:half], frames[half:])))
     return Detections.cat(parts)
 

@@ -23,6 +23,7 @@ Setup = Callable[[], Callable[[Any], Any]]
 
 ATTEMPTS = 2
 """A task that ends so many processes is given up."""
+_BYTES_PER_WORKER = 2 * 2**30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -156,9 +157,11 @@ def _serve(pipe: connection.Connection, setup: Setup) -> None:
     """Body of a child process."""
     # Ctrl-C reaches the whole group; the parent decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    cv2.setNumThreads(torch.get_num_threads())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work, answer = _attempt(setup)
     pipe.send(answer if work is None else ("ready", None))
@@ -191,19 +194,32 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
+def default_workers() -> int:
+    """One per core that this process may use, fewer if its free memory is short."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return cores
+    return max(1, min(cores, free // _BYTES_PER_WORKER))
+
+
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
     """Keep the numeric libraries of this process and of processes started by it to so many threads."""
+    import cv2
     import torch
 
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     threads = torch.get_num_threads()
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
     torch.set_num_threads(count)
+    cv2.setNumThreads(count)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(-1)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
