@@ -1,0 +1,79 @@
+"""``rome import-checkpoint | export-checkpoint``: official ROME weights to our checkpoints and back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """Options of one of the two commands."""
+    if name == "import-checkpoint":
+        parser = argparse.ArgumentParser(
+            prog="rome import-checkpoint",
+            description="Convert the official rome.pth to a checkpoint of this project, with an account of "
+            "every key. Use the result as one of your own: rome avatar create --checkpoint, rome evaluate "
+            "--checkpoint, rome fit --model.init_args.init_from, rome distill --checkpoint.",
+        )
+        parser.add_argument("file", type=Path, help="The official rome.pth.")
+        parser.add_argument("-o", "--output", type=Path, required=True, help="Checkpoint to write (.ckpt).")
+        parser.add_argument(
+            "--head",
+            type=Path,
+            required=True,
+            help="FLAME's generic_model.pkl. The release's head_template.obj, hair_list.pkl, neck_list.pkl "
+            "and u_full.pt are used if they lie beside it: layout and moving vertices are exact then.",
+        )
+        parser.add_argument(
+            "--partial",
+            action="store_true",
+            help="Write the checkpoint even if keys are missing, unexpected or of another shape; missing "
+            "weights keep their random start, so this is for fine-tuning only.",
+        )
+        return parser
+    parser = argparse.ArgumentParser(
+        prog="rome export-checkpoint",
+        description="Write a model of the released architecture (experiments/full/release.yaml) under the "
+        "official names, for the official code.",
+    )
+    parser.add_argument("file", type=Path, help="Checkpoint of `rome fit` or `rome import-checkpoint`.")
+    parser.add_argument("--format", choices=("official",), default="official", help="Format of the file.")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="File to write (.pth).")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the commands; ``argv`` starts with its name."""
+    name, *rest = argv
+    args = build_parser(name).parse_args(rest)
+    return _import(args) if name == "import-checkpoint" else _export(args)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.models.official import import_official, write_checkpoint
+
+    checkpoint, report = import_official(args.file, args.head)
+    print(report.as_text())
+    if not report.complete and not args.partial:
+        print(
+            f"rome: error: {args.file} does not fit the released architecture; nothing was written "
+            "(--partial writes what fits)",
+            file=sys.stderr,
+        )
+        return 1
+    write_checkpoint(checkpoint | {"code": code_and_versions()}, args.output)
+    print(f"{args.output}: the release's weights; try `rome avatar create PHOTO --checkpoint {args.output}`")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rome_lightning.models.checkpoint import read_checkpoint
+    from rome_lightning.models.official import to_official, write_checkpoint
+
+    state = read_checkpoint(args.file)["state_dict"]
+    kept = {key: value for key, value in state.items() if key.startswith(("avatar.", "discriminator."))}
+    write_checkpoint(to_official(kept), args.output)
+    print(f"{args.output}: {len(kept)} tensors under the official names")
+    return 0

@@ -1,0 +1,319 @@
+"""Weights of the official ROME release: read, renamed both ways, with an account of every key.
+
+The files belong to their users; none is shipped. Pickles are read as plain tensors, nothing in them runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rome_lightning.models.avatar_model import AvatarModel
+from rome_lightning.models.checkpoint import CONFIG_KEY
+from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
+from rome_lightning.networks import PatchDiscriminator
+
+OFFICIAL_SIZE = 256
+"""Side of images and textures of the release, pixels."""
+_DISCRIMINATOR = "discriminator.net_0256."
+NETWORKS = {
+    "autoencoder.": "avatar.texture_model.encoder.",
+    "mesh_deformer.": "avatar.offset_network.geometry_network.",
+    "mlp_deformer.": "avatar.offset_network.vertex_network.",
+    "unet.": "avatar.renderer.network.",
+    _DISCRIMINATOR: "discriminator.",
+}
+"""Prefix of each network in the release and in our checkpoints."""
+_HEAD_AND_TRACKER = "buffers of the release's DECA and FLAME: our head model and tracker take their place"
+NOT_NETWORKS = {
+    "parametric_avatar.": _HEAD_AND_TRACKER,
+    "deca.": _HEAD_AND_TRACKER,
+    "face_parsing.": "the release's frozen face parser: regions come with the data",
+    "vgg19_loss.": "a frozen loss network",
+    "vggface_loss.": "a frozen loss network",
+    "vgggaze_loss.": "a frozen loss network",
+    "lpips.": "a frozen metric network",
+    "ssim.": "constants of a metric",
+    "ms_ssim.": "constants of a metric",
+}
+"""Prefixes that hold no trained weight of the method, and why they are left out."""
+_SPECTRAL_NORM_FORMS = {
+    ".parametrizations.weight.original": ".weight",
+    ".parametrizations.weight.0._u": ".weight_u",
+    ".parametrizations.weight.0._v": ".weight_v",
+    ".weight_orig": ".weight",
+}
+"""How PyTorch has named the parts of a spectrally normalized weight, and how we do."""
+
+
+@dataclass
+class KeyReport:
+    """What became of every key of a converted file."""
+
+    matched: list[str] = field(default_factory=list)
+    """Taken under its name, but for the network's prefix."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Taken under another name: other forms of spectral normalization."""
+    derived: list[str] = field(default_factory=list)
+    """Computed from other keys: singular vectors of a weight whose normalization was folded."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """Left out, with the reason."""
+    missing: list[str] = field(default_factory=list)
+    """Wanted and not there."""
+    unexpected: list[str] = field(default_factory=list)
+    """There and not known."""
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """There with another shape: (theirs, wanted)."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every wanted key was found and every found key is accounted for."""
+        return not (self.missing or self.unexpected or self.shapes)
+
+    def as_text(self) -> str:
+        """One line per group, and one per key that stands in the way."""
+        lines = [
+            f"{len(self.matched)} matched, {len(self.renamed)} renamed, {len(self.derived)} derived, "
+            f"{len(self.ignored)} ignored, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
+            f"{len(self.shapes)} of another shape"
+        ]
+        lines += [f"  renamed     {old} -> {new}" for old, new in self.renamed.items()]
+        for reason in dict.fromkeys(self.ignored.values()):
+            keys = [key for key, why in self.ignored.items() if why == reason]
+            lines.append(f"  ignored     {keys[0]}{f' and {len(keys) - 1} more' * (len(keys) > 1)}: {reason}")
+        lines += [f"  missing     {key}" for key in self.missing]
+        lines += [f"  unexpected  {key}" for key in self.unexpected]
+        lines += [
+            f"  shape       {key}: {theirs}, wanted {ours}" for key, (theirs, ours) in self.shapes.items()
+        ]
+        return "\n".join(lines)
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The flat dictionary of tensors in a file of the release, on the CPU whatever it was saved from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file at {path}; the release's weights are linked from "
+            "https://github.com/SamsungLabs/rome (non-commercial research)"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors; it is not read, because that could run code"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'cut short'}"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} is no state dict of the release: it must hold tensors by name")
+    # DistributedDataParallel saves under a prefix of its own, and the discriminator's has the image size.
+    return {
+        re.sub(r"^discriminator\.net_\d{4}\.", _DISCRIMINATOR, key.removeprefix("module.")): value.detach()
+        for key, value in content.items()
+    }
+
+
+def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "auto") -> AvatarConfig:
+    """The released architecture, as wide as the weights say.
+
+    Args:
+        head: path of the FLAME pickle; the weights make no sense on another head.
+        state: from ``read_official``.
+        rasterizer: visibility backend.
+
+    Raises:
+        ValueError: a network is missing.
+    """
+
+    def rows(key: str, dim: int = 0) -> int:
+        if key not in state:
+            raise ValueError(f"the file has no {key}: it is not a state dict of the release's full model")
+        return state[key].shape[dim]
+
+    return AvatarConfig(
+        head=head,
+        rasterizer=rasterizer,
+        texture=TextureConfig(
+            source="direct",
+            channels=rows("unet.encoder.0.0.main.0.weight", 1) - 39,
+            size=OFFICIAL_SIZE,
+            width=rows("autoencoder.net.0.weight"),
+            prior=False,
+        ),
+        offsets=OffsetConfig(
+            direction="elementwise",
+            expression_dependent=True,
+            max_offset=1.0,
+            network="release",
+            uv_size=OFFICIAL_SIZE,
+            width=rows("mesh_deformer.encoder.0.0.main.3.weight"),
+            latent_channels=rows("mesh_deformer.to_outputs.weight"),
+            mlp_width=rows("mlp_deformer.block_1.0.weight"),
+        ),
+        decoder=DecoderConfig(
+            network="release",
+            width=rows("unet.encoder.0.0.main.3.weight"),
+            extend_outside=False,
+            residual=False,
+        ),
+    )
+
+
+def from_official(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """Rename a released state dict to ours.
+
+    Args:
+        state: from ``read_official``.
+        wanted: our state dict (``avatar.*``, and ``discriminator.*`` if there is one), for names and shapes.
+
+    Returns:
+        The tensors under our names, and the account; nothing is taken silently or dropped silently.
+    """
+    report = KeyReport()
+    taken: dict[str, Tensor] = {}
+    for key, value in state.items():
+        reason = next((why for prefix, why in NOT_NETWORKS.items() if key.startswith(prefix)), None)
+        if reason is not None:
+            report.ignored[key] = reason
+            continue
+        prefix = next((prefix for prefix in NETWORKS if key.startswith(prefix)), None)
+        plain = _one_spectral_norm(key)
+        ours = "" if prefix is None else NETWORKS[prefix] + plain.removeprefix(prefix)
+        if prefix == _DISCRIMINATOR and not any(k.startswith("discriminator.") for k in wanted):
+            report.ignored[key] = "the configuration has no discriminator"
+        elif ours not in wanted:
+            report.unexpected.append(key)
+        elif wanted[ours].shape != value.shape:
+            report.shapes[key] = (tuple(value.shape), tuple(wanted[ours].shape))
+        else:
+            taken[ours] = value.to(wanted[ours].dtype)
+            if plain == key:
+                report.matched.append(key)
+            else:
+                report.renamed[key] = ours
+    report.derived = _add_singular_vectors(taken, wanted)
+    has_discriminator = any(key.startswith("discriminator.") for key in taken)
+    for ours in wanted:
+        optional = ours.startswith("discriminator.") and not has_discriminator
+        if ours not in taken and not optional and not _filled_by(ours, report.shapes):
+            report.missing.append(_official_name(ours))
+    return taken, report
+
+
+def _add_singular_vectors(taken: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Fill in what a file with folded spectral normalization lacks; returns the keys."""
+    added = []
+    for key, weight in list(taken.items()):
+        left, right = f"{key}_u", f"{key}_v"
+        if left in wanted and left not in taken and right not in taken:
+            u, _, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+            taken[left], taken[right] = u[:, 0].contiguous(), v[0].contiguous()
+            added += [left, right]
+    return added
+
+
+def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename our state dict of a released architecture to the release's names.
+
+    Args:
+        state: ``avatar.*`` and perhaps ``discriminator.*``.
+
+    Raises:
+        ValueError: a key belongs to no network of the release.
+    """
+    foreign = [key for key in state if _official_name(key) == key]
+    if foreign:
+        raise ValueError(
+            f"{len(foreign)} weights have no place in the release's files, {foreign[0]} first; only models "
+            "of the released architecture (experiments/full/release.yaml) can be exported"
+        )
+    return {_official_name(key): value for key, value in state.items()}
+
+
+def _official_name(key: str) -> str:
+    """The release's name of one of our keys; the key itself if it has none."""
+    for theirs, ours in NETWORKS.items():
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    return key
+
+
+def _one_spectral_norm(key: str) -> str:
+    """The key with the parts of a spectrally normalized weight under our names."""
+    for theirs, ours in _SPECTRAL_NORM_FORMS.items():
+        if key.endswith(theirs):
+            return key.removesuffix(theirs) + ours
+    return key
+
+
+def _filled_by(ours: str, shapes: Mapping[str, object]) -> bool:
+    """Whether a wanted key is reported already, as one of another shape."""
+    return any(_one_spectral_norm(key) == _official_name(ours) for key in shapes)
+
+
+def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[dict[str, Any], KeyReport]:
+    """A checkpoint of this project with the weights of the release's full model.
+
+    Args:
+        path: the official ``rome.pth``.
+        head: FLAME's ``generic_model.pkl``; see ``head.flame.FlameFiles`` for what is used beside it.
+        rasterizer: visibility backend.
+
+    Returns:
+        The checkpoint as plain data, and the account of every key. Where the account is not complete, the
+        wanted weights that were not found are random.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged or something else.
+    """
+    state = read_official(path)
+    if str(head) == "open":
+        raise ValueError(
+            "the release's weights belong to FLAME's texture layout and vertices, not to the open head; give "
+            "the path of FLAME's generic_model.pkl with --head"
+        )
+    config = release_config(str(head), state, rasterizer)
+    avatar = AvatarModel(config)
+    wanted = {f"avatar.{key}": value for key, value in avatar.state_dict().items()}
+    # The affine part of the first block is called the same in all forms of spectral normalization.
+    first = state.get(f"{_DISCRIMINATOR}blocks.0.main.1.weight")
+    if first is not None:
+        discriminator = PatchDiscriminator(base_width=first.shape[0])
+        wanted |= {f"discriminator.{key}": value for key, value in discriminator.state_dict().items()}
+    taken, report = from_official(state, wanted)
+    checkpoint = {
+        "state_dict": wanted | taken,
+        CONFIG_KEY: dataclasses.asdict(config),
+        "image_size": OFFICIAL_SIZE,
+        "origin": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }
+    return checkpoint, report
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Save plain data and tensors, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)
