@@ -95,13 +95,8 @@ def tiny_overlay(dataset: Path, run_dir: Path, **data: Any) -> dict[str, Any]:
                 {"class_path": "rome_lightning.callbacks.ImageGrid", "init_args": {"num_rows": 2}},
                 {"class_path": "rome_lightning.callbacks.RunSummary"},
                 {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {
-                        "monitor": "val/psnr",
-                        "mode": "max",
-                        "filename": "best",
-                        "save_last": True,
-                    },
+                    "class_path": "rome_lightning.callbacks.RunCheckpoint",
+                    "init_args": {"monitor": "val/psnr", "mode": "max"},
                 },
             ],
         },

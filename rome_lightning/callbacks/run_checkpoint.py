@@ -65,11 +65,14 @@ class RunCheckpoint(Checkpoint):
         return str(path) if self.best_model_score is not None and path.is_file() else ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder."""
+        """Find the folder; from here on signals are obeyed between steps."""
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
+        if stage == "fit":
+            self._request.install()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch for signals; remove what was logged after the checkpoint that the run goes on from."""
+        """Remove what was logged after the checkpoint that the run goes on from."""
+        # Lightning has put its own handlers in place, which would save in the middle of a step.
         self._request.install()
         self._saved_at_s = time.monotonic()
         steps = _steps_done(trainer)
@@ -133,7 +136,7 @@ class RunCheckpoint(Checkpoint):
         saved = self._save_last(trainer)
         if better and not saved:
             self.best_model_score = before
-        elif better and trainer.is_global_zero and not trainer.fast_dev_run:
+        elif better and trainer.is_global_zero and (self._folder / LAST).is_file():
             copy_as(self._folder / LAST, self._folder / BEST)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,7 +175,7 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the facts of the run, and bring Lightning's counters into the one form that it restores well."""
+        """Add the facts of the run; bring Lightning's counters into the form that it restores well."""
         checkpoint[RUN_KEY] = {
             **self._facts,
             "steps": _steps_done(trainer),
@@ -189,7 +192,9 @@ class RunCheckpoint(Checkpoint):
         return {
             "code": code_and_versions(),
             "config": config.read_text() if config.is_file() else None,
-            "dataset_hash": getattr(getattr(getattr(trainer, "datamodule", None), "manifest", None), "hash", None),
+            "dataset_hash": getattr(
+                getattr(getattr(trainer, "datamodule", None), "manifest", None), "hash", None
+            ),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
             "world_size": trainer.world_size,
         }
@@ -210,7 +215,7 @@ class RunCheckpoint(Checkpoint):
     def _save_last(self, trainer: Trainer) -> bool:
         """Write ``last.ckpt``; false if the disk did not take it, which training survives."""
         steps = _steps_done(trainer)
-        if trainer.fast_dev_run or steps == self._saved_steps:
+        if getattr(trainer, "fast_dev_run", False) or steps == self._saved_steps:
             return self._failure is None
         self._saved_steps, self._saved_at_s = steps, time.monotonic()
         new = self._folder / ".new.ckpt"

@@ -1,14 +1,59 @@
-"""The metrics file of a run folder."""
+"""Where a run's numbers go, by the same keys: a table in its folder, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import csv
+import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+WANDB_ID_FILE = "wandb_id.txt"
+
+
+def run_loggers(
+    run_dir: Path, wandb: Literal["offline", "online", "disabled"], tensorboard: bool, steps_before: int
+) -> list[Logger]:
+    """The loggers of a training run.
+
+    Args:
+        run_dir: folder of the run.
+        wandb: where Weights & Biases log to.
+        tensorboard: whether to log for TensorBoard.
+        steps_before: steps that a resumed run has done; what TensorBoard knows of later ones is dropped.
+    """
+    # The table comes first: Lightning takes the place of config.yaml from the first logger.
+    loggers: list[Logger] = [RunCSVLogger(run_dir)]
+    if tensorboard:
+        loggers.append(
+            TensorBoardLogger(
+                run_dir, name="", version="tensorboard", default_hp_metric=False, purge_step=steps_before
+            )
+        )
+    if wandb != "disabled":
+        loggers.append(
+            WandbLogger(
+                save_dir=run_dir,
+                project="rome_lightning",
+                name=run_dir.name,
+                offline=wandb == "offline",
+                id=_wandb_id(run_dir),
+                resume="allow",
+            )
+        )
+    return loggers
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The run's id, kept in its folder, so that a resumed run goes on in the same record."""
+    path = run_dir / WANDB_ID_FILE
+    if not path.is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{secrets.token_hex(4)}\n")
+    return path.read_text().strip()
 
 
 class RunCSVLogger(CSVLogger):

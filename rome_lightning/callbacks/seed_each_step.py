@@ -22,11 +22,11 @@ class SeedEachStep(Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seed: int | None = None
+        self.seed = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run's seed, as ``seed_everything`` set it or, in a resumed run, as it was at the start."""
-        if self.seed is None:
+        if self.seed < 0:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**32))
 
     def on_train_batch_start(

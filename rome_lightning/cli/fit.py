@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from rome_lightning.callbacks.run_logger import RunCSVLogger
+from rome_lightning.callbacks import SeedEachStep
+from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
 from rome_lightning.data.datamodule import RomeDataModule
+from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
+from rome_lightning.training.checking import check_continuation, check_run
+from rome_lightning.training.checkpointing import LAST, RunCheckpointIO, newest_valid, verify_checkpoint
+from rome_lightning.training.stopping import RunStopped
+
+AUTO = "auto"
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write ``config.yaml`` without the checkpoint that this part of the run went on from."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        config = config.clone()
+        config["ckpt_path"] = None
+        super().__init__(parser, config, **options)
 
 
 class RomeCLI(LightningCLI):
     """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run folder and W&B, and link what two sides need."""
+        """Add the run folder and loggers, and link what two sides need."""
         parser.add_argument(
             "--run_dir",
             type=str,
@@ -33,44 +52,101 @@ class RomeCLI(LightningCLI):
             default="offline",
             help="Weights & Biases: log into the run folder, to the server, or not at all.",
         )
+        parser.add_argument(
+            "--tensorboard",
+            type=bool,
+            default=True,
+            help="Whether to log for TensorBoard too, into tensorboard/ of the run folder.",
+        )
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
+    def _parse_ckpt_path(self) -> None:
+        """Resolve ``--ckpt_path``, and take the model's options from that file: they win over all others."""
+        config = self._options()
+        config["ckpt_path"] = path = self._resolve_checkpoint(config.get("ckpt_path"), config["run_dir"])
+        self._steps_before = 0
+        if path is None:
+            return
+        checkpoint = read_checkpoint(Path(path))
+        if self.config["subcommand"] == "fit":
+            self._steps_before = check_continuation(checkpoint, config, path)
+        options = dict(checkpoint.get("hyper_parameters", {}))
+        options.pop("_instantiator", None)
+        class_path = options.pop("_class_path", None)
+        if class_path is None:
+            return
+        # The weights come from the checkpoint; where they came from at first may be gone.
+        options["init_from"] = None
+        model = {"class_path": class_path, "init_args": options}
+        wanted = config["model"].clone()
+        self.config = self.parser.parse_object({self.config["subcommand"]: {"model": model}}, self.config)
+        self._say_what_is_ignored(wanted, self._options()["model"])
+
+    @staticmethod
+    def _resolve_checkpoint(path: str | Path | None, run_dir: str) -> str | None:
+        """The file that is meant, whole."""
+        folder = Path(run_dir) / "checkpoints"
+        if path is None:
+            return None
+        if str(path) == AUTO:
+            found = newest_valid(folder)
+            return None if found is None else str(found)
+        path = Path(path)
+        if path.name == LAST and path.is_file():
+            # Who asks for the last one wants the newest state that there is.
+            return str(newest_valid(path.parent))
+        verify_checkpoint(path)
+        return str(path)
+
+    def _say_what_is_ignored(self, wanted: Namespace, used: Namespace) -> None:
+        before, after = wanted.as_flat().__dict__, used.as_flat().__dict__
+        for key in sorted(before.keys() & after.keys()):
+            if before[key] != after[key] and not key.endswith("init_from"):
+                rank_zero_warn(
+                    f"model.{key} = {before[key]} is ignored: --ckpt_path goes on with {after[key]}; "
+                    "for a new run from these weights use model.init_args.init_from"
+                )
+
+    def _options(self) -> Namespace:
+        """The options of the sub-command."""
+        return self.config[self.config["subcommand"]]
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer whose loggers, and so its checkpoints, live in the run folder."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
+        config = self._options()
         run_dir = Path(config["run_dir"])
-        settings = config["trainer"]
-        if settings.get("logger") in (None, True):
-            kwargs["logger"] = self._loggers(run_dir, config["wandb"])
-        return super().instantiate_trainer(**kwargs)
+        if config["trainer"].get("logger") in (None, True):
+            kwargs["logger"] = self._loggers(run_dir, config)
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        plugins.append(RunCheckpointIO())
+        if SLURMEnvironment.detect() and not any(isinstance(p, SLURMEnvironment) for p in plugins):
+            # RunCheckpoint asks for the requeue, between two steps.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def before_fit(self) -> None:
-        """Refuse to mix a new run with one that is there already.
+        """Refuse what would go wrong later.
 
         Raises:
-            ValueError: the run folder has checkpoints and none of them is to be resumed.
+            ValueError: the run folder has checkpoints and none of them is to be resumed, or the settings
+                do not fit together.
         """
-        config = self.config[self.subcommand] if self.subcommand else self.config
+        config = self._options()
         checkpoints = sorted((Path(config["run_dir"]) / "checkpoints").glob("*.ckpt"))
         if checkpoints and not config.get("ckpt_path"):
             raise ValueError(
-                f"{config['run_dir']} holds a run already; go on with --ckpt_path {checkpoints[-1]}, set "
+                f"{config['run_dir']} holds a run already; go on with --ckpt_path {AUTO}, set "
                 "another --run_dir, or delete the folder"
             )
+        check_run(self.trainer, self.model, self.datamodule)
 
-    def _loggers(self, run_dir: Path, wandb: str) -> list[Logger]:
+    def _loggers(self, run_dir: Path, config: Namespace) -> list[Logger]:
         if self.subcommand not in (None, "fit"):
             # Scores of a finished run must not mix with the rows of its training.
             return [RunCSVLogger(run_dir / self.subcommand)]
-        loggers: list[Logger] = [RunCSVLogger(run_dir)]
-        if wandb != "disabled":
-            loggers.append(
-                WandbLogger(
-                    save_dir=run_dir, project="rome_lightning", name=run_dir.name, offline=wandb == "offline"
-                )
-            )
-        return loggers
+        return run_loggers(run_dir, config["wandb"], config["tensorboard"], self._steps_before)
 
 
 def main(argv: list[str]) -> int:
@@ -82,15 +158,20 @@ def main(argv: list[str]) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    RomeCLI(
-        RomeModule,
-        RomeDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        save_config_callback=SaveConfigCallback,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
-        args=argv,
-    )
+    try:
+        RomeCLI(
+            RomeModule,
+            RomeDataModule,
+            trainer_defaults={"callbacks": [SeedEachStep()]},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
+            args=argv,
+        )
+    except RunStopped as stop:
+        print(f"rome: {stop.message}", file=sys.stderr)
+        return int(stop.code or 0)
     return 0

@@ -55,7 +55,9 @@ def newest_valid(folder: Path) -> Path | None:
             verify_checkpoint(path)
         except ValueError as error:
             if index + 1 == len(present):
-                raise ValueError(f"no checkpoint in {folder} can be read; the last reason: {error}") from error
+                raise ValueError(
+                    f"no checkpoint in {folder} can be read; the last reason: {error}"
+                ) from error
             rank_zero_warn(f"{error}; falling back to {present[index + 1].name}")
         else:
             return path

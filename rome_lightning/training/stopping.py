@@ -41,9 +41,10 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Begin to watch; only a main thread can."""
-        if threading.current_thread() is threading.main_thread() and not self._before:
-            self._before = {signum: signal.signal(signum, self._note) for signum in _WATCHED}
+        """Begin to watch, or take the signals back from who did since; only a main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            handlers: dict[int, Any] = {int(s): signal.signal(s, self._note) for s in _WATCHED}
+            self._before = self._before or handlers
 
     def restore(self) -> None:
         """Put back the handlers that were there."""

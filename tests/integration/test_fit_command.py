@@ -9,7 +9,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny_run import IMAGE_SIZE, ROOT, tiny_arguments, tiny_overlay, write_synthetic_dataset
+from tiny_run import (
+    IMAGE_SIZE,
+    ROOT,
+    tiny_arguments,
+    tiny_overlay,
+    untrained_checkpoint,
+    write_synthetic_dataset,
+)
 
 from datamodules.manifest import Manifest
 from rome_lightning.cli import main as cli
@@ -34,7 +41,11 @@ def _copied(run_folder: Path, tmp_path: Path) -> Path:
 def test_a_run_folder_is_complete(run_folder, dataset):
     names = {path.name for path in run_folder.iterdir()}
     assert names >= {"config.yaml", "checkpoints", "metrics.csv", "images", "summary.json"}
-    assert {path.name for path in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run_folder / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    }
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
     assert config["seed_everything"] == 0
     assert config["data"]["init_args"]["manifest"] == str(dataset)
@@ -140,11 +151,11 @@ def test_weights_of_the_same_architecture_are_the_start_of_a_new_run(run_folder,
     overlay["model"]["init_args"]["optimizer"]["learning_rate"] = 0.0
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
     overlay["trainer"]["callbacks"] = [
-        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "kept"}}
+        {"class_path": "rome_lightning.callbacks.RunCheckpoint"},
     ]
     arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(checkpoint))
     assert rome(*arguments) == (0, "")
-    kept = load_full_avatar(tmp_path / "run" / "checkpoints" / "kept.ckpt").state_dict()
+    kept = load_full_avatar(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
     given = load_full_avatar(checkpoint).state_dict()
     assert all(torch.equal(kept[key], given[key]) for key in given)
 
@@ -187,16 +198,45 @@ def test_parameters_that_are_not_finite_stop_the_run(tmp_path, rome):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, rome, monkeypatch):
+def _spoil_losses(monkeypatch, at_steps):
+    """Make the total NaN at some steps."""
     forward = full_module.Objective.forward
 
     def spoilt(self, *args):
         terms = forward(self, *args)
-        raw = {**terms.raw, "laplacian": terms.total * torch.nan}
-        return type(terms)(raw, terms.weighted, terms.total * torch.nan)
+        if args[-1] not in at_steps:
+            return terms
+        return type(terms)({**terms.raw, "laplacian": terms.total * torch.nan}, {}, terms.total * torch.nan)
 
     monkeypatch.setattr(full_module.Objective, "forward", spoilt)
-    code, error = rome(*tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(dataset, tmp_path, rome, monkeypatch):
+    _spoil_losses(monkeypatch, {0, 1})
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    overlay["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0}
+    overlay["trainer"]["callbacks"] = [
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "end"}}
+    ]
+    start = untrained_checkpoint(tmp_path / "start.ckpt")
+    arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(start))
+    assert rome(*arguments) == (0, "")
+    ended = load_full_avatar(tmp_path / "run" / "checkpoints" / "end.ckpt").state_dict()
+    began = load_full_avatar(start).state_dict()
+    assert all(torch.equal(ended[key], began[key]) for key in began)
+    assert _rows(tmp_path / "run" / "metrics.csv")[-1]["train/skipped_steps"] == "2.0"
+    kept = sorted((tmp_path / "run" / "skipped_steps").iterdir())
+    assert [path.name for path in kept] == ["step_0000000_rank_0.pt", "step_0000001_rank_0.pt"]
+    batch = torch.load(kept[0], weights_only=True)
+    assert batch["target"]["image"].shape == (2, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_too_many_steps_that_are_not_finite_stop_the_run(dataset, tmp_path, rome, monkeypatch):
+    _spoil_losses(monkeypatch, {0, 1})
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    overlay["model"]["init_args"]["optimizer"]["skip_budget"] = 1
+    code, error = rome(*tiny_arguments("fit", overlay, tmp_path))
     assert code == cli.EXIT_FAILURE
-    assert error.startswith("the loss is not finite at step 0: photometric ")
+    assert error.startswith("gradients were not finite at step 1 (photometric ")
     assert "laplacian nan" in error
+    assert "optimizer.skip_budget allows 1" in error

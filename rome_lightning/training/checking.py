@@ -1,0 +1,137 @@
+"""What is wrong with the settings of a run, found before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from rome_lightning.models.checkpoint import CONFIG_KEY
+from rome_lightning.training.checkpointing import RUN_KEY
+
+
+def check_run(trainer: Trainer, module: LightningModule, data: LightningDataModule | None) -> None:
+    """Refuse settings that would fail late or, worse, train something else without a word.
+
+    Raises:
+        ValueError: names the setting to change.
+    """
+    if not module.automatic_optimization:
+        _check_manual_optimization(trainer)
+    _check_callbacks(_callbacks_of(trainer))
+    _check_head(module, data)
+
+
+def _check_manual_optimization(trainer: Trainer) -> None:
+    if trainer.gradient_clip_val is not None:
+        raise ValueError(
+            f"trainer.gradient_clip_val = {trainer.gradient_clip_val} does nothing, since each optimizer "
+            "clips its own gradients; set model.init_args.optimizer.clip_norm instead"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches = {trainer.accumulate_grad_batches} does nothing, since every "
+            "batch is a step of each optimizer; set it to 1, and data.init_args.batch_size to the pairs of a "
+            "step"
+        )
+
+
+def _callbacks_of(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _check_callbacks(callbacks: list[Callback]) -> None:
+    for index, callback in enumerate(callbacks):
+        if isinstance(callback, WeightAveraging):
+            _check_averaging(callback, callbacks[index + 1 :])
+        if isinstance(callback, ModelCheckpoint):
+            raise ValueError(
+                "ModelCheckpoint saves where a run cannot go on exactly; replace it in trainer.callbacks by "
+                "rome_lightning.callbacks.RunCheckpoint, or set trainer.enable_checkpointing to false"
+            )
+    if sum(isinstance(callback, Checkpoint) for callback in callbacks) > 1:
+        raise ValueError("trainer.callbacks has more than one RunCheckpoint; they would write the same files")
+
+
+def _check_averaging(average: WeightAveraging, later: list[Callback]) -> None:
+    name = type(average).__name__
+    for callback in later:
+        if isinstance(callback, Checkpoint):
+            continue
+        if is_overridden("on_validation_epoch_end", callback, Callback):
+            raise ValueError(
+                f"{type(callback).__name__} stands after {name} in trainer.callbacks and would see weights "
+                f"that are not averaged; put {name} last"
+            )
+    if getattr(average, "_use_buffers", False):
+        raise ValueError(
+            f"{name} with use_buffers: true averages integer buffers, such as the mesh's faces, into wrong "
+            "ones; set its init_args.use_buffers to false"
+        )
+
+
+def _check_head(module: LightningModule, data: LightningDataModule | None) -> None:
+    manifest = getattr(data, "manifest", None)
+    head = getattr(getattr(module, "avatar", None), "head", None)
+    if manifest is None or head is None:
+        return
+    tracked = manifest.head.get("name")
+    if tracked != head.name:
+        raise ValueError(
+            f"the dataset was tracked with the head model {tracked!r}, the model has {head.name!r}; set "
+            f"model.init_args.avatar.head, or prepare the videos again with --head"
+        )
+
+
+def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str) -> int:
+    """Refuse to go on with a run that the settings do not belong to.
+
+    Args:
+        checkpoint: as read.
+        config: the options of ``rome fit``.
+        path: of the checkpoint, for the message.
+
+    Returns:
+        Steps that the run has done.
+
+    Raises:
+        ValueError: names the setting to change.
+    """
+    instead = "to start another run from its weights use model.init_args.init_from instead of --ckpt_path"
+    if "optimizer_states" not in checkpoint:
+        raise ValueError(f"{path} holds weights only, no run that can go on; {instead}")
+    size = config["data"]["init_args"]["image_size"]
+    if size != checkpoint["image_size"]:
+        raise ValueError(
+            f"{path} was trained at {checkpoint['image_size']} px, data.init_args.image_size is {size}; "
+            f"{instead}"
+        )
+    model = config["model"]
+    class_path = checkpoint.get("hyper_parameters", {}).get("_class_path", model["class_path"])
+    if class_path.rsplit(".", 1)[-1] != model["class_path"].rsplit(".", 1)[-1]:
+        raise ValueError(f"{path} is a run of {class_path}, the configuration says {model['class_path']}")
+    trained = checkpoint[CONFIG_KEY]
+    for key, value in _leaves(model["init_args"].get("avatar")).items():
+        before = _leaves(trained).get(key, value)
+        if before != value:
+            raise ValueError(
+                f"{path} was trained with model.init_args.avatar.{key} = {before}, it is now {value}; "
+                f"{instead}, or leave the option as it was"
+            )
+    return int(checkpoint.get(RUN_KEY, {}).get("steps", 0))
+
+
+def _leaves(options: Any, prefix: str = "") -> dict[str, Any]:
+    if hasattr(options, "as_dict"):
+        options = options.as_dict()
+    if not isinstance(options, Mapping):
+        return {prefix: options} if prefix else {}
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found |= _leaves(value, f"{prefix}.{key}" if prefix else key)
+    return found
