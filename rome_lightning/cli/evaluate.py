@@ -18,8 +18,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 if TYPE_CHECKING:
     from rome_lightning.evaluation.evaluator import Evaluation, Unit
-    from rome_lightning.evaluation.pairs import ClipSource
+    from rome_lightning.evaluation.pairs import ClipSource, PairItem
     from rome_lightning.evaluation.protocol import Protocol
+    from rome_lightning.evaluation.scoring import Scorer
     from rome_lightning.evaluation.systems import System
 
 
@@ -33,6 +34,8 @@ class EvaluateConfig:
     """Model to evaluate, written by `rome fit` or `rome distill`."""
     predictions: Path | None = None
     """Another system's answers instead: a folder of frames or videos (docs/evaluation.md), or one video."""
+    baseline: Literal["source", "mean", "warp"] | None = None
+    """A trivial system instead: the source copied, the mean face, or the source warped by landmarks."""
     targets: Path | None = None
     """With --predictions VIDEO: the video that it should equal, frame by frame; then no --data is needed."""
     data: Path | None = None
@@ -82,8 +85,10 @@ def main(argv: list[str]) -> int:
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
         parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
-    if (config.checkpoint is None) == (config.predictions is None):
-        parser.error("what is to be evaluated? give either --checkpoint or --predictions")
+    if sum(given is not None for given in (config.checkpoint, config.predictions, config.baseline)) != 1:
+        parser.error("what is to be evaluated? give one of --checkpoint, --predictions and --baseline")
+    if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
+        parser.error("--targets VIDEO belongs to --predictions VIDEO")
     if config.num_processes < 1:
         parser.error(f"--num_processes must be at least 1, got {config.num_processes}")
     if config.num_processes > 1:
@@ -135,10 +140,9 @@ def _run_folder(config: EvaluateConfig) -> Path:
     if config.checkpoint is not None:
         parent = config.checkpoint.parent
         return parent.parent if parent.name == "checkpoints" else parent
-    assert config.predictions is not None
-    if config.predictions.is_dir():
+    if config.predictions is not None and config.predictions.is_dir():
         return config.predictions
-    raise ValueError("where to? a video of predictions needs --output DIR")
+    raise ValueError("where to? a video of predictions and a baseline need --output DIR")
 
 
 def _clear(folder: Path) -> None:
@@ -150,6 +154,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     # Heavy imports only now, so that --help and usage errors answer at once.
     from rome_lightning.evaluation.evaluator import Evaluation
     from rome_lightning.evaluation.pairs import pairs_of
+    from rome_lightning.evaluation.predictions import for_videos
     from rome_lightning.evaluation.protocol import load_protocol
     from rome_lightning.evaluation.scoring import Scorer
 
@@ -158,9 +163,12 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     folder = _folder(config)
     if config.restart and world_size == 1:
         _clear(folder)
+    if config.targets is not None:
+        protocol = for_videos(protocol)
     clips = _clips(config, protocol)
-    system = _system(config, protocol)
-    evaluation = Evaluation(protocol, pairs_of(protocol, config.protocol, clips.clips), clips, system, folder)
+    pairs = pairs_of(protocol, config.protocol, clips.clips)
+    system = _system(config, protocol, clips, pairs)
+    evaluation = Evaluation(protocol, pairs, clips, system, folder)
     evaluation.open()
     scorer = Scorer(protocol, config.device)
     units = evaluation.share(rank, world_size)
@@ -185,6 +193,10 @@ def _progress(units: list[Unit], rank: int) -> Generator[Unit, None, None]:
 
 
 def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
+    if config.targets is not None:
+        from rome_lightning.evaluation.predictions import VideoTargets
+
+        return VideoTargets(config.targets, protocol.resolution)
     if config.data is None or not config.data.exists():
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
         dataset = protocol.dataset
@@ -197,38 +209,68 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
     return StoredClips(config.data, config.split or protocol.dataset.split, protocol.resolution)
 
 
-def _system(config: EvaluateConfig, protocol: Protocol) -> System:
+def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs: list[PairItem]) -> System:
+    from rome_lightning.evaluation.baselines import Baseline
+    from rome_lightning.evaluation.predictions import FolderPredictions, VideoPredictions
     from rome_lightning.evaluation.systems import AvatarSystem
 
     background = 0.0 if protocol.background == "black" else 1.0
-    assert config.checkpoint is not None
-    return AvatarSystem(
-        config.checkpoint, protocol.resolution, background, config.refine_steps, config.device
-    )
+    size = protocol.resolution
+    if config.baseline is not None:
+        return Baseline(config.baseline, clips, background)
+    if config.checkpoint is not None:
+        return AvatarSystem(config.checkpoint, size, background, config.refine_steps, config.device)
+    assert config.predictions is not None
+    if config.targets is not None:
+        return VideoPredictions(config.predictions, config.targets, size)
+    if config.predictions.is_file():
+        raise ValueError(f"{config.predictions} is one video: --targets VIDEO says what it should equal")
+    return FolderPredictions(config.predictions, pairs, size)
 
 
-def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Any) -> int:
+def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Scorer) -> int:
     from filelock import FileLock
 
     from rome_lightning.assets.registry import REGISTRY
     from rome_lightning.callbacks import code_and_versions
-    from rome_lightning.evaluation.results import collect, write_pairs, write_summary
+    from rome_lightning.evaluation import page, results
 
-    with FileLock(evaluation.folder / ".lock"):
-        rows = collect(evaluation)
-        write_pairs(evaluation.folder / "pairs.parquet", rows)
+    folder = evaluation.folder
+    with FileLock(folder / ".lock"):
+        rows = results.collect(evaluation)
+        results.write_pairs(folder / "pairs.parquet", rows)
         networks = {name: REGISTRY[name].sha256 for name in scorer.networks}
-        described = evaluation.identity["system"]
         extra = {
-            "system": described,
+            "system": evaluation.identity["system"],
             "checkpoint": str(config.checkpoint) if config.checkpoint else None,
             "predictions": str(config.predictions) if config.predictions else None,
+            "speed": _speed(evaluation),
         }
         provenance = {**_run_facts(_run_folder(config)), "code": code_and_versions()}
-        summary = write_summary(evaluation, rows, networks, provenance, extra)
-    print(json.dumps(summary["metrics"], indent=1))
-    print(evaluation.folder / "summary.json")
+        summary = results.write_summary(evaluation, rows, networks, provenance, extra)
+        sheets, kept = page.write_pictures(evaluation, rows, scorer)
+        if config.keep_frames == "examples":
+            results.prune_frames(evaluation, kept)
+        report = page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")
+    print(page.text_tables(summary))
+    print(f"{folder / 'summary.json'}; look at {report}")
     return 0
+
+
+def _speed(evaluation: Evaluation) -> dict[str, float]:
+    """Speed of a model of ours, measured once and remembered."""
+    from rome_lightning.evaluation.files import write_atomic
+    from rome_lightning.evaluation.systems import AvatarSystem
+
+    if not isinstance(evaluation.system, AvatarSystem):
+        return {}
+    path = evaluation.parts / "speed.json"
+    if not path.is_file():
+        pair = evaluation.pairs[0]
+        source = evaluation.clips.frames(pair.clip, [pair.source])
+        driver = evaluation.clips.frames(pair.driver_clip, [pair.frame])
+        write_atomic(path, json.dumps(evaluation.system.speed(source, driver)).encode())
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _run_facts(run: Path) -> dict[str, Any]:

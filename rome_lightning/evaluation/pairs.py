@@ -10,22 +10,11 @@ from typing import Protocol as Interface
 import numpy as np
 
 from rome_lightning.data import Frames
+from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.protocol import PairRule, Protocol
 
 LIST_FORMAT = "# rome-pairs/1"
 _COLUMNS = ("task", "clip", "source", "driver_clip", "frame")
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What pair rules have to know about a clip."""
-
-    key: str
-    identity: str
-    frames: tuple[int, ...]
-    """Numbers of the frames that may be used, ascending; as in the source video."""
-    typical: int
-    """The frame whose expression is nearest to the clip's median."""
 
 
 class ClipSource(Interface):
@@ -35,7 +24,11 @@ class ClipSource(Interface):
     """Of the dataset, for people."""
     hash: str
     """Names the dataset's version."""
-    clips: list[ClipInfo]
+
+    @property
+    def clips(self) -> Sequence[ClipInfo]:
+        """All clips."""
+        ...
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
         """Frames of a clip by their numbers, at the protocol's resolution."""

@@ -101,7 +101,11 @@ class AvatarSystem:
         code = self._code((pairs[0].clip, pairs[0].source), source)
         rendered = self._render(code.repeat_interleave(len(pairs)), driver)
         images = _resized(rendered.image, self.resolution)
-        return Predictions(_bytes(images), ("",) * len(pairs), _resized(rendered.mask, self.resolution).cpu())
+        finite = images.isfinite().flatten(1).all(1).tolist()
+        reasons = tuple("" if fine else "not finite" for fine in finite)
+        return Predictions(
+            _bytes(images.nan_to_num(0)), reasons, _resized(rendered.mask, self.resolution).cpu()
+        )
 
     @torch.no_grad()
     def _render(self, code: AvatarCode, driver: Frames) -> Rendered:

@@ -1,0 +1,121 @@
+"""Systems that anyone can have: what a method must beat to be worth its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.interpolate import RBFInterpolator
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.data import Frames
+from rome_lightning.evaluation.pairs import ClipSource, PairItem
+from rome_lightning.evaluation.systems import Predictions
+
+BASELINES = ("source", "mean", "warp")
+_GRID = 48
+"""Nodes per side at which the warp is computed."""
+_EVERY = 5
+"""Share of the landmarks that carry the warp: one in so many."""
+
+
+class Baseline:
+    """A trivial system.
+
+    Args:
+        kind: ``source`` copies the source frame; ``mean`` shows the mean of all people's source frames; ``warp``
+            moves the source's pixels with a thin-plate spline through the landmarks, and with the similarity
+            that fits them best where another person drives.
+        clips: real frames.
+        background: grey in [0, 1].
+        landmarks: finds the landmarks of frames, pixels; by default those that the dataset stores.
+    """
+
+    def __init__(self, kind: str, clips: ClipSource, background: float) -> None:
+        if kind not in BASELINES:
+            raise ValueError(f"unknown baseline {kind!r}; known: {', '.join(BASELINES)}")
+        self.kind, self.clips, self.background, self.name = kind, clips, background, kind
+        self._mean: Tensor | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"baseline": self.kind, "kind": "baseline"}
+
+    def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
+        """Answer a batch of pairs that share their source."""
+        if self.kind == "mean":
+            image, mask = self._mean_face()
+            image, mask = (x.expand(len(pairs), -1, -1, -1) for x in (image, mask))
+        else:
+            image = source.image.expand(len(pairs), -1, -1, -1)
+            mask = source.foreground_mask.expand(len(pairs), -1, -1, -1)
+        if self.kind == "warp":
+            flows = [
+                warp_grid(
+                    source.landmarks[0], driver.landmarks[i], image.shape[-1], rigid=bool(p.driver_identity)
+                )
+                for i, p in enumerate(pairs)
+            ]
+            grid = torch.stack(flows)
+            image, mask = (
+                F.grid_sample(x, grid, padding_mode="border", align_corners=False) for x in (image, mask)
+            )
+        shown = torch.lerp(torch.full_like(image, self.background), image, mask)
+        return Predictions((shown.clamp(0, 1) * 255).round().to(torch.uint8), ("",) * len(pairs), mask)
+
+    def _mean_face(self) -> tuple[Tensor, Tensor]:
+        if self._mean is None:
+            frames = [self.clips.frames(clip.key, [clip.typical]) for clip in self.clips.clips]
+            rgba = torch.cat([torch.cat([f.image * f.foreground_mask, f.foreground_mask], 1) for f in frames])
+            self._mean = rgba.mean(0, keepdim=True)
+        mask = self._mean[:, 3:]
+        return self._mean[:, :3] / mask.clamp_min(1e-4), mask
+
+
+def warp_grid(
+    source: Float[Tensor, "l 2"], driver: Float[Tensor, "l 2"], size: int, rigid: bool
+) -> Float[Tensor, "s s 2"]:
+    """Where each pixel of the driven image comes from, as ``grid_sample`` wants it.
+
+    Args:
+        source: landmarks, pixels.
+        driver: landmarks, pixels.
+        size: side of the image, pixels.
+        rigid: only turn, scale and shift, as one does when the landmarks belong to another person.
+
+    Source: thin-plate spline: Bookstein, Principal warps, 1989.
+    """
+    ours, theirs = source.double().numpy(), driver.double().numpy()
+    steps = (np.arange(_GRID) + 0.5) / _GRID * size - 0.5
+    nodes = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    if rigid:
+        matrix, shift = similarity(theirs, ours)
+        moved = nodes @ matrix.T + shift
+    else:
+        # The border stays, so that shoulders are not torn off.
+        edge = np.linspace(0, size - 1, 5)
+        border = np.array([(x, y) for x in edge for y in edge if {x, y} & {0.0, float(size - 1)}])
+        at = np.concatenate([theirs[::_EVERY], border])
+        moved = nodes + RBFInterpolator(at, np.concatenate([ours[::_EVERY], border]) - at, smoothing=0.1)(
+            nodes
+        )
+    coarse = torch.from_numpy((2 * moved + 1) / size - 1).float().T.reshape(1, 2, _GRID, _GRID)
+    fine = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+    return fine[0].permute(1, 2, 0)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled rotation and shift that take points to others with the least squared error.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
+    """
+    a, b = source - source.mean(0), target - target.mean(0)
+    u, s, vt = np.linalg.svd(b.T @ a)
+    sign = np.ones(len(s))
+    sign[-1] = np.sign(np.linalg.det(u @ vt))
+    matrix = u @ np.diag(sign) @ vt * (s * sign).sum() / (a**2).sum()
+    return matrix, target.mean(0) - matrix @ source.mean(0)
