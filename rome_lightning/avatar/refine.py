@@ -1,4 +1,4 @@
-"""Fitting an avatar's offsets to the outline of its one photograph."""
+"""Fitting an avatar's offsets to the outlines of its photographs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lightning.data import Frames
+from rome_lightning.avatar.several import person_texture
+from rome_lightning.data import Frames, Region
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.losses import laplacian, occupancy
 from rome_lightning.models import AvatarCode, AvatarModel
@@ -24,7 +25,7 @@ LAPLACIAN_WEIGHT = 10.0
 
 
 def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_steps: int = 100) -> AvatarCode:
-    """Move hair, neck and shoulders until the mesh's outline is the person's in the photograph.
+    """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.
 
     Steps are taken in coordinates smoothed over the surface, so that the contour, which alone gets
     gradients, takes its surroundings with it and the far side of the head follows smoothly.
@@ -36,7 +37,7 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
     Args:
         model: networks; not changed.
         code: avatars to refine; returned as they are if they have no offsets of their own.
-        source: the photographs, one per avatar.
+        source: the photographs: one per avatar, or all those of one avatar.
         num_steps: of Adam; 0 leaves the offsets to the network.
 
     Returns:
@@ -48,7 +49,12 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
     edges = unique_edges(head.faces)
     smooth = _smoother(network.moving, edges, head.num_vertices)
     start = code.offsets.detach()
-    normals = vertex_normals(head(at_rest(dataclasses.replace(source.params, shape=code.shape))), head.faces)
+    first = source.params[slice(0, len(start))]
+    normals = vertex_normals(head(at_rest(dataclasses.replace(first, shape=code.shape))), head.faces)
+    photos_each = len(source) // len(start)
+    # Nobody knows what is beyond the border of a picture.
+    known = 1 - source.region_mask(Region.OUTSIDE)
+    outline = source.foreground_mask * known
     limit = model.config.offsets.max_offset
     steps = torch.zeros_like(start[:, network.moving, :1]).requires_grad_()
     optimizer = torch.optim.Adam([steps], LEARNING_RATE, betas=(0.9, 0.99))
@@ -60,11 +66,12 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
 
     with torch.enable_grad():
         for _ in range(num_steps):
-            mesh = model.deform(dataclasses.replace(code, offsets=current()), source.params)
+            moved = dataclasses.replace(code, offsets=current()).repeat_interleave(photos_each)
+            mesh = model.deform(moved, source.params)
             vertices_px = model.project(mesh.vertices, source.params, source.image_size)
             face_ids = model.rasterizer.face_ids(vertices_px, head.faces, source.image_size)
             silhouette = coverage(vertices_px, head.faces, face_ids)
-            loss = occupancy(silhouette, source.foreground_mask)
+            loss = occupancy(silhouette * known, outline)
             loss = loss + LAPLACIAN_WEIGHT * laplacian(mesh.offsets, edges)
             optimizer.zero_grad()
             loss.backward()
@@ -73,7 +80,10 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
         offsets = current()
         texture = code.texture
         if model.config.texture.source == "unprojected":
-            texture = model.encode_texture(source, offsets)
+            if photos_each > 1:
+                texture = person_texture(model, source, offsets)
+            else:
+                texture = model.encode_texture(source, offsets)
         return AvatarCode(texture, code.shape, offsets)
 
 

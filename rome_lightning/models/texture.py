@@ -77,7 +77,23 @@ class UnprojectedTexture(nn.Module):
             source: the identity frames.
             vertices_px: the fitted mesh of each source frame, in pixels of its image.
         """
-        colour, visibility = observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
+        return self.complete(*self.observe(source, vertices_px))
+
+    def observe(
+        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+        """What each source shows of the surface; see ``observe``."""
+        return observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
+
+    def complete(
+        self, colour: Float[Tensor, "b 3 s s"], visibility: Float[Tensor, "b 1 s s"]
+    ) -> Float[Tensor, "b c s s"]:
+        """Neural texture from observed colours.
+
+        Args:
+            colour: RGB in [0, 1]; ignored where nothing is seen.
+            visibility: how well each texel is seen, [0, 1].
+        """
         completed = push_pull(colour, visibility)
         texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
         if self.prior is not None:

@@ -69,7 +69,8 @@ def test_avatar_file_round_trip(tmp_path: Path, model: FullAvatar) -> None:
     after = torch.cat([r.image for r in loaded.animate(drivers, batch_size=2)])
     assert before.shape[0] == 3
     assert torch.equal(before, after)
-    assert torch.equal(avatar.source.image, loaded.source.image)
+    # Pictures are stored with 8 bits.
+    torch.testing.assert_close(loaded.source.image, avatar.source.image, atol=0.51 / 255, rtol=0)
 
 
 def test_a_truncated_avatar_is_refused(tmp_path: Path, model: FullAvatar) -> None:

@@ -1,0 +1,122 @@
+"""The file of an avatar: safetensors with a JSON header, so that nothing in it can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+import rome_lightning
+from rome_lightning.avatar.avatar import Avatar
+from rome_lightning.data import Frames, HeadParams
+from rome_lightning.models import AvatarCode, AvatarModel
+from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.checkpoint import config_from_dict, load_state
+
+FORMAT = "rome-avatar/2"
+"""Written into every avatar file; others are refused."""
+_HEADER = {"config": dict, "head": str, "head_fingerprint": str, "image_size": int}
+_AS_BYTES = ("image", "foreground_mask")
+
+
+def write_avatar(avatar: Avatar, path: Path) -> None:
+    """Write an avatar; the file appears under its name only when it is complete.
+
+    Args:
+        avatar: to write.
+        path: of the file; its folder is made.
+    """
+    tensors = {f"model/{key}": value for key, value in avatar.model.state_dict().items()}
+    tensors |= _tensors("code/", avatar.code) | _tensors("photo/", avatar.photos)
+    for name in _AS_BYTES:
+        # What they were before tracking made numbers of them.
+        tensors[f"photo/{name}"] = (tensors[f"photo/{name}"] * 255).round().to(torch.uint8)
+    head = avatar.model.head
+    header = {
+        "format": FORMAT,
+        "version": rome_lightning.__version__,
+        "config": dataclasses.asdict(avatar.model.config),
+        "head": head.name,
+        "head_fingerprint": head_fingerprint(head),
+        "image_size": avatar.image_size[0],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    # Copies: safetensors refuses tensors that share memory.
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    temporary.write_bytes(serialize(copies, {"rome": json.dumps(header)}))
+    temporary.replace(path)
+
+
+def read_avatar(path: Path) -> Avatar:
+    """Read what ``write_avatar`` wrote; errors as for ``Avatar.load``."""
+    header, tensors = _read(path)
+    try:
+        model = AvatarModel(config_from_dict(header["config"]))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} was made by rome_lightning {header.get('version')}, this is "
+            f"{rome_lightning.__version__}: {error}; create the avatar anew"
+        ) from error
+    found = head_fingerprint(model.head)
+    if header["head_fingerprint"] != found:
+        raise ValueError(
+            f"{path} needs head {header['head']!r} ({header['head_fingerprint'][:12]}), "
+            f"{model.head.name!r} ({found[:12]}) is installed; create the avatar anew with this head"
+        )
+    load_state(model, _group(tensors, "model/"), path)
+    code, photo = _group(tensors, "code/"), _group(tensors, "photo/")
+    try:
+        for name in _AS_BYTES:
+            photo[name] = photo[name].float() / 255
+        params = HeadParams(**_group(photo, "params/"))
+        photos = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
+        restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole avatar file: {error}") from error
+    return Avatar(model.eval().requires_grad_(False), restored, photos, header["image_size"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Checked header and tensors of an avatar file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no avatar at {path}; make one with `rome avatar create PHOTO -o FOLDER`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("rome", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not an avatar file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else None
+        raise ValueError(
+            f"{path} has format {found!r}, this version reads {FORMAT!r}; create the avatar anew from its "
+            "photographs"
+        )
+    wrong = [key for key, kind in _HEADER.items() if not isinstance(header.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{path} is not a whole avatar file: its header lacks {', '.join(wrong)}")
+    return header, tensors
+
+
+def _tensors(prefix: str, struct: AvatarCode | Frames | HeadParams) -> dict[str, Tensor]:
+    """Tensor fields by name, nested structs with their name as a folder."""
+    found: dict[str, Tensor] = {}
+    for field in dataclasses.fields(struct):
+        value = getattr(struct, field.name)
+        if isinstance(value, Tensor):
+            found[prefix + field.name] = value
+        elif isinstance(value, HeadParams):
+            found |= _tensors(f"{prefix}{field.name}/", value)
+    return found
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Entries under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,105 @@
+"""One person from several photographs: what one does not show, another may."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lightning.data import Frames
+from rome_lightning.models import AvatarCode, AvatarModel
+from rome_lightning.models.avatar_model import at_rest
+from rome_lightning.models.texture import UnprojectedTexture
+
+FIRST_WEIGHT = 8.0
+"""Weight of the first photograph against another that sees a point as well: mixed in equal parts, mouth and
+eyes of two expressions would give those of nobody."""
+_SHARPNESS = 4
+"""Power of the visibility in the weights; the better view of a point should win, not the mean of all."""
+_MAX_LOG_GAIN = 0.5
+"""Bound of the correction of a photograph's exposure and white balance."""
+_LEAST_OVERLAP = 0.002
+"""Share of the texture that two photographs must both see well to tell their exposures apart."""
+
+
+def encode_person(model: AvatarModel, photos: Frames) -> AvatarCode:
+    """The avatar of one person from all of the photographs together.
+
+    Args:
+        model: in evaluation mode.
+        photos: one or several, with the same identity coefficients; the first is trusted most.
+
+    Raises:
+        ValueError: the photographs were fitted with different identities.
+    """
+    if len(photos) == 1:
+        return model.encode(photos)
+    shape = photos.params.shape
+    if float((shape - shape[:1]).abs().max()) > 1e-4:
+        raise ValueError(
+            f"the {len(photos)} photographs must share one identity; track them together with "
+            "rome_lightning.tracking.track_photos"
+        )
+    part = model.offset_network
+    texture = person_texture(model, photos)
+    if part is None or part.expression_dependent:
+        return AvatarCode(texture, shape[:1], None)
+    rest = model.head(at_rest(photos.params))
+    repeated = texture.expand(len(photos), -1, -1, -1)
+    offsets = part.rest_offsets(photos, repeated, rest).mean(0, keepdim=True)
+    return AvatarCode(person_texture(model, photos, offsets), shape[:1], offsets)
+
+
+def person_texture(
+    model: AvatarModel, photos: Frames, offsets: Float[Tensor, "1 v 3"] | None = None
+) -> Float[Tensor, "1 c s s"]:
+    """Neural texture of one person.
+
+    Unprojected textures see the fused observations; ROME's encoder, which never leaves the image, gives
+    the mean of what it says of each photograph.
+
+    Args:
+        model: in evaluation mode.
+        photos: of the person.
+        offsets: displacements of the head at rest, metres.
+    """
+    if offsets is not None:
+        offsets = offsets.expand(len(photos), -1, -1)
+    if len(photos) == 1 or not isinstance(model.texture_model, UnprojectedTexture):
+        return model.encode_texture(photos, offsets).mean(0, keepdim=True)
+    vertices = model.head(photos.params)
+    if offsets is not None:
+        vertices = vertices + model.head.turn(offsets, photos.params)
+    vertices_px = model.project(vertices, photos.params, photos.image_size)
+    return model.texture_model.complete(*fuse(*model.texture_model.observe(photos, vertices_px)))
+
+
+def fuse(
+    colour: Float[Tensor, "n 3 s s"], visibility: Float[Tensor, "n 1 s s"]
+) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
+    """One set of observed colours from several, each point mostly from whoever sees it best.
+
+    Args:
+        colour: RGB in [0, 1] per photograph.
+        visibility: how well each photograph sees each texel, [0, 1].
+    """
+    balanced = colour * _gains(colour, visibility)
+    best = visibility.amax(0, keepdim=True)
+    # Where nobody sees anything the colour is of no meaning, but must stay finite.
+    weight = (visibility / best.clamp_min(1e-8)).pow(_SHARPNESS)
+    weight = torch.cat([FIRST_WEIGHT * weight[:1], weight[1:]])
+    mixed = (balanced * weight).sum(0, keepdim=True) / weight.sum(0, keepdim=True).clamp_min(1e-8)
+    return mixed.clamp(0, 1), best
+
+
+def _gains(
+    colour: Float[Tensor, "n 3 s s"], visibility: Float[Tensor, "n 1 s s"]
+) -> Float[Tensor, "n 3 1 1"]:
+    """Factor per channel that brings each photograph to the light of the first, where both see."""
+    both = (visibility * visibility[:1]).square()
+    amount = both.mean((1, 2, 3))[:, None]
+    ratio = torch.log((colour[:1] + 0.02) / (colour + 0.02))
+    # Two expressions do not match point by point: bounded ratios keep teeth and lips from deciding.
+    mean = (ratio.clamp(-1, 1) * both).mean((2, 3)) / amount.clamp_min(1e-8)
+    gain = torch.where(amount > _LEAST_OVERLAP, mean.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN), 0.0)
+    return gain.exp()[..., None, None]

@@ -1,0 +1,104 @@
+"""An avatar's file gives back the avatar, and refuses what it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import perturbed, random_frames, small_config
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.data import Frames
+from rome_lightning.models import AvatarModel
+
+
+@pytest.fixture(scope="module")
+def avatar() -> Avatar:
+    model = perturbed(AvatarModel(small_config()))
+    frames = random_frames(model.head, 2)
+    frames = frames[torch.tensor([0, 0])]
+    levels = {name: (getattr(frames, name) * 255).round() / 255 for name in ("image", "foreground_mask")}
+    return Avatar.create(model, Frames(**vars(frames) | levels), refine_steps=2)
+
+
+@pytest.fixture(scope="module")
+def path(avatar: Avatar, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("avatar") / "new" / "avatar.safetensors"
+    avatar.save(path)
+    return path
+
+
+def rewritten(path: Path, target: Path, **changes: Any) -> Path:
+    """A copy with another header; ``None`` removes an entry."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rome"]) | changes
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header = {key: value for key, value in header.items() if value is not None}
+    save_file(tensors, target, {"rome": json.dumps(header)})
+    return target
+
+
+def test_round_trip(avatar: Avatar, path: Path) -> None:
+    loaded = Avatar.load(path)
+    assert [p.name for p in path.parent.iterdir()] == ["avatar.safetensors"]
+    for struct, other in ((avatar.code, loaded.code), (avatar.photos.params, loaded.photos.params)):
+        for name, value in vars(struct).items():
+            torch.testing.assert_close(getattr(other, name), value, atol=0, rtol=0)
+    for name in ("image", "foreground_mask", "regions", "landmarks"):
+        torch.testing.assert_close(getattr(loaded.photos, name), getattr(avatar.photos, name))
+    params = avatar.source.params
+    torch.testing.assert_close(next(loaded.animate(params)).image, next(avatar.animate(params)).image)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_cut_short_is_refused(path: Path, tmp_path: Path, share: float) -> None:
+    whole = path.read_bytes()
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"short\.safetensors is damaged or not an avatar file"):
+        Avatar.load(short)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"format": "rome-avatar/1"}, "has format 'rome-avatar/1', this version reads 'rome-avatar/2'"),
+        ({"format": None}, "has format None"),
+        ({"head_fingerprint": "0" * 64}, r"needs head 'open-head-1' \(000000000000\), 'open-head-1' \("),
+        ({"head_fingerprint": None}, "its header lacks head_fingerprint"),
+        ({"image_size": "big"}, "its header lacks image_size"),
+        ({"config": {"head": "open"}}, "was made by rome_lightning .*create the avatar anew"),
+    ],
+)
+def test_versions_and_heads_that_do_not_fit_are_refused(
+    path: Path, tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Avatar.load(rewritten(path, tmp_path / "other.safetensors", **changes))
+
+
+def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for lost, complaint in (
+        ("code/texture", "not a whole avatar file"),
+        ("photo/image", "not a whole avatar file"),
+        ("photo/params/shape", "not a whole avatar file"),
+        ("model/renderer.network.head.weight", "another architecture"),
+    ):
+        assert lost in tensors
+        target = tmp_path / "part.safetensors"
+        save_file({key: value for key, value in tensors.items() if key != lost}, target, header)
+        with pytest.raises(ValueError, match=complaint):
+            Avatar.load(target)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="make one with `rome avatar create"):
+        Avatar.load(tmp_path / "nobody.safetensors")

@@ -1,0 +1,103 @@
+"""Several photographs of one person: fused colours, shared offsets, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import SIZE, perturbed, random_frames, small_config
+
+from datamodules.synthetic import SyntheticHeads
+from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.several import encode_person, fuse
+from rome_lightning.data import Frames, HeadParams
+from rome_lightning.models import AvatarModel
+from rome_lightning.models.avatar_model import at_rest
+
+
+@pytest.fixture(scope="module")
+def model() -> AvatarModel:
+    return perturbed(AvatarModel(small_config())).eval().requires_grad_(False)
+
+
+def one_person(frames: Frames) -> Frames:
+    shape = frames.params.shape[:1].expand(len(frames), -1).contiguous()
+    return dataclasses.replace(frames, params=dataclasses.replace(frames.params, shape=shape))
+
+
+def test_each_point_comes_from_whoever_sees_it() -> None:
+    colour = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    visibility = torch.zeros(2, 1, 8, 8)
+    visibility[0, :, :, :4] = 1
+    visibility[1, :, :, 4:6] = 1
+    fused, seen = fuse(colour, visibility)
+    torch.testing.assert_close(fused[0, :, :, :4], colour[0, :, :, :4])
+    torch.testing.assert_close(fused[0, :, :, 4:6], colour[1, :, :, 4:6])
+    assert seen[0, 0, 0].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
+
+
+def test_the_better_view_wins_and_the_first_where_both_see_well() -> None:
+    colour = torch.stack([torch.full((3, 64, 64), 0.2), torch.full((3, 64, 64), 0.8)])
+    # Too little overlap to take 0.8 for another exposure of 0.2.
+    visibility = torch.zeros(2, 1, 64, 64)
+    visibility[:, 0, :, 6] = torch.tensor([0.2, 1.0])[:, None]
+    visibility[:, 0, :, 7] = torch.tensor([0.2, 0.2])[:, None]
+    fused, _ = fuse(colour, visibility)
+    assert float(fused[0, 0, 0, 6]) > 0.75
+    assert float(fused[0, 0, 0, 7]) < 0.3
+
+
+def test_another_exposure_is_brought_to_the_firsts() -> None:
+    scene = 0.2 + 0.5 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    tint = torch.tensor([0.8, 0.9, 1.1]).view(1, 3, 1, 1)
+    visibility = torch.ones(2, 1, 16, 16)
+    visibility[0, :, :, 8:] = 0
+    fused, _ = fuse(torch.cat([scene, scene * tint]), visibility)
+    torch.testing.assert_close(fused, scene, atol=0.02, rtol=0)
+
+
+def test_the_same_photograph_twice_is_one_photograph(model: AvatarModel) -> None:
+    photo = random_frames(model.head, 1)
+    once, twice = encode_person(model, photo), encode_person(model, photo.repeat_interleave(2))
+    torch.testing.assert_close(twice.texture, once.texture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(twice.offsets, once.offsets, atol=1e-6, rtol=0)
+
+
+def test_other_identities_are_refused(model: AvatarModel) -> None:
+    with pytest.raises(ValueError, match="must share one identity; track them together"):
+        encode_person(model, random_frames(model.head, 2))
+
+
+def test_outlines_of_all_photographs_are_met() -> None:
+    """A shape seen from the front only is unknown from the side; with both photographs it is not."""
+    heads = SyntheticHeads(AvatarModel(small_config()).head, SIZE, texture_size=64, rasterizer="torch")
+    frames, _ = heads.draw([0, 0], [0, 1])
+    model = AvatarModel(small_config(), heads.head).eval()
+    turned = dataclasses.replace(
+        at_rest(frames.params), global_pose=torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.2, 0.0]])
+    )
+    truth = model.encode(frames[slice(0, 1)])
+    grown = torch.zeros_like(truth.offsets)
+    grown[:, heads.head.region("scalp")] = torch.tensor([0.0, 0.02, -0.05])
+    photos = masks_of(model, dataclasses.replace(truth, offsets=grown), turned, frames)
+
+    def missed(photos: Frames) -> float:
+        """Share of the side view that the outline of an avatar of these photographs gets wrong."""
+        avatar = Avatar.create(model, photos, refine_steps=60)
+        side = avatar.model.render(avatar.code, turned[slice(1, 2)], (SIZE, SIZE)).mesh_mask
+        return float((side.float() - both.foreground_mask[1:]).abs().mean())
+
+    both = photos
+    assert missed(both) < 0.6 * missed(both[slice(0, 1)])
+
+
+def masks_of(model: AvatarModel, code: object, params: HeadParams, frames: Frames) -> Frames:
+    """Photographs whose masks are the outline of an avatar."""
+    drawn = model.render(code.repeat_interleave(len(params)), params, (SIZE, SIZE))  # type: ignore[attr-defined]
+    return dataclasses.replace(
+        frames,
+        params=params,
+        foreground_mask=drawn.mesh_mask.float(),
+        regions=torch.zeros_like(frames.regions),
+    )
