@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from datamodules.codec import MEMBERS, PackedClip, decode_meta
 from datamodules.prepare.clips import SupportsTrack, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
@@ -63,6 +65,8 @@ class PartMaker:
 
     def __call__(self) -> Callable[[Part], VideoReport]:
         """Open the tools; returns the function that makes one part."""
+        # The work of a process is to stay on one core; the other libraries read the environment.
+        cv2.setNumThreads(1)
         head = load_head(self.config.head)
         checks = self.config.min_identity_similarity is not None
         tools = VideoTools(self.make_tracker(head, self.config), self.make_embedder() if checks else None)

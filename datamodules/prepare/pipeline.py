@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.identity import default_embedder
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _TRACKING_MODELS = ("face_landmarker", "selfie_multiclass", "modnet")
 _IDENTITY_MODELS = ("yunet", "sface")
 
@@ -96,7 +99,15 @@ def prepare(
     builder = Builder(
         output, config, options, make_tracker or default_tracker, make_embedder or default_embedder
     )
-    build_everywhere(builder, plans, log)
+    try:
+        build_everywhere(builder, plans, log)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            f"cannot write to {output} any more ({error.strerror}); nothing half-written counts, so make room "
+            "and run the same command again to go on"
+        ) from error
     lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]
     return _finish(plans, output, config, head, lost)
 
@@ -148,10 +159,15 @@ def _clean(plans: Sequence[ShardPlan], output: Path) -> None:
 
 
 def _make_folder(output: Path) -> None:
+    """Create the folder and see at once, not after an hour, that it can be written to."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"output {output} is a file or below one; choose another folder") from error
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to output {output}: {error.strerror}; choose another folder"
+        ) from error
 
 
 def _models(config: PrepareConfig) -> tuple[str, ...]:

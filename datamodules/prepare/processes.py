@@ -157,11 +157,6 @@ def _serve(pipe: connection.Connection, setup: Setup) -> None:
     """Body of a child process."""
     # Ctrl-C reaches the whole group; the parent decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import cv2
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    cv2.setNumThreads(torch.get_num_threads())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work, answer = _attempt(setup)
     pipe.send(answer if work is None else ("ready", None))
@@ -206,7 +201,10 @@ def default_workers() -> int:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Keep the numeric libraries of this process and of processes started by it to so many threads."""
+    """Keep the numeric libraries of this process to so many threads, and those of its children.
+
+    OpenCV reads no environment: a child has to set its own.
+    """
     import cv2
     import torch
 

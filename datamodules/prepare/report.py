@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 
 from datamodules.codec import encode_image, select_frames
 from datamodules.manifest import SPLITS, Manifest
+from datamodules.prepare.charts import bars, histogram
+from datamodules.prepare.clips import VideoReport
+from datamodules.prepare.parts import read_reports
 from datamodules.reading import ClipReader, FrameImages
 from datamodules.shards import ShardInfo, write_atomic
 from rome_lightning.data import HeadParams, Region
@@ -23,11 +27,14 @@ from rome_lightning.tracking.overlay import REGION_COLOURS, draw_mesh, draw_regi
 _MAX_CLIPS = 60
 """Clips shown with pictures; the report stays below about 10 MB."""
 _FRAMES_PER_CLIP = 3
+_NUM_BORDERLINE = 18
+"""Worst accepted clips and best rejected frames shown."""
 _SIDE = 160
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
   padding: 0 1rem; color: #222; }
+svg { fill: #4a7ab5; font-size: 11px; } svg text { fill: currentColor; } .median { stroke: #d0433c; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
 td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
 td.number { text-align: right; }
@@ -49,12 +56,21 @@ def write_report(manifest: Manifest, shards: Sequence[ShardInfo], folder: Path, 
         folder: holds the shards.
         head: the head model that was fitted, for the overlays.
     """
+    videos = [video for info in shards for video in read_reports(folder, info.name)]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{html.escape(manifest.dataset)}</title><style>{_STYLE}</style>",
         f"<h1>{html.escape(manifest.dataset)}</h1>",
-        _summary(manifest, shards),
+        _summary(manifest, shards, videos),
         _failures(manifest),
+        _rejections(videos),
+        _distributions(videos),
+        "<h2>Worst accepted clips</h2><p>Those of least confidence: the frame of least confidence, and the "
+        "fitted head over it. If these are good, the thresholds are strict enough.</p>",
+        *_worst_accepted(manifest, folder, videos, head),
+        "<h2>Best rejected frames</h2><p>Of each video the most trustworthy frame that was left out, and "
+        "why. If these are good, a threshold is too strict.</p>",
+        *_best_rejected(videos),
         "<h2>Clips</h2><p>First, middle and last frame; the fitted head over them; regions on the matte "
         f"({_legend()}).</p>",
         *_clips(manifest, folder, head),
@@ -64,10 +80,11 @@ def write_report(manifest: Manifest, shards: Sequence[ShardInfo], folder: Path, 
     return path
 
 
-def _summary(manifest: Manifest, shards: Sequence[ShardInfo]) -> str:
-    counts: Counter[str] = Counter()
-    for info in shards:
-        counts.update(info.counts)
+def _summary(manifest: Manifest, shards: Sequence[ShardInfo], videos: Sequence[VideoReport]) -> str:
+    tracked, used = (sum(getattr(video, name) for video in videos) for name in ("num_frames", "num_used"))
+    hours = sum(video.footage_s for video in videos) / 3600
+    megabytes = sum(info.bytes for info in shards) / 1e6
+    good = sum(1 for video in videos if not video.failed)
     rows = [
         ("dataset hash", manifest.hash[:16]),
         ("schema", manifest.schema),
@@ -83,7 +100,13 @@ def _summary(manifest: Manifest, shards: Sequence[ShardInfo]) -> str:
             f"{sum(s.frames for s in members)} frames, {sum(s.bytes for s in members) / 1e6:.1f} MB"
         )
         rows.append((split, text if members else "empty"))
-    rows += [(name, str(count)) for name, count in sorted(counts.items())]
+    rows += [
+        ("videos", f"{good} used, {len(manifest.failed)} not"),
+        ("frames", f"{used} used of {tracked} tracked"),
+    ]
+    if hours:
+        text = f"{megabytes:.1f} MB for {hours * 60:.1f} minutes of video, {megabytes / hours / 1e3:.2f} GB/h"
+        rows.append(("storage", text))
     return _table(rows)
 
 
@@ -92,6 +115,93 @@ def _failures(manifest: Manifest) -> str:
         return "<p>Every video could be used.</p>"
     rows = [(item["input"], item["reason"]) for item in manifest.failed]
     return f"<h2 class=failed>{len(rows)} videos could not be used</h2>{_table(rows)}"
+
+
+def _rejections(videos: Sequence[VideoReport]) -> str:
+    counts: Counter[str] = Counter()
+    for video in videos:
+        counts.update(video.rejected)
+    if not counts:
+        return "<p>No frame was rejected.</p>"
+    total = sum(video.num_frames for video in videos)
+    return (
+        f"<h2>Rejected frames</h2><p>{sum(counts.values())} of {total} frames, by the first reason found."
+        f"</p>{bars(counts)}"
+    )
+
+
+def _distributions(videos: Sequence[VideoReport]) -> str:
+    clips = [clip for video in videos for clip in video.clips]
+    if not clips:
+        return ""
+
+    def values(name: str) -> list[float]:
+        return [value for clip in clips for value in clip[name]]
+
+    sharp = values("sharpness")
+    charts = [
+        histogram(values("yaw"), "Yaw, degrees to the picture's right", -90, 90),
+        histogram(values("pitch"), "Pitch, degrees up", -60, 60),
+        histogram(values("expression"), "Expression energy", 0),
+        histogram(sharp, "Sharpness of the face", 0, float(np.percentile(sharp, 99))),
+        histogram(values("confidence"), "Confidence", 0, 1),
+        histogram([len(clip["yaw"]) for clip in clips], "Clip length, frames", 0),
+    ]
+    return f"<h2>What was accepted</h2>{''.join(charts)}"
+
+
+def _worst_accepted(
+    manifest: Manifest, folder: Path, videos: Sequence[VideoReport], head: HeadModel
+) -> list[str]:
+    clips = [clip for video in videos for clip in video.clips]
+    worst = sorted(clips, key=lambda clip: float(np.mean(clip["confidence"])))[:_NUM_BORDERLINE]
+    wanted = {clip["key"]: clip for clip in worst}
+    pictures: dict[str, str] = {}
+    for split in SPLITS:
+        reader = ClipReader(manifest, folder, split)
+        for index in range(len(reader)):
+            key = reader.key(index)
+            if key in wanted:
+                frame = int(np.argmin(wanted[key]["confidence"]))
+                _, image, overlay = _fitted(reader, index, [frame], head)
+                pictures[key] = _jpeg(_shrink(np.concatenate([image[0], overlay[0]], axis=1), len(image[0])))
+    return [
+        _captioned(
+            pictures[clip["key"]],
+            f"<b>{html.escape(clip['key'])}</b><br>confidence {np.mean(clip['confidence']):.2f}, "
+            f"least {np.min(clip['confidence']):.2f}",
+        )
+        for clip in worst
+        if clip["key"] in pictures
+    ]
+
+
+def _best_rejected(videos: Sequence[VideoReport]) -> list[str]:
+    found = [(video, video.best_rejected) for video in videos if video.best_rejected]
+    found.sort(key=lambda item: -item[1]["confidence"])
+    figures = [
+        _captioned(
+            best["picture"],
+            f"{html.escape(_short(video.input))}<br>{html.escape(best['reason'])}, "
+            f"confidence {best['confidence']:.2f}",
+        )
+        for video, best in found[:_NUM_BORDERLINE]
+    ]
+    return figures or ["<p>None.</p>"]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:14]}...{name[-11:]}"
+
+
+def _captioned(picture: str, text: str) -> str:
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{picture}" alt=""><figcaption>{text}</figcaption></figure>'
+    )
+
+
+def _jpeg(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    return base64.b64encode(encode_image(image)).decode()
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
@@ -125,35 +235,38 @@ def _figure(reader: ClipReader, clip: int, head: HeadModel) -> str:
     arrays, header = reader.meta(clip)
     count = len(arrays["valid"])
     frames = sorted({0, count // 2, count - 1})[:_FRAMES_PER_CLIP]
-    chosen = select_frames(arrays, frames)
+    read, images, overlays = _fitted(reader, clip, frames, head)
+    labels = [_region_picture(item) for item in read]
+    rows = [np.concatenate(list(row), axis=1) for row in (images, overlays, labels)]
+    text = (
+        f"<b>{html.escape(header['clip'])}</b> ({reader.split}) &middot; {html.escape(header['identity'])} "
+        f"&middot; {count} frames &middot; confidence {float(arrays['confidence'].mean()):.2f}"
+    )
+    return _captioned(_jpeg(_shrink(np.concatenate(rows), images.shape[1])), text)
+
+
+def _fitted(
+    reader: ClipReader, clip: int, frames: Sequence[int], head: HeadModel
+) -> tuple[list[FrameImages], UInt8[np.ndarray, "n s s 3"], UInt8[np.ndarray, "n s s 3"]]:
+    """Frames of a clip, their pictures, and these with the fitted head."""
+    chosen = select_frames(reader.meta(clip)[0], frames)
     values = (torch.from_numpy(np.array(chosen[n])) for n in ("shape", "expression", "pose", "camera"))
     params = HeadParams.from_packed(*values)
     read = [reader.frame(clip, frame) for frame in frames]
     images = np.stack([item.image for item in read])
     overlays = [draw_mesh(image, head, params[i : i + 1]) for i, image in enumerate(images)]
-    labels = [_region_picture(item) for item in read]
-    rows = [np.concatenate(list(row), axis=1) for row in (images, overlays, labels)]
-    strip = _shrink(np.concatenate(rows), images.shape[1])
-    picture = base64.b64encode(encode_image(strip)).decode()
-    text = (
-        f"<b>{html.escape(header['clip'])}</b> ({reader.split}) &middot; {html.escape(header['identity'])} "
-        f"&middot; {count} frames &middot; confidence {float(arrays['confidence'].mean()):.2f}"
-    )
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{picture}" alt=""><figcaption>{text}</figcaption></figure>'
-    )
+    return read, images, np.stack(overlays)
 
 
 def _region_picture(frame: FrameImages) -> UInt8[np.ndarray, "h w 3"]:
-    """Colours of the regions, faded to black where the matte says background."""
+    """Colours of the regions, faded to black where the matte says background; grey beyond the video."""
     blank = np.zeros_like(frame.image)
     colours = draw_regions(blank, torch.from_numpy(frame.regions.copy()), opacity=1.0)
-    return (colours * (frame.matte[..., None] / 255)).astype(np.uint8)
+    opacity = np.where(frame.regions == int(Region.OUTSIDE), 255, frame.matte)
+    return (colours * (opacity[..., None] / 255)).astype(np.uint8)
 
 
-def _shrink(strip: np.ndarray, side: int) -> np.ndarray:
-    """Average down by the whole factor that brings pictures near the size of a thumbnail."""
-    factor = max(side // _SIDE, 1)
-    height, width = (length // factor * factor for length in strip.shape[:2])
-    cells = strip[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
-    return cells.mean((1, 3)).astype(np.uint8)
+def _shrink(strip: np.ndarray, side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scale pictures of one side, which a strip holds, to the size of a thumbnail."""
+    height, width = (max(round(length * _SIDE / side), 1) for length in strip.shape[:2])
+    return np.asarray(Image.fromarray(strip).resize((width, height), Image.Resampling.BOX))
