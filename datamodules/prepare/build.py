@@ -26,6 +26,8 @@ from datamodules.prepare.processes import GivenUp, default_workers, limit_thread
 from datamodules.shards import finished_shard
 
 Log = Callable[[str], None]
+_TRANSIENT = ("error", "crash", "timeout")
+"""Kinds of failure that may not happen again."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,8 @@ class Builder:
         info = finished_shard(self.output, plan.name, plan.spec)
         if info is None:
             return True
-        if self.options.retry_failed and any(
-            item.get("kind") in ("crash", "timeout") for item in info.failed
-        ):
-            log(f"{plan.name}: made again, for a video in it crashed or took too long")
+        if self.options.retry_failed and any(item.get("kind") in _TRANSIENT for item in info.failed):
+            log(f"{plan.name}: made again, for a video in it did not end well")
             (self.output / f"{plan.name}.json").unlink()
             return True
         log(f"{plan.name}: kept from an earlier run ({info.clips} clips, {info.frames} frames)")

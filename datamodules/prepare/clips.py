@@ -71,7 +71,7 @@ class VideoReport:
     failed: str = ""
     """Why the whole video was left out; empty if it was not."""
     kind: str = ""
-    """Of the failure: ``unusable``, ``crash`` or ``timeout``."""
+    """Of the failure: ``unusable``, ``error``, ``crash`` or ``timeout``."""
 
 
 @dataclass

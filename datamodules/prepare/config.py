@@ -110,7 +110,8 @@ class BuildOptions:
     video_limit_s: float = 1800.0
     """A video that takes longer is tried once more, then listed as failed, seconds."""
     retry_failed: bool = False
-    """Make shards again in which a video crashed or took too long, of this or an earlier run."""
+    """Make shards of an earlier run again in which a video crashed, took too long or met with an error that
+    nobody expected."""
     engine: Literal["local", "submitit", "ray"] = "local"
     """Where shards are made: on this machine, as an array of SLURM jobs (``pip install submitit``), or as
     tasks of a Ray cluster (``pip install ray``). The output folder must be seen by all machines."""

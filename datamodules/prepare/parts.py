@@ -84,6 +84,10 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
         clips = make_clips(part.video, tools, config, head, report)
     except (OSError, ValueError) as error:
         clips, report.failed, report.kind = [], " ".join(str(error).split()), "unusable"
+    except Exception as error:
+        # Libraries raise what they like: one strange video must not end a run of days.
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        clips, report.failed, report.kind = [], text, "error"
     with ShardWriter(folder, part.name, part.spec) as writer:
         for clip in clips:
             writer.add(clip)

@@ -105,7 +105,7 @@ def prepare(
         if error.errno not in _NO_ROOM:
             raise
         raise OSError(
-            f"cannot write to {output} any more ({error.strerror}); nothing half-written counts, so make room "
+            f"cannot write to {output} any more ({error.strerror}); nothing half-written counts: make room "
             "and run the same command again to go on"
         ) from error
     lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]

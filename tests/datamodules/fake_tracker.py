@@ -1,0 +1,56 @@
+"""Videos without faces and a tracker that finds a square in them; in a module, so that children know it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules.prepare import PrepareConfig
+from rome_lightning.data import HeadParams
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.crop import Crop
+from rome_lightning.tracking.tracker import Problem, TrackedClip
+from rome_lightning.tracking.video import write_video
+
+
+def write_clip(path: Path, seed: int, num_frames: int = 12) -> Path:
+    """Textured frames of 96 x 80 pixels that become brighter slowly."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 80, (80, 96, 3))
+    frames = [np.clip(texture + 4 * i, 0, 255).astype(np.uint8) for i in range(num_frames)]
+    return write_video(path, frames, fps=12)
+
+
+class SquareTracker:
+    """Finds a face in the same square of every frame; the third frame is always a profile."""
+
+    calls: int = 0
+
+    def __init__(self, head: HeadModel, config: PrepareConfig) -> None:
+        self.head, self.config = head, config
+
+    def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        SquareTracker.calls += 1
+        if len(frames) < 3:
+            raise ValueError("no face found in 2 frames")
+        n, size = len(frames), self.config.image_size
+        crop = Crop(left=10, top=5, side=70, frame_size=frames.shape[1:3])
+        params = HeadParams.neutral(n, self.head.num_shape, self.head.num_expression)
+        params = dataclasses.replace(params, camera=params.camera + torch.arange(n)[:, None])
+        problems = torch.zeros(n, dtype=torch.int16)
+        problems[2] = int(Problem.PROFILE)
+        corners = torch.tensor([[10.0, 10.0], [50.0, 50.0]]).repeat(n, 239, 1)
+        return TrackedClip(
+            images=torch.from_numpy(np.stack([crop.extract(frame, size) for frame in frames])),
+            params=params,
+            landmarks=corners + torch.arange(n)[:, None, None],
+            regions=torch.full((n, size, size), 3, dtype=torch.uint8),
+            matte=torch.full((n, size, size), 0.5, dtype=torch.half),
+            residual=torch.full((n,), 0.02),
+            covered=torch.zeros(n),
+            problems=problems,
+            crop=crop,
+        )
