@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 _CONTRACTS = {"data"}
 _PARTS = {"geometry", "head", "renderer", "networks", "losses", "metrics", "assets"}
-_COMPOSED = {"models", "tracking", "export", "avatar", "viewer"}
+_COMPOSED = {"models", "tracking", "export", "avatar", "viewer", "distillation"}
 _TRAINING = {"training", "callbacks"}
 
 # For each package: the packages of ours that it may import besides itself.

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
         "checkpoint", "write a model of the released architecture for the official code", passes_own_name=True
     ),
     "compare": Command("compare", "compare runs pair by pair: differences, intervals, pictures"),
+    "distill": Command("distill", "a trained full model to a linear one: basis, training, comparison"),
     "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
     "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
     "assets": Command("assets", "list and fetch the models and clips that the project uses"),

@@ -13,6 +13,7 @@ from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.data.struct import TensorStruct
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.models.basis import LinearBasis
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.decoder import DeferredRenderer
 from rome_lightning.models.offsets import build_offset_source
@@ -123,6 +124,11 @@ class AvatarModel(nn.Module):
         else:
             offsets = torch.zeros_like(posed)
         return HeadMesh(posed + offsets, offsets)
+
+    @property
+    def basis(self) -> LinearBasis | None:
+        """The basis of a linear model; ``None`` for others."""
+        return None if self.offset_network is None else self.offset_network.basis(self.head)
 
     def estimate_driver(
         self, image: Float[Tensor, "b 3 h w"], shape: Float[Tensor, "b k"] | None = None

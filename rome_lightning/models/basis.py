@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from rome_lightning.head import HeadModel
+from rome_lightning.models.files import read_tensors, write_tensors
 
 FORMAT = "rome-basis/1"
 """Written into every basis file; others are refused."""
@@ -78,6 +76,11 @@ class LinearBasis:
         hair = [f"hair {i + 1}" for i in range(self.num_hair)]
         return hair + [f"neck {i + 1}" for i in range(self.num_neck)]
 
+    @property
+    def digest(self) -> str:
+        """Identifies the components."""
+        return hashlib.sha256(self.components.cpu().contiguous().numpy().tobytes()).hexdigest()
+
     def coefficients(self, offsets: Float[Tensor, "b v 3"]) -> Float[Tensor, "b k"]:
         """The coefficients nearest to given offsets, metres.
 
@@ -122,12 +125,7 @@ class LinearBasis:
             "fingerprint": self.fingerprint,
             "provenance": self.provenance,
         }
-        tensors = {"components": self.components, "mean": self.mean, "std": self.std}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        temporary.write_bytes(serialize(data, {"rome": json.dumps(header)}))
-        temporary.replace(path)
+        write_tensors(path, {"components": self.components, "mean": self.mean, "std": self.std}, header)
 
     @classmethod
     def load(cls, path: Path) -> LinearBasis:
@@ -142,14 +140,7 @@ class LinearBasis:
                 f"no basis at {path}; make one with `rome distill basis --checkpoint FILE --data MANIFEST "
                 f"-o {path}`"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("rome", "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged or not a basis file: {error}") from error
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}")
+        tensors, header = read_tensors(path, FORMAT)
         names = ("num_hair", "head", "fingerprint", "provenance")
         return cls(
             tensors["components"], tensors["mean"], tensors["std"], **{name: header[name] for name in names}
@@ -182,7 +173,7 @@ class LinearBasis:
         )
 
 
-def read_tensors(path: Path) -> Any:
+def read_official(path: Path) -> Any:
     """What a torch file holds, on the CPU, as plain data.
 
     Raises:
@@ -200,7 +191,7 @@ def read_tensors(path: Path) -> Any:
 
 def _read_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
     """One tensor of a known shape, in single precision."""
-    content = read_tensors(path)
+    content = read_official(path)
     if isinstance(content, Mapping) and len(content) == 1:
         content = next(iter(content.values()))
     if not isinstance(content, Tensor) or tuple(content.shape) != shape:

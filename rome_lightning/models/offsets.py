@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rome_lightning.data import Frames
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.models.basis import LinearBasis
+from rome_lightning.models.basis import LinearBasis, head_fingerprint
 from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
 from rome_lightning.models.regressors import ImageRegressor
 from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
@@ -76,6 +76,10 @@ class OffsetSource(nn.Module):
             vertices: the bare head under the driver's expression and pose, metres.
         """
         raise NotImplementedError
+
+    def basis(self, head: HeadModel) -> LinearBasis | None:
+        """The linear basis that the offsets are made of; ``None`` where they are not."""
+        return None
 
 
 class OffsetNetwork(OffsetSource):
@@ -204,6 +208,12 @@ class BasisOffsets(OffsetSource):
         self.components.copy_(basis.components)
         self.mean.copy_(basis.mean)
         self.scale.copy_(basis.std)
+
+    def basis(self, head: HeadModel) -> LinearBasis:
+        """The basis in use."""
+        return LinearBasis(
+            self.components, self.mean, self.scale, self.config.num_hair, head.name, head_fingerprint(head)
+        )
 
     def coefficients(self, source: Frames) -> Float[Tensor, "b k"]:
         """Coefficients of each source, metres.
