@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import zlib
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt32
 
 JPEG_QUALITY = 95
 MASK_CODEC = "uint32 length, zlib uint8 labels, grey JPEG matte"
@@ -132,12 +133,27 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     )
 
 
-def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Inverse of ``encode_image`` up to JPEG loss."""
+def decode_image(data: bytes, out: UInt8[np.ndarray, "h w 3"] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Inverse of ``encode_image`` up to JPEG loss.
+
+    Args:
+        data: a JPEG file.
+        out: contiguous memory for the pixels, of the image's size; new memory if None.
+
+    Raises:
+        CorruptDataError: it does not decode, or not to the size of ``out``.
+    """
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        image = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
     except ValueError as error:
         raise CorruptDataError(f"frame does not decode: {error}") from error
+    return _sized(image, out)
+
+
+def _sized(decoded: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is not None and decoded.shape[:2] != out.shape[:2]:
+        raise CorruptDataError(f"picture has size {decoded.shape[:2]}, expected {out.shape[:2]}")
+    return decoded
 
 
 def encode_masks(regions: UInt8[np.ndarray, "h w"], matte: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -148,15 +164,32 @@ def encode_masks(regions: UInt8[np.ndarray, "h w"], matte: UInt8[np.ndarray, "h 
     return struct.pack("<I", len(labels)) + labels + soft
 
 
-def decode_masks(data: bytes) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Regions (exact) and matte (up to JPEG loss) of one record."""
+def decode_masks(
+    data: bytes,
+    out_regions: UInt8[np.ndarray, "h w"] | None = None,
+    out_matte: UInt8[np.ndarray, "h w"] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """Regions (exact) and matte (up to JPEG loss) of one record.
+
+    Args:
+        data: the record.
+        out_regions: contiguous memory for the regions, of the image's size; new memory if None.
+        out_matte: the same for the matte.
+
+    Raises:
+        CorruptDataError: it does not decode, or not to the size of ``out_matte``.
+    """
     try:
         (length,) = struct.unpack_from("<I", data)
-        matte = simplejpeg.decode_jpeg(data[4 + length :], colorspace="GRAY")[..., 0]
-        labels = zlib.decompress(data[4 : 4 + length])
-        return np.frombuffer(labels, dtype=np.uint8).reshape(matte.shape), matte
+        matte = simplejpeg.decode_jpeg(data[4 + length :], colorspace="GRAY", buffer=out_matte)[..., 0]
+        _sized(matte, out_matte)
+        labels = zlib.decompressobj().decompress(data[4 : 4 + length], matte.size + 1)
+        regions = np.frombuffer(labels, dtype=np.uint8).reshape(matte.shape)
     except (ValueError, struct.error, zlib.error) as error:
         raise CorruptDataError(f"masks do not decode: {error}") from error
+    if out_regions is not None:
+        out_regions[...] = regions
+    return regions, matte
 
 
 def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> bytes:
@@ -165,20 +198,33 @@ def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> 
     The ``safetensors`` library writes header strings in an order that changes between calls, which
     would change the hash of a shard; its reader reads these files.
     """
+    values = {
+        name: np.ascontiguousarray(arrays[name], dtype=_DTYPES[kind])
+        for name, (kind, _) in META_TENSORS.items()
+    }
     entries: dict[str, object] = {"__metadata__": {key: header[key] for key in sorted(header)}}
-    blobs, position = [], 0
-    # Wide types first keeps every tensor aligned, as the format's own writer does.
-    order = sorted(META_TENSORS, key=lambda name: (-np.dtype(_DTYPES[META_TENSORS[name][0]]).itemsize, name))
-    for name in order:
-        kind = META_TENSORS[name][0]
-        array = np.ascontiguousarray(arrays[name], dtype=_DTYPES[kind])
-        end = position + array.nbytes
-        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [position, end]}
-        blobs.append(array.tobytes())
-        position = end
+    blobs = []
+    for name, (start, end) in meta_layout({name: value.shape for name, value in values.items()}).items():
+        shape = list(values[name].shape)
+        entries[name] = {"dtype": META_TENSORS[name][0], "shape": shape, "data_offsets": [start, end]}
+        blobs.append(values[name].tobytes())
     head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
     return b"".join([struct.pack("<Q", len(head)), head, *blobs])
+
+
+def meta_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies behind the header of a ``meta.safetensors``: start and end, in file order.
+
+    Wide types first keeps every tensor aligned, as the format's own writer does.
+    """
+    widths = {name: np.dtype(_DTYPES[META_TENSORS[name][0]]).itemsize for name in shapes}
+    places, position = {}, 0
+    for name in sorted(shapes, key=lambda name: (-widths[name], name)):
+        end = position + widths[name] * math.prod(shapes[name])
+        places[name] = (position, end)
+        position = end
+    return places
 
 
 def decode_meta(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -204,3 +250,23 @@ def select_frames(arrays: Mapping[str, np.ndarray], frames: Iterable[int]) -> di
     chosen = {name: arrays[name][index] for name in ("expression", "pose", "camera", "landmarks")}
     chosen["shape"] = np.broadcast_to(arrays["shape"], (len(index), len(arrays["shape"])))
     return chosen
+
+
+PARAMETER_TENSORS = ("expression", "pose", "camera", "landmarks")
+"""Tensors with a row per frame that a training sample takes from a clip."""
+
+
+def parameter_crc32(arrays: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, " n"]:
+    """Checksum of each frame's parameters: the clip's ``shape``, then its rows of ``PARAMETER_TENSORS``.
+
+    With it one frame's parameters can be read and checked without the rest of the clip.
+    """
+    shape = zlib.crc32(np.ascontiguousarray(arrays["shape"], dtype="<f4").tobytes())
+    rows = [np.ascontiguousarray(arrays[name], dtype="<f4") for name in PARAMETER_TENSORS]
+    sums = np.zeros(len(rows[0]), dtype=np.uint32)
+    for frame in range(len(sums)):
+        value = shape
+        for row in rows:
+            value = zlib.crc32(row[frame].tobytes(), value)
+        sums[frame] = value
+    return sums

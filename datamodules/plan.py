@@ -6,10 +6,19 @@ stream of pairs is the same for any number of them, and a run can go on from a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
+
+from datamodules.strategies import PairChoice
+
+_BLOCK = 1024
+"""Visits within which several manifests get their shares exactly, up to rounding."""
+
+Tracking = Callable[[int], Mapping[str, np.ndarray]]
+"""Tensors of a clip by its number, see ``datamodules.codec.META_TENSORS``."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,22 @@ class PlanClip:
 
 
 @dataclass(frozen=True)
+class PlanGroup:
+    """Consecutive clips of a plan that share a weight: those of one manifest."""
+
+    num_clips: int
+    weight: float
+    """Share of the pairs, relative to the other groups."""
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
-    """An endless stream of pairs in rounds; each round visits every clip exactly once.
+    """An endless stream of visits to clips, in rounds; each round visits every clip exactly once.
 
     Rounds go on across epochs, so clips are visited equally often even if the length of an epoch is
     no multiple of their number. Within a round shards are permuted and clips shuffled within windows
-    of shards, which keeps reads local for datasets larger than memory.
+    of shards, which keeps reads local for datasets larger than memory. With several groups each has
+    rounds of its own, and takes its share of every ``_BLOCK`` visits.
     """
 
     clips: tuple[PlanClip, ...]
@@ -48,7 +67,13 @@ class TrainingPlan:
     pairs_per_epoch: int
     num_driving: int = 1
     shards_per_window: int = 16
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    groups: tuple[PlanGroup, ...] = ()
+    """In the order of ``clips``; empty for one group."""
+    pairs_per_clip: int = 1
+    """Pairs taken at each visit of a clip, one after the other."""
+    choice: PairChoice = field(default_factory=PairChoice)
+    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _blocks: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.clips:
@@ -56,49 +81,79 @@ class TrainingPlan:
         for index, clip in enumerate(self.clips):
             if len(clip.frames) < 2:
                 raise ValueError(f"clip {index} has {len(clip.frames)} usable frames; a pair needs 2")
+        if self.groups:
+            assert sum(group.num_clips for group in self.groups) == len(self.clips), "groups cover the clips"
 
-    def pair(self, epoch: int, position: int, attempt: int = 0) -> Pair:
+    def pair(self, epoch: int, position: int, attempt: int = 0, tracking: Tracking | None = None) -> Pair:
         """The pair at a position of an epoch.
 
         Args:
             epoch: from 0.
             position: from 0; positions past the end of the epoch are those of the next one.
             attempt: other frames of the same clip, for when those of attempt 0 cannot be read.
+            tracking: tensors of a clip, for choices that need them.
         """
-        round_index, place = divmod(epoch * self.pairs_per_epoch + position, len(self.clips))
-        clip = int(self._order(round_index)[place])
+        visit, place = divmod(epoch * self.pairs_per_epoch + position, self.pairs_per_clip)
+        round_index, clip = self._visited(visit)
         # A counter-based generator: no state to carry, and nearby keys give independent streams.
-        bits = np.random.Philox(key=[self.seed, round_index], counter=[0, clip + 1, attempt, 0])
+        bits = np.random.Philox(key=[self.seed, round_index], counter=[0, clip + 1, attempt, place])
         generator = np.random.Generator(bits)
-        frames = self.clips[clip].frames
-        if len(frames) > self.num_driving:
-            chosen = generator.choice(len(frames), self.num_driving + 1, replace=False)
-        else:
-            # Fewer frames than asked for: drivers repeat, the source stays apart from them.
-            source = generator.integers(len(frames))
-            others = generator.integers(1, len(frames), self.num_driving)
-            chosen = np.concatenate([[source], (source + others) % len(frames)])
+        known = tracking(clip) if tracking is not None and self.choice.needs_tracking else None
+        source, drivers = self.choice.choose(generator, self.clips[clip].frames, self.num_driving, known)
         jitter = generator.uniform(-1, 1, 4)
-        return Pair(
-            clip,
-            frames[int(chosen[0])],
-            tuple(frames[int(index)] for index in chosen[1:]),
-            tuple(float(value) for value in jitter),
-        )
+        return Pair(clip, source, drivers, tuple(float(value) for value in jitter))
 
-    def _order(self, round_index: int) -> np.ndarray:
-        """Order of the clips in a round."""
-        if round_index not in self._orders:
-            for old in [key for key in self._orders if key < round_index - 1]:
+    def _visited(self, visit: int) -> tuple[int, int]:
+        """Round and clip of a visit."""
+        if len(self.groups) < 2:
+            round_index, place = divmod(visit, len(self.clips))
+            return round_index, int(self._order(0, round_index)[place])
+        block_index, place = divmod(visit, _BLOCK)
+        block = self._block(block_index)
+        group = int(block[place])
+        earlier = int(np.count_nonzero(block[:place] == group))
+        in_group = block_index * self._per_block()[group] + earlier
+        round_index, place = divmod(in_group, self.groups[group].num_clips)
+        return round_index, int(self._order(group, round_index)[place])
+
+    def _per_block(self) -> list[int]:
+        """Visits of each group in a block: its share, and at least one."""
+        total = sum(group.weight for group in self.groups)
+        edges, passed = [0], 0.0
+        for group in self.groups:
+            passed += group.weight
+            edges.append(round(_BLOCK * passed / total))
+        counts = [max(end - start, 1) for start, end in pairwise(edges)]
+        counts[counts.index(max(counts))] += _BLOCK - sum(counts)
+        return counts
+
+    def _block(self, index: int) -> np.ndarray:
+        """Groups of the visits of a block."""
+        if index not in self._blocks:
+            for old in [key for key in self._blocks if key < index - 1]:
+                del self._blocks[old]
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, index], counter=[0, 0, 1, 0]))
+            counts = self._per_block()
+            self._blocks[index] = generator.permutation(np.repeat(np.arange(len(counts)), counts))
+        return self._blocks[index]
+
+    def _order(self, group: int, round_index: int) -> np.ndarray:
+        """Order of a group's clips in a round."""
+        key = (group, round_index)
+        if key not in self._orders:
+            for old in [k for k in self._orders if k[0] == group and k[1] < round_index - 1]:
                 del self._orders[old]
-            self._orders[round_index] = self._shuffled(round_index)
-        return self._orders[round_index]
+            self._orders[key] = self._shuffled(group, round_index)
+        return self._orders[key]
 
-    def _shuffled(self, round_index: int) -> np.ndarray:
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, round_index]))
+    def _shuffled(self, group: int, round_index: int) -> np.ndarray:
+        bits = np.random.Philox(key=[self.seed, round_index], counter=[0, 0, 0, group])
+        generator = np.random.Generator(bits)
+        first = sum(g.num_clips for g in self.groups[:group])
+        count = self.groups[group].num_clips if self.groups else len(self.clips)
         members: dict[int, list[int]] = {}
-        for index, clip in enumerate(self.clips):
-            members.setdefault(clip.shard, []).append(index)
+        for index in range(first, first + count):
+            members.setdefault(self.clips[index].shard, []).append(index)
         shards = generator.permutation(sorted(members))
         windows = []
         for start in range(0, len(shards), self.shards_per_window):

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import zlib
+from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from datamodules.codec import CorruptDataError, decode_image, decode_masks, decode_meta
+from datamodules.codec import (
+    META_TENSORS,
+    PARAMETER_TENSORS,
+    CorruptDataError,
+    decode_image,
+    decode_masks,
+    decode_meta,
+    meta_layout,
+    select_frames,
+)
 from datamodules.manifest import Manifest
 from datamodules.plan import PlanClip
 from datamodules.shards import CLIP_ROW, FRAME_ROW
@@ -45,24 +57,33 @@ class ClipReader:
     def __init__(self, manifest: Manifest, folder: Path, split: str) -> None:
         self.folder = folder
         self.split = split
+        self.image_size = manifest.image_size
         self.shards = manifest.split(split)
         self._starts = np.concatenate([[0], np.cumsum([s.clips for s in self.shards])]).astype(np.int64)
         self._open_indices()
         self._files: dict[int, int] = {}
         self._metas: OrderedDict[int, tuple[dict[str, np.ndarray], dict[str, str]]] = OrderedDict()
+        self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         self._process = os.getpid()
 
     def _open_indices(self) -> None:
         folder, shards = self.folder, self.shards
         self._frames = [_open_index(folder / f"{s.name}.frames.npy", FRAME_ROW, s.frames) for s in shards]
         self._clips = [_open_index(folder / f"{s.name}.clips.npy", CLIP_ROW, s.clips) for s in shards]
+        self._checks = [_open_checks(folder / f"{s.name}.params.npy", s.frames) for s in shards]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps would be pickled as copies; the other side maps the files again.
-        dropped: dict[str, Any] = {"_files": {}, "_metas": OrderedDict(), "_frames": [], "_clips": []}
+        dropped: dict[str, Any] = {
+            "_files": {},
+            "_metas": OrderedDict(),
+            "_frames": [],
+            "_clips": [],
+            "_checks": [],
+        }
         return {**self.__dict__, **dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -112,8 +133,80 @@ class ClipReader:
             self._metas.popitem(last=False)
         return self._metas[clip]
 
-    def frame(self, clip: int, frame: int) -> FrameImages:
+    def parameters(self, clip: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """Rows of ``PARAMETER_TENSORS`` for frames of a clip, and its ``shape``, repeated.
+
+        Reads no more than these rows where the shard has their checksums (``NAME.params.npy``), else the
+        meta of the whole clip.
+
+        Raises:
+            CorruptDataError: the bytes do not match their checksum.
+        """
+        shard, row = self._locate(clip)
+        checks = self._checks[shard]
+        if checks is None or clip in self._metas:
+            return select_frames(self.meta(clip)[0], frames)
+        rest = self._parameter_shapes(shard)
+        count = int(row["num_frames"])
+        layout = _meta_places(count, rest)
+        body = int(row["meta_position"]) + int(row["meta_length"]) - layout["valid"][1]
+        shape = self._pread(shard, body + layout["shape"][0], layout["shape"][1] - layout["shape"][0])
+        rows: dict[str, list[bytes]] = {name: [] for name in PARAMETER_TENSORS}
+        for frame in frames:
+            value = zlib.crc32(shape)
+            for name in PARAMETER_TENSORS:
+                start, end = layout[name]
+                length = (end - start) // count
+                rows[name].append(self._pread(shard, body + start + frame * length, length))
+                value = zlib.crc32(rows[name][-1], value)
+            if value != checks[int(row["first_frame"]) + frame]:
+                raise CorruptDataError(
+                    f"{self.shards[shard].name}.tar: parameters of frame {frame} of clip {self.key(clip)} do "
+                    "not match their checksum"
+                )
+        values = {
+            name: np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(frames), *rest[name])
+            for name, parts in rows.items()
+        }
+        values["shape"] = np.broadcast_to(np.frombuffer(shape, dtype="<f4"), (len(frames), *rest["shape"]))
+        return values
+
+    def _parameter_shapes(self, shard: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors of a shard's clips, without the number of frames."""
+        if shard not in self._shapes:
+            arrays = self._first_readable_meta(shard)
+            shapes = {name: arrays[name].shape[1:] for name in PARAMETER_TENSORS}
+            self._shapes[shard] = {"shape": arrays["shape"].shape, **shapes}
+        return self._shapes[shard]
+
+    def _first_readable_meta(self, shard: int) -> dict[str, np.ndarray]:
+        for clip in range(int(self._starts[shard]), int(self._starts[shard + 1])):
+            try:
+                return self.meta(clip)[0]
+            except CorruptDataError:
+                continue
+        raise CorruptDataError(f"{self.shards[shard].name}.tar: no clip has readable parameters")
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one frame's parameters, as every clip of the dataset has them.
+
+        Raises:
+            CorruptDataError: no clip is readable.
+        """
+        for shard in range(len(self.shards)):
+            try:
+                return self._parameter_shapes(shard)
+            except CorruptDataError:
+                continue
+        raise CorruptDataError(f"no clip in {self.folder} has readable parameters")
+
+    def frame(self, clip: int, frame: int, out: FrameImages | None = None) -> FrameImages:
         """Pixels of a frame.
+
+        Args:
+            clip: number of the clip.
+            frame: index in the clip.
+            out: contiguous memory of the stored size to decode into; new memory if None.
 
         Raises:
             CorruptDataError: the bytes do not match their checksum or do not decode.
@@ -121,23 +214,118 @@ class ClipReader:
         shard, clip_row = self._locate(clip)
         row = self._frames[shard][int(clip_row["first_frame"]) + frame]
         position, mask_position, length, crc32, mask_length, mask_crc32, *_ = row.item()
-        image = decode_image(self._read(shard, position, length, crc32))
+        data = self._read(shard, position, length, crc32)
         masks = self._read(shard, mask_position, mask_length, mask_crc32)
-        return FrameImages(image, *decode_masks(masks))
+        if out is None:
+            return FrameImages(decode_image(data), *decode_masks(masks))
+        decode_image(data, out.image)
+        decode_masks(masks, out.regions, out.matte)
+        return out
 
     def _read(self, shard: int, position: int, length: int, crc32: int) -> bytes:
-        if self._process != os.getpid():
-            # After a fork: positions are explicit, so parents' handles would work, but not be ours to close.
-            self._files, self._process = {}, os.getpid()
-        if shard not in self._files:
-            path = self.folder / f"{self.shards[shard].name}.tar"
-            self._files[shard] = os.open(path, os.O_RDONLY)
-        data = os.pread(self._files[shard], length, position)
+        data = self._pread(shard, position, length)
         # Without this check a flipped bit decodes to a visibly wrong picture in one case of five.
         if zlib.crc32(data) != crc32:
             name = self.shards[shard].name
             raise CorruptDataError(f"{name}.tar: {length} bytes at {position} do not match their checksum")
         return data
+
+    def _pread(self, shard: int, position: int, length: int) -> bytes:
+        if self._process != os.getpid():
+            # After a fork: positions are explicit, so parents' handles would work, but not be ours to close.
+            self._files, self._process = {}, os.getpid()
+        if shard not in self._files:
+            self._files[shard] = os.open(self.folder / f"{self.shards[shard].name}.tar", os.O_RDONLY)
+            if hasattr(os, "posix_fadvise"):
+                # Otherwise the system reads the neighbourhood of every frame as well.
+                os.posix_fadvise(self._files[shard], 0, 0, os.POSIX_FADV_RANDOM)
+        return os.pread(self._files[shard], length, position)
+
+
+class JoinedReader:
+    """Several readers as one: clips are numbered on from one to the next.
+
+    Args:
+        readers: of one split each.
+    """
+
+    def __init__(self, readers: Sequence[ClipReader]) -> None:
+        self.readers = list(readers)
+        self._starts = [0]
+        for reader in readers:
+            self._starts.append(self._starts[-1] + len(reader))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def image_size(self) -> int:
+        """Of the stored frames."""
+        return self.readers[0].image_size
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See ``ClipReader.parameter_shapes``."""
+        return self.readers[0].parameter_shapes()
+
+    def _locate(self, clip: int) -> tuple[ClipReader, int]:
+        if not 0 <= clip < len(self):
+            raise IndexError(f"clip {clip} of {len(self)}")
+        place = bisect_right(self._starts, clip) - 1
+        return self.readers[place], clip - self._starts[place]
+
+    def key(self, clip: int) -> str:
+        """Name of a clip."""
+        reader, local = self._locate(clip)
+        return reader.key(local)
+
+    def plan_clips(self) -> list[PlanClip]:
+        """All clips with the frames that may be used; shards are numbered on as well."""
+        clips, first = [], 0
+        for reader in self.readers:
+            clips += [PlanClip(first + clip.shard, clip.frames) for clip in reader.plan_clips()]
+            first += len(reader.shards)
+        return clips
+
+    def meta(self, clip: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """See ``ClipReader.meta``."""
+        reader, local = self._locate(clip)
+        return reader.meta(local)
+
+    def parameters(self, clip: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``ClipReader.parameters``."""
+        reader, local = self._locate(clip)
+        return reader.parameters(local, frames)
+
+    def frame(self, clip: int, frame: int, out: FrameImages | None = None) -> FrameImages:
+        """See ``ClipReader.frame``."""
+        reader, local = self._locate(clip)
+        return reader.frame(local, frame, out)
+
+
+@lru_cache(maxsize=1024)
+def _meta_layout_of(
+    count: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]
+) -> dict[str, tuple[int, int]]:
+    """Places of the tensors of a clip of so many frames, see ``meta_layout``."""
+    known = dict(shapes)
+    full = {name: (count, *known.get(name, ())) for name in META_TENSORS}
+    full |= {"shape": known["shape"], "bbox": (count, 4)}
+    full |= {"frame_offsets": (count + 1,), "mask_offsets": (count + 1,)}
+    return meta_layout(full)
+
+
+def _meta_places(count: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    return _meta_layout_of(count, tuple(shapes.items()))
+
+
+def _open_checks(path: Path, rows: int) -> np.ndarray | None:
+    """Checksums of the parameters per frame; shards of ``rome-shard/1.1`` and before have none."""
+    if not path.exists():
+        return None
+    checks = np.load(path, mmap_mode="r")
+    if checks.dtype != np.dtype("<u4") or len(checks) != rows:
+        raise ValueError(f"{path} does not belong to its shard ({len(checks)} rows, wanted {rows})")
+    return checks
 
 
 def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:

@@ -57,6 +57,10 @@ class TrainingSampler(DistributedSampler[tuple[int, int]]):
             for place in range(self.batch_size):
                 yield epoch, first + place
 
+    def freeze_epoch(self) -> None:
+        """Give the same places in every epoch, to overfit them."""
+        self.set_epoch = lambda epoch: None  # type: ignore[method-assign]
+
     def __len__(self) -> int:
         # Of a whole epoch also when resuming: Lightning adds the steps done before to those it counts.
         return self.steps * self.batch_size

@@ -6,6 +6,7 @@ A shard is an uncompressed USTAR archive that any WebDataset reader can stream: 
 
 - ``NAME.frames.npy`` and ``NAME.clips.npy``: one row of ``FRAME_ROW`` per frame, one of ``CLIP_ROW`` per
   clip, read as memory maps, so that a frame is one ``pread`` away;
+- ``NAME.params.npy``: a checksum of each frame's parameters, so that they can be read alone;
 - ``NAME.json``: what the shard was made from and its hash. It is written last: a shard is finished
   when its JSON names the same spec and the tar has the size it states.
 
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.codec import MEMBERS, Clip, PackedClip, pack_clip
+from datamodules.codec import MEMBERS, Clip, PackedClip, pack_clip, parameter_crc32
 
 SCHEMA = "rome-shard/1.1"
 """Readers accept the same major number; a later minor number only adds.
@@ -171,6 +172,7 @@ class ShardWriter:
         self._tar: tarfile.TarFile | None = None
         self._file: Any = None
         self._frames: list[np.ndarray] = []
+        self._checks: list[np.ndarray] = []
         self._clips: list[tuple[Any, ...]] = []
         self._identities: list[str] = []
         self._last_key = ""
@@ -224,6 +226,7 @@ class ShardWriter:
             )
         )
         self._frames.append(rows)
+        self._checks.append(parameter_crc32(meta))
 
     def _append(self, name: str, data: bytes) -> int:
         """Add a member; returns the position of its data in the tar."""
@@ -276,6 +279,7 @@ class ShardWriter:
         for kind, rows in (
             ("frames", np.concatenate(self._frames)),
             ("clips", np.array(self._clips, dtype=CLIP_ROW)),
+            ("params", np.concatenate(self._checks)),
         ):
             buffer = io.BytesIO()
             np.save(buffer, rows)

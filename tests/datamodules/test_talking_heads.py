@@ -14,10 +14,11 @@ import pytest
 import torch
 from small_dataset import NUM_LANDMARKS, SIZE, make_clip, write_dataset
 
+from datamodules.batches import ColourJitter, colour_matrix
 from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
-from datamodules.talking_heads import ColourJitter, TalkingHeadDataModule, colour_matrix
+from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.data import AvatarBatch
 
 
@@ -27,7 +28,7 @@ def module(dataset: Path, **changes: Any) -> TalkingHeadDataModule:
 
 
 def batches(data: TalkingHeadDataModule, loader: Any, epoch: int = 0) -> list[AvatarBatch]:
-    loader.sampler.set_epoch(epoch)
+    loader.batch_sampler.sampler.set_epoch(epoch)
     return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
@@ -290,6 +291,7 @@ class _Recorder(lightning.LightningModule):
 def fit(dataset: Path, folder: Path, devices: int, **changes: Any) -> list[list[Any]]:
     folder.mkdir()
     options = {"strategy": "ddp_spawn"} if devices > 1 else {}
+    options |= changes.pop("trainer", {})
     trainer = lightning.Trainer(
         accelerator="cpu", devices=devices, max_epochs=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
@@ -305,6 +307,14 @@ def test_lightning_sets_the_epoch_and_leaves_the_sampler_alone(dataset: Path, tm
     assert [entry[:2] for entry in steps] == [(e, i) for e in (0, 1) for i in range(3)]
     assert steps[0][2] != steps[3][2]
     assert len([entry for entry in seen if entry[0] == "val"]) == 2 * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_overfitting_repeats_its_batches(dataset: Path, tmp_path: Path) -> None:
+    (seen,) = fit(dataset, tmp_path / "one", 1, batch_size=4, trainer={"overfit_batches": 2})
+    steps = [entry for entry in seen if entry[0] != "val"]
+    assert len(steps) == 4
+    assert [entry[2] for entry in steps[:2]] == [entry[2] for entry in steps[2:]]
 
 
 @pytest.mark.slow

@@ -1,0 +1,164 @@
+"""Batches as bytes, as workers decode them, and as floats, as models take them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from datamodules.pairs import BatchArrays, BatchNote, PairSource
+from datamodules.reading import ClipReader, JoinedReader
+from rome_lightning.data import AvatarBatch, Frames, HeadParams
+from rome_lightning.data.struct import TensorStruct
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Largest changes of colour; one random change is shared by the frames of a pair.
+
+    Mirroring is left out on purpose: it would have to mirror parameters and landmarks too.
+    """
+
+    brightness: float = 0.0
+    """Largest relative change of brightness, 0.2 for 0.8 to 1.2."""
+    contrast: float = 0.0
+    """Largest relative change of contrast about middle grey."""
+    saturation: float = 0.0
+    """Largest relative change of saturation."""
+    hue: float = 0.0
+    """Largest turn of the hue, as a fraction of a full turn."""
+
+
+@dataclass(frozen=True)
+class RawFrames(TensorStruct):
+    """Frames as stored: bytes that become floats on the device."""
+
+    image: UInt8[Tensor, "b h w 3"]
+    matte: UInt8[Tensor, "b h w"]
+    regions: UInt8[Tensor, "b h w"]
+    landmarks: Float[Tensor, "b l 2"]
+    params: HeadParams
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class RawBatch(TensorStruct):
+    """An ``AvatarBatch`` before it is decoded to floats."""
+
+    source: RawFrames
+    target: RawFrames
+    clips: tuple[str, ...]
+    jitter: Float[Tensor, "b 4"] | None
+    """Uniform in [-1, 1]; None if nothing is to be augmented."""
+    skipped: int = 0
+    """Pairs that could not be read and were replaced."""
+    restarted: int = 0
+    """Workers that died or hung and were replaced while this batch was waited for."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def colour_matrix(
+    jitter: Float[Tensor, "b 4"], settings: ColourJitter
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
+    """The affine colour change (matrix, shift) of each pair.
+
+    Hue and saturation turn and scale the plane of chrominance (YIQ), so that grey stays grey.
+    """
+    limits = [settings.brightness, settings.contrast, settings.saturation, settings.hue]
+    change = jitter * jitter.new_tensor(limits)
+    brightness, contrast, saturation = (1 + change[:, :3]).unbind(1)
+    angle = 2 * math.pi * change[:, 3]
+    to_yiq = jitter.new_tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    cosine, sine = saturation * angle.cos(), saturation * angle.sin()
+    turn = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], 1).unflatten(1, (3, 3))
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    # Contrast about 1/2 after brightness: x -> c (b x - 1/2) + 1/2.
+    matrix = matrix * (brightness * contrast)[:, None, None]
+    shift = ((1 - contrast) / 2)[:, None].expand(-1, 3)
+    return matrix, shift
+
+
+def to_frames(
+    raw: RawFrames,
+    image_size: int,
+    colour: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]] | None = None,
+) -> Frames:
+    """Bytes to floats at the wanted size, on the device where they are.
+
+    Args:
+        raw: as stored.
+        image_size: at most the stored size; smaller images are anti-aliased.
+        colour: affine colour change of each frame.
+    """
+    image = raw.image.permute(0, 3, 1, 2).float() / 255
+    mask = raw.matte[:, None].float() / 255
+    frames = Frames(image, mask, raw.regions, raw.landmarks, raw.params).resized(image_size)
+    if colour is None:
+        return frames
+    matrix, shift = colour
+    image = torch.einsum("bij,bjhw->bihw", matrix, frames.image) + shift[:, :, None, None]
+    return dataclasses.replace(frames, image=image.clamp(0, 1))
+
+
+def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: ColourJitter | None = None) -> AvatarBatch:
+    """Decode a raw batch; source and targets of a pair get the same colour change."""
+    source_colour = target_colour = None
+    if augmentation is not None and raw.jitter is not None:
+        matrix, shift = colour_matrix(raw.jitter, augmentation)
+        repeats = len(raw.target) // len(raw.source)
+        source_colour = (matrix, shift)
+        target_colour = (matrix.repeat_interleave(repeats, 0), shift.repeat_interleave(repeats, 0))
+    return AvatarBatch(
+        to_frames(raw.source, image_size, source_colour),
+        to_frames(raw.target, image_size, target_colour),
+        raw.clips,
+    )
+
+
+def raw_batch(arrays: BatchArrays, note: BatchNote, source: PairSource, restarted: int = 0) -> RawBatch:
+    """Tensors on the memory of a batch that ``source`` decoded; nothing is copied."""
+    count, num_driving = len(note.clips), source.layout.num_driving
+    return RawBatch(
+        source=_raw_frames(arrays, slice(0, count)),
+        target=_raw_frames(arrays, slice(count, count * (1 + num_driving))),
+        clips=note.clips,
+        jitter=torch.from_numpy(arrays["jitter"][:count]) if source.augmented else None,
+        skipped=note.skipped,
+        restarted=restarted,
+    )
+
+
+def _raw_frames(arrays: BatchArrays, rows: slice) -> RawFrames:
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(arrays[name][rows])
+
+    params = HeadParams.from_packed(*(tensor(name) for name in ("shape", "expression", "pose", "camera")))
+    return RawFrames(tensor("image"), tensor("matte"), tensor("regions"), tensor("landmarks"), params)
+
+
+def load_frames(
+    reader: ClipReader | JoinedReader, clip: int, frames: Sequence[int], image_size: int
+) -> Frames:
+    """Frames of one clip as models take them, on the CPU.
+
+    Args:
+        reader: of the clips.
+        clip: number of the clip.
+        frames: indices in the clip.
+        image_size: at most the stored size.
+    """
+    images = [reader.frame(clip, frame) for frame in frames]
+    arrays = {name: np.stack([getattr(i, name) for i in images]) for name in ("image", "matte", "regions")}
+    arrays |= {name: np.array(values) for name, values in reader.parameters(clip, frames).items()}
+    return to_frames(_raw_frames(arrays, slice(None)), image_size)

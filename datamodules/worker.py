@@ -1,0 +1,81 @@
+"""A process that decodes batches into shared memory; started by ``datamodules.workers``.
+
+It takes three numbers: the descriptors of the connection to its parent, of the shared memory, and of
+the pickled ``PairSource`` that the parent wrote.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from datamodules.pairs import BatchNote, PairSource, Place
+
+_PARENT_CHECK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Decode the pairs at some places into a slot of the shared memory."""
+
+    ticket: int
+    slot: int
+    places: list[Place]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in a worker."""
+
+    kind: str
+    message: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A task is done or has failed."""
+
+    ticket: int
+    note: BatchNote | Failure
+
+
+def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None:
+    """Work until the connection ends, which it does however the parent ends."""
+    parent = os.getppid()
+    layout = source.layout
+    while True:
+        while not connection.poll(_PARENT_CHECK_S):
+            # A process forked from the parent may hold the other end open.
+            if os.getppid() != parent:
+                return
+        try:
+            task: Task = connection.recv()
+        except EOFError:
+            return
+        try:
+            arrays = layout.arrays(memory, task.slot * layout.num_bytes)
+            note: BatchNote | Failure = source.write(task.places, arrays)
+        except Exception as error:
+            note = Failure(type(error).__name__, str(error), traceback.format_exc())
+        connection.send(Reply(task.ticket, note))
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        # Ctrl-C and a scheduler's warnings go to all processes; the parent decides what they mean.
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    connection, memory, pickled = (int(argument) for argument in arguments)
+    # Written by our parent into memory that only we share: the one kind of pickle that may be trusted.
+    source = pickle.loads(os.pread(pickled, os.fstat(pickled).st_size, 0))
+    try:
+        serve(Connection(connection), mmap.mmap(memory, 0), source)
+    except (BrokenPipeError, ConnectionResetError):
+        return
