@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,13 @@ from rome_lightning.cli import main as cli
 EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 PREPARE = [path for path in FILES if path.parent.name == "data"]
-TRAINING = [path for path in FILES if path not in PREPARE]
+# Others have commands, and tests, of their own.
+TRAINING = [
+    path for path in FILES if path.parts[len(EXPERIMENTS.parts)] not in ("data", "protocols", "sweeps")
+]
 BASES = [path for path in TRAINING if path.name == "base.yaml"]
 OVERLAYS = [path for path in TRAINING if path not in BASES]
+SCRIPTS = sorted((EXPERIMENTS / "slurm").glob("*.sh"))
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -28,8 +35,11 @@ def _name(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """What ``rome fit`` is given: the base of the folder, then the overlay."""
-    return [path] if path in BASES else [path.parent / "base.yaml", path]
+    """What ``rome fit`` is given: the base of the folder (or that of the full model), then the overlay."""
+    if path in BASES:
+        return [path]
+    own = path.parent / "base.yaml"
+    return [own if own.is_file() else BASE, path]
 
 
 def test_there_are_files_to_check():
@@ -119,6 +129,32 @@ def test_files_hold_no_traps(path):
         assert "${" not in str(value), key
         assert value != "None", key
         assert not str(value).startswith(("/", "~")), key
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=_name)
+def test_job_scripts_give_arguments_that_the_command_takes(path, tmp_path):
+    """Bash and the command both accept them; ``srun`` and ``rome`` are stand-ins that note what they get."""
+    given = tmp_path / "given"
+    for name, body in (("srun", 'exec "$@"'), ("rome", f'printf "%s\\n" "$@" > {given}')):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    extra = ["--run_dir", "runs/x/y-0", "--data.init_args.manifest", "data/other"]
+    subprocess.run(["bash", str(path), *extra], cwd=ROOT, env=environment, check=True)
+    command, *arguments = given.read_text().splitlines()
+    config = resolve_configuration(*arguments)
+    assert command == "fit"
+    assert (config["run_dir"], config["data"]["init_args"]["manifest"]) == ("runs/x/y-0", "data/other")
+    directives = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", path.read_text(), re.MULTILINE)
+    asked = dict(directives)
+    # SLURM starts the processes; Lightning only joins those that the settings speak of.
+    devices = int(asked["ntasks-per-node"])
+    assert config["trainer"]["devices"] in (-1, devices)
+    assert config["trainer"]["num_nodes"] == int(asked["nodes"])
+    assert asked["gpus-per-node"] == asked["ntasks-per-node"]
+    assert asked["signal"].startswith("SIGUSR1@")
+    assert "requeue" in asked
 
 
 @pytest.mark.parametrize("path", PREPARE, ids=_name)

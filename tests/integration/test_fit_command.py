@@ -216,12 +216,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(dataset, tmp_p
     overlay = tiny_overlay(dataset, tmp_path / "run")
     overlay["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0}
     overlay["trainer"]["callbacks"] = [
-        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "end"}}
+        {"class_path": "rome_lightning.callbacks.RunCheckpoint"},
     ]
     start = untrained_checkpoint(tmp_path / "start.ckpt")
     arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(start))
     assert rome(*arguments) == (0, "")
-    ended = load_full_avatar(tmp_path / "run" / "checkpoints" / "end.ckpt").state_dict()
+    ended = load_full_avatar(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
     began = load_full_avatar(start).state_dict()
     assert all(torch.equal(ended[key], began[key]) for key in began)
     assert _rows(tmp_path / "run" / "metrics.csv")[-1]["train/skipped_steps"] == "2.0"
