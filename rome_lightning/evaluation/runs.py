@@ -20,7 +20,7 @@ FLAG_COLUMNS = ("undetected_prediction", "undetected_target")
 """Whether a network found no face."""
 
 NOT_CONFIGURATION = (
-    *("seed_everything", "run_dir", "wandb", "ckpt_path", "resume", "config"),
+    *("seed_everything", "run_dir", "wandb", "tensorboard", "ckpt_path", "weights_only", "config"),
     *("data.init_args.seed", "data.init_args.num_workers", "trainer.default_root_dir", "trainer.logger"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.callbacks"),
 )

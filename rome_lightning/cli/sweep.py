@@ -1,0 +1,142 @@
+"""``rome sweep``: the same sweep file on a W&B server, on one machine, or as a SLURM array."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+if TYPE_CHECKING:
+    from rome_lightning.evaluation.sweep import SweepFolder
+    from rome_lightning.evaluation.sweep_trials import Trial
+
+
+@dataclass
+class SweepConfig:
+    """Options of a sweep."""
+
+    engine: Literal["wandb", "local", "submitit"] = "local"
+    """``wandb``: a server and agents. ``local``: this machine, no server. ``submitit``: SLURM, no server."""
+    count: int | None = None
+    """Trials in all (with wandb: of this agent); default: all of a grid, or run_cap of the file. A larger
+    number later goes on with the sweep."""
+    output: Path | None = None
+    """Folder of the sweep; run again with the same one to go on (default: runs/sweeps/NAME)."""
+    processes: int = 1
+    """Trials at a time: on this machine (each with a GPU of its own where there are several), or as jobs."""
+    seed: int = 0
+    """Of random and Bayesian search; that of the trainings is in their configuration."""
+    wandb: Literal["offline", "disabled"] = "offline"
+    """Whether trials of the engines without a server keep a record that `rome sweep sync` can send later."""
+    retry_failed: bool = False
+    """Run failed trials again, from their last checkpoints."""
+    cluster: dict[str, Any] = field(default_factory=dict)
+    """Parameters of submitit, such as '{slurm_partition: gpu, timeout_min: 600, gpus_per_node: 1}'; 'cluster:
+    local' runs the jobs as processes here."""
+    project: str = "rome_lightning"
+    """W&B project of the engine wandb."""
+    entity: str | None = None
+    """W&B user or team of the engine wandb; default: your own."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="rome sweep",
+        exit_on_error=False,
+        description="Try the settings of a sweep file (the format of Weights & Biases) and rank them. Killed "
+        "or interrupted, the same command goes on: finished trials are not repeated, running ones go on from "
+        "their checkpoints. Example: rome sweep experiments/sweeps/loss_weights.yaml --count 20. "
+        "`rome sweep sync DIR` sends the offline W&B runs below DIR to the server. See docs/comparison.md.",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
+    parser.add_argument("file", type=Path, help="Sweep file.")
+    parser.add_class_arguments(SweepConfig, None)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``rome sweep``.
+
+    Args:
+        argv: arguments after ``rome sweep``.
+
+    Returns:
+        0 if every trial came to an end (or was stopped early), 1 if any failed.
+    """
+    if argv[:1] == ["sync"]:
+        return _sync(argv[1:])
+    parser = _parser()
+    options = parser.parse_args(argv)
+    config = SweepConfig(**{name: options[name] for name in SweepConfig.__dataclass_fields__})
+    from rome_lightning.evaluation.sweep import SweepFolder, forget_failures, run_wandb
+    from rome_lightning.evaluation.sweep_file import read_sweep
+
+    sweep = read_sweep(options.file)
+    if config.engine == "wandb":
+        return run_wandb(sweep, config.count, config.project, config.entity)
+    output = config.output or Path("runs") / "sweeps" / sweep.name
+    folder = SweepFolder.create(options.file, output, config.count, config.seed, (f"--wandb={config.wandb}",))
+    if config.retry_failed:
+        print(f"{forget_failures(folder)} failed trials run again", file=sys.stderr)
+    _run(folder, config)
+    return _finish(folder)
+
+
+def _run(folder: SweepFolder, config: SweepConfig) -> None:
+    from rome_lightning.evaluation.sweep import run_local, run_submitit
+
+    def report(trial: Trial) -> None:
+        over = sum(other.is_over for other in folder.trials())
+        value = "" if trial.value is None else f", {folder.sweep.metric} {trial.value:.5g}"
+        why = f" ({trial.reason})" if trial.reason else ""
+        print(f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}", flush=True)
+
+    # A sweep that is told to end must end its trainings too.
+    signal.signal(signal.SIGTERM, _exit)
+    if config.engine == "local":
+        run_local(folder, config.processes, report)
+    else:
+        parameters = dict(config.cluster)
+        run_submitit(folder, config.processes, parameters, report, parameters.pop("cluster", None))
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _finish(folder: SweepFolder) -> int:
+    """Rank the trials; tells what failed."""
+    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.evaluation.ranking import rank_sweep, ranking_text, write_ranking
+
+    ranking = rank_sweep(folder.path)
+    page = folder.path / "ranking.html"
+    write_ranking(page, ranking, {"code": code_and_versions()})
+    sys.stdout.write(ranking_text(ranking, "table"))
+    print(page)
+    bad = [trial for trial in ranking.trials if trial.status in ("failed", "running")]
+    for trial in bad:
+        print(f"rome: warning: trial {trial.folder} {trial.status}: {trial.reason}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _sync(argv: list[str]) -> int:
+    from rome_lightning.evaluation.sweep import sync_offline
+
+    parser = ArgumentParser(
+        prog="rome sweep sync",
+        exit_on_error=False,
+        description="Send every offline W&B run below a folder (a sweep or a run) to the server.",
+    )
+    parser.add_argument("folder", type=Path, help="Folder to search.")
+    return 1 if sync_offline(parser.parse_args(argv).folder) else 0
