@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "export-checkpoint": Command(
         "checkpoint", "write a model of the released architecture for the official code", passes_own_name=True
     ),
+    "sweep": Command("sweep", "try many settings, with or without a server, and rank them"),
     "compare": Command("compare", "compare runs pair by pair: differences, intervals, pictures"),
     "distill": Command("distill", "a trained full model to a linear one: basis, training, comparison"),
     "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
