@@ -333,6 +333,15 @@ _CLIPS = (
 
 _USER_SUPPLIED = (
     Asset(
+        name="gaze_vgg16",
+        file="gaze_vgg16.pth",
+        licence="CC BY-NC-SA 4.0 (RT-GENE, RT-BENE)",
+        page="https://github.com/Tobias-Fischer/rt_gene",
+        needed_for="the gaze term; set losses.gaze to 0 to train without it",
+        note="State dict of a VGG-16 of RT-BENE (two eyes) or of torchvision's layout.",
+        commercial_use=False,
+    ),
+    Asset(
         name="flame",
         file="generic_model.pkl",
         licence="FLAME model licence: register, accept the terms, never redistribute",

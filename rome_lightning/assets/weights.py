@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,39 @@ def load_vgg16_features(path: Path) -> dict[str, Tensor]:
     """
     convolutions = _read_numpy_convolutions(path, "VGG16_0", sum(VGG16_CONVS))
     return _normalization() | _named(convolutions, VGG16_CONVS)
+
+
+def load_gaze_vgg16(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Convolutions of VGG-16 networks that were trained to tell gaze or blinks from eyes.
+
+    Args:
+        path: a state dict saved by PyTorch, with torchvision's layers under ``left_features`` and
+            ``right_features`` (RT-GENE and RT-BENE), or under ``features`` for both eyes.
+
+    Returns:
+        For the subject's left and right eye, each with ImageNet's normalization, as
+        ``losses.PerceptualLoss`` takes them.
+    """
+    state = torch.load(_existing(path), map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    pattern = re.compile(r"(?:.*\.)?((?:left_|right_)?features)\.(\d+)\.weight")
+    found: dict[str, dict[int, str]] = {}
+    for name, tensor in state.items():
+        match = pattern.fullmatch(name)
+        if match is not None and tensor.ndim == 4:
+            found.setdefault(match[1], {})[int(match[2])] = name
+    sides = ("left_features", "right_features") if "left_features" in found else ("features", "features")
+    networks = []
+    for side in sides:
+        names = [name for _, name in sorted(found.get(side, {}).items())]
+        if len(names) != sum(VGG16_CONVS):
+            raise ValueError(
+                f"expected {sum(VGG16_CONVS)} convolutions of VGG-16 under {side} in {path}, got "
+                f"{len(names)}; the gaze loss takes the state dict of a VGG-16 of RT-GENE or RT-BENE"
+            )
+        pairs = [(state[name], state[name.removesuffix("weight") + "bias"]) for name in names]
+        networks.append(_normalization() | _named(pairs, VGG16_CONVS))
+    return networks[0], networks[1]
 
 
 def load_alexnet_features(path: Path) -> dict[str, Tensor]:

@@ -31,12 +31,13 @@ def chamfer_2d(
             uniformly with replacement.
         squared: squared distances (release) instead of plain ones (paper).
         max_points: if more vertices are visible, as many of them are drawn at random.
-        generator: source of both draws; its device may differ from that of the tensors.
+        generator: source of both draws, by default that of the tensors' device; one of another device costs
+            a copy.
 
     Source: ROME sec. 3.4, L_chm.
     """
     height, width = mask.shape[-2:]
-    device = generator.device if generator is not None else torch.device("cpu")
+    device = generator.device if generator is not None else mask.device
     num_points = min(max_points, vertices_px.shape[1])
     order_keys = torch.rand(visible.shape, generator=generator, device=device).to(mask.device)
     draws = torch.rand(len(mask), num_points, generator=generator, device=device).to(mask.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,15 @@ from torchmetrics import Metric
 from rome_lightning.assets import resolve
 from rome_lightning.data import AvatarBatch, Rendered
 from rome_lightning.metrics import LPIPS, PSNR, SSIM
-from rome_lightning.models import FullAvatar
+from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
-from rome_lightning.training.config import OptimizerConfig
+from rome_lightning.networks import CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet
+from rome_lightning.training.config import ExecutionConfig, OptimizerConfig
 from rome_lightning.training.optimization import build_adam, build_schedule, finish_gradients
+from rome_lightning.training.skipped_steps import SkippedSteps
+
+_COMPILED = (CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet)
+"""Networks that ``compile_networks`` compiles, each by itself; the renderer between them stays as it is."""
 
 
 class RomeModule(LightningModule):
@@ -32,9 +38,16 @@ class RomeModule(LightningModule):
         avatar: the model to train.
         optimizer: Adam and its schedule, for the avatar.
         image_size: side of the images, pixels.
+        execution: how the networks are run.
     """
 
-    def __init__(self, avatar: FullAvatar, optimizer: OptimizerConfig, image_size: int) -> None:
+    def __init__(
+        self,
+        avatar: AvatarModel,
+        optimizer: OptimizerConfig,
+        image_size: int,
+        execution: ExecutionConfig | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.avatar = avatar
@@ -43,7 +56,11 @@ class RomeModule(LightningModule):
         self.psnr = PSNR()
         self.ssim = SSIM()
         self.lpips = LPIPS("alex", resolve("lpips_alexnet"))
+        self.execution = execution or ExecutionConfig()
         self._scalers: list[torch.amp.GradScaler] = []
+        self._skipped = SkippedSteps(optimizer.skip_budget)
+        self._left_out: list[Tensor] = []
+        self._is_configured = False
 
     def trained_parts(self) -> list[tuple[nn.Module, OptimizerConfig]]:
         """Networks with an optimizer each, the avatar first."""
@@ -63,7 +80,16 @@ class RomeModule(LightningModule):
         return optimizers, schedules
 
     def configure_model(self) -> None:
-        """Tell distributed training what it need not synchronize."""
+        """Prepare the networks for the way they are run, before optimizers and DDP see them."""
+        if self._is_configured:
+            return
+        self._is_configured = True
+        if self.execution.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if self.execution.compile_networks:
+            for module in self.modules():
+                if isinstance(module, _COMPILED):
+                    module.compile()
         self._leave_out_of_ddp()
 
     def _leave_out_of_ddp(self) -> None:
@@ -88,15 +114,12 @@ class RomeModule(LightningModule):
             for tensor in network.state_dict().values():
                 tensor.copy_(self.trainer.strategy.broadcast(tensor))
 
-    def descend(self, part: int, loss: Tensor) -> Tensor:
+    def descend(self, part: int, loss: Tensor) -> None:
         """Backward pass and step of one optimizer; gradients that are not finite change nothing.
 
         Args:
             part: index in ``trained_parts``.
             loss: scalar.
-
-        Returns:
-            1 where the step was left out, else 0; a scalar on the device.
         """
         config = self.trained_parts()[part][1]
         handles, schedules = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
@@ -113,7 +136,30 @@ class RomeModule(LightningModule):
         # Through Lightning's handle a step is counted; the count is that of the avatar's optimizer alone.
         (handles[part] if part == 0 else optimizer).step()
         schedules[part].step()
-        return left_out
+        # With a scaler, gradients overflow now and then because the scale is probed: only the loss tells.
+        self._left_out.append(left_out if scaler is None else 1 - loss.detach().isfinite().float())
+
+    def end_step(self, batch: AvatarBatch, values: dict[str, Tensor]) -> None:
+        """Count the step if it was left out; call it after the last ``descend`` of a step.
+
+        Args:
+            batch: what the step was computed from.
+            values: terms of the loss, for the message.
+
+        Raises:
+            ValueError: more steps were left out than ``optimizer.skip_budget`` allows.
+        """
+        left_out = torch.stack(self._left_out).amax()
+        self._left_out.clear()
+        detached = {name: value.detach() for name, value in values.items()}
+        folder = Path(self.trainer.default_root_dir)
+        self._skipped.note(self.global_step - 1, left_out, batch, detached, folder)
+        if self._skipped.count:
+            self.log("train/skipped_steps", float(self._skipped.count), batch_size=len(batch))
+
+    def on_train_epoch_end(self) -> None:
+        """Know of every step before validation and checkpoints."""
+        self._skipped.finish(Path(self.trainer.default_root_dir))
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Mean over the processes, for what DDP leaves alone."""
@@ -149,11 +195,13 @@ class RomeModule(LightningModule):
         """Store the architecture as plain data, so that the weights can be used without Lightning."""
         checkpoint[CONFIG_KEY] = dataclasses.asdict(self.avatar.config)
         checkpoint["image_size"] = self.image_size
+        checkpoint["skipped_steps"] = self._skipped.count
         if self._scalers:
             checkpoint["scalers"] = [scaler.state_dict() for scaler in self._scalers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the loss scales that the run had."""
+        """Go on with the count and the loss scales that the run had."""
+        self._skipped.count = checkpoint.get("skipped_steps", 0)
         states = checkpoint.get("scalers", [])
         self._scalers = [torch.amp.GradScaler(self.device.type) for _ in states]
         for scaler, state in zip(self._scalers, states, strict=True):

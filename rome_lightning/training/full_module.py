@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from rome_lightning.data import AvatarBatch
 from rome_lightning.losses import hinge_discriminator
-from rome_lightning.models import AvatarConfig, FullAvatar
+from rome_lightning.models import AvatarConfig, AvatarModel
 from rome_lightning.models.checkpoint import avatar_weights, load_state, read_checkpoint
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
-from rome_lightning.training.config import DiscriminatorConfig, LossConfig, OptimizerConfig
+from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
 from rome_lightning.training.objective import ImagePair, Objective, composited
 
 AVATAR, DISCRIMINATOR = 0, 1
@@ -32,6 +32,7 @@ class FullModule(RomeModule):
         losses: weights of the objective.
         optimizer: Adam and its schedule.
         discriminator: the adversary, built if ``losses.adversarial`` is positive.
+        execution: how the networks are run.
         image_size: side of the images, pixels; linked from the data.
         init_from: checkpoint whose weights are the initial ones; the run itself starts anew.
     """
@@ -42,6 +43,7 @@ class FullModule(RomeModule):
         losses: LossConfig,
         optimizer: OptimizerConfig,
         discriminator: DiscriminatorConfig | None = None,
+        execution: ExecutionConfig | None = None,
         image_size: int = 256,
         init_from: Path | None = None,
     ) -> None:
@@ -51,7 +53,7 @@ class FullModule(RomeModule):
                 f"image_size must be divisible by {divisor} (the decoder halves it "
                 f"{avatar.decoder.num_levels - 1} times), got {image_size}; set data.init_args.image_size"
             )
-        super().__init__(FullAvatar(avatar), optimizer, image_size)
+        super().__init__(AvatarModel(avatar), optimizer, image_size, execution)
         self.save_hyperparameters()
         self.objective = Objective(losses, self.avatar.head)
         self.discriminator_config = discriminator or DiscriminatorConfig()
@@ -74,18 +76,19 @@ class FullModule(RomeModule):
         background = torch.rand(len(batch.target), 3, device=self.device)
         rendered = self.reproduce(batch, background)
         images = composited(rendered, batch.target, background)
-        with _untrained(self.discriminator):
-            terms = self.objective(rendered, batch, images, self.discriminator)
-            if not torch.isfinite(terms.total):
-                values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.raw.items())
-                raise ValueError(f"the loss is not finite at step {self.global_step}: {values}")
+        is_adversarial = self.objective.config.weight("adversarial", self.global_step) > 0
+        adversary = self.discriminator if is_adversarial else None
+        with _untrained(adversary):
+            terms = self.objective(rendered, batch, images, adversary, self.global_step)
             self.descend(AVATAR, terms.total)
-        self.log_dict(terms.as_logs("train"), batch_size=len(batch))
-        self.log("loss", terms.total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        if self.discriminator is not None:
-            loss = discriminator_loss(self.discriminator, images)
+        logs = terms.as_logs("train")
+        if adversary is not None:
+            loss = discriminator_loss(adversary, images)
             self.descend(DISCRIMINATOR, loss)
-            self.log("train/discriminator", loss.detach(), batch_size=len(batch))
+            logs["train/discriminator"] = loss.detach()
+        self.end_step(batch, terms.raw)
+        self.log_dict(logs, batch_size=len(batch))
+        self.log("loss", terms.total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
 
 
 def discriminator_loss(discriminator: nn.Module, images: ImagePair) -> Tensor:

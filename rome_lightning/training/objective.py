@@ -5,36 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.assets import resolve
-from rome_lightning.assets.weights import load_vgg16_features, load_vgg19_normalized
 from rome_lightning.data import AvatarBatch, Frames, Region, Rendered
 from rome_lightning.geometry import unique_edges
 from rome_lightning.head import HeadModel
 from rome_lightning.losses import (
-    PerceptualLoss,
     chamfer_2d,
     dice,
     feature_matching,
     hinge_generator,
+    landmark_distance,
     laplacian,
     occupancy,
     photometric,
 )
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
-from rome_lightning.training.config import LossConfig
-
-LIPS_AND_EYES = (
-    # MediaPipe landmark indices: outer and inner lips, right eye, left eye, irises.
-    *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409),
-    *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415),
-    *(33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
-    *(362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398),
-    *(468, 473),
+from rome_lightning.tracking.landmark_groups import (
+    IBUG68,
+    INNER_LIPS,
+    LEFT_IRIS,
+    LEFT_LIDS,
+    NUM_LANDMARKS,
+    OUTER_LIPS,
+    RIGHT_IRIS,
+    RIGHT_LIDS,
 )
+from rome_lightning.training.config import TERMS, LossConfig
+from rome_lightning.training.critics import build_gaze, build_identity, build_perceptual
+
+LIPS_AND_EYES = (*OUTER_LIPS, *INNER_LIPS, *RIGHT_LIDS, *LEFT_LIDS, RIGHT_IRIS[0], LEFT_IRIS[0])
+"""MediaPipe landmarks around which expressions are read."""
 
 
 @dataclass(frozen=True)
@@ -83,27 +86,28 @@ class Objective(nn.Module):
     """Weighted sum of the loss terms between rendered and target frames.
 
     Args:
-        config: weights and variants.
+        config: weights, variants and schedules.
         head: for the regions that each occupancy term holds fixed.
     """
 
     edges: Tensor
     hair_vertices: Tensor
     neck_vertices: Tensor
+    markup68: Tensor
 
     def __init__(self, config: LossConfig, head: HeadModel) -> None:
         super().__init__()
         self.config = config
         self.head = head
-        self.perceptual = self._build_perceptual() if config.perceptual > 0 else None
+        self.perceptual = build_perceptual(config)
+        self.gaze = build_gaze(config)
+        self.identity = build_identity(config)
         self.register_buffer("edges", unique_edges(head.faces), persistent=False)
         self.register_buffer("hair_vertices", head.region("scalp")[:, None], persistent=False)
         self.register_buffer("neck_vertices", head.region("neck", "shoulders")[:, None], persistent=False)
-
-    def _build_perceptual(self) -> PerceptualLoss:
-        if self.config.perceptual_network == "vgg16":
-            return PerceptualLoss.vgg16_shallow(load_vgg16_features(resolve("lpips_vgg16")))
-        return PerceptualLoss.vgg19(load_vgg19_normalized(resolve("vgg19_normalized")))
+        self.register_buffer("markup68", _markup68(), persistent=False)
+        if config.landmarks > 0:
+            head.landmark_indices("ibug68")  # raises where the head has no such points
 
     def forward(
         self,
@@ -111,6 +115,7 @@ class Objective(nn.Module):
         batch: AvatarBatch,
         images: ImagePair,
         discriminator: nn.Module | None = None,
+        step: int = 0,
     ) -> LossTerms:
         """All terms of positive weight.
 
@@ -119,53 +124,82 @@ class Objective(nn.Module):
             batch: sources and targets.
             images: of the same targets, see ``composited``.
             discriminator: scores images; it should not collect gradients meanwhile.
+            step: of training, for the schedules.
         """
-        target = batch.target
+        active = {name for name in TERMS if self.config.weight(name, step) > 0}
+        raw = self._image_terms(active, rendered, batch.target, images)
+        if discriminator is not None and "adversarial" in active:
+            raw |= self._adversarial_terms(active, discriminator, images)
+        if "segmentation" in active:
+            mask = batch.target.foreground_mask
+            raw["segmentation"] = dice(rendered.mask * images.valid, mask * images.valid)
+        raw |= self._geometry_terms(active, rendered, batch.target, images.valid)
+        if not raw:
+            raise ValueError("no loss term has a positive weight; set one of those under losses")
+        weighted = {name: self.config.weight(name, step) * value for name, value in raw.items()}
+        return LossTerms(raw, weighted, torch.stack(list(weighted.values())).sum())
+
+    def _image_terms(
+        self, active: set[str], rendered: Rendered, target: Frames, images: ImagePair
+    ) -> dict[str, Tensor]:
+        """Colours, features, eyes and identity."""
         raw: dict[str, Tensor] = {}
-        if self.config.photometric > 0:
+        if "photometric" in active:
             weight = self._photometric_weight(rendered, target) * images.valid
             raw["photometric"] = photometric(images.predicted, images.wanted, weight)
-        if self.perceptual is not None:
+        if self.perceptual is not None and "perceptual" in active:
             raw["perceptual"] = self.perceptual(
                 *self._crop(images.predicted, images.wanted, target.landmarks)
             )
-        if discriminator is not None:
-            raw |= self._adversarial_terms(discriminator, images)
-        if self.config.segmentation > 0:
-            raw["segmentation"] = dice(rendered.mask * images.valid, target.foreground_mask * images.valid)
-        raw |= self._geometry_terms(rendered, target, images.valid)
-        weighted = {name: getattr(self.config, name) * value for name, value in raw.items()}
-        return LossTerms(raw, weighted, torch.stack(list(weighted.values())).sum())
+        if self.gaze is not None and "gaze" in active:
+            raw["gaze"] = self.gaze(images.predicted, images.wanted, target.landmarks)
+        if self.identity is not None and "identity" in active:
+            raw["identity"] = self.identity(images.predicted, images.wanted, target.landmarks)
+        return raw
 
-    def _adversarial_terms(self, discriminator: nn.Module, images: ImagePair) -> dict[str, Tensor]:
+    @staticmethod
+    def _adversarial_terms(
+        active: set[str], discriminator: nn.Module, images: ImagePair
+    ) -> dict[str, Tensor]:
         """What the discriminator says of the prediction."""
         scores, features = discriminator(images.predicted)
         raw = {"adversarial": hinge_generator(scores)}
-        if self.config.feature_matching > 0:
+        if "feature_matching" in active:
             with torch.no_grad():
                 _, wanted = discriminator(images.wanted)
             raw["feature_matching"] = feature_matching(wanted, features)
         return raw
 
-    def _geometry_terms(self, rendered: Rendered, target: Frames, valid: Tensor) -> dict[str, Tensor]:
+    def _geometry_terms(
+        self, active: set[str], rendered: Rendered, target: Frames, valid: Float[Tensor, "b 1 h w"]
+    ) -> dict[str, Tensor]:
         """Silhouette, chamfer and smoothness: what makes the mesh grow hair and shoulders."""
         raw: dict[str, Tensor] = {}
         person = target.foreground_mask * valid
-        if self.config.occupancy_hair > 0:
-            head_mask = person * target.region_mask(Region.HAIR, Region.FACE_SKIN, Region.OTHER)
-            # Below the chin the mesh shows its neck: only what the head covers is asked for there.
-            body = target.region_mask(Region.BODY_SKIN, Region.CLOTHES)
+        if "occupancy_hair" in active:
             silhouette = self._silhouette(rendered, fixed=self.neck_vertices)
-            raw["occupancy_hair"] = occupancy(silhouette * (1 - body) * valid, head_mask * (1 - body))
-        if self.config.occupancy_all > 0:
+            head_mask = person * target.region_mask(Region.HAIR, Region.FACE_SKIN, Region.OTHER)
+            counted = valid
+            if self.config.occupancy_hair_region == "beside_body":
+                counted = valid * (1 - target.region_mask(Region.BODY_SKIN, Region.CLOTHES))
+            raw["occupancy_hair"] = occupancy(silhouette * counted, head_mask * counted)
+        if "occupancy_all" in active:
             silhouette = self._silhouette(rendered, fixed=self.hair_vertices)
             raw["occupancy_all"] = occupancy(silhouette * valid, person)
-        if self.config.chamfer > 0:
+        if "chamfer" in active:
             raw["chamfer"] = chamfer_2d(
-                rendered.vertices_px, self._visible(rendered), person, max_points=self.config.chamfer_points
+                rendered.vertices_px,
+                _visible(rendered, self.head.faces, valid),
+                person,
+                squared=self.config.chamfer_squared,
+                max_points=self.config.chamfer_points,
             )
-        if self.config.laplacian > 0:
-            raw["laplacian"] = laplacian(rendered.offsets, self.edges)
+        if "laplacian" in active:
+            raw["laplacian"] = laplacian(rendered.offsets, self.edges, self.config.laplacian_norm)
+        if "landmarks" in active:
+            points = self.head.landmarks(rendered.vertices_px, "ibug68")
+            wanted = self.markup68 @ target.landmarks
+            raw["landmarks"] = landmark_distance(points, wanted, target.image_size)
         return raw
 
     def _silhouette(self, rendered: Rendered, fixed: Tensor) -> Float[Tensor, "b 1 h w"]:
@@ -177,13 +211,6 @@ class Objective(nn.Module):
         if self.config.silhouette == "official":
             return soft_silhouette(vertices_px, self.head.faces, (height, width), **OFFICIAL)
         return soft_silhouette(vertices_px, self.head.faces, (height, width))
-
-    def _visible(self, rendered: Rendered) -> Tensor:
-        """Vertices of the faces that some pixel shows."""
-        corners = self.head.faces[rendered.face_ids.clamp_min(0).flatten(1).long()].flatten(1)
-        shown = (rendered.face_ids >= 0).flatten(1).repeat_interleave(3, dim=1).long()
-        counts = shown.new_zeros(rendered.vertices_px.shape[:2]).scatter_add(1, corners, shown)
-        return counts > 0
 
     def _photometric_weight(self, rendered: Rendered, target: Frames) -> Float[Tensor, "b 1 h w"]:
         """More weight on the mesh, most around eyes and mouth, where expressions are read."""
@@ -203,13 +230,31 @@ class Objective(nn.Module):
         pick = torch.randint(landmarks.shape[1], (len(landmarks),), device=landmarks.device)
         jitter = (torch.rand(len(landmarks), 2, device=landmarks.device) - 0.5) * size
         centre = landmarks[torch.arange(len(landmarks), device=landmarks.device), pick] + jitter
-        limit = torch.tensor([width - size, height - size], device=landmarks.device)
-        left_top = (centre - size / 2).round().clamp(min=0).minimum(limit).long().tolist()
+        limit = landmarks.new_tensor([width - size, height - size])
+        left_top = (centre - size / 2).round().clamp(min=0).minimum(limit).long()
+        steps = torch.arange(size, device=landmarks.device)
+        rows, columns = left_top[:, 1:] + steps, left_top[:, :1] + steps
+        image = torch.arange(len(landmarks), device=landmarks.device)[:, None, None]
         pairs = torch.cat([predicted, wanted], dim=1)
-        crops = torch.stack(
-            [p[:, y : y + size, x : x + size] for p, (x, y) in zip(pairs, left_top, strict=True)]
-        )
+        # Indexed on the device: to slice, the host would have to wait for the positions.
+        crops = pairs.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
         return crops[:, :3], crops[:, 3:]
+
+
+def _markup68() -> Float[Tensor, "68 478"]:
+    """Means of MediaPipe's landmarks that are the points of the 68-point markup."""
+    rows = torch.zeros(len(IBUG68), NUM_LANDMARKS)
+    for row, group in zip(rows, IBUG68, strict=True):
+        row[list(group)] = 1 / len(group)
+    return rows
+
+
+def _visible(rendered: Rendered, faces: Tensor, valid: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b v"]:
+    """Vertices of the faces that some known pixel shows."""
+    shown = (rendered.face_ids >= 0) & (valid[:, 0] > 0)
+    corners = faces[rendered.face_ids.clamp_min(0).flatten(1).long()].flatten(1)
+    counts = rendered.vertices_px.new_zeros(rendered.vertices_px.shape[:2], dtype=torch.long)
+    return counts.scatter_add(1, corners, shown.flatten(1).repeat_interleave(3, dim=1).long()) > 0
 
 
 def feature_map(landmarks: Float[Tensor, "b l 2"], image_size: tuple[int, int]) -> Float[Tensor, "b 1 h w"]:

