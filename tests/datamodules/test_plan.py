@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from datamodules.plan import (
     PlanClip,
+    PlanGroup,
     TrainingPlan,
     evaluation_pairs,
     split_holdout,
 )
 from datamodules.sampler import EvaluationSampler, TrainingSampler
+from datamodules.strategies import PairChoice, yaw_deg
 
 CLIPS = tuple(PlanClip(shard=i // 3, frames=tuple(range(2, 12))) for i in range(10))
 
@@ -108,3 +111,60 @@ def test_holdout() -> None:
     assert split_holdout(range(10), 0.0) == (tuple(range(10)), ())
     assert split_holdout(range(3), 0.9) == ((0, 1), (2,))
     assert split_holdout(range(1), 0.9) == ((0,), ())
+
+
+def test_weighted_groups_get_their_shares_and_visit_their_clips_equally() -> None:
+    clips = CLIPS + tuple(PlanClip(shard=10, frames=(0, 1, 2)) for _ in range(6))
+    groups = (PlanGroup(10, 3.0), PlanGroup(6, 1.0))
+    plan = TrainingPlan(clips, seed=0, pairs_per_epoch=1024, groups=groups)
+    stream = [plan.pair(0, p).clip for p in range(2 * 1024)]
+    counts = Counter(stream)
+    assert sum(counts[clip] for clip in range(10)) == 3 * 512
+    for members in (range(10), range(10, 16)):
+        assert max(counts[clip] for clip in members) - min(counts[clip] for clip in members) <= 1
+    # Mixed throughout, not one after the other; 24 of 32 expected, five standard deviations are 12.
+    assert all(sum(c < 10 for c in stream[i : i + 32]) >= 12 for i in range(0, 2048, 32))
+    again = TrainingPlan(clips, seed=0, pairs_per_epoch=1024, groups=groups)
+    assert [again.pair(1, p).clip for p in reversed(range(1024))] == stream[:1023:-1]
+
+
+def test_pairs_per_clip_come_one_after_the_other() -> None:
+    plan = TrainingPlan(CLIPS, seed=0, pairs_per_epoch=30, pairs_per_clip=3)
+    pairs = [plan.pair(0, p) for p in range(30)]
+    assert all(len({p.clip for p in pairs[i : i + 3]}) == 1 for i in range(0, 30, 3))
+    assert len({p.clip for p in pairs}) == 10
+    assert len({(p.source, p.drivers) for p in pairs}) > 20
+
+
+def _tracking(yaw: np.ndarray) -> dict[str, np.ndarray]:
+    pose = np.zeros((len(yaw), 15), dtype=np.float32)
+    # Half of the turn in the neck: both joints turn the head.
+    pose[:, 1] = pose[:, 4] = np.radians(yaw) / 2
+    return {"pose": pose, "timestamp": np.arange(len(yaw)) * 0.5}
+
+
+def test_min_gap() -> None:
+    clips = (PlanClip(0, tuple(range(12))),)
+    plan = TrainingPlan(clips, 0, 300, num_driving=2, choice=PairChoice("min_gap", min_gap_s=2.0))
+    gaps = Counter()
+    for position in range(300):
+        pair = plan.pair(0, position, tracking=lambda clip: _tracking(np.zeros(12)))
+        gaps.update(abs(pair.source - driver) for driver in pair.drivers)
+        assert len(set(pair.drivers)) == 2
+    # 2 s are four frames; the largest gap in 12 frames is 11.
+    assert set(gaps) == set(range(4, 12))
+    far = TrainingPlan(clips, 0, 50, choice=PairChoice("min_gap", min_gap_s=100.0))
+    for position in range(50):
+        pair = far.pair(0, position, tracking=lambda clip: _tracking(np.zeros(12)))
+        assert pair.drivers == ((11,) if pair.source <= 5 else (0,))
+
+
+def test_yaw_balanced() -> None:
+    yaw = np.array([0.0] * 18 + [33.0, -37.0])
+    np.testing.assert_allclose(yaw_deg(_tracking(yaw)["pose"]), yaw, atol=1e-4)
+    plan = TrainingPlan((PlanClip(0, tuple(range(20))),), 0, 900, choice=PairChoice("yaw_balanced"))
+    pairs = [plan.pair(0, p, tracking=lambda clip: _tracking(yaw)) for p in range(900)]
+    sources = Counter("turned" if p.source >= 18 else "front" for p in pairs)
+    # Two of three head turns are the rare ones: 600 expected, five standard deviations are 71.
+    assert abs(sources["turned"] - 600) < 71
+    assert all(p.source not in p.drivers for p in pairs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from datamodules.batches import ColourJitter, colour_matrix
 from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
-from datamodules.talking_heads import TalkingHeadDataModule
+from datamodules.talking_heads import TalkingHeadDataModule, WeightedManifest
 from rome_lightning.data import AvatarBatch
 
 
-def module(dataset: Path, **changes: Any) -> TalkingHeadDataModule:
+def module(dataset: Path | None, **changes: Any) -> TalkingHeadDataModule:
     options = {"image_size": SIZE, "batch_size": 2, "pairs_per_epoch": 10, "num_driving": 3, **changes}
     return TalkingHeadDataModule(dataset, **options)
 
@@ -324,3 +326,78 @@ def test_two_ranks_see_the_stream_of_one(dataset: Path, tmp_path: Path) -> None:
     ranks = fit(dataset, tmp_path / "two", 2, batch_size=2)
     joined = [(a[0], a[1], a[2] + b[2]) for a, b in zip(*ranks, strict=True) if a[0] != "val"]
     assert joined == [entry for entry in one if entry[0] != "val"]
+
+
+class TestSeveralDatasets:
+    def test_weights(self, dataset: Path, tmp_path: Path) -> None:
+        write_dataset(tmp_path, {"train": [[make_clip("other", "other", seed=9)]]})
+        mixed = module(
+            None, manifests={str(dataset): 1.0, str(tmp_path): 3.0}, pairs_per_epoch=1024, batch_size=64
+        )
+        clips = Counter(clip for batch in mixed.train_dataloader() for clip in batch.clips)
+        assert clips["other"] == 768
+        assert set(clips) == {"other", *(f"clip-{i}" for i in range(5))}
+        assert mixed.state_dict()["manifest"] not in {m.hash for m in mixed.manifests}
+        # Without weights every clip counts the same.
+        plain = module(
+            None, manifests=[WeightedManifest(str(tmp_path)), WeightedManifest(str(dataset))], batch_size=12,
+            pairs_per_epoch=1020,
+        )  # fmt: skip
+        clips = Counter(clip for batch in plain.train_dataloader() for clip in batch.clips)
+        assert all(abs(count - 170) <= 1 for count in clips.values())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({}, "either data.init_args.manifest or"),
+            ({"manifests": [WeightedManifest("a", 1.0), WeightedManifest("b")]}, "positive weight, or none"),
+            ({"manifests": {"a": -1.0}}, "positive weight"),
+        ],
+    )
+    def test_bad_options(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            module(None, **options)
+
+    def test_of_another_head(self, dataset: Path, tmp_path: Path) -> None:
+        manifest = Manifest.load(dataset)
+        shutil.copytree(dataset, tmp_path / "d")
+        dataclasses.replace(manifest, head={**manifest.head, "name": "x"}).save(tmp_path / "d/manifest.json")
+        with pytest.raises(ValueError, match="head model"):
+            module(None, manifests={str(dataset): 1.0, str(tmp_path / "d"): 1.0}).setup("fit")
+
+
+@pytest.mark.parametrize("strategy", ["min_gap", "yaw_balanced"])
+def test_strategies_read_times_and_poses(dataset: Path, strategy: str) -> None:
+    data = module(dataset, pair_strategy=strategy, min_gap_s=0.6, pairs_per_epoch=40, num_driving=1)
+    gaps = [
+        abs(frame_of(a) - frame_of(b))
+        for batch in batches(data, data.train_dataloader())
+        for a, b in zip(batch.source.image, batch.target.image, strict=True)
+    ]
+    assert min(gaps) >= (4 if strategy == "min_gap" else 1)
+    assert len(set(gaps)) > 3
+
+
+def test_parameters_are_read_row_by_row_and_checked(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "d")
+    reader = ClipReader(Manifest.load(tmp_path / "d"), tmp_path / "d", "train")
+    arrays, _ = reader.meta(1)
+    for frames in ((3,), (0, 11, 5)):
+        rows = ClipReader(Manifest.load(tmp_path / "d"), tmp_path / "d", "train").parameters(1, frames)
+        for name in ("expression", "pose", "camera", "landmarks"):
+            np.testing.assert_array_equal(rows[name], arrays[name][list(frames)])
+        np.testing.assert_array_equal(rows["shape"], np.tile(arrays["shape"], (len(frames), 1)))
+    tar = tmp_path / "d/train-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[data.find(arrays["pose"][3].tobytes()) + 5] ^= 1
+    tar.write_bytes(data)
+    reader = ClipReader(Manifest.load(tmp_path / "d"), tmp_path / "d", "train")
+    reader.parameters(1, (2, 4))
+    with pytest.raises(CorruptDataError, match="parameters of frame 3 of clip clip-1"):
+        reader.parameters(1, (2, 3))
+    # Shards of before have no such checksums: the clip's parameters are read and checked as a whole.
+    (tmp_path / "d/train-000000.params.npy").unlink()
+    reader = ClipReader(Manifest.load(tmp_path / "d"), tmp_path / "d", "train")
+    reader.parameters(0, (2,))
+    with pytest.raises(CorruptDataError, match="checksum"):
+        reader.parameters(1, (2,))
