@@ -35,7 +35,7 @@ def run_loggers(
         )
     if wandb != "disabled":
         loggers.append(
-            WandbLogger(
+            RunWandbLogger(
                 save_dir=run_dir,
                 project="rome_lightning",
                 name=run_dir.name,
@@ -45,6 +45,25 @@ def run_loggers(
             )
         )
     return loggers
+
+
+BEST = {"val/psnr*": "max", "val/ssim*": "max", "val/csim*": "max", "val/lpips*": "min", "val/loss*": "min"}
+"""Which value of a metric W&B's summary keeps; it would keep the last one, which sweeps then rank by."""
+
+
+class RunWandbLogger(WandbLogger):
+    """Weights & Biases with the best value of each metric as its summary."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run."""
+        is_new = self._experiment is None
+        run = super().experiment
+        if is_new:
+            for name, best in BEST.items():
+                run.define_metric(name, summary=best)
+        return run
 
 
 def _wandb_id(run_dir: Path) -> str:

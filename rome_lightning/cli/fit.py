@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -149,6 +150,14 @@ class RomeCLI(LightningCLI):
         return run_loggers(run_dir, config["wandb"], config["tensorboard"], self._steps_before)
 
 
+def _folder_of_agent(argv: list[str]) -> list[str]:
+    """Under ``wandb agent`` every trial has the same command, so each gets a run folder of its own."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    if not (sweep and run) or any(word.split("=")[0] == "--run_dir" for word in argv):
+        return []
+    return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
+
+
 def main(argv: list[str]) -> int:
     """Run a training sub-command.
 
@@ -156,6 +165,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome``, starting with the sub-command.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    argv = [*argv, *_folder_of_agent(argv)]
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     try:
