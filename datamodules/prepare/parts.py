@@ -83,10 +83,10 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
     try:
         clips = make_clips(part.video, tools, config, head, report)
     except (OSError, ValueError) as error:
-        clips, report.failed, report.kind = [], " ".join(str(error).split()), "unusable"
+        clips, report.failed, report.kind = [], _reason(error, part.video), "unusable"
     except Exception as error:
         # Libraries raise what they like: one strange video must not end a run of days.
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        text = f"{type(error).__name__}: {_reason(error, part.video)}"
         clips, report.failed, report.kind = [], text, "error"
     with ShardWriter(folder, part.name, part.spec) as writer:
         for clip in clips:
@@ -94,6 +94,11 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
         write_reports(folder, part.name, [report])
         writer.finish(_failure(report))
     return report
+
+
+def _reason(error: Exception, video: VideoInput) -> str:
+    """One line that does not depend on where the videos lie: it becomes part of the dataset."""
+    return " ".join(str(error).replace(str(video.path), video.name).split())
 
 
 def give_up_part(part: Part, folder: Path, reason: str, kind: str) -> VideoReport:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from datamodules.prepare import PrepareConfig
 from rome_lightning.data import HeadParams
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
+from rome_lightning.tracking.identity import Embedder
 from rome_lightning.tracking.tracker import Problem, TrackedClip
 from rome_lightning.tracking.video import write_video
+
+RED, GREEN, BLUE = (150, 30, 30), (30, 150, 30), (30, 30, 150)
+
+
+def coloured(colour: tuple[int, int, int], num_frames: int, seed: int = 0) -> list[np.ndarray]:
+    """Frames of one colour and a texture, 96 x 80 pixels: a shot, and to ``colour_embedder`` a person."""
+    texture = np.random.default_rng(seed).integers(0, 60, (80, 96, 3)) + np.array(colour)
+    return [np.clip(texture + i, 0, 255).astype(np.uint8) for i in range(num_frames)]
 
 
 def write_clip(path: Path, seed: int, num_frames: int = 12) -> Path:
@@ -54,3 +68,36 @@ class SquareTracker:
             problems=problems,
             crop=crop,
         )
+
+
+class FaultyTracker(SquareTracker):
+    """Kills its process at a red video, hangs at a blue one, meets a bug at a green one."""
+
+    def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        red, green, blue = frames[0].mean((0, 1))
+        if red > 1.5 * max(green, blue):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if blue > 1.5 * max(red, green):
+            time.sleep(600)
+        if green > 1.5 * max(red, blue):
+            raise KeyError("blendshape")
+        return super().track(frames, fps)
+
+
+class SlowTracker(SquareTracker):
+    """Takes long enough to be killed at any moment."""
+
+    def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        time.sleep(0.1)
+        return super().track(frames, fps)
+
+
+def colour_embedder() -> Embedder:
+    """Takes the strongest colour for the person; finds no face in grey pictures."""
+
+    def embed(images: Tensor) -> tuple[Tensor, Tensor]:
+        means = images.mean((2, 3))
+        found = means.amax(1) > 1.3 * means.amin(1)
+        return functional.one_hot(means.argmax(1), 3).float() * found[:, None], found
+
+    return embed
