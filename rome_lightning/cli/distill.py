@@ -113,7 +113,7 @@ def make_basis(config: BasisConfig) -> bool:
     """
     from rome_lightning.distillation import OffsetStore, fit_basis
     from rome_lightning.distillation.collect import file_digest
-    from rome_lightning.distillation.fitting import targets_of
+    from rome_lightning.distillation.fitting import beside, targets_of
     from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
 
     assert config.checkpoint is not None
@@ -145,11 +145,6 @@ def make_basis(config: BasisConfig) -> bool:
     targets.save(beside(config.output, "_coefficients.safetensors"), fit.basis)
     _describe(config.output, fit, head)
     return True
-
-
-def beside(basis: Path, suffix: str) -> Path:
-    """A file or folder that goes with a basis file."""
-    return basis.with_name(basis.stem + suffix)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -221,6 +216,7 @@ def _code() -> dict[str, Any]:
 def _describe(output: Path, fit: Any, head: Any) -> None:
     """Curves and pictures beside the basis, and a summary on the screen."""
     from rome_lightning.distillation.figures import components_figure, curves_csv, curves_figure
+    from rome_lightning.distillation.fitting import beside
 
     beside(output, "_curves.csv").write_text(curves_csv(fit), encoding="utf-8")
     curves_figure(fit).savefig(beside(output, "_curves.png"), dpi=120)

@@ -208,6 +208,11 @@ class Targets:
         return cls({name: row for row, name in enumerate(header["clips"])}, tensors["coefficients"])
 
 
+def beside(basis: Path, suffix: str) -> Path:
+    """A file or folder that goes with a basis file."""
+    return basis.with_name(basis.stem + suffix)
+
+
 def targets_of(store: OffsetStore, basis: LinearBasis, head: HeadModel, splits: tuple[str, ...]) -> Targets:
     """Coefficients of every clip of a store."""
     moving = head.region(*MOVING_REGIONS).nonzero().squeeze(1)

@@ -95,10 +95,15 @@ class AvatarModel(nn.Module):
         if part.needs_texture or not through_mesh:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not through_mesh):
                 texture = self.encode_texture(source)
-        offsets = part.rest_offsets(source, texture, self.head(at_rest(source.params)))
+        offsets = part.rest_offsets(source, texture, self.rest(source.params))
         if texture is None or through_mesh:
             texture = self.encode_texture(source, offsets.detach())
         return AvatarCode(texture, source.params.shape, offsets)
+
+    def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """The bare heads at rest, metres."""
+        vertices: Tensor = self.head(at_rest(params))
+        return vertices
 
     def encode_texture(
         self, source: Frames, offsets: Float[Tensor, "b v 3"] | None = None
