@@ -12,8 +12,10 @@ from torch import Tensor
 from datamodules.codec import select_frames
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
+from datamodules.synthetic import SyntheticHeads
 from rome_lightning.data import Frames, HeadParams
 from rome_lightning.data.clip import ClipInfo
+from rome_lightning.head import HeadModel
 
 
 class StoredClips:
@@ -82,3 +84,41 @@ class StoredClips:
                 values["shape"], values["expression"], values["pose"], values["camera"]
             ),
         ).resized(self.image_size)
+
+
+class SyntheticPeople:
+    """Synthetic heads, whose geometry is known exactly.
+
+    Args:
+        head: whose synthetic people they are.
+        num_people: people.
+        frames_per_person: frames of each.
+        seed: of people and frames.
+        image_size: side of the frames, pixels.
+    """
+
+    def __init__(
+        self, head: HeadModel, num_people: int, frames_per_person: int, seed: int, image_size: int
+    ) -> None:
+        self.heads = SyntheticHeads(head, image_size, seed)
+        self.name = f"synthetic heads, seed {seed}"
+        self.hash = f"synthetic/{self.heads.head.name}/{seed}/{image_size}"
+        numbers = tuple(range(frames_per_person))
+        self.clips = [
+            ClipInfo(f"synthetic-{index:05d}", f"synthetic-{index:05d}", numbers, 0)
+            for index in range(num_people)
+        ]
+
+    def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
+        """Drawn frames with true parameters."""
+        return self.heads.draw([_person(clip)] * len(numbers), list(numbers))[0]
+
+    def vertices(self, clip: str, number: int) -> tuple[Tensor, Tensor]:
+        """True vertices of a frame with and without hair and clothes, metres, (v, 3)."""
+        params = self.heads.params([_person(clip)], [number])
+        geometry = self.heads.geometry([_person(clip)], params)
+        return geometry.vertices[0], (geometry.vertices - geometry.offsets)[0]
+
+
+def _person(clip: str) -> int:
+    return int(clip.removeprefix("synthetic-"))

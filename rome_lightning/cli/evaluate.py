@@ -11,17 +11,19 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 if TYPE_CHECKING:
     from rome_lightning.evaluation.evaluator import Evaluation, Unit
+    from rome_lightning.evaluation.geometry import MeshSource, MeshSystem
     from rome_lightning.evaluation.pairs import ClipSource, PairItem
-    from rome_lightning.evaluation.protocol import Protocol
+    from rome_lightning.evaluation.protocol import MeshRule, Protocol
     from rome_lightning.evaluation.scoring import Scorer
     from rome_lightning.evaluation.systems import System
+    from rome_lightning.head import HeadModel
 
 
 @dataclass
@@ -43,14 +45,15 @@ class EvaluateConfig:
     split: str | None = None
     """Split of the dataset (default: the protocol's)."""
     output: Path | None = None
-    """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the folder
-    of predictions)."""
+    """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
+    folder of predictions)."""
     refine_steps: int = 100
     """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
     keep_frames: Literal["examples", "all"] = "examples"
     """Pictures that stay: a few per clip with the worst, median and best cases, or all."""
     num_processes: int = 1
-    """Processes that share the work on this machine. Under torchrun or srun leave it: each rank takes its part."""
+    """Processes that share the work on this machine. Under torchrun or srun leave it at 1: each rank takes its
+    part."""
     device: str = "cpu"
     """Where the model and LPIPS run: cpu, cuda, cuda:1."""
     restart: bool = False
@@ -64,7 +67,7 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
         description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
         "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
-        "--protocol experiments/protocols/demo.yaml --checkpoint runs/demo/checkpoints/best.ckpt --data data/mine",
+        "--protocol experiments/protocols/demo.yaml --checkpoint runs/mine/checkpoints/best.ckpt --data data/mine",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(EvaluateConfig, None)
@@ -153,6 +156,7 @@ def _clear(folder: Path) -> None:
 def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     # Heavy imports only now, so that --help and usage errors answer at once.
     from rome_lightning.evaluation.evaluator import Evaluation
+    from rome_lightning.evaluation.geometry import GeometryEvaluation
     from rome_lightning.evaluation.pairs import pairs_of
     from rome_lightning.evaluation.predictions import for_videos
     from rome_lightning.evaluation.protocol import load_protocol
@@ -167,8 +171,11 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
         protocol = for_videos(protocol)
     clips = _clips(config, protocol)
     pairs = pairs_of(protocol, config.protocol, clips.clips)
-    system = _system(config, protocol, clips, pairs)
-    evaluation = Evaluation(protocol, pairs, clips, system, folder)
+    if protocol.mesh is None:
+        evaluation = Evaluation(protocol, pairs, clips, _system(config, protocol, clips, pairs), folder)
+    else:
+        system = _mesh_system(config, protocol, pairs)
+        evaluation = GeometryEvaluation(protocol, pairs, cast("MeshSource", clips), system, folder)
     evaluation.open()
     scorer = Scorer(protocol, config.device)
     units = evaluation.share(rank, world_size)
@@ -197,6 +204,9 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
         from rome_lightning.evaluation.predictions import VideoTargets
 
         return VideoTargets(config.targets, protocol.resolution)
+    rule = protocol.mesh
+    if rule is not None and rule.kind == "synthetic":
+        return _synthetic(config, rule, protocol.resolution)
     if config.data is None or not config.data.exists():
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
         dataset = protocol.dataset
@@ -204,9 +214,48 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
             f"{what}: protocol {protocol.name} is defined on {dataset.name}, to be had from {dataset.page}; "
             f"{dataset.prepare}"
         )
+    if rule is not None:
+        from rome_lightning.evaluation.geometry import ScannedPeople
+
+        return ScannedPeople(config.data, _head(config), protocol.resolution, rule.unit_mm)
     from datamodules.evaluation import StoredClips
 
     return StoredClips(config.data, config.split or protocol.dataset.split, protocol.resolution)
+
+
+def _head(config: EvaluateConfig) -> HeadModel | None:
+    """The head model that photographs are tracked with; None for systems that bring their own meshes."""
+    from rome_lightning.head import load_head
+    from rome_lightning.models.checkpoint import CONFIG_KEY, config_from_dict, read_checkpoint
+
+    if config.checkpoint is None:
+        return None
+    return load_head(config_from_dict(read_checkpoint(config.checkpoint)[CONFIG_KEY]).head)
+
+
+def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipSource:
+    """Synthetic people of the head model under test, with their true meshes in millimetres."""
+    from datamodules.evaluation import SyntheticPeople
+    from rome_lightning.evaluation.geometry import SyntheticTruth
+    from rome_lightning.head import load_head
+
+    head = _head(config) or load_head("open")
+    people = SyntheticPeople(head, rule.num_people, rule.frames_per_person, rule.seed, image_size)
+    return SyntheticTruth(people, head, rule.regions)
+
+
+def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairItem]) -> MeshSystem:
+    from rome_lightning.evaluation.geometry import AvatarMeshes, FolderMeshes
+    from rome_lightning.evaluation.systems import AvatarSystem
+
+    if config.checkpoint is not None:
+        size = protocol.resolution
+        return AvatarMeshes(AvatarSystem(config.checkpoint, size, 1.0, config.refine_steps, config.device))
+    if config.predictions is None or not config.predictions.is_dir():
+        raise ValueError(
+            f"protocol {protocol.name} compares meshes: give --checkpoint or a folder of --predictions"
+        )
+    return FolderMeshes(config.predictions, pairs)
 
 
 def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs: list[PairItem]) -> System:
@@ -248,7 +297,7 @@ def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Scorer) -> i
         }
         provenance = {**_run_facts(_run_folder(config)), "code": code_and_versions()}
         summary = results.write_summary(evaluation, rows, networks, provenance, extra)
-        sheets, kept = page.write_pictures(evaluation, rows, scorer)
+        sheets, kept = ({}, []) if evaluation.protocol.mesh else page.write_pictures(evaluation, rows, scorer)
         if config.keep_frames == "examples":
             results.prune_frames(evaluation, kept)
         report = page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")

@@ -184,10 +184,13 @@ class Evaluation:
                     f"{pair.path}: no face in the prediction; the protocol {self.protocol.name} refuses that"
                 )
 
-    def _store(self, unit: Unit, tensors: dict[str, Tensor], predictions: Predictions) -> None:
+    def _keep_frames(self, unit: Unit, predictions: Predictions) -> None:
         for pair, image, reason in zip(unit.pairs, predictions.images, predictions.reasons, strict=True):
             if not reason:
                 write_png(self.folder / "frames" / f"{pair.path}.png", image)
+
+    def _store(self, unit: Unit, tensors: dict[str, Tensor], predictions: Predictions) -> None:
+        self._keep_frames(unit, predictions)
         metadata = {"reasons": json.dumps(list(predictions.reasons))}
         # Copies: safetensors refuses tensors that share memory.
         tensors = {name: value.contiguous().clone() for name, value in tensors.items()}

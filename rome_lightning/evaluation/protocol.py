@@ -98,6 +98,8 @@ class MeshRule:
     """Only the truth within this distance of its landmarks' centre is scored; null for all."""
     regions: list[str] = field(default_factory=list)
     """Regions of the head model that are scored apart."""
+    unit_mm: float = 1.0
+    """Millimetres per unit of the scans."""
     f_score_mm: float = 5.0
     """Distance within which a point counts as found, millimetres."""
     num_points: int = 20000

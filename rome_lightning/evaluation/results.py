@@ -96,7 +96,7 @@ def _rows(evaluation: Evaluation, task: str, parts: list[Part]) -> Rows:
 def _add_jitter(rows: Rows, name: str, places: Sequence[int], ours: Tensor, theirs: Tensor) -> None:
     """Jitter of each frame whose neighbours in time were scored too."""
     known = {
-        _clip_of(pair) + (place,): i for i, (pair, place) in enumerate(zip(rows.pairs, places, strict=True))
+        (*_clip_of(pair), place): i for i, (pair, place) in enumerate(zip(rows.pairs, places, strict=True))
     }
     value = np.full(len(rows.pairs), np.nan, np.float32)
     floor, defined = value.copy(), np.zeros(len(rows.pairs), bool)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rome_lightning.assets import resolve
 from rome_lightning.data import Frames, Region
 from rome_lightning.evaluation.protocol import Protocol
+from rome_lightning.head import REGIONS
 from rome_lightning.metrics import (
     SFaceEmbedder,
     csim,
@@ -52,6 +53,8 @@ class MetricSpec:
     """Whether each pair has a value; others are computed from all pairs together."""
     pixels: bool = False
     """Whether it compares pixels, and so takes ``/full``, ``/masked`` or ``/crop``."""
+    mesh: bool = False
+    """Whether it compares meshes, and so may take ``/region``."""
     unit: str = ""
 
 
@@ -68,6 +71,10 @@ SPECS: dict[str, MetricSpec] = {
     "apd_rotation_deg": MetricSpec(False, 0.0, 180.0, _FACE, unit="deg"),
     "mask_iou": MetricSpec(True, 1.0, 0.0, tasks=("self",)),
     "jitter_px": MetricSpec(False, 0.0, None, _FACE, per_frame=False, unit="px/frame^2"),
+    "vertex_mm": MetricSpec(False, 0.0, None, tasks=("geometry",), mesh=True, unit="mm"),
+    "chamfer_mm": MetricSpec(False, 0.0, None, tasks=("geometry",), mesh=True, unit="mm"),
+    "normal_deg": MetricSpec(False, 0.0, 180.0, tasks=("geometry",), mesh=True, unit="deg"),
+    "f_score": MetricSpec(True, 1.0, 0.0, tasks=("geometry",), mesh=True),
 }
 """Every metric by the name that protocols use, without the choice of pixels."""
 PIXEL_CHOICES = ("full", "masked", "crop")
@@ -83,6 +90,8 @@ def spec_of(metric: str) -> MetricSpec:
     if base not in SPECS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(SPECS)}")
     spec = SPECS[base]
+    if spec.mesh and (not choice or choice in REGIONS):
+        return spec
     if spec.pixels != bool(choice) or (choice and choice not in PIXEL_CHOICES):
         wanted = f"one of {', '.join(f'{base}/{c}' for c in PIXEL_CHOICES)}" if spec.pixels else base
         raise ValueError(f"metric {metric!r} must be {wanted}")

@@ -98,7 +98,7 @@ class AvatarSystem:
 
     def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
         """Drive the avatar of the source."""
-        code = self._code((pairs[0].clip, pairs[0].source), source)
+        code = self.code((pairs[0].clip, pairs[0].source), source)
         rendered = self._render(code.repeat_interleave(len(pairs)), driver)
         images = _resized(rendered.image, self.resolution)
         finite = images.isfinite().flatten(1).all(1).tolist()
@@ -113,7 +113,13 @@ class AvatarSystem:
         return self.model.render(code, driver.params.to(self.device), size, self.background)
 
     @torch.no_grad()
-    def _code(self, key: tuple[str, int], source: Frames) -> AvatarCode:
+    def code(self, key: tuple[str, int], source: Frames) -> AvatarCode:
+        """The avatar of a source, made once.
+
+        Args:
+            key: clip and frame number, which tell sources apart.
+            source: the identity frame.
+        """
         if key not in self._codes:
             small = source.resized(self.image_size).to(self.device)
             self._codes[key] = refine_offsets(self.model, self.model.encode(small), small, self.refine_steps)

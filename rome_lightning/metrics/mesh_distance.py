@@ -1,0 +1,234 @@
+"""Distances between triangle meshes: chamfer distance, normal error, F-score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.metrics.per_image import MeanOverImages
+
+_CANDIDATES = 24
+"""Triangles around each point, by their centres, that may be the nearest one."""
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Points on a mesh."""
+
+    points: Float[Tensor, "n 3"]
+    normals: Float[Tensor, "n 3"]
+    """Unit."""
+    faces: Int[Tensor, " n"]
+    """Triangle of each point."""
+
+
+@dataclass(frozen=True)
+class MeshDistances:
+    """How far each sampled point of one surface is from another one."""
+
+    distance: Float[Tensor, " n"]
+    """Units of the vertices."""
+    normal_deg: Float[Tensor, " n"]
+    """Angle between the normals at the point and at its nearest one, degrees."""
+
+
+def sample_surface(
+    vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], num_points: int, seed: int = 0
+) -> SurfacePoints:
+    """Points spread uniformly over the area.
+
+    Args:
+        vertices: of the mesh.
+        faces: triangles; degenerate ones get no points.
+        num_points: to draw.
+        seed: of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    corners = vertices[faces].double()
+    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = cross.norm(dim=-1)
+    if not bool(area.sum() > 0):
+        raise ValueError("a mesh without area has no surface to compare")
+    chosen = torch.multinomial(area.float(), num_points, replacement=True, generator=generator)
+    u, v = torch.rand(2, num_points, generator=generator, dtype=torch.float64)
+    root = u.sqrt()
+    weights = torch.stack([1 - root, root * (1 - v), root * v], dim=-1)
+    points = (corners[chosen] * weights[..., None]).sum(1)
+    normals = F.normalize(cross[chosen], dim=-1)
+    return SurfacePoints(points.to(vertices), normals.to(vertices), chosen)
+
+
+def distances_to_mesh(
+    surface: SurfacePoints, vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]
+) -> MeshDistances:
+    """Distance of each point to its nearest point on a mesh.
+
+    Exact as long as the nearest triangle is among the 24 whose centres are nearest, which it is for meshes of
+    evenly sized triangles.
+
+    Args:
+        surface: the points.
+        vertices: of the mesh, same units.
+        faces: triangles.
+
+    Source: the nearest point of a triangle: Ericson, Real-time collision detection, 2005, sec. 5.1.5.
+    """
+    corners = vertices[faces].double()
+    tree = cKDTree(corners.mean(1).numpy())
+    count = min(_CANDIDATES, len(faces))
+    distance, angle = [], []
+    normals = F.normalize(
+        torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=-1
+    )
+    for start in range(0, len(surface.points), _CHUNK):
+        points = surface.points[start : start + _CHUNK].double()
+        near = tree.query(points.numpy(), count)[1].reshape(len(points), count)
+        triangles = corners[torch.from_numpy(near)]
+        away = (closest_on_triangle(points[:, None], triangles) - points[:, None]).norm(dim=-1)
+        best = away.argmin(1)
+        distance.append(away.gather(1, best[:, None])[:, 0])
+        face = torch.from_numpy(near).gather(1, best[:, None])[:, 0]
+        cosine = (normals[face] * surface.normals[start : start + _CHUNK].double()).sum(-1)
+        angle.append(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))))
+    return MeshDistances(torch.cat(distance).float(), torch.cat(angle).float())
+
+
+def closest_on_triangle(
+    points: Float[Tensor, "*n 3"], triangles: Float[Tensor, "*n 3 3"]
+) -> Float[Tensor, "*n 3"]:
+    """Nearest point of each triangle.
+
+    Args:
+        points: broadcast against the triangles.
+        triangles: corners.
+    """
+    a, b, c = triangles.unbind(-2)
+    ab, ac = b - a, c - a
+
+    def dot(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum(-1)
+
+    d1, d2 = dot(ab, points - a), dot(ac, points - a)
+    d3, d4 = dot(ab, points - b), dot(ac, points - b)
+    d5, d6 = dot(ab, points - c), dot(ac, points - c)
+    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
+    total = (va + vb + vc).clamp_min(1e-30)
+    v, w = vb / total, vc / total
+    # Outside the triangle the nearest point lies on an edge or at a corner.
+    edges = []
+    for start, end in ((a, b), (b, c), (c, a)):
+        along = end - start
+        share = (dot(points - start, along) / dot(along, along).clamp_min(1e-30)).clamp(0, 1)
+        edges.append(start + share[..., None] * along)
+    inside = (va >= 0) & (vb >= 0) & (vc >= 0) & (va + vb + vc > 0)
+    on_edges = torch.stack(edges, dim=-2)
+    nearest = (on_edges - points[..., None, :]).norm(dim=-1).argmin(-1)
+    on_edge = on_edges.gather(-2, nearest[..., None, None].expand(*nearest.shape, 1, 3)).squeeze(-2)
+    return torch.where(inside[..., None], a + v[..., None] * ab + w[..., None] * ac, on_edge)
+
+
+def f_score(
+    truth_to_prediction: Float[Tensor, " n"], prediction_to_truth: Float[Tensor, " m"], threshold: float
+) -> float:
+    """Harmonic mean of the shares of either surface that lie within a distance of the other, [0, 1].
+
+    Source: Knapitsch et al., Tanks and temples, 2017, eqs. 3 to 5.
+    """
+    recall = float((truth_to_prediction < threshold).float().mean())
+    precision = float((prediction_to_truth < threshold).float().mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def procrustes(
+    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], scale: bool
+) -> Float[Tensor, "4 4"]:
+    """Rotation, shift and, on demand, scale that take points to others with the least squared error.
+
+    Args:
+        source: at least three points that are not on a line.
+        target: corresponding points.
+        scale: whether the size may change.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
+    """
+    a, b = source.double(), target.double()
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    a, b = a - mean_a, b - mean_b
+    u, s, vt = torch.linalg.svd(b.T @ a)
+    sign = torch.ones(3, dtype=torch.float64)
+    sign[2] = torch.sign(torch.linalg.det(u @ vt))
+    rotation = u @ torch.diag(sign) @ vt
+    factor = (s * sign).sum() / a.square().sum() if scale else torch.ones((), dtype=torch.float64)
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = factor * rotation
+    matrix[:3, 3] = mean_b - factor * rotation @ mean_a
+    return matrix
+
+
+def transform(matrix: Float[Tensor, "4 4"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Apply an affine map."""
+    return (points.double() @ matrix[:3, :3].T + matrix[:3, 3]).to(points)
+
+
+def icp(
+    source: Float[Tensor, "v 3"],
+    target: Float[Tensor, "n 3"],
+    scale: bool = False,
+    iterations: int = 50,
+    keep: float = 0.9,
+) -> Float[Tensor, "4 4"]:
+    """Alignment of a point set to another one that starts near it, by iterated closest points.
+
+    Args:
+        source: points to move, such as vertices.
+        target: points on the surface to reach; each is paired with its nearest moved point.
+        scale: whether the size may change.
+        iterations: at most.
+        keep: share of the nearest pairs that count, [0, 1]: hair and borders have no partner.
+
+    Source: Besl & McKay, A method for registration of 3-D shapes, 1992, with trimming.
+    """
+    matrix = torch.eye(4, dtype=torch.float64)
+    previous = np.inf
+    for _ in range(iterations):
+        moved = transform(matrix, source.double())
+        distance, index = cKDTree(moved.numpy()).query(target.double().numpy())
+        kept = torch.from_numpy(np.argsort(distance)[: max(3, int(keep * len(distance)))])
+        matrix = procrustes(source.double()[torch.from_numpy(index)[kept]], target[kept], scale)
+        error = float(distance[kept.numpy()].mean())
+        if previous - error < 1e-6 * error:
+            break
+        previous = error
+    return matrix
+
+
+class ChamferDistance(MeanOverImages):
+    """Mean over meshes of the mean distance of points of the truth to the prediction, lower is better.
+
+    Args:
+        num_points: sampled on each true surface.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, num_points: int = 20000, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.num_points = num_points
+
+    def update(
+        self,
+        vertices: Float[Tensor, "v 3"],
+        faces: Int[Tensor, "f 3"],
+        true_vertices: Float[Tensor, "w 3"],
+        true_faces: Int[Tensor, "g 3"],
+    ) -> None:
+        """Add one predicted mesh and its truth, aligned, in the same units."""
+        surface = sample_surface(true_vertices, true_faces, self.num_points)
+        self.add(distances_to_mesh(surface, vertices, faces).distance.mean()[None])
