@@ -13,7 +13,8 @@ def photometric(
 ) -> Float[Tensor, ""]:
     """Weighted mean of the absolute difference of two images.
 
-    ``sum w |a - b| / (c sum w)`` over the batch; the plain mean without a weight, 0 if all weights are 0.
+    ``sum w |a - b| / (c sum w)`` over the pixels of one sample, and the mean of the samples, so that a batch
+    can be divided; the plain mean without a weight. A sample whose weights are all 0 counts as 0.
 
     Args:
         predicted: RGB in [0, 1].
@@ -25,5 +26,5 @@ def photometric(
     difference = (predicted - target).abs()
     if weight is None:
         return difference.mean()
-    total = weight.sum() * predicted.shape[1]
-    return (weight * difference).sum() / total.clamp_min(1e-12)
+    total = weight.flatten(1).sum(1) * predicted.shape[1]
+    return ((weight * difference).flatten(1).sum(1) / total.clamp_min(1e-12)).mean()

@@ -157,6 +157,14 @@ class RomeModule(LightningModule):
         if self._skipped.count:
             self.log("train/skipped_steps", float(self._skipped.count), batch_size=len(batch))
 
+    def log_terms(self, values: dict[str, Tensor], batch_size: int) -> None:
+        """Log what a step computed, as the mean over all processes."""
+        if self.trainer.world_size > 1:
+            # One exchange for all; Lightning's ``sync_dist`` takes one for each.
+            means = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
+            values = dict(zip(values, means.unbind(), strict=True))
+        self.log_dict(values, batch_size=batch_size)
+
     def on_train_epoch_end(self) -> None:
         """Know of every step before validation and checkpoints."""
         self._skipped.finish(Path(self.trainer.default_root_dir))

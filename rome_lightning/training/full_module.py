@@ -87,7 +87,7 @@ class FullModule(RomeModule):
             self.descend(DISCRIMINATOR, loss)
             logs["train/discriminator"] = loss.detach()
         self.end_step(batch, terms.raw)
-        self.log_dict(logs, batch_size=len(batch))
+        self.log_terms(logs, batch_size=len(batch))
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
 
 
