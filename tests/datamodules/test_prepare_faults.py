@@ -7,6 +7,7 @@ import json
 import random
 import resource
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ def reasons(manifest: Manifest) -> dict[str, str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.is_dir()}
+    """What the dataset consists of; hidden files are notes of the builder."""
+    found = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file()]
+    return {path.name: path.read_bytes() for path in found}
 
 
 def readers(manifest: Manifest, folder: Path) -> list[tuple[str, dict[str, np.ndarray], dict[str, str]]]:
@@ -70,19 +73,21 @@ def videos(tmp_path: Path) -> list[Path]:
 
 
 class TestKilledBuilder:
+    @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
     def test_in_a_loop_gives_the_same_bytes_and_repeats_no_finished_shard(
-        self, videos: list[Path], tmp_path: Path
+        self, videos: list[Path], tmp_path: Path, workers: int
     ) -> None:
         run(videos, tmp_path / "whole")
         # A server that has imported everything forks the builders: each round costs milliseconds.
         context = get_context("forkserver")
         context.set_forkserver_preload(["fake_tracker", "datamodules.prepare.pipeline"])
         rng, output, kills = random.Random(0), tmp_path / "d", 0
+        longest_s = 10.0 if workers else 0.5
         finished: dict[str, int] = {}
         while True:
-            builder = context.Process(target=build_slowly, args=(videos, output))
+            builder = context.Process(target=build_slowly, args=(videos, output, workers))
             builder.start()
-            builder.join(rng.uniform(0.05, 0.5) if kills < 12 else 60)
+            builder.join(rng.uniform(0.05, longest_s) if kills < 12 else 60)
             if builder.exitcode is None:
                 builder.kill()
                 builder.join()
@@ -96,11 +101,8 @@ class TestKilledBuilder:
             if builder.exitcode == 0:
                 break
         assert kills >= 3
-        ours, whole = files(output), files(tmp_path / "whole")
-        for folder in (ours, whole):
-            folder.pop(".inputs.json")
-        assert ours == whole
-        assert not [path for path in output.iterdir() if path.is_dir()], "leftovers"
+        assert files(output) == files(tmp_path / "whole")
+        assert [path.name for path in output.iterdir() if path.name[0] == "."] == [".inputs.json"]
 
     def test_finished_videos_of_an_unfinished_shard_are_kept(
         self, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,8 +136,8 @@ class TestKilledBuilder:
             assert sidecar.read_bytes() == (tmp_path / "whole" / sidecar.name).read_bytes()
 
 
-def build_slowly(videos: list[Path], output: Path) -> None:
-    run(videos, output, make_tracker=SlowTracker)
+def build_slowly(videos: list[Path], output: Path, workers: int) -> None:
+    run(videos, output, make_tracker=SlowTracker, options=BuildOptions(workers=workers))
 
 
 class TestWorkers:
@@ -215,15 +217,12 @@ class TestDisk:
         run(videos, tmp_path / "whole")
         output = tmp_path / "d"
         output.mkdir()
-        with largest_file(limit), pytest.raises(OSError, match="cannot write to .* any more|File too large"):
+        with largest_file(limit), pytest.raises(OSError, match=r"cannot write to .* any more|File too large"):
             run(videos, output)
         assert not (output / "manifest.json").exists()
         assert not list(output.rglob("*.tmp"))
         run(videos, output)
-        ours, whole = files(output), files(tmp_path / "whole")
-        assert {n: b for n, b in ours.items() if n[0] != "."} == {
-            n: b for n, b in whole.items() if n[0] != "."
-        }
+        assert files(output) == files(tmp_path / "whole")
 
     def test_folder_that_cannot_be_written(self, videos: list[Path], tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
@@ -260,7 +259,7 @@ class TestStrangeVideos:
         assert set(found) == {path.name for path in folder.iterdir()} - {"copy 2.mp4"}
         assert found["empty.mp4"] == "cannot be read: the file is empty (0 bytes)"
         assert "no video" in found["text.mp4"]
-        assert "truncated" in found["cut off.mp4"]
+        assert found["cut off.mp4"].startswith("cut off.mp4 is damaged after 0 frames")
         assert "only audio" in found["sound.mp4"]
         assert found["three frames.mp4"].startswith("2 of 3 frames can be used, needs 4")
         assert found["copy.mp4"] == "same content as copy 2.mp4, which is used"
@@ -284,11 +283,13 @@ class TestStrangeVideos:
         times = [0.0, 0.1, 0.2, 0.3, 0.8, 1.3, 1.8, 2.3, 2.8, 3.3, 3.8, 4.3]
         video = write_at(tmp_path / "variable.mp4", times)
         config = dataclasses.replace(CONFIG, fps=4.0)
-        ((_, arrays, header),) = readers(run([video], tmp_path / "d", config), tmp_path / "d")
-        # Of each quarter of a second the first frame, the third being rejected by the tracker.
-        assert arrays["frame_number"].tolist() == [0, 3, 5, 6, 7, 8, 9, 10, 11][: len(arrays["valid"])]
-        np.testing.assert_allclose(arrays["timestamp"], np.take(times, arrays["frame_number"]), atol=2e-3)
-        assert float(header["fps"]) < 4
+        clips = readers(run([video], tmp_path / "d", config), tmp_path / "d")
+        numbers = [number for _, arrays, _ in clips for number in arrays["frame_number"].tolist()]
+        # Of each quarter of a second the first frame; the third of these is a profile to the tracker.
+        assert numbers == [0, 3, 5, 6, 7, 8, 9, 10, 11]
+        for _, arrays, header in clips:
+            np.testing.assert_allclose(arrays["timestamp"], np.take(times, arrays["frame_number"]), atol=2e-3)
+            assert float(header["fps"]) < 4
 
     def test_rotated_phone_video_is_upright(self, videos: list[Path], tmp_path: Path) -> None:
         plain = run(videos[:1], tmp_path / "plain")
@@ -312,7 +313,14 @@ class TestShotsAndPeople:
         manifest = run(video, tmp_path / "d", CHECKED)
         clips = readers(manifest, tmp_path / "d")
         numbers = [arrays["frame_number"].tolist() for _, arrays, _ in clips]
-        assert sorted(sum(numbers, [])) == [0, 1, *range(3, 12), 12, 13, *range(15, 22)]
+        assert sorted(number for frames in numbers for number in frames) == [
+            0,
+            1,
+            *range(3, 12),
+            12,
+            13,
+            *range(15, 22),
+        ]
         for frames in numbers:
             assert max(frames) < 12 or min(frames) >= 12
         assert {header["identity"] for _, _, header in clips} == {"a"}
@@ -380,13 +388,9 @@ def write_at(path: Path, times_s: list[float]) -> Path:
 
 def turn_quarter(video: Path, path: Path) -> Path:
     """A copy whose track header says that it is to be turned by 90 degrees, as phones do."""
-    data = video.read_bytes()
-    plain = b"".join(
-        value.to_bytes(4, "big", signed=True) for value in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    )
-    turned = b"".join(
-        value.to_bytes(4, "big", signed=True) for value in (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
-    )
-    place = data.index(plain, data.index(b"tkhd"))
-    path.write_bytes(data[:place] + turned + data[place + len(plain) :])
+    data = bytearray(video.read_bytes())
+    # The display matrix of ISO 14496-12.
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
     return path
