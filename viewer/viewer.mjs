@@ -222,8 +222,9 @@ function buildControls() {
   const about = page.about;
   const boxes = [];
   if (about.components.length) {
-    const rows = about.components.map((label, index) => slider(`component.${index}`, label, -3, 3));
-    boxes.push(group("Hair and shoulders (standard deviations)", rows));
+    const rows = about.components.map((label, index) => slider(`component.${index + 1}`, label, -3, 3));
+    boxes.push(group("Hair and shoulders (standard deviations)", rows.slice(0, 10)));
+    if (rows.length > 10) boxes.push(group("Further components", rows.slice(10), false));
   }
   const angles = about.joint_sliders.map((s) => slider(`${s.joint}.${s.axis}`, s.label, -s.limit, s.limit));
   boxes.push(group("Joints (radians)", angles));
@@ -294,18 +295,25 @@ async function loadMesh() {
 
 let editTimer = 0;
 
-/** Send the coefficients of the linear basis; the mesh comes back in a new file. */
+/** Edit once the slider rests: a new mesh takes longer to make than a picture. */
 function edit() {
   clearTimeout(editTimer);
-  editTimer = setTimeout(async () => {
-    const amounts = page.about.components.map((_, index) => page.values.get(`component.${index}`) ?? 0);
-    const answer = await fetch("edit", { method: "POST", body: JSON.stringify({ amounts }) });
-    if (!answer.ok) return fail(`cannot edit: ${await answer.text()}`);
-    page.edits += 1;
-    await loadMesh();
-    setLook(element("look").value);
-    await changed();
-  }, 150);
+  editTimer = setTimeout(() => applyEdit().catch((error) => fail(error.message)), 150);
+}
+
+/** Send the coefficients of the linear basis; the mesh comes back in a new file. */
+async function applyEdit() {
+  const amounts = {};
+  page.about.components.forEach((_, index) => {
+    const amount = page.values.get(`component.${index + 1}`) ?? 0;
+    if (amount) amounts[index] = amount;
+  });
+  const answer = await fetch("edit", { method: "POST", body: JSON.stringify({ amounts }) });
+  if (!answer.ok) throw new Error(`cannot edit: ${await answer.text()}`);
+  page.edits += 1;
+  await loadMesh();
+  setLook(element("look").value);
+  await changed();
 }
 
 async function start() {
@@ -329,7 +337,8 @@ async function start() {
   });
   new ResizeObserver(resize).observe(canvas);
   resize();
-  await changed();
+  const edited = [...page.values.keys()].some((key) => key.startsWith("component."));
+  await (edited ? applyEdit() : changed());
 }
 
 start()

@@ -93,10 +93,7 @@ def _surface(head: HeadModel, layout: UVLayout) -> tuple[Float[Tensor, "3 s s"],
 
 
 def _mean_vertices(head: HeadModel) -> Float[Tensor, "1 v 3"]:
-    template = head.template.float().cpu().view(-1, 3)
-    if head.midpoints is not None:
-        template = torch.cat([template, template[head.midpoints.cpu()].mean(dim=1)])
-    return template[None]
+    return head.to_vertices(head.template.float().view(-1, 3)).cpu()[None]
 
 
 def _inside_texels(head: HeadModel, layout: UVLayout) -> Bool[Tensor, "s s"]:

@@ -4,9 +4,10 @@ The file holds the person's mesh at rest (hair and shoulders included), a skin w
 joints, one morph target per expression and the colour texture. Head space is glTF's space, and our UV
 convention is glTF's, so nothing is converted.
 
-What glTF cannot express: FLAME's pose correctives are left out; offsets turn with the joints (the model
-adds them after posing); the rest positions of joints do not follow the expression; and eyeballs turn by
-their joints only, the ``eyeLook...`` targets move the lids.
+On the open head the posed file is the model's posed mesh. What glTF cannot express: FLAME's pose
+correctives are left out, and the rest positions of joints do not follow the expression (they do on FLAME
+only). Eyeballs turn by their joints alone, the ``eyeLook...`` targets move the lids. Offsets that a model
+computes anew for every expression are those at rest.
 
 Source: Khronos Group, glTF 2.0 Specification (ISO/IEC 12113:2022).
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -127,10 +128,10 @@ def export_glb(
     path = Path(path)
     _check(head, shape, offsets, colour_texture)
     corners = _corners(head)
-    rest, joints = _rest(head, shape, offsets)
+    rest, joints = rest_and_joints(head, shape, offsets)
     buffer = _Buffer()
     attributes, indices = _geometry(buffer, head, rest, corners)
-    normals = _unit_normals(rest, head)
+    normals = unit_normals(rest, head)
     targets = [
         _morph_target(buffer, head, rest, normals, component, corners)
         for component in head.basis[head.num_shape :]
@@ -196,7 +197,9 @@ def _corners(head: HeadModel) -> _Corners:
     return _Corners(unique[:, 0], unique[:, 1], index.view(-1, 3))
 
 
-def _rest(head: HeadModel, shape: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+def rest_and_joints(
+    head: HeadModel, shape: Float[Tensor, " s"], offsets: Float[Tensor, "v 3"] | None
+) -> tuple[Float[Tensor, "v 3"], Float[Tensor, "5 3"]]:
     """Vertices and joints of the person at rest, on the CPU, metres."""
     device = head.faces.device
     params = HeadParams.neutral(1, head.num_shape, head.num_expression).to(device)
@@ -209,39 +212,38 @@ def _rest(head: HeadModel, shape: Tensor, offsets: Tensor | None) -> tuple[Tenso
     return vertices.float().cpu(), joints.float().cpu()
 
 
-def _to_vertices(head: HeadModel, carried: Tensor) -> Tensor:
-    """Values of carrying vertices extended to midpoints."""
-    carried = carried.cpu()
-    if head.midpoints is None:
-        return carried
-    return torch.cat([carried, carried[head.midpoints.cpu()].mean(dim=1)])
-
-
-def _unit_normals(vertices: Tensor, head: HeadModel) -> Tensor:
+def unit_normals(vertices: Float[Tensor, "v 3"], head: HeadModel) -> Float[Tensor, "v 3"]:
+    """Normals of which every one has a direction."""
     normals = vertex_normals(vertices[None].double(), head.faces.cpu())[0]
     # A vertex with degenerate faces only has no direction, and glTF demands one.
     lost = normals.norm(dim=-1, keepdim=True) < 0.5
     return torch.where(lost, torch.tensor([0.0, 0.0, 1.0], dtype=normals.dtype), normals).float()
 
 
+def skin_weights(head: HeadModel) -> tuple[Int[Tensor, "v 4"], Float[Tensor, "v 4"]]:
+    """The four joints that move each vertex, and how much; 0 and 0 where there are fewer.
+
+    Files have room for four joints per vertex; a fifth never weighs anything that could be seen.
+    """
+    strongest, joints = head.to_vertices(head.skinning_weights.float()).cpu().topk(4, dim=-1)
+    strongest = strongest / strongest.sum(dim=-1, keepdim=True)
+    strongest[strongest < 1e-4] = 0
+    strongest = strongest.double() / strongest.double().sum(dim=-1, keepdim=True)
+    return torch.where(strongest > 0, joints, 0), strongest.float()
+
+
 def _geometry(
     buffer: _Buffer, head: HeadModel, rest: Tensor, corners: _Corners
 ) -> tuple[dict[str, int], int]:
     """Attributes and indices of the mesh."""
-    weights = _to_vertices(head, head.skinning_weights.float())
-    # glTF has room for 4 joints per vertex; a fifth never weighs anything that could be seen.
-    strongest, joints = weights.topk(4, dim=-1)
-    strongest = strongest / strongest.sum(dim=-1, keepdim=True)
-    strongest[strongest < 1e-4] = 0
-    strongest = strongest.double() / strongest.double().sum(dim=-1, keepdim=True)
-    joints = torch.where(strongest > 0, joints, 0)
+    joints, strongest = skin_weights(head)
     pick = corners.vertices
     attributes = {
         "POSITION": buffer.accessor(rest[pick].numpy(), _VERTICES, bounds=True),
-        "NORMAL": buffer.accessor(_unit_normals(rest, head)[pick].numpy(), _VERTICES),
+        "NORMAL": buffer.accessor(unit_normals(rest, head)[pick].numpy(), _VERTICES),
         "TEXCOORD_0": buffer.accessor(head.uvs.cpu().float()[corners.uvs].numpy(), _VERTICES),
         "JOINTS_0": buffer.accessor(joints[pick].to(torch.uint8).numpy(), _VERTICES),
-        "WEIGHTS_0": buffer.accessor(strongest[pick].float().numpy(), _VERTICES),
+        "WEIGHTS_0": buffer.accessor(strongest[pick].numpy(), _VERTICES),
     }
     small = len(pick) <= 0xFFFF
     indices = corners.faces.flatten().numpy().astype(np.uint16 if small else np.uint32)
@@ -252,9 +254,9 @@ def _morph_target(
     buffer: _Buffer, head: HeadModel, rest: Tensor, normals: Tensor, component: Tensor, corners: _Corners
 ) -> dict[str, int]:
     """Displacement of positions and normals at full strength of one expression."""
-    moves = _to_vertices(head, component.view(-1, 3).float())
+    moves = head.to_vertices(component.view(-1, 3).float()).cpu()
     moves[moves.norm(dim=-1) < SMALLEST_MOVE] = 0
-    turns = _unit_normals(rest + moves, head) - normals
+    turns = unit_normals(rest + moves, head) - normals
     pick = corners.vertices
     moved, turned = (moves != 0).any(-1)[pick], (turns.abs() > 1e-3).any(-1)[pick]
     return {

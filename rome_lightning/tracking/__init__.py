@@ -5,6 +5,7 @@ from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections, FaceD
 from rome_lightning.tracking.fit import ClipFit, fit_clip, match_blendshapes
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.matting import Matter
+from rome_lightning.tracking.photos import track_photos
 from rome_lightning.tracking.quality import QualityRule
 from rome_lightning.tracking.segmenter import Segmentation, Segmenter
 from rome_lightning.tracking.tracker import REASONS, Problem, TrackedClip, Tracker
@@ -34,5 +35,6 @@ __all__ = [
     "probe",
     "read_image",
     "read_video",
+    "track_photos",
     "write_video",
 ]

@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, f"nothing at {path}")
 
     def do_POST(self) -> None:
-        """A neural render of the state in the request."""
+        """A neural render of the state in the request, or a change of hair and shoulders."""
         if not self._is_local():
             return
         state = self._read_state()
@@ -109,11 +109,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/render":
             self._compute(lambda: self.server_state.session.render(state), "image/png")
+        elif self.path == "/edit":
+            self._compute(lambda: self._edited(state), "text/plain")
         elif self.path == "/drawn":
             self.server_state.drawn.set()
             self._answer(b"", "text/plain")
         else:
             self._refuse(404, f"nothing at {self.path}")
+
+    def _edited(self, state: dict[str, Any]) -> bytes:
+        self.server_state.session.edit(state)
+        return b""
 
     def _is_local(self) -> bool:
         """Refuse requests that another site's page makes under its own name (DNS rebinding)."""

@@ -31,6 +31,9 @@ JOINT_SLIDERS: tuple[tuple[str, str, str, float], ...] = (
 )
 """Joint, component of its rotation vector, label, largest angle in radians."""
 
+MAX_AMOUNT = 10.0
+"""Standard deviations that a component may be moved by."""
+
 _POSES = {"neck": "neck_pose", "jaw": "jaw_pose"}
 
 
@@ -40,11 +43,34 @@ class ViewerSession:
     Args:
         avatar: the person to show.
         name: heading of the page.
+        basis: linear basis of hair and shoulders, for sliders that change them.
+
+    Raises:
+        ValueError: the basis belongs to another head, or the avatar cannot be edited.
     """
 
-    def __init__(self, avatar: Avatar, name: str = "avatar") -> None:
-        self.avatar, self.name = avatar, name
+    def __init__(self, avatar: Avatar, name: str = "avatar", basis: LinearBasis | None = None) -> None:
+        self.original, self.avatar, self.name, self.basis = avatar, avatar, name, basis
+        if basis is not None:
+            self.edit({})
         self.rest = at_rest(avatar.source.params)
+
+    def edit(self, state: dict[str, Any]) -> None:
+        """Change hair and shoulders; what the session shows from now on.
+
+        Args:
+            state: ``amounts``, standard deviations by the number of a component, from 0; others are 0.
+        """
+        amounts = state.get("amounts", {})
+        if self.basis is None or not isinstance(amounts, dict):
+            raise ValueError("there is no basis to edit with; start the page with --basis")
+        try:
+            wanted = {int(index): float(amount) for index, amount in amounts.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"amounts of components must be numbers: {error}") from error
+        if any(not abs(amount) <= MAX_AMOUNT for amount in wanted.values()):
+            raise ValueError(f"amounts of components must lie within {MAX_AMOUNT} standard deviations")
+        self.avatar = self.original.edited(self.basis, wanted)
 
     def about(self) -> dict[str, Any]:
         """What the page needs to build its controls and to look at the mesh as the photograph does."""
@@ -58,7 +84,7 @@ class ViewerSession:
                 {"joint": joint, "axis": axis, "label": label, "limit": limit}
                 for joint, axis, label, limit in JOINT_SLIDERS
             ],
-            "components": [],
+            "components": [] if self.basis is None else self.basis.names,
             # The centre of the photograph, at the depth of the neck.
             "view": {"half_width": 1 / scale, "centre": [-shift_x, -shift_y, neck[2]]},
         }

@@ -60,7 +60,7 @@ def test_another_exposure_is_brought_to_the_firsts() -> None:
 def test_the_same_photograph_twice_is_one_photograph(model: AvatarModel) -> None:
     photo = random_frames(model.head, 1)
     once, twice = encode_person(model, photo), encode_person(model, photo.repeat_interleave(2))
-    torch.testing.assert_close(twice.texture, once.texture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(twice.texture, once.texture, atol=1e-4, rtol=0)
     torch.testing.assert_close(twice.offsets, once.offsets, atol=1e-6, rtol=0)
 
 
