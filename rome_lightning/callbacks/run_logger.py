@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 WANDB_ID_FILE = "wandb_id.txt"
 
@@ -47,23 +49,31 @@ def run_loggers(
     return loggers
 
 
-BEST = {"val/psnr*": "max", "val/ssim*": "max", "val/csim*": "max", "val/lpips*": "min", "val/loss*": "min"}
-"""Which value of a metric W&B's summary keeps; it would keep the last one, which sweeps then rank by."""
+BEST = {"psnr": "max", "ssim": "max", "csim": "max", "lpips": "min", "l1": "min", "loss": "min"}
+"""Which value of a validation metric, by the beginning of its name, W&B's summary keeps; it would keep the
+last one, by which sweeps then rank."""
 
 
 class RunWandbLogger(WandbLogger):
-    """Weights & Biases with the best value of each metric as its summary."""
+    """Weights & Biases with the best value of each validation metric as its summary."""
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The W&B run."""
-        is_new = self._experiment is None
-        run = super().experiment
-        if is_new:
-            for name, best in BEST.items():
-                run.define_metric(name, summary=best)
-        return run
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known: set[str] = set()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values; tell W&B at the first of each metric which one to keep."""
+        for key in metrics:
+            stage, _, name = key.partition("/")
+            kept = next((best for start, best in BEST.items() if name.startswith(start)), None)
+            if stage == "val" and kept and key not in self._known:
+                # By its full name: the pattern that Lightning defines for all keys wins over other patterns.
+                self.experiment.define_metric(
+                    key, summary=kept, step_metric="trainer/global_step", step_sync=True
+                )
+                self._known.add(key)
+        super().log_metrics(metrics, step)
 
 
 def _wandb_id(run_dir: Path) -> str:
