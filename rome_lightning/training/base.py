@@ -203,6 +203,7 @@ class RomeModule(LightningModule):
         """Store the architecture as plain data, so that the weights can be used without Lightning."""
         checkpoint[CONFIG_KEY] = dataclasses.asdict(self.avatar.config)
         checkpoint["image_size"] = self.image_size
+        self._skipped.finish(Path(self.trainer.default_root_dir))
         checkpoint["skipped_steps"] = self._skipped.count
         if self._scalers:
             checkpoint["scalers"] = [scaler.state_dict() for scaler in self._scalers]
