@@ -1,0 +1,53 @@
+"""``rome`` with every random number of a step fixed, and with one rank that fails as the environment says.
+
+A program of its own, since Lightning starts the other ranks by running the same program again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from rome_lightning.cli import main as cli
+from rome_lightning.training import FullModule
+
+
+def _fix_random_numbers() -> None:
+    """Ranks draw their own numbers; without this one process and two would see other backgrounds."""
+
+    def half(*size: int, **options: Any) -> torch.Tensor:
+        return torch.full(size, 0.5, **options)
+
+    torch.rand = half
+
+
+def _fail(failure: str, step: int) -> None:
+    """Make rank 1 fail at a step."""
+    original = FullModule.training_step
+
+    def training_step(self: FullModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_rank == 1 and self.trainer.fit_loop.total_batch_idx == step:
+            if failure == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if failure == "error":
+                raise ValueError("this batch is broken")
+            if failure == "nan":
+                batch.target.image.fill_(torch.nan)
+            if failure == "terminated":
+                os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    FullModule.training_step = training_step
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _fix_random_numbers()
+    if "FAIL" in os.environ:
+        kind, at = os.environ["FAIL"].split("@")
+        _fail(kind, int(at))
+    sys.exit(cli.main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""Two processes train as one with the doubled batch, and none waits for one that is gone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import need, tiny_arguments, tiny_overlay
+
+PROGRAM = Path(__file__).with_name("ddp_fit.py")
+LIMIT_S = 60
+"""Longest that a process may wait for one that is gone."""
+
+
+def _fit(
+    dataset: Path, run: Path, num_processes: int, fail: str = "", **trainer: Any
+) -> subprocess.CompletedProcess[str]:
+    need("lpips_alexnet")
+    overlay = tiny_overlay(dataset, run, batch_size=2 // num_processes, pairs_per_epoch=6)
+    overlay["trainer"] |= {"max_epochs": 1, "devices": num_processes, **trainer}
+    if num_processes > 1:
+        overlay["trainer"]["strategy"] = {
+            "class_path": "lightning.pytorch.strategies.DDPStrategy",
+            "init_args": {"process_group_backend": "gloo", "timeout": f"0:00:{LIMIT_S - 1}"},
+        }
+    losses = overlay["model"]["init_args"]["losses"]
+    # Its points are a random choice.
+    losses |= {"chamfer": 0.0, "adversarial": 0.1}
+    overlay["model"]["init_args"]["discriminator"] = {"width": 8, "num_blocks": 2}
+    run.mkdir()
+    arguments = tiny_arguments("fit", overlay, run, "--ckpt_path", "auto")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"FAIL": fail} if fail else {})}
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=4 * LIMIT_S,
+        check=False,
+    )
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [
+            {key: float(value) for key, value in row.items() if value and key.startswith(("train/", "val/"))}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for run, num_processes in ((one, 1), (two, 2)):
+        ended = _fit(dataset, run, num_processes)
+        assert ended.returncode == 0, ended.stderr
+    weights = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two)
+    ]
+    # Sums in another order; Adam's division by small gradients makes the most of it.
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close(_rows(one), _rows(two), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fail", "complaint"),
+    [
+        ("error@1", "this batch is broken"),
+        ("killed@1", "exit code -9|Connection closed by peer|Connection reset by peer|Broken pipe"),
+    ],
+)
+def test_a_rank_that_is_gone_ends_the_others_with_an_error(dataset, tmp_path, fail, complaint):
+    began = time.monotonic()
+    ended = _fit(dataset, tmp_path / "run", 2, fail)
+    took = time.monotonic() - began
+    print(took, ended.returncode, ended.stderr)
+    assert ended.returncode not in (0, None)
+    assert re.search(complaint, ended.stderr)
+    # Start and imports of both take most of it.
+    assert took < 2 * LIMIT_S
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_both(dataset, tmp_path):
+    ended = _fit(dataset, tmp_path / "run", 2, "nan@1")
+    assert ended.returncode == 0, ended.stderr
+    assert _rows(tmp_path / "run")[-2]["train/skipped_steps"] == 1
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_both_after_the_same_step(dataset, tmp_path):
+    ended = _fit(dataset, tmp_path / "run", 2, "terminated@1")
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "stopped by SIGTERM after 2 steps" in ended.stderr
+    assert (
+        torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["rome_run"]["steps"]
+        == 2
+    )
