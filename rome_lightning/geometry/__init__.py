@@ -14,11 +14,13 @@
 
 from rome_lightning.geometry.camera import ndc_to_pixels, pixels_to_ndc, project, rotate_about
 from rome_lightning.geometry.mesh import face_normals, unique_edges, vertex_normals
+from rome_lightning.geometry.precision import full_precision
 from rome_lightning.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 __all__ = [
     "axis_angle_to_matrix",
     "face_normals",
+    "full_precision",
     "matrix_to_axis_angle",
     "ndc_to_pixels",
     "pixels_to_ndc",

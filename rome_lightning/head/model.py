@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rome_lightning.data import HeadParams
-from rome_lightning.geometry import axis_angle_to_matrix, rotate_about
+from rome_lightning.geometry import axis_angle_to_matrix, full_precision, rotate_about
 from rome_lightning.head.data import REGIONS, HeadData
 
 
@@ -100,6 +100,7 @@ class HeadModel(nn.Module):
     def _interleaved(planes: Float[Tensor, "n x"]) -> Float[Tensor, "n x"]:
         return planes.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
 
+    @full_precision
     def forward(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Posed vertices in head space, metres; the global rotation is left to ``to_world``.
 
@@ -125,6 +126,7 @@ class HeadModel(nn.Module):
             return carried
         return torch.cat([carried, carried[self.midpoints].mean(1)])
 
+    @full_precision
     def turn(self, vectors: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Turn vectors that are fixed to the vertices at rest as the posed skin turns there.
 
@@ -180,6 +182,7 @@ class HeadModel(nn.Module):
         coefficients = torch.cat([params.shape, params.expression], dim=-1)
         return self.joint_template[:3] + coefficients @ self.joint_basis[:, :3]
 
+    @full_precision
     def to_world(self, points: Float[Tensor, "b n 3"], params: HeadParams) -> Float[Tensor, "b n 3"]:
         """Apply the global rotation to points of head space."""
         return rotate_about(points, params.global_pose, self.root(params))

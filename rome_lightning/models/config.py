@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+RELEASED_HALVINGS = 3
+"""Times that the released networks halve the resolution."""
+COMPACT_OFFSET_HALVINGS = 2
+"""Times that the compact U-Net of the offsets does."""
+
 
 @dataclass(frozen=True)
 class TextureConfig:
@@ -50,6 +55,8 @@ class OffsetConfig:
     """Channels of the latent geometry map."""
     mlp_width: int = 64
     """Hidden width of the per-vertex network; 256 in the release."""
+    harmonics: Literal["release", "paper"] = "release"
+    """Frequencies 1, 2, 4, ... (release) or 1, 2, 3, ... (paper) of the encoded positions."""
 
 
 EncoderName = Literal["resnet50", "resnet18", "mobilenet_v2", "mobilenet_v3_small"]
@@ -90,6 +97,16 @@ class DecoderConfig:
     """Channels of the first level of the U-Net; 128 in the release."""
     num_levels: int = 4
     """Resolutions of the U-Net (``compact`` only)."""
+    mask_network: bool = False
+    """Give the mask a U-Net of its own, with half the channels (paper); else one network has four outputs
+    (release)."""
+    pooling: Literal["max", "average"] = "max"
+    """How the U-Nets halve the resolution: ``max`` (release) or ``average`` (paper)."""
+    upsampling: Literal["nearest", "bilinear"] = "nearest"
+    """How they double it: ``nearest`` (release) or ``bilinear`` (paper)."""
+    normals: Literal["head", "camera"] = "head"
+    """Space of the normals that the network sees: turned back with the head (release), or as the camera sees
+    them, so that shading can follow the light of the room."""
     normal_frequencies: int = 6
     """Frequencies of the harmonic encoding of the normals."""
     harmonics: Literal["release", "paper"] = "release"
@@ -116,3 +133,36 @@ class AvatarConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     basis: BasisConfig = field(default_factory=BasisConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
+
+
+def check_sizes(config: AvatarConfig, image_size: int) -> None:
+    """Refuse sizes that a network cannot halve as often as it does.
+
+    Args:
+        config: of the model.
+        image_size: side of source and target images, pixels.
+
+    Raises:
+        ValueError: names the setting to change.
+    """
+    compact = config.decoder.network == "compact"
+    halvings = config.decoder.num_levels - 1 if compact else RELEASED_HALVINGS
+    _check_size("image_size", image_size, "decoder", halvings, "data.init_args.image_size")
+    if config.texture.source == "direct":
+        size, setting = image_size, "data.init_args.image_size"
+        _check_size("image_size", size, "texture encoder", RELEASED_HALVINGS, setting)
+    else:
+        halvings, setting = config.texture.num_levels - 1, "avatar.texture.size"
+        _check_size("texture.size", config.texture.size, "texture network", halvings, setting)
+    if config.offsets.kind == "network":
+        halvings = COMPACT_OFFSET_HALVINGS if config.offsets.network == "compact" else RELEASED_HALVINGS
+        _check_size("offsets.uv_size", config.offsets.uv_size, "U-Net", halvings, "avatar.offsets.uv_size")
+
+
+def _check_size(name: str, size: int, network: str, halvings: int, setting: str) -> None:
+    divisor = 2**halvings
+    if size <= 0 or size % divisor:
+        raise ValueError(
+            f"{name} must be divisible by {divisor} (the {network} halves it {halvings} times), got {size}; "
+            f"set {setting}"
+        )

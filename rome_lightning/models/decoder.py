@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +14,9 @@ from rome_lightning.models.config import DecoderConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sample_texture
 
+CAMERA_AXES = (1.0, -1.0, -1.0)
+"""From pixels (y down, z away) to the axes of the head seen from the front: a rotation, which keeps faces
+turned outwards. Pixels scale all three alike, so normals keep their angles."""
 MASK_PRIOR_LOGIT = 3.0
 """Logit of the mask on the mesh before the network corrects it: 95 %."""
 MASK_BOUND = 1.5
@@ -44,13 +47,11 @@ class DeferredRenderer(nn.Module):
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )
-        if config.network == "release":
-            self.network: nn.Module = UNet(inputs, 4, base_width=config.width)
-        else:
-            self.network = CompactUNet(inputs, 4, config.width, config.num_levels)
-            # Starts as the sampled texture: training only has to learn corrections.
-            for parameter in self.network.head.parameters():
-                nn.init.zeros_(parameter)
+        self.network_inputs = inputs
+        self.network = _build_network(config, inputs, 3 if config.mask_network else 4, config.width)
+        self.mask_network = (
+            _build_network(config, inputs, 1, config.width // 2) if config.mask_network else None
+        )
 
     def forward(
         self,
@@ -76,44 +77,95 @@ class DeferredRenderer(nn.Module):
             vertices_px = vertices_px.float()
             face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
             mesh_mask = (face_ids >= 0).unsqueeze(1)
-            normals = F.normalize(
-                interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices.float(), self.faces)),
-                dim=1,
-            )
+            normals = self._normals(vertices.float(), vertices_px, face_ids)
             uv = interpolate(vertices_px, self.faces, face_ids, self.uvs[None], self.uv_faces)
-            features, sampled, inside = self._features(texture.float(), uv, normals, mesh_mask)
-        decoded = self.network(features).float()
-        if self.config.residual:
-            rgb = clamp_colour(sampled + decoded[:, :3])
-            # What the mesh covers stays opaque whatever an unseen person's colours suggest.
-            change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
-            mask = (MASK_PRIOR_LOGIT * inside + change).sigmoid()
-        else:
-            rgb, mask = decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
+            seen = normals
+            if self.config.normals == "camera":
+                seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
+            # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
+            distance = 1 - mesh_mask.float()
+            if self.config.extend_outside:
+                uv, distance = extend_outside(uv, mesh_mask)
+        rgb, mask = self.decode(texture, uv, seen, mesh_mask, distance)
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
         return Rendered(image, rgb, mask, normals, mesh_mask, face_ids, vertices, vertices_px, offsets)
+
+    def _normals(
+        self, vertices: Float[Tensor, "b v 3"], vertices_px: Float[Tensor, "b v 3"], face_ids: Tensor
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Unit normals of a mesh at the pixels that show it, in the space of ``vertices``; 0 elsewhere."""
+        normals = interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices, self.faces))
+        return F.normalize(normals, dim=1)
+
+    def decode(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        uv: Float[Tensor, "b 2 h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+        """Colour and opacity, [0, 1], of what the rasterizer has found: networks and lookups only.
+
+        Args:
+            texture: neural textures.
+            uv: texture coordinates; with ``extend_outside`` continued beyond the mesh.
+            normals: unit normals of the mesh; 0 outside the mesh.
+            mesh_mask: pixels whose centre the mesh covers.
+            distance: to the mesh, image widths; see ``extend_outside``.
+        """
+        with torch.autocast(texture.device.type, enabled=False):
+            features, sampled, inside = self._features(texture.float(), uv, normals, mesh_mask, distance)
+        decoded = self.network(features).float()
+        if self.mask_network is not None:
+            decoded = torch.cat([decoded, self.mask_network(features).float()], dim=1)
+        if not self.config.residual:
+            return decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
+        rgb = clamp_colour(sampled + decoded[:, :3])
+        # What the mesh covers stays opaque whatever an unseen person's colours suggest.
+        change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
+        return rgb, (MASK_PRIOR_LOGIT * inside + change).sigmoid()
 
     def _features(
         self,
         texture: Float[Tensor, "b c s s"],
         uv: Float[Tensor, "b 2 h w"],
         normals: Float[Tensor, "b 3 h w"],
-        mesh_mask: Tensor,
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Input of the image network, the sampled colour, and 1 on the mesh falling to -1 beside it."""
         encoded = harmonic_encoding(
             normals, self.config.normal_frequencies, variant=self.config.harmonics, dim=1
         )
         covered = mesh_mask.to(texture.dtype)
-        if not self.config.extend_outside:
-            sampled = sample_texture(texture, uv) * covered
-            return torch.cat([sampled, encoded], dim=1), sampled[:, :3], 2 * covered - 1
-        uv, distance = extend_outside(uv, mesh_mask)
         sampled = sample_texture(texture, uv)
+        if not self.config.extend_outside:
+            sampled = sampled * covered
+            return torch.cat([sampled, encoded], dim=1), sampled[:, :3], 2 * covered - 1
         inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
         return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3], inside
+
+
+def _build_network(config: DecoderConfig, inputs: int, outputs: int, width: int) -> nn.Module:
+    if config.network == "release":
+        return UNet(
+            inputs, outputs, base_width=width, downsampling=config.pooling, upsampling=config.upsampling
+        )
+    network = CompactUNet(
+        inputs,
+        outputs,
+        width,
+        config.num_levels,
+        downsampling=config.pooling,
+        upsampling=config.upsampling,
+    )
+    # Starts as the sampled texture: training only has to learn corrections.
+    for parameter in network.head.parameters():
+        nn.init.zeros_(parameter)
+    return network
 
 
 def clamp_colour(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -120,7 +120,8 @@ class OffsetNetwork(OffsetSource):
         if config.network == "release":
             uvs = _released_coordinates(uvs, config.uv_size)
             self.falloff = torch.ones_like(self.falloff)
-        self.register_buffer("encoded_uvs", harmonic_encoding(uvs[None], dim=-1), persistent=False)
+        encoded = harmonic_encoding(uvs[None], variant=config.harmonics, dim=-1)
+        self.register_buffer("encoded_uvs", encoded, persistent=False)
 
     def forward(
         self, texture: Float[Tensor, "b c s s"], vertices: Float[Tensor, "b v 3"]
@@ -131,7 +132,8 @@ class OffsetNetwork(OffsetSource):
             texture: neural texture; no gradient flows into it (ROME detaches it here).
             vertices: posed head without global rotation, metres, head space.
         """
-        positions = harmonic_encoding(self.layout.gather(vertices * POSITION_SCALE), dim=1)
+        positions = self.layout.gather(vertices * POSITION_SCALE)
+        positions = harmonic_encoding(positions, variant=self.config.harmonics, dim=1)
         small = F.interpolate(texture.detach(), size=positions.shape[-2:], mode="bilinear", antialias=True)
         # The released weights want the texture first.
         maps = [small, positions] if self.config.network == "release" else [positions, small]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net with max pooling, nearest upsampling and skip concatenation; the output is linear.
+    """U-Net with skip concatenation; the output is linear.
 
     The defaults are the release's architecture, and the state dict has its key names.
 
@@ -44,6 +45,8 @@ class UNet(nn.Module):
         base_width: channels after the first block; they double at every level. Must be even.
         num_levels: resolutions, the full one included; image sides must divide by ``2 ** (num_levels - 1)``.
         max_width: upper bound of the channels; ``None`` for four times ``base_width``.
+        downsampling: ``max`` pooling (release) or ``average`` (paper).
+        upsampling: ``nearest`` (release) or ``bilinear`` (paper).
     """
 
     def __init__(
@@ -53,8 +56,12 @@ class UNet(nn.Module):
         base_width: int = 128,
         num_levels: int = 4,
         max_width: int | None = None,
+        downsampling: Literal["max", "average"] = "max",
+        upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         super().__init__()
+        self.pool = F.max_pool2d if downsampling == "max" else F.avg_pool2d
+        self.upsampling = upsampling
         if base_width % 2 or num_levels < 1:
             raise ValueError(
                 f"base_width must be even and num_levels at least 1, got {base_width} and {num_levels}"
@@ -86,10 +93,10 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         features = inputs
         for level, block in enumerate(self.encoder):
-            features = block(features if level == 0 else F.max_pool2d(features, 2))
+            features = block(features if level == 0 else self.pool(features, 2))
             skips.append(features)
         skips.pop()
         for block in self.decoder:
-            upsampled = F.interpolate(features, scale_factor=2, mode="nearest")
+            upsampled = F.interpolate(features, scale_factor=2, mode=self.upsampling)
             features = block(torch.cat([upsampled, skips.pop()], dim=1))
         return self.to_outputs(features)

@@ -13,6 +13,7 @@ from rome_lightning.data import AvatarBatch
 from rome_lightning.losses import hinge_discriminator
 from rome_lightning.models import AvatarConfig, AvatarModel
 from rome_lightning.models.checkpoint import avatar_weights, load_state, read_checkpoint
+from rome_lightning.models.config import check_sizes
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
@@ -47,12 +48,7 @@ class FullModule(RomeModule):
         image_size: int = 256,
         init_from: Path | None = None,
     ) -> None:
-        divisor = 2 ** (avatar.decoder.num_levels - 1)
-        if image_size % divisor:
-            raise ValueError(
-                f"image_size must be divisible by {divisor} (the decoder halves it "
-                f"{avatar.decoder.num_levels - 1} times), got {image_size}; set data.init_args.image_size"
-            )
+        check_sizes(avatar, image_size)
         super().__init__(AvatarModel(avatar), optimizer, image_size, execution)
         self.save_hyperparameters()
         self.objective = Objective(losses, self.avatar.head)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.data import AvatarBatch, Frames, Region, Rendered
-from rome_lightning.geometry import unique_edges
+from rome_lightning.geometry import full_precision, unique_edges
 from rome_lightning.head import HeadModel
 from rome_lightning.losses import (
     chamfer_2d,
@@ -170,6 +170,7 @@ class Objective(nn.Module):
             raw["feature_matching"] = feature_matching(wanted, features)
         return raw
 
+    @full_precision
     def _geometry_terms(
         self, active: set[str], rendered: Rendered, target: Frames, valid: Float[Tensor, "b 1 h w"]
     ) -> dict[str, Tensor]:
