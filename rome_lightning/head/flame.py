@@ -106,7 +106,7 @@ def load_flame(
 
 def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadData:
     """The arrays behind ``load_flame``."""
-    arrays = _read_arrays(files.model)
+    arrays = read_arrays(files.model)
     vertices, directions = arrays["v_template"], arrays["shapedirs"]
     kept = [*range(num_shape), *range(_NUM_SHAPE, _NUM_SHAPE + num_expression)]
     basis = directions[:, :, kept]
@@ -145,7 +145,7 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
     )
 
 
-def _read_arrays(path: Path) -> dict[str, FloatArray]:
+def read_arrays(path: Path) -> dict[str, FloatArray]:
     """The needed arrays of a model file, with their shapes checked."""
     content = load_pickle(path)
     count = "v"
