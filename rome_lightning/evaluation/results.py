@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from rome_lightning.evaluation.files import write_atomic
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import text_hash
 from rome_lightning.evaluation.scoring import result_name, spec_of
-from rome_lightning.metrics import acceleration
+from rome_lightning.metrics import acceleration, frechet_distance
+from rome_lightning.metrics.fid import Moments
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Rows:
     undetected_prediction: np.ndarray
     undetected_target: np.ndarray
     reasons: list[str]
+    features: dict[str, Moments] = field(default_factory=dict)
+    """Moments of Inception features: of the predictions, of real frames, of the sources."""
 
 
 def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Sequence[str]) -> float:
@@ -60,9 +63,33 @@ def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Seq
 def collect(evaluation: Evaluation) -> dict[str, Rows]:
     """Values of all finished units by task."""
     by_task: dict[str, list[Part]] = {}
+    features: dict[str, dict[str, Moments]] = {}
+    seen: set[tuple[str, str, str, int]] = set()
     for unit in evaluation.units:
-        by_task.setdefault(unit.pairs[0].task, []).append(evaluation.load(unit))
-    return {task: _rows(evaluation, task, parts) for task, parts in by_task.items()}
+        part, task = evaluation.load(unit), unit.pairs[0].task
+        if "inception" in part.tensors:
+            _add_features(features.setdefault(task, {}), part, seen)
+        by_task.setdefault(task, []).append(part)
+    rows = {task: _rows(evaluation, task, parts) for task, parts in by_task.items()}
+    for task, of_task in features.items():
+        rows[task].features = of_task
+    return rows
+
+
+def _add_features(sums: dict[str, Moments], part: Part, seen: set[tuple[str, str, str, int]]) -> None:
+    """Take in and drop a part's Inception features; real frames count once per task."""
+    for name in ("inception", "inception_real", "inception_source"):
+        rows = part.tensors.pop(name)
+        chosen = range(len(rows))
+        if name == "inception_real":
+            keys = [(name, p.task, p.driver_clip, p.frame) for p in part.unit.pairs]
+            chosen = [i for i, key in enumerate(keys) if key not in seen and key not in keys[:i]]
+            seen.update(keys)
+        if name == "inception_source":
+            key = (name, part.unit.pairs[0].task, part.unit.pairs[0].clip, part.unit.pairs[0].source)
+            chosen = [] if key in seen else chosen
+            seen.add(key)
+        sums.setdefault(name, Moments(rows.shape[1])).add(rows[list(chosen)])
 
 
 def _rows(evaluation: Evaluation, task: str, parts: list[Part]) -> Rows:
@@ -128,6 +155,8 @@ def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict
     table = {}
     for metric in evaluation.protocol.tasks[task].metrics:
         spec, name = spec_of(metric), result_name(metric, resolution)
+        if metric == "fid_inception":
+            table[name] = _fid(rows)
         if name not in rows.values:
             continue
         value, defined = rows.values[name], rows.defined[name]
@@ -145,6 +174,29 @@ def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict
             "floor": _json(hierarchical_mean(rows.floor[name].tolist(), clips, people)),
         }
     return table
+
+
+def _fid(rows: Rows) -> dict[str, Any]:
+    """Distance of all predictions to all different driver frames."""
+    (mean, cov), count = rows.features["inception"].mean_and_covariance(), rows.features["inception"].count
+    real = rows.features["inception_real"]
+    floor = rows.features["inception_source"]
+    value = frechet_distance(mean, cov, *real.mean_and_covariance()) if min(count, real.count) > 1 else None
+    below = (
+        frechet_distance(*floor.mean_and_covariance(), *real.mean_and_covariance())
+        if min(floor.count, real.count) > 1
+        else None
+    )
+    return {
+        "mean": value,
+        "penalised": value,
+        "num": count,
+        "num_real": real.count,
+        "higher_is_better": False,
+        "ceiling": 0.0,
+        "worst": None,
+        "floor": below,
+    }
 
 
 def _json(value: float) -> float | None:

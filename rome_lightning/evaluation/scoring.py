@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
+from rome_lightning.assets.quality import load_brisque, load_inception
 from rome_lightning.data import Frames, Region
 from rome_lightning.evaluation.protocol import Protocol
 from rome_lightning.head import REGIONS
 from rome_lightning.metrics import (
+    ArcFaceEmbedder,
     SFaceEmbedder,
+    brisque,
     csim,
     expression_distance,
+    inception_features,
     l1,
     landmark_distance,
     load_lpips,
@@ -65,11 +70,15 @@ SPECS: dict[str, MetricSpec] = {
     "l1": MetricSpec(False, 0.0, 1.0, tasks=("self",), pixels=True),
     "lpips_alex": MetricSpec(False, 0.0, 1.0, ("lpips_alexnet",), ("self",), pixels=True),
     "lpips_vgg": MetricSpec(False, 0.0, 1.0, ("lpips_vgg16",), ("self",), pixels=True),
+    "lpips_squeeze": MetricSpec(False, 0.0, 1.0, ("lpips_squeezenet",), ("self",), pixels=True),
     "csim_sface": MetricSpec(True, 1.0, 0.0, ("sface", "yunet")),
+    "csim_arcface_mbf": MetricSpec(True, 1.0, 0.0, ("arcface_mbf", "yunet")),
     "akd_mediapipe478": MetricSpec(False, 0.0, None, _FACE, ("self",), unit="px"),
     "aed_expression_mediapipe": MetricSpec(False, 0.0, 1.0, _FACE),
     "apd_rotation_deg": MetricSpec(False, 0.0, 180.0, _FACE, unit="deg"),
     "mask_iou": MetricSpec(True, 1.0, 0.0, tasks=("self",)),
+    "iqa_brisque": MetricSpec(False, None, 100.0, ("brisque_svm", "brisque_range")),
+    "fid_inception": MetricSpec(False, 0.0, None, ("fid_inception",), per_frame=False),
     "jitter_px": MetricSpec(False, 0.0, None, _FACE, per_frame=False, unit="px/frame^2"),
     "vertex_mm": MetricSpec(False, 0.0, None, tasks=("geometry",), mesh=True, unit="mm"),
     "chamfer_mm": MetricSpec(False, 0.0, None, tasks=("geometry",), mesh=True, unit="mm"),
@@ -178,6 +187,12 @@ class Scores:
     """Of the prediction, pixels; NaN where no face was found."""
     driver_landmarks: Float[Tensor, "b 478 2"] = field(default_factory=lambda: torch.zeros(0, 478, 2))
 
+    def extras(self, metrics: Sequence[str]) -> dict[str, Tensor]:
+        """What metrics over several pairs need of each."""
+        if "jitter_px" not in metrics:
+            return {}
+        return {"landmarks": self.landmarks, "driver_landmarks": self.driver_landmarks}
+
 
 class Scorer:
     """Holds the networks of a protocol's metrics.
@@ -193,18 +208,18 @@ class Scorer:
         self,
         protocol: Protocol,
         device: str | torch.device = "cpu",
-        weights: Mapping[str, object] | None = None,
+        weights: Mapping[str, Path] | None = None,
     ) -> None:
         self.protocol = protocol
         self.device = torch.device(device)
         self.metrics = sorted({name for task in protocol.tasks.values() for name in task.metrics})
         given = dict(weights or {})
-        self._paths = {name: given.get(name) or resolve(name) for name in self.networks}
+        self._paths: dict[str, Path] = {name: given.get(name) or resolve(name) for name in self.networks}
         self._lpips: dict[str, nn.Module] = {}
         self._embedders: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
         for base in {name.partition("/")[0] for name in self.metrics}:
             self._load(base)
-        self._detector = FaceDetector(self._paths.get("face_landmarker"))  # type: ignore[arg-type]
+        self._detector = FaceDetector(self._paths.get("face_landmarker"))
         self._cache: OrderedDict[str, Perceived] = OrderedDict()
 
     @property
@@ -214,10 +229,19 @@ class Scorer:
 
     def _load(self, base: str) -> None:
         if base.startswith("lpips_"):
-            network = load_lpips(base.removeprefix("lpips_"), self._paths[SPECS[base].networks[0]])  # type: ignore[arg-type]
+            network = load_lpips(base.removeprefix("lpips_"), self._paths[SPECS[base].networks[0]])
             self._lpips[base] = network.to(self.device)
-        elif base == "csim_sface":
-            self._embedders[base] = SFaceEmbedder(self._paths["yunet"], self._paths["sface"])  # type: ignore[arg-type]
+        elif base in _EMBEDDERS:
+            kind, recognizer = _EMBEDDERS[base]
+            self._embedders[base] = kind(self._paths["yunet"], self._paths[recognizer])
+        elif base == "iqa_brisque":
+            self._brisque = load_brisque(self._paths["brisque_svm"], self._paths["brisque_range"])
+        elif base == "fid_inception":
+            self._inception = load_inception(self._paths["fid_inception"]).to(self.device)
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Inception features of images as they are scored."""
+        return inception_features(self._inception, image.to(self.device)).cpu()
 
     def real(self, frames: Frames, keys: Sequence[str]) -> RealImages:
         """Ground truth on the protocol's background.
@@ -281,6 +305,8 @@ class Scorer:
                 fine = person.embedded[base]
                 value = csim(seen.embeddings[base], person.embeddings[base])
                 value = value.where(seen.embedded[base], torch.nan)
+            elif base == "iqa_brisque":
+                value, fine = brisque(self._brisque, image), torch.ones_like(present)
             elif base == "mask_iou":
                 value, fine = self._overlap(mask, driver)
             else:
@@ -408,6 +434,10 @@ def kind_of(task: str) -> str:
     return "cross" if task.startswith("cross") else "self"
 
 
+_EMBEDDERS: dict[str, tuple[type[SFaceEmbedder], str]] = {
+    "csim_sface": (SFaceEmbedder, "sface"),
+    "csim_arcface_mbf": (ArcFaceEmbedder, "arcface_mbf"),
+}
 _FACE_METRICS: dict[str, Callable[[Perceived, Perceived], Tensor]] = {
     "akd_mediapipe478": lambda a, b: landmark_distance(a.landmarks, b.landmarks),
     "aed_expression_mediapipe": lambda a, b: expression_distance(a.expression, b.expression),

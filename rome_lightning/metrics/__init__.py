@@ -4,23 +4,30 @@ Functions give one value per image; classes keep sums and counts, so the result 
 images are split into batches and processes.
 """
 
-from rome_lightning.metrics.csim import CSIM, SFaceEmbedder, csim
+from rome_lightning.metrics.brisque import Brisque, brisque
+from rome_lightning.metrics.csim import CSIM, ArcFaceEmbedder, SFaceEmbedder, csim
 from rome_lightning.metrics.expression_distance import ExpressionDistance, expression_distance
+from rome_lightning.metrics.fid import FID, frechet_distance, inception_features
 from rome_lightning.metrics.jitter import Jitter, acceleration, jitter
 from rome_lightning.metrics.l1 import L1, l1
 from rome_lightning.metrics.landmark_distance import LandmarkDistance, landmark_distance
 from rome_lightning.metrics.lpips import LPIPS, load_lpips, lpips
 from rome_lightning.metrics.mask_iou import MaskIoU, mask_iou
+from rome_lightning.metrics.mesh_distance import ChamferDistance
 from rome_lightning.metrics.psnr import PSNR, psnr
 from rome_lightning.metrics.rotation_distance import RotationDistance, rotation_distance
 from rome_lightning.metrics.ssim import SSIM, ssim
 
 __all__ = [
     "CSIM",
+    "FID",
     "L1",
     "LPIPS",
     "PSNR",
     "SSIM",
+    "ArcFaceEmbedder",
+    "Brisque",
+    "ChamferDistance",
     "ExpressionDistance",
     "Jitter",
     "LandmarkDistance",
@@ -28,8 +35,11 @@ __all__ = [
     "RotationDistance",
     "SFaceEmbedder",
     "acceleration",
+    "brisque",
     "csim",
     "expression_distance",
+    "frechet_distance",
+    "inception_features",
     "jitter",
     "l1",
     "landmark_distance",

@@ -1,4 +1,4 @@
-"""Identity similarity with the SFace network."""
+"""Identity similarity with the SFace or ArcFace network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from rome_lightning.assets.faces import load_arcface, load_face_detector, load_sface
+
 DETECTION_THRESHOLD = 0.6
 """Lowest score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""
 EMBEDDING_SIZE = 128
+ARCFACE_POINTS = (
+    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
+)  # fmt: skip
+"""Where InsightFace's alignment puts eyes, nose and corners of the mouth (as seen, left first), pixels."""
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
@@ -34,6 +40,8 @@ class SFaceEmbedder:
     Source: Zhong et al., SFace, 2021; Wu et al., YuNet, 2023; files and alignment of OpenCV's model zoo.
     """
 
+    embedding_size = EMBEDDING_SIZE
+
     def __init__(self, detector: Path, recognizer: Path) -> None:
         for path in (detector, recognizer):
             if not Path(path).is_file():
@@ -46,12 +54,12 @@ class SFaceEmbedder:
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._networks is None:
-            # OpenCV 5 warns at each load that it ignores a setting which its own wrapper makes.
-            level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-            detector = cv2.FaceDetectorYN.create(self.paths[0], "", (320, 320), DETECTION_THRESHOLD)
-            self._networks = (detector, cv2.FaceRecognizerSF.create(self.paths[1], ""))
-            cv2.utils.logging.setLogLevel(level)
+            detector = load_face_detector(Path(self.paths[0]), DETECTION_THRESHOLD)
+            self._networks = (detector, self._load_recognizer(Path(self.paths[1])))
         return self._networks
+
+    def _load_recognizer(self, path: Path) -> Any:
+        return load_sface(path)
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Bool[Tensor, " b"]]:
         """Embed the largest face of each image.
@@ -63,7 +71,7 @@ class SFaceEmbedder:
             Unit embeddings, 0 where no face was found, and whether one was.
         """
         pixels = images.detach().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        embeddings = torch.zeros(len(pixels), EMBEDDING_SIZE)
+        embeddings = torch.zeros(len(pixels), self.embedding_size)
         found = torch.zeros(len(pixels), dtype=torch.bool)
         for index, image in enumerate(pixels):
             embedding = self._embed_one(np.ascontiguousarray(image[..., ::-1]))
@@ -80,7 +88,53 @@ class SFaceEmbedder:
         if faces is None:
             return None
         largest = faces[np.argmax(faces[:, 2] * faces[:, 3])]
-        return recognizer.feature(recognizer.alignCrop(image_bgr, largest))[0]
+        return self._feature(recognizer, image_bgr, largest)
+
+    def _feature(
+        self, recognizer: Any, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
+    ) -> Float[np.ndarray, " d"]:
+        return recognizer.feature(recognizer.alignCrop(image_bgr, face))[0]
+
+
+class ArcFaceEmbedder(SFaceEmbedder):
+    """Face detection with YuNet, alignment by five points, identity embedding with ArcFace.
+
+    For non-commercial research only.
+
+    Args:
+        detector: the asset ``yunet``.
+        recognizer: the asset ``arcface_mbf``.
+
+    Source: Deng et al., ArcFace, 2019; the five points on 112 x 112 of InsightFace.
+    """
+
+    embedding_size = 512
+
+    def _load_recognizer(self, path: Path) -> Any:
+        return load_arcface(path)
+
+    def _feature(
+        self, recognizer: Any, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
+    ) -> Float[np.ndarray, " d"]:
+        points = np.asarray(face[4:14], np.float64).reshape(5, 2)
+        aligned = cv2.warpAffine(image_bgr, similarity_matrix(points, np.array(ARCFACE_POINTS)), (112, 112))
+        blob = ((aligned[..., ::-1].astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
+        name = recognizer.get_inputs()[0].name
+        return recognizer.run(None, {name: np.ascontiguousarray(blob)})[0][0]
+
+
+def similarity_matrix(
+    source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "2 3"]:
+    """Turn, scale and shift that take points to others with the least squared error.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
+    """
+    # In the plane a turn with a scale is the product with one complex number.
+    a, b = source @ [1, 1j], target @ [1, 1j]
+    factor = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
+    shift = b.mean() - factor * a.mean()
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
 def csim(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rome_lightning.assets.quality import load_squeezenet_features
 from rome_lightning.assets.weights import load_alexnet_features, load_vgg16_features
 from rome_lightning.metrics.per_image import MeanOverImages
 from rome_lightning.networks.frozen import FrozenNetwork
 
-LPIPSNet = Literal["alex", "vgg"]
+LPIPSNet = Literal["alex", "vgg", "squeeze"]
+_BACKBONES = {
+    "alex": load_alexnet_features,
+    "vgg": load_vgg16_features,
+    "squeeze": load_squeezenet_features,
+}
 
 
 def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
@@ -23,12 +29,12 @@ def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
     The package would download its backbone from torchvision's server; here it comes from a checked file.
 
     Args:
-        net: ``alex`` or ``vgg``; values of different networks are not comparable.
-        weights: the asset ``lpips_alexnet`` or ``lpips_vgg16``.
+        net: ``alex``, ``vgg`` or ``squeeze``; values of different networks are not comparable.
+        weights: the asset ``lpips_alexnet``, ``lpips_vgg16`` or ``lpips_squeezenet``.
     """
-    if net not in ("alex", "vgg"):
-        raise ValueError(f"the network of LPIPS is alex or vgg, got {net!r}")
-    backbone = load_alexnet_features(weights) if net == "alex" else load_vgg16_features(weights)
+    if net not in get_args(LPIPSNet):
+        raise ValueError(f"the network of LPIPS is alex, vgg or squeeze, got {net!r}")
+    backbone = _BACKBONES[net](weights)
     # Slow to import, and only needed here.
     import lpips as package
 
@@ -41,7 +47,7 @@ def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
     names = [
         name.removesuffix(".weight")
         for name in backbone
-        if name.startswith("conv") and name.endswith("weight")
+        if not name.startswith("preprocess") and name.endswith("weight")
     ]
     for convolution, name in zip(convolutions, names, strict=True):
         convolution.load_state_dict({"weight": backbone[f"{name}.weight"], "bias": backbone[f"{name}.bias"]})
@@ -71,8 +77,8 @@ class LPIPS(MeanOverImages):
     The network adds nothing to checkpoints.
 
     Args:
-        net: ``alex`` or ``vgg``.
-        weights: the asset ``lpips_alexnet`` or ``lpips_vgg16``.
+        net: ``alex``, ``vgg`` or ``squeeze``.
+        weights: the asset ``lpips_alexnet``, ``lpips_vgg16`` or ``lpips_squeezenet``.
     """
 
     higher_is_better = False
