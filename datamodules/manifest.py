@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from datamodules.shards import SCHEMA, ShardInfo, check_schema, sha256_of, write_atomic
 
 SPLITS = ("train", "val", "test")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class Manifest:
         write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True).encode())
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
+    def load(cls, path: Path, check_files: bool = True) -> Manifest:
         """Read and check a manifest.
 
         Args:
             path: ``manifest.json`` or the folder that holds it.
+            check_files: whether the shards have to be beside it.
 
         Raises:
             FileNotFoundError: there is no manifest.
@@ -92,7 +95,12 @@ class Manifest:
             raise ValueError(
                 f"{path} was edited or damaged: its content does not match its hash {stated[:12]}"
             )
-        manifest._check_files(path.parent)
+        for shard in manifest.shards:
+            # Names become paths and parts of addresses.
+            if not _NAME.fullmatch(shard.name):
+                raise ValueError(f"{path}: {shard.name!r} cannot be the name of a shard")
+        if check_files:
+            manifest._check_files(path.parent)
         return manifest
 
     def _check_files(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -30,12 +31,20 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.codec import MEMBERS, Clip, PackedClip, pack_clip, parameter_crc32
+from datamodules.codec import (
+    MEMBERS,
+    Clip,
+    CorruptDataError,
+    PackedClip,
+    decode_meta,
+    pack_clip,
+    parameter_crc32,
+)
 
 SCHEMA = "rome-shard/1.1"
 """Readers accept the same major number; a later minor number only adds.
 
-1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background.
+1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background; ``NAME.params.npy`` is new.
 """
 
 FRAME_ROW = np.dtype(
@@ -157,6 +166,99 @@ def finished_shard(folder: Path, name: str, spec: Mapping[str, Any]) -> ShardInf
     return info if info.spec_hash == sha256_of(spec) and size == info.bytes else None
 
 
+class ShardIndex:
+    """Where the clips and frames of a shard lie, gathered clip by clip."""
+
+    def __init__(self) -> None:
+        self.clips: list[tuple[Any, ...]] = []
+        self.identities: list[str] = []
+        self.num_frames = 0
+        self._frames: list[np.ndarray] = []
+        self._checks: list[np.ndarray] = []
+
+    def add(
+        self,
+        key: str,
+        identity: str,
+        meta: Mapping[str, np.ndarray],
+        meta_bytes: bytes,
+        start: Mapping[str, int],
+    ) -> None:
+        """Append a clip.
+
+        Args:
+            key: of the clip.
+            identity: of its person.
+            meta: tensors of ``meta.safetensors``.
+            meta_bytes: the member itself.
+            start: position in the tar of each member's data, by suffix.
+        """
+        rows = np.zeros(len(meta["valid"]), dtype=FRAME_ROW)
+        for prefix, name, member in (("", "frame", "frames.bin"), ("mask_", "mask", "masks.bin")):
+            offsets = np.asarray(meta[f"{name}_offsets"], dtype=np.uint64)
+            rows[f"{prefix}position"] = offsets[:-1] + np.uint64(start[member])
+            rows[f"{prefix}length"] = np.diff(offsets)
+            rows[f"{prefix}crc32"] = meta[f"{name}_crc32"]
+        rows["clip"] = len(self.clips)
+        rows["valid"] = meta["valid"]
+        if identity not in self.identities:
+            self.identities.append(identity)
+        place = (start["meta.safetensors"], len(meta_bytes), zlib.crc32(meta_bytes))
+        person = self.identities.index(identity)
+        self.clips.append((key.encode(), *place, self.num_frames, len(rows), person, 0))
+        self.num_frames += len(rows)
+        self._frames.append(rows)
+        self._checks.append(parameter_crc32(meta))
+
+    def files(self) -> dict[str, bytes]:
+        """Content of the index files by what stands between the shard's name and ``.npy``."""
+        contents = {}
+        for kind, rows in (
+            ("frames", np.concatenate(self._frames)),
+            ("clips", np.array(self.clips, dtype=CLIP_ROW)),
+            ("params", np.concatenate(self._checks)),
+        ):
+            buffer = io.BytesIO()
+            np.save(buffer, rows)
+            contents[kind] = buffer.getvalue()
+        return contents
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write the index files of a shard."""
+        for kind, content in self.files().items():
+            write_atomic(folder / f"{name}.{kind}.npy", content)
+
+    @classmethod
+    def of_tar(cls, path: Path) -> ShardIndex:
+        """The index of a tar that is there.
+
+        Raises:
+            CorruptDataError: it is damaged where its clips begin or end.
+        """
+        index = cls()
+        try:
+            with tarfile.open(path, "r:") as tar:
+                members = iter(tar)
+                for first in members:
+                    clip = [first, *itertools.islice(members, len(MEMBERS) - 1)]
+                    index._add_members(tar, clip)
+        except (tarfile.TarError, KeyError) as error:
+            raise CorruptDataError(f"{path.name}: the archive is damaged: {error}") from error
+        return index
+
+    def _add_members(self, tar: tarfile.TarFile, clip: Sequence[tarfile.TarInfo]) -> None:
+        key = clip[0].name.partition(".")[0]
+        names = [member.name for member in clip]
+        if names != [f"{key}.{suffix}" for suffix in MEMBERS]:
+            raise CorruptDataError(f"wanted the members of a clip, found {', '.join(names)}")
+        file = tar.extractfile(clip[-1])
+        assert file is not None
+        data = file.read()
+        meta, header = decode_meta(data)
+        start = {suffix: member.offset_data for suffix, member in zip(MEMBERS, clip, strict=True)}
+        self.add(key, header["identity"], meta, data, start)
+
+
 class ShardWriter:
     """Writes one shard clip by clip; a context manager that leaves nothing behind after an error.
 
@@ -171,10 +273,7 @@ class ShardWriter:
         self._temporary = folder / f".{name}.tar.{os.getpid()}.tmp"
         self._tar: tarfile.TarFile | None = None
         self._file: Any = None
-        self._frames: list[np.ndarray] = []
-        self._checks: list[np.ndarray] = []
-        self._clips: list[tuple[Any, ...]] = []
-        self._identities: list[str] = []
+        self._index = ShardIndex()
         self._last_key = ""
 
     def __enter__(self) -> ShardWriter:
@@ -199,34 +298,7 @@ class ShardWriter:
             raise ValueError(f"clips must be added in ascending order: {key!r} after {self._last_key!r}")
         self._last_key = key
         start = {suffix: self._append(f"{key}.{suffix}", packed.members[suffix]) for suffix in MEMBERS}
-        meta = packed.meta
-        num_frames = len(meta["valid"])
-        rows = np.zeros(num_frames, dtype=FRAME_ROW)
-        for prefix, name, member in (("", "frame", "frames.bin"), ("mask_", "mask", "masks.bin")):
-            offsets = np.asarray(meta[f"{name}_offsets"], dtype=np.uint64)
-            rows[f"{prefix}position"] = offsets[:-1] + np.uint64(start[member])
-            rows[f"{prefix}length"] = np.diff(offsets)
-            rows[f"{prefix}crc32"] = meta[f"{name}_crc32"]
-        rows["clip"] = len(self._clips)
-        rows["valid"] = meta["valid"]
-        if identity not in self._identities:
-            self._identities.append(identity)
-        meta_bytes = packed.members["meta.safetensors"]
-        first_frame = sum(len(part) for part in self._frames)
-        self._clips.append(
-            (
-                key.encode(),
-                start["meta.safetensors"],
-                len(meta_bytes),
-                zlib.crc32(meta_bytes),
-                first_frame,
-                num_frames,
-                self._identities.index(identity),
-                0,
-            )
-        )
-        self._frames.append(rows)
-        self._checks.append(parameter_crc32(meta))
+        self._index.add(key, identity, packed.meta, packed.members["meta.safetensors"], start)
 
     def _append(self, name: str, data: bytes) -> int:
         """Add a member; returns the position of its data in the tar."""
@@ -249,13 +321,13 @@ class ShardWriter:
         """
         assert self._tar is not None
         size, digest = 0, ""
-        if self._clips:
+        if self._index.clips:
             self._tar.close()
             self._file.flush()
             self._file.seek(0)
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
             size = os.fstat(self._file.fileno()).st_size
-            self._write_index()
+            self._index.write(self.folder, self.name)
             _commit(self._file, self._temporary, self.folder / f"{self.name}.tar")
         info = ShardInfo(
             name=self.name,
@@ -264,9 +336,9 @@ class ShardWriter:
             spec_hash=sha256_of(self.spec),
             bytes=size,
             sha256=digest,
-            clips=len(self._clips),
-            frames=sum(len(part) for part in self._frames),
-            identities=self._identities,
+            clips=len(self._index.clips),
+            frames=self._index.num_frames,
+            identities=self._index.identities,
             failed=[dict(item) for item in failed],
             versions=dict(versions or {}),
             counts=dict(counts or {}),
@@ -274,13 +346,3 @@ class ShardWriter:
         text = json.dumps(asdict(info), indent=1, ensure_ascii=False, sort_keys=True)
         write_atomic(self.folder / f"{self.name}.json", text.encode())
         return info
-
-    def _write_index(self) -> None:
-        for kind, rows in (
-            ("frames", np.concatenate(self._frames)),
-            ("clips", np.array(self._clips, dtype=CLIP_ROW)),
-            ("params", np.concatenate(self._checks)),
-        ):
-            buffer = io.BytesIO()
-            np.save(buffer, rows)
-            write_atomic(self.folder / f"{self.name}.{kind}.npy", buffer.getvalue())

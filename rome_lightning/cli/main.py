@@ -37,6 +37,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "prepare": Command("prepare", "turn videos into tracked, sharded training data"),
+    "shards": Command("shards", "check, count and import datasets"),
     "fit": Command("fit", "train a model", passes_own_name=True),
     "validate": Command("fit", "evaluate a checkpoint on the validation split", passes_own_name=True),
     "test": Command("fit", "evaluate a checkpoint on the test split", passes_own_name=True),
@@ -50,7 +51,9 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command("sweep", "try many settings, with or without a server, and rank them"),
     "compare": Command("compare", "compare runs pair by pair: differences, intervals, pictures"),
     "distill": Command("distill", "a trained full model to a linear one: basis, training, comparison"),
-    "avatar": Command("avatar", "create, animate and export an avatar of one photograph"),
+    "avatar": Command("avatar", "create, animate, edit, export and view an avatar of some photographs"),
+    "live": Command("live", "drive an avatar in real time with a camera or a video"),
+    "export-onnx": Command("export_onnx", "write a model's networks as ONNX files, checked with onnxruntime"),
     "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
     "assets": Command("assets", "list and fetch the models and clips that the project uses"),
     "doctor": Command("doctor", "check this machine: versions, devices, backends, assets"),

@@ -1,0 +1,110 @@
+"""Checks of a dataset on disk: every byte against what its manifest and indices say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.codec import CorruptDataError
+from datamodules.manifest import Manifest, ManifestShard
+from datamodules.reading import ClipReader
+from datamodules.shards import ShardIndex, ShardInfo, sha256_of
+
+_MOST_NAMED = 5
+_WITHOUT_PARAMS = "rome-shard/1"
+"""Shards of this version had no checksums of single frames' parameters."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a shard."""
+
+    shard: str
+    what: str
+    index_only: bool = False
+    """The shard itself is as it should be: its index can be made from it again."""
+
+
+def verify(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestShard, list[Problem]]]:
+    """Check shard by shard; yields each with what is wrong with it.
+
+    Args:
+        folder: of the dataset.
+        manifest: loaded with ``check_files=False``.
+    """
+    for shard in manifest.shards:
+        yield shard, _verify_shard(folder, manifest, shard)
+
+
+def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> list[Problem]:
+    tar = folder / f"{shard.name}.tar"
+    if not tar.exists():
+        return [Problem(shard.name, f"{tar.name} is missing")]
+    problems = [Problem(shard.name, what) for what in _check_sidecar(folder, shard)]
+    with tar.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != shard.sha256:
+        size = tar.stat().st_size
+        length = "" if size == shard.bytes else f", it has {size} bytes instead of {shard.bytes}"
+        damaged = _damaged_clips(folder, manifest, shard) if not length else ""
+        what = f"{tar.name} does not match its sha256{length}{damaged}"
+        return [*problems, Problem(shard.name, what)]
+    for kind, content in ShardIndex.of_tar(tar).files().items():
+        path = folder / f"{shard.name}.{kind}.npy"
+        if not path.exists():
+            if kind == "params" and manifest.schema == _WITHOUT_PARAMS:
+                continue
+            problems.append(Problem(shard.name, f"{path.name} is missing", index_only=True))
+        elif path.read_bytes() != content:
+            problems.append(Problem(shard.name, f"{path.name} does not fit its shard", index_only=True))
+    return problems
+
+
+def _check_sidecar(folder: Path, shard: ManifestShard) -> Iterator[str]:
+    path = folder / f"{shard.name}.json"
+    if not path.exists():
+        yield f"{path.name} is missing"
+        return
+    try:
+        info = ShardInfo.load(path)
+    except (ValueError, TypeError) as error:
+        yield f"{path.name} cannot be read: {error}"
+        return
+    if sha256_of(info.spec) != info.spec_hash or info.spec_hash != shard.spec_hash:
+        yield f"{path.name} describes another shard than the manifest (its spec has another hash)"
+    for name in ("bytes", "sha256", "clips", "frames"):
+        stated, wanted = getattr(info, name), getattr(shard, name)
+        if stated != wanted:
+            yield f"{path.name} states {name} {stated}, the manifest {wanted}"
+
+
+def _damaged_clips(folder: Path, manifest: Manifest, shard: ManifestShard) -> str:
+    """Which frames of a shard cannot be used, as far as its index tells."""
+    alone = dataclasses.replace(manifest, shards=[shard])
+    try:
+        reader = ClipReader(alone, folder, shard.split)
+    except (ValueError, FileNotFoundError):
+        return ""
+    found = []
+    for number, clip in enumerate(reader.plan_clips()):
+        try:
+            reader.meta(number)
+        except CorruptDataError:
+            found.append(f"parameters of {reader.key(number)}")
+        for frame in clip.frames:
+            try:
+                reader.frame(number, frame)
+            except CorruptDataError:
+                found.append(f"frame {frame} of {reader.key(number)}")
+    if not found:
+        return "; all its usable frames are good, so the damage is between them"
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"; damaged: {', '.join(found[:_MOST_NAMED])}{more}"
+
+
+def repair_index(folder: Path, shard: ManifestShard) -> None:
+    """Write the index of a shard, which is good, anew."""
+    ShardIndex.of_tar(folder / f"{shard.name}.tar").write(folder, shard.name)

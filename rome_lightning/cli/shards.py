@@ -1,0 +1,165 @@
+"""``rome shards verify | stats | import``: check, count and bring in datasets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest, ManifestShard
+
+_IMPORTERS = ("frames", "webdataset", "lmdb", "vhap")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the sub-commands."""
+    parser = argparse.ArgumentParser(prog="rome shards", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    verify = commands.add_parser(
+        "verify",
+        help="Check every byte of a dataset against its checksums.",
+        description="Check every byte of a dataset against its checksums; exit code 1 if something is wrong.",
+    )
+    verify.add_argument("dataset", type=Path, help="Folder of the dataset, or its manifest.json.")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="Make bad indices again from their shards, and bad shards from their videos (--videos).",
+    )
+    verify.add_argument(
+        "--videos", type=Path, nargs="+", default=[], help="Files or folders with the videos, for --repair."
+    )
+    verify.add_argument(
+        "--head", default="open", help="Head model of the dataset, for --repair: open (default) or a path."
+    )
+
+    stats = commands.add_parser("stats", help="Count clips, frames, people, bytes and rejections.")
+    stats.add_argument("dataset", type=Path, help="Folder of the dataset, or its manifest.json.")
+
+    bring = commands.add_parser(
+        "import",
+        help="Make a dataset of what you have.",
+        description="Make a dataset of what you have. Frames without head parameters are tracked here; FLAME "
+        "parameters are kept as they are.",
+    )
+    bring.add_argument("source", type=Path, help="Folder or file to read.")
+    bring.add_argument(
+        "--from",
+        dest="kind",
+        choices=_IMPORTERS,
+        required=True,
+        help="frames: folders of pictures; webdataset: tars with a picture per sample; lmdb: ROME's or "
+        "GAGAvatar's layout; vhap: folders of pictures with FLAME parameters.",
+    )
+    bring.add_argument("-o", "--output", type=Path, required=True, help="Folder of the dataset; created.")
+    bring.add_argument("--config", type=Path, help="YAML file with options of rome prepare.")
+    bring.add_argument(
+        "--val-identities", nargs="+", default=[], help="People kept for validation (default: none)."
+    )
+    bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run a sub-command; ``argv`` is what follows ``rome shards``."""
+    args = build_parser().parse_args(argv)
+    return {"verify": _verify, "stats": _stats, "import": _import}[args.command](args)
+
+
+def _open(path: Path) -> tuple[Path, Manifest]:
+    from datamodules.manifest import Manifest
+
+    return (path if path.is_dir() else path.parent), Manifest.load(path, check_files=False)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from datamodules.verifying import Problem, repair_index, verify
+
+    folder, manifest = _open(args.dataset)
+    found: list[tuple[ManifestShard, list[Problem]]] = []
+    for number, (shard, problems) in enumerate(verify(folder, manifest), start=1):
+        state = "good" if not problems else "BAD"
+        print(f"[{number}/{len(manifest.shards)}] {shard.name}: {state}", file=sys.stderr)
+        for problem in problems:
+            print(f"{shard.name}: {problem.what}")
+        if problems:
+            found.append((shard, problems))
+    if not found:
+        print(f"{folder}: {len(manifest.shards)} shards are as they were made, dataset {manifest.hash[:12]}")
+        return 0
+    if not args.repair:
+        print(f"{len(found)} of {len(manifest.shards)} shards are bad; --repair makes them again")
+        return 1
+    damaged = []
+    for shard, problems in found:
+        if all(problem.index_only for problem in problems):
+            repair_index(folder, shard)
+            print(f"{shard.name}: index made again")
+        else:
+            damaged.append(shard)
+    failed = []
+    if damaged:
+        # The tracker and its models, which checking does not need.
+        from datamodules.repairing import rebuild_shards
+
+        failed = rebuild_shards(folder, manifest, damaged, args.videos, _log, args.head)
+    for line in failed:
+        print(f"rome: error: {line}", file=sys.stderr)
+    left = sum(bool(problems) for _, problems in verify(folder, manifest))
+    print(f"{len(found) - left} of {len(found)} bad shards repaired")
+    return 1 if left else 0
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from datamodules.manifest import SPLITS
+    from datamodules.shards import ShardInfo
+
+    folder, manifest = _open(args.dataset)
+    head = f"{manifest.head['name']} head" if manifest.head.get("name") else "no head"
+    print(f"{manifest.dataset}: {manifest.image_size} px, {head}, {manifest.schema}, {manifest.hash[:12]}")
+    print(f"{'split':<7}{'shards':>8}{'people':>8}{'clips':>8}{'frames':>9}{'MB':>9}{'kB/frame':>10}")
+    counts: Counter[str] = Counter()
+    for split in SPLITS:
+        shards = manifest.split(split)
+        if not shards:
+            continue
+        people = {identity for shard in shards for identity in shard.identities}
+        clips, frames = sum(s.clips for s in shards), sum(s.frames for s in shards)
+        size = sum(s.bytes for s in shards)
+        print(
+            f"{split:<7}{len(shards):>8}{len(people):>8}{clips:>8}{frames:>9}{size / 1e6:>9.1f}"
+            f"{size / 1e3 / frames:>10.1f}"
+        )
+        for shard in shards:
+            path = folder / f"{shard.name}.json"
+            if path.exists():
+                counts.update(ShardInfo.load(path).counts)
+    for what, count in sorted(counts.items()):
+        print(f"{count:>9} {what}")
+    if manifest.failed:
+        print(f"{len(manifest.failed)} inputs failed:")
+        for item in manifest.failed:
+            print(f"          {item['input']}: {item['reason']}")
+    print(f"licence: {manifest.licence or 'not stated'}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from datamodules.importing import import_dataset
+
+    manifest = import_dataset(
+        args.kind, args.source, args.output, args.config, args.dataset_name, args.val_identities, _log
+    )
+    clips, frames = sum(s.clips for s in manifest.shards), sum(s.frames for s in manifest.shards)
+    print(f"{args.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
+    for item in manifest.failed:
+        print(f"rome: warning: {item['input']} was not used: {item['reason']}", file=sys.stderr)
+    return 0
