@@ -82,12 +82,12 @@ class TestKilledBuilder:
         context = get_context("forkserver")
         context.set_forkserver_preload(["fake_tracker", "datamodules.prepare.pipeline"])
         rng, output, kills = random.Random(0), tmp_path / "d", 0
-        longest_s = 10.0 if workers else 0.5
+        longest_s, most_kills = (15.0, 4) if workers else (0.5, 12)
         finished: dict[str, int] = {}
         while True:
             builder = context.Process(target=build_slowly, args=(videos, output, workers))
             builder.start()
-            builder.join(rng.uniform(0.05, longest_s) if kills < 12 else 60)
+            builder.join(rng.uniform(0.05, longest_s) if kills < most_kills else 120)
             if builder.exitcode is None:
                 builder.kill()
                 builder.join()
@@ -100,7 +100,7 @@ class TestKilledBuilder:
                     finished |= {path.name: path.stat().st_mtime_ns for path in (sidecar, tar)}
             if builder.exitcode == 0:
                 break
-        assert kills >= 3
+        assert kills >= 2
         assert files(output) == files(tmp_path / "whole")
         assert [path.name for path in output.iterdir() if path.name[0] == "."] == [".inputs.json"]
 
