@@ -87,18 +87,33 @@ class AvatarModel(nn.Module):
         Departure from ROME: an unprojected texture is taken twice, through the bare head to find the
         offsets, then through the mesh that has grown, so that hair keeps its place on the surface.
         """
-        part = self.offset_network
-        if part is None or part.expression_dependent:
-            return AvatarCode(self.encode_texture(source), source.params.shape, None)
-        through_mesh = self.config.texture.source == "unprojected"
-        texture = None
-        if part.needs_texture or not through_mesh:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not through_mesh):
-                texture = self.encode_texture(source)
-        offsets = part.rest_offsets(source, texture, self.rest(source.params))
-        if texture is None or through_mesh:
-            texture = self.encode_texture(source, offsets.detach())
+        texture, offsets = self._geometry(source)
+        if texture is None or (offsets is not None and self._texture_sees_mesh):
+            texture = self.encode_texture(source, None if offsets is None else offsets.detach())
         return AvatarCode(texture, source.params.shape, offsets)
+
+    def reconstruct(self, source: Frames) -> HeadMesh:
+        """The mesh of each source frame alone, without the texture that it would be drawn with."""
+        texture, offsets = self._geometry(source)
+        return self._deform(texture, source.params.shape, offsets, source.params)
+
+    @property
+    def _texture_sees_mesh(self) -> bool:
+        return self.config.texture.source == "unprojected"
+
+    def _geometry(self, source: Frames) -> tuple[Tensor | None, Tensor | None]:
+        """Offsets at rest, if there are any, and the texture that they were found with, if one was needed."""
+        part = self.offset_network
+        if part is None:
+            return None, None
+        if part.expression_dependent:
+            return self.encode_texture(source), None
+        texture = None
+        if part.needs_texture:
+            # Taken again through the mesh that grows from it, this texture only serves the offsets.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._texture_sees_mesh):
+                texture = self.encode_texture(source)
+        return texture, part.rest_offsets(source, texture, self.rest(source.params))
 
     def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The bare heads at rest, metres."""
@@ -121,11 +136,17 @@ class AvatarModel(nn.Module):
 
     def deform(self, code: AvatarCode, driver: HeadParams) -> HeadMesh:
         """Pose the avatar: its own shape, the driver's expression and pose."""
-        posed = self.head(dataclasses.replace(driver, shape=code.shape))
-        if code.offsets is not None:
-            offsets = self.head.turn(code.offsets, driver)
+        return self._deform(code.texture, code.shape, code.offsets, driver)
+
+    def _deform(
+        self, texture: Tensor | None, shape: Tensor, rest_offsets: Tensor | None, driver: HeadParams
+    ) -> HeadMesh:
+        posed = self.head(dataclasses.replace(driver, shape=shape))
+        if rest_offsets is not None:
+            offsets = self.head.turn(rest_offsets, driver)
         elif self.offset_network is not None:
-            offsets = self.offset_network.posed_offsets(code.texture, posed)
+            assert texture is not None
+            offsets = self.offset_network.posed_offsets(texture, posed)
         else:
             offsets = torch.zeros_like(posed)
         return HeadMesh(posed + offsets, offsets)
