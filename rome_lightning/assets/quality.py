@@ -1,4 +1,4 @@
-"""Reads the networks and models that judge images as a whole: Inception for FID, the regression of BRISQUE."""
+"""Reads what judges images as a whole: Inception for FID, the regression of BRISQUE, SqueezeNet."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class EvaluateConfig:
     keep_frames: Literal["examples", "all"] = "examples"
     """Pictures that stay: a few per clip with the worst, median and best cases, or all."""
     num_processes: int = 1
-    """Processes that share the work on this machine. Under torchrun or srun leave it at 1: each rank takes its
-    part."""
+    """Processes that share the work on this machine. Under torchrun or srun leave it at 1: each rank takes
+    its part."""
     device: str = "cpu"
     """Where the model and LPIPS run: cpu, cuda, cuda:1."""
     restart: bool = False
@@ -67,7 +67,7 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
         description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
         "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
-        "--protocol experiments/protocols/demo.yaml --checkpoint runs/mine/checkpoints/best.ckpt --data data/mine",
+        "--protocol experiments/protocols/demo.yaml --checkpoint runs/x/checkpoints/best.ckpt --data mine",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(EvaluateConfig, None)
@@ -167,6 +167,8 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     folder = _folder(config)
     if config.restart and world_size == 1:
         _clear(folder)
+    if protocol.mesh is not None and protocol.mesh.kind == "submission":
+        return _submit(config, protocol, folder)
     if config.targets is not None:
         protocol = for_videos(protocol)
     clips = _clips(config, protocol)
@@ -207,6 +209,21 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
     rule = protocol.mesh
     if rule is not None and rule.kind == "synthetic":
         return _synthetic(config, rule, protocol.resolution)
+    if rule is not None:
+        from rome_lightning.evaluation.geometry import ScannedPeople
+
+        return ScannedPeople(_data(config, protocol), _head(config), protocol.resolution, rule.unit_mm)
+    from datamodules.evaluation import StoredClips
+
+    return StoredClips(_data(config, protocol), config.split or protocol.dataset.split, protocol.resolution)
+
+
+def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
+    """The dataset.
+
+    Raises:
+        FileNotFoundError: it is not there; says where to get it.
+    """
     if config.data is None or not config.data.exists():
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
         dataset = protocol.dataset
@@ -214,13 +231,31 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
             f"{what}: protocol {protocol.name} is defined on {dataset.name}, to be had from {dataset.page}; "
             f"{dataset.prepare}"
         )
-    if rule is not None:
-        from rome_lightning.evaluation.geometry import ScannedPeople
+    return config.data
 
-        return ScannedPeople(config.data, _head(config), protocol.resolution, rule.unit_mm)
-    from datamodules.evaluation import StoredClips
 
-    return StoredClips(config.data, config.split or protocol.dataset.split, protocol.resolution)
+def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
+    """Write the file that a benchmark with hidden truth takes."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from rome_lightning.evaluation import submission
+    from rome_lightning.evaluation.systems import AvatarSystem
+
+    images = submission.benchmark_images(_data(config, protocol))
+    if config.checkpoint is None:
+        raise ValueError(f"protocol {protocol.name} writes a model's meshes: give --checkpoint")
+    system = AvatarSystem(config.checkpoint, protocol.resolution, 1.0, config.refine_steps, config.device)
+    steps = submission.write_submission(system, images, folder, submission.photo_tracker(system))
+    shown = track(steps, description="meshes", total=len(images), console=Console(stderr=True))
+    failed = [(key, reason) for key, reason in shown if reason]
+    for key, reason in failed:
+        print(f"rome: warning: {key} has no mesh: {reason}", file=sys.stderr)
+    wanted = protocol.dataset.num_clips
+    if wanted not in (None, len(images)):
+        print(f"rome: warning: {len(images)} images, the benchmark has {wanted}", file=sys.stderr)
+    print(f"{folder / submission.FILE}: {len(images) - len(failed)} of {len(images)} images")
+    return 1 if failed else 0
 
 
 def _head(config: EvaluateConfig) -> HeadModel | None:

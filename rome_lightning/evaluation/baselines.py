@@ -27,12 +27,11 @@ class Baseline:
     """A trivial system.
 
     Args:
-        kind: ``source`` copies the source frame; ``mean`` shows the mean of all people's source frames; ``warp``
+        kind: ``source`` copies the source frame; ``mean`` shows the mean of all people's frames; ``warp``
             moves the source's pixels with a thin-plate spline through the landmarks, and with the similarity
             that fits them best where another person drives.
         clips: real frames.
         background: grey in [0, 1].
-        landmarks: finds the landmarks of frames, pixels; by default those that the dataset stores.
     """
 
     def __init__(self, kind: str, clips: ClipSource, background: float) -> None:

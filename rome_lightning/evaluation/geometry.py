@@ -32,8 +32,7 @@ from rome_lightning.metrics.mesh_distance import (
 from rome_lightning.tracking import Tracker, read_image
 
 _FACE_POINTS = (36, 39, 42, 45, 33, 48, 54)
-"""Corners of the eyes, base of the nose, corners of the mouth: the seven points of the NoW benchmark among the
-68."""
+"""Corners of the eyes, base of the nose, corners of the mouth: NoW's seven among the 68."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class SyntheticTruth:
 
 
 class ScannedPeople:
-    """A folder of scans: ``PERSON/photo.png`` (or jpg), ``PERSON/mesh.ply`` (or obj), ``PERSON/landmarks.txt``.
+    """A folder of scans: ``photo.png`` (or jpg), ``mesh.ply`` (or obj) and ``landmarks.txt`` of each person.
 
     The photograph is tracked; the landmarks are the seven of the NoW benchmark, in the units of the mesh.
 
@@ -345,7 +344,8 @@ def _aligned(predicted: PredictedMesh, truth: TrueMesh, rule: MeshRule) -> Mesh:
         raise ValueError("no landmarks to align by")
     if predicted.landmarks.shape != truth.landmarks.shape:
         raise ValueError(
-            f"other landmarks: {len(predicted.landmarks)} of the prediction, {len(truth.landmarks)} of the truth"
+            f"other landmarks: {len(predicted.landmarks)} of the prediction, "
+            f"{len(truth.landmarks)} of the truth"
         )
     scale = rule.alignment == "similarity"
     first = procrustes(predicted.landmarks, truth.landmarks, scale)
@@ -379,7 +379,8 @@ def _vertex_error(ours: Mesh, truth: TrueMesh, region: str) -> float:
     """Mean distance of corresponding vertices."""
     if ours.vertices.shape != truth.mesh.vertices.shape:
         raise ValueError(
-            f"other topology: {len(ours.vertices)} vertices of the prediction, {len(truth.mesh.vertices)} of the truth"
+            f"other topology: {len(ours.vertices)} vertices of the prediction, "
+            f"{len(truth.mesh.vertices)} of the truth"
         )
     error = (ours.vertices - truth.mesh.vertices).norm(dim=-1)
     return float(error[truth.region_of_vertex[region]].mean() if region else error.mean())

@@ -176,8 +176,8 @@ def write_page(
     sections = [
         Section(
             "What could not be scored",
-            "A pair without a value is left out of the mean and counts as the worst value in the penalised mean. "
-            "Pairs whose real frame shows no face to a network are left out of both.",
+            "A pair without a value is left out of the mean and counts as the worst value in the penalised "
+            "mean. Pairs whose real frame shows no face to a network are left out of both.",
             tables=[failure_table(summary["failures"])],
         )
     ]
@@ -211,8 +211,8 @@ def write_page(
     lead = f"Protocol {protocol.name}, version {protocol.version}: {protocol.about}"
     if not summary["as_published"]:
         lead += (
-            f" This dataset has {summary['num_clips']} clips, the published protocol {protocol.dataset.num_clips}: "
-            "the numbers are not those of the published protocol."
+            f" This dataset has {summary['num_clips']} clips, the published protocol "
+            f"{protocol.dataset.num_clips}: the numbers are not those of the published protocol."
         )
     write_report(path, title, lead, sections, {k: v for k, v in summary.items() if k != "metrics"})
     return path
@@ -221,7 +221,7 @@ def write_page(
 def _about(task: str) -> str:
     if kind_of(task) == "cross":
         return (
-            "Another person drives. Floor: the source copied unchanged; for csim the driver's own frame, that is "
-            "the wrong person. Ceiling: the truth against itself."
+            "Another person drives. Floor: the source copied unchanged; for csim the driver's own frame, "
+            "that is the wrong person. Ceiling: the truth against itself."
         )
-    return "The person drives itself. Floor: the source frame copied unchanged. Ceiling: the truth against itself."
+    return "The person drives itself. Floor: the source copied unchanged. Ceiling: the truth against itself."

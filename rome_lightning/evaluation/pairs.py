@@ -171,7 +171,7 @@ def read_pairs(path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
         missing = sorted(set(absent))
         raise ValueError(
             f"{path} names {len(missing)} clips or frames that the dataset does not have: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; prepare the same videos and split"
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; prepare the same videos"
         )
     return pairs
 

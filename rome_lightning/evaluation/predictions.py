@@ -52,8 +52,8 @@ class FolderPredictions:
         if not any(self._image(pair) or self._video(pair) for pair in pairs):
             first = pairs[0].path
             raise FileNotFoundError(
-                f"{folder} has no prediction for any of {len(pairs)} pairs; wanted for example {first}.png or "
-                f"{first.rsplit('/', 1)[0]}.mp4 (docs/evaluation.md)"
+                f"{folder} has no prediction for any of {len(pairs)} pairs; wanted for example {first}.png "
+                f"or {first.rsplit('/', 1)[0]}.mp4 (docs/evaluation.md)"
             )
 
     def _find_videos(self, counts: dict[str, int]) -> dict[str, Path]:
@@ -66,8 +66,8 @@ class FolderPredictions:
             length = probe(found[0]).num_frames
             if length and length != count:
                 raise ValueError(
-                    f"{found[0]} has {length} frames for {count} pairs; which frame belongs to which pair is not "
-                    "known: write one frame per pair, in the order of pairs.txt"
+                    f"{found[0]} has {length} frames for {count} pairs; which belongs to which is not known: "
+                    "write one frame per pair, in the order of pairs.txt"
                 )
             videos[clip] = found[0]
         return videos
@@ -115,7 +115,7 @@ class FolderPredictions:
             raise ValueError("no frame")
         if pixels.shape[:2] != (self.resolution, self.resolution):
             raise ValueError(
-                f"another size: {pixels.shape[1]}x{pixels.shape[0]}, wanted {self.resolution}x{self.resolution}"
+                f"another size: {pixels.shape[1]}x{pixels.shape[0]}, wanted a side of {self.resolution}"
             )
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
@@ -182,13 +182,13 @@ class VideoPredictions:
         video, wanted = read_video(path), probe(targets)
         if len(video) != wanted.num_frames:
             raise ValueError(
-                f"{path} has {len(video)} frames, {targets} has {wanted.num_frames}; which frames belong together "
-                "is not known: cut both to the same frames"
+                f"{path} has {len(video)} frames, {targets} has {wanted.num_frames}; which belong "
+                "together is not known: cut both to the same frames"
             )
         height, width = video.frames.shape[1:3]
         if (width, height) != (wanted.width, wanted.height):
             raise ValueError(
-                f"{path} is {width}x{height}, {targets} is {wanted.width}x{wanted.height}; scale one to the other"
+                f"{path} is {width}x{height}, {targets} is {wanted.width}x{wanted.height}; scale one"
             )
         self.name, self.path, self.images = path.stem, path, square_frames(video.frames, resolution)
 
@@ -219,7 +219,7 @@ def _inside(shape: Sequence[int], size: int) -> Tensor:
 
 
 def for_videos(protocol: Protocol) -> Protocol:
-    """What of a protocol applies to two videos: self-reenactment, trembling; on the videos' own background."""
+    """What of a protocol applies to two videos: all tasks with a target, on the videos' own background."""
     tasks = {
         name: replace(
             task, pairs=replace(task.pairs, kind="within_clip", source="first", frames="all", file=None)

@@ -38,7 +38,7 @@ class PairRule:
     """Which source drives to which frame."""
 
     kind: Literal["within_clip", "next_identity"] = "within_clip"
-    """``within_clip``: frames of the source's own clip. ``next_identity``: identity i drives identity i + 1 in
+    """``within_clip``: frames of the source's own clip. ``next_identity``: identity i drives i + 1 in
     sorted order, cyclic, each with its first clip."""
     source: Literal["first", "typical"] = "first"
     """Source frame of a clip: its first, or the one whose expression is nearest to the clip's median."""
@@ -88,8 +88,9 @@ class FailurePolicy:
 class MeshRule:
     """How meshes are compared (geometry protocols only)."""
 
-    kind: Literal["synthetic", "scans"] = "synthetic"
-    """Synthetic heads with exact truth, or a folder of scanned meshes."""
+    kind: Literal["synthetic", "scans", "submission"] = "synthetic"
+    """Synthetic heads with exact truth, a folder of scanned meshes, or a file for a benchmark
+    whose truth is hidden."""
     alignment: Literal["none", "rigid", "similarity"] = "none"
     """Procrustes on landmarks, then ICP; ``similarity`` fits the scale too."""
     direction: Literal["truth_to_prediction", "both"] = "both"
@@ -188,7 +189,7 @@ def _check(protocol: Protocol, path: Path) -> None:
             raise ValueError(f"{path}: unknown network {name!r}; `rome assets list` shows the known ones")
         if REGISTRY[name].sha256 != stated:
             raise ValueError(
-                f"{path}: network {name} has sha256 {stated[:12]} in the protocol, {REGISTRY[name].sha256} here"
+                f"{path}: network {name} has sha256 {stated[:12]} there and {REGISTRY[name].sha256} here"
             )
 
 

@@ -80,7 +80,7 @@ def _add_features(sums: dict[str, Moments], part: Part, seen: set[tuple[str, str
     """Take in and drop a part's Inception features; real frames count once per task."""
     for name in ("inception", "inception_real", "inception_source"):
         rows = part.tensors.pop(name)
-        chosen = range(len(rows))
+        chosen = list(range(len(rows)))
         if name == "inception_real":
             keys = [(name, p.task, p.driver_clip, p.frame) for p in part.unit.pairs]
             chosen = [i for i, key in enumerate(keys) if key not in seen and key not in keys[:i]]
@@ -89,7 +89,7 @@ def _add_features(sums: dict[str, Moments], part: Part, seen: set[tuple[str, str
             key = (name, part.unit.pairs[0].task, part.unit.pairs[0].clip, part.unit.pairs[0].source)
             chosen = [] if key in seen else chosen
             seen.add(key)
-        sums.setdefault(name, Moments(rows.shape[1])).add(rows[list(chosen)])
+        sums.setdefault(name, Moments(rows.shape[1])).add(rows[chosen])
 
 
 def _rows(evaluation: Evaluation, task: str, parts: list[Part]) -> Rows:
@@ -178,24 +178,22 @@ def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict
 
 def _fid(rows: Rows) -> dict[str, Any]:
     """Distance of all predictions to all different driver frames."""
-    (mean, cov), count = rows.features["inception"].mean_and_covariance(), rows.features["inception"].count
-    real = rows.features["inception_real"]
-    floor = rows.features["inception_source"]
-    value = frechet_distance(mean, cov, *real.mean_and_covariance()) if min(count, real.count) > 1 else None
-    below = (
-        frechet_distance(*floor.mean_and_covariance(), *real.mean_and_covariance())
-        if min(floor.count, real.count) > 1
-        else None
-    )
+    ours, real, copied = (rows.features[n] for n in ("inception", "inception_real", "inception_source"))
+
+    def distance(moments: Moments) -> float | None:
+        if min(moments.count, real.count) < 2:
+            return None
+        return frechet_distance(*moments.mean_and_covariance(), *real.mean_and_covariance())
+
     return {
-        "mean": value,
-        "penalised": value,
-        "num": count,
+        "mean": distance(ours),
+        "penalised": distance(ours),
+        "num": ours.count,
         "num_real": real.count,
         "higher_is_better": False,
         "ceiling": 0.0,
         "worst": None,
-        "floor": below,
+        "floor": distance(copied),
     }
 
 

@@ -34,6 +34,7 @@ from rome_lightning.metrics import (
     rotation_distance,
     ssim,
 )
+from rome_lightning.metrics.lpips import LPIPSNet
 from rome_lightning.tracking import Detections, FaceDetector
 
 FIVE_POINTS = (468, 473, 4, 61, 291)
@@ -229,7 +230,7 @@ class Scorer:
 
     def _load(self, base: str) -> None:
         if base.startswith("lpips_"):
-            network = load_lpips(base.removeprefix("lpips_"), self._paths[SPECS[base].networks[0]])
+            network = load_lpips(_LPIPS[base], self._paths[SPECS[base].networks[0]])
             self._lpips[base] = network.to(self.device)
         elif base in _EMBEDDERS:
             kind, recognizer = _EMBEDDERS[base]
@@ -280,7 +281,7 @@ class Scorer:
 
         Args:
             task: name of the protocol's task.
-            prediction: RGB in [0, 1] at the protocol's resolution; rows that are not present may hold anything.
+            prediction: RGB in [0, 1] at the protocol's resolution; rows not present may hold anything.
             present: whether there is a prediction.
             source: the identity frames.
             driver: in self-reenactment the targets.
@@ -434,6 +435,7 @@ def kind_of(task: str) -> str:
     return "cross" if task.startswith("cross") else "self"
 
 
+_LPIPS: dict[str, LPIPSNet] = {"lpips_alex": "alex", "lpips_vgg": "vgg", "lpips_squeeze": "squeeze"}
 _EMBEDDERS: dict[str, tuple[type[SFaceEmbedder], str]] = {
     "csim_sface": (SFaceEmbedder, "sface"),
     "csim_arcface_mbf": (ArcFaceEmbedder, "arcface_mbf"),

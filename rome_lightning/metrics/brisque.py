@@ -26,7 +26,8 @@ def brisque_features(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 36"]:
     Args:
         images: RGB in [0, 1], at least 16 pixels a side.
 
-    Source: Mittal, Moorthy & Bovik, No-reference image quality assessment in the spatial domain, 2012, eqs. 1 to 15.
+    Source: Mittal, Moorthy & Bovik, No-reference image quality assessment in the spatial domain, 2012,
+    eqs. 1 to 15.
     """
     grey = (images.double() * images.new_tensor([0.299, 0.587, 0.114])[:, None, None].double()).sum(
         1, keepdim=True
@@ -81,8 +82,7 @@ def _asymmetric_fit(values: Float[Tensor, "b n"]) -> tuple[Tensor, Tensor, Tenso
 def brisque(model: SupportVectors, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     """Score of each image, about 0 (natural) to 100 (distorted).
 
-    Large uniform areas, such as a white background, are no natural image statistics: compare values of one protocol
-    only.
+    Uniform areas, such as a white background, have no natural statistics: compare within one protocol.
 
     Args:
         model: from ``assets.quality.load_brisque``.

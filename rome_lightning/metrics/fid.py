@@ -46,7 +46,7 @@ def frechet_distance(
     Source: Heusel et al., GANs trained by a two time-scale update rule, 2017, eq. 6.
     """
     mean_a, cov_a, mean_b, cov_b = (x.double() for x in (mean_a, cov_a, mean_b, cov_b))
-    # The trace of the root of a product of covariances: both factors are symmetric, so a symmetric root will do.
+    # Trace of the root of a product: both factors are symmetric, so a symmetric root will do.
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     inner = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
