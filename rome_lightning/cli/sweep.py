@@ -136,7 +136,11 @@ def _sync(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="rome sweep sync",
         exit_on_error=False,
-        description="Send every offline W&B run below a folder (a sweep or a run) to the server.",
+        description="Send every offline W&B run below a folder (a sweep, a run, or many) to the server, with "
+        "the evaluations of its run folder. Log in first with `wandb login`.",
     )
     parser.add_argument("folder", type=Path, help="Folder to search.")
-    return 1 if sync_offline(parser.parse_args(argv).folder) else 0
+    parser.add_argument("--project", type=str, default="rome_lightning", help="W&B project.")
+    parser.add_argument("--entity", type=str, default=None, help="W&B user or team; default: your own.")
+    options = parser.parse_args(argv)
+    return 1 if sync_offline(options.folder, options.project, options.entity) else 0

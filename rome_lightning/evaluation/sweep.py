@@ -28,6 +28,7 @@ from rome_lightning.evaluation.sweep_trials import (
     reason_to_stop,
     trial_folder,
 )
+from rome_lightning.evaluation.wandb_runs import upload_run
 
 SWEEP_FILE = "sweep.yaml"
 STATE_FILE = "state.json"
@@ -376,8 +377,13 @@ def run_wandb(sweep: SweepFile, count: int | None, project: str | None, entity: 
     return subprocess.call([sys.executable, "-m", "wandb", "agent", *limit, name])
 
 
-def sync_offline(folder: Path) -> int:
-    """Send every offline W&B run below a folder to the server.
+def sync_offline(folder: Path, project: str = "rome_lightning", entity: str | None = None) -> int:
+    """Send every offline W&B run below a folder to the server, with the evaluations of its run folder.
+
+    Args:
+        folder: of a sweep, of a run, or of many.
+        project: that the runs were logged for.
+        entity: user or team; None for your own.
 
     Returns:
         Number of runs that could not be sent.
@@ -385,10 +391,22 @@ def sync_offline(folder: Path) -> int:
     Raises:
         FileNotFoundError: there is none.
     """
-    runs = sorted(path for path in folder.rglob("offline-run-*") if path.is_dir())
-    if not runs:
+    offline = sorted(path for path in folder.rglob("offline-run-*") if path.is_dir())
+    if not offline:
         raise FileNotFoundError(f"no offline W&B run below {folder}; train with --wandb offline")
-    command = [sys.executable, "-m", "wandb", "sync", "--mark-synced"]
-    failed = sum(subprocess.call([*command, str(run)]) != 0 for run in runs)
-    print(f"{len(runs) - failed} of {len(runs)} offline runs sent")
-    return failed
+    where = ["--project", project, *(["--entity", entity] if entity else [])]
+    command = [sys.executable, "-m", "wandb", "sync", "--mark-synced", *where]
+    failed = [path for path in offline if subprocess.call([*command, str(path)]) != 0]
+    print(f"{len(offline) - len(failed)} of {len(offline)} offline runs sent")
+    for run in sorted({path.parents[1] for path in offline} - {path.parents[1] for path in failed}):
+        if (run / "evaluation").is_dir():
+            _send_evaluations(run, project, entity)
+    return len(failed)
+
+
+def _send_evaluations(run: Path, project: str, entity: str | None) -> None:
+    import wandb
+
+    identifier = (run / "wandb_id.txt").read_text(encoding="utf-8").strip()
+    with wandb.init(id=identifier, project=project, entity=entity, resume="must") as opened:
+        print(f"{run}: {upload_run(run, opened)} files of its evaluations sent")

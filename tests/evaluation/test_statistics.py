@@ -28,7 +28,7 @@ def experiment(
     """Scores of two configurations on people with 1 to 4 clips of 4 pairs.
 
     Pairs of a clip and clips of a person have a common part in their difference: the correlation that makes
-    intervals over pairs too short. A seed moves all scores of its run, and those of each person a little more.
+    intervals over pairs too short. A seed moves all scores of its run, and each person's a little more.
     """
     identity = np.repeat(np.arange(num_people), rng.integers(1, 5, num_people))
     clip = np.repeat(np.arange(len(identity)), 4)
@@ -81,7 +81,7 @@ def test_coverage_without_seeds_in_many_experiments(num_people, skewed):
 @pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 5), (3, 1)])
 @pytest.mark.parametrize("num_people", [10, 20, 50])
 def test_coverage_with_seeds_in_many_experiments(num_people, seeds):
-    """With two or three seeds the interval may be too wide, as their spread is hardly known; never too short."""
+    """With few seeds the interval may be too wide, as their spread is hardly known; never too short."""
     limit = 0.97 if sum(seeds) >= 10 or num_people >= 50 else 0.99
     assert 0.93 <= coverage(3000, num_people=num_people, seeds=seeds, seed_noise=0.3) <= limit
 
@@ -163,7 +163,7 @@ def test_equal_scores_give_an_empty_interval_and_no_claim():
 
 
 def test_the_spread_of_seeds_is_that_of_the_runs():
-    """Against a direct computation: runs that move as a whole have a mean square of n times their variance."""
+    """Runs that move as a whole: their spread is the variance of the shifts, and there is no interaction."""
     shift = np.array([0.0, 1.0, -1.0])
     people = np.array([1.0, 5.0, 9.0, 2.0])
     spread = seed_spread([shift[:, None] + people, people[None]], 3, 1)
