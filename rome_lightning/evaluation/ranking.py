@@ -149,20 +149,21 @@ def level_means(parameter: Parameter, name: str, trials: Sequence[Trial]) -> lis
     """Mean value of the trials at each value of a setting; ranges are cut into equally full parts."""
     scored = [(trial.settings[name], float(trial.value)) for trial in trials if trial.value is not None]
     if parameter.values:
-        groups = {
-            _shown(value): [v for setting, v in scored if setting == value] for value in parameter.values
-        }
+        groups = [
+            (_shown(value), [v for setting, v in scored if setting == value]) for value in parameter.values
+        ]
     else:
-        numbers = np.array([float(setting or 0) for setting, _ in scored])
-        order = [list(part) for part in np.array_split(np.argsort(numbers), min(_BINS, len(scored) or 1))]
-        groups = {
-            f"{_shown(float(numbers[part[0]]))} to {_shown(float(numbers[part[-1]]))}": [
-                scored[int(i)][1] for i in part
-            ]
-            for part in order
-            if part
-        }
-    return [(level, float(np.mean(values)), len(values)) for level, values in groups.items() if values]
+        ordered = sorted((float(setting or 0), v) for setting, v in scored)
+        parts = np.array_split(np.arange(len(ordered)), min(_BINS, len(ordered) or 1))
+        groups = [
+            (
+                f"{_shown(ordered[part[0]][0])} to {_shown(ordered[part[-1]][0])}",
+                [ordered[i][1] for i in part],
+            )
+            for part in parts
+            if len(part)
+        ]
+    return [(level, float(np.mean(values)), len(values)) for level, values in groups if values]
 
 
 def ranking_text(ranking: Ranking, style: str) -> str:

@@ -395,7 +395,7 @@ def sync_offline(folder: Path, project: str = "rome_lightning", entity: str | No
     if not offline:
         raise FileNotFoundError(f"no offline W&B run below {folder}; train with --wandb offline")
     where = ["--project", project, *(["--entity", entity] if entity else [])]
-    command = [sys.executable, "-m", "wandb", "sync", "--mark-synced", *where]
+    command = [sys.executable, "-m", "wandb", "sync", *where]
     failed = [path for path in offline if subprocess.call([*command, str(path)]) != 0]
     print(f"{len(offline) - len(failed)} of {len(offline)} offline runs sent")
     for run in sorted({path.parents[1] for path in offline} - {path.parents[1] for path in failed}):

@@ -20,8 +20,8 @@ _COPY = "rome"
 def fetch_runs(project: str, names: Sequence[str], folder: Path | None = None, api: Any = None) -> list[Run]:
     """Download runs into folders.
 
-    What a run uploaded under ``rome/`` (see ``upload_run``) is taken as it is; without it, settings, summary and
-    history of the server become ``config.yaml``, ``summary.json`` and ``metrics.csv``.
+    What a run uploaded under ``rome/`` (see ``upload_run``) is taken as it is; without it, settings, summary
+    and history of the server become ``config.yaml``, ``summary.json`` and ``metrics.csv``.
 
     Args:
         project: ``entity/project`` or ``project``.
