@@ -111,12 +111,10 @@ class FaceDetector:
             frames: RGB.
             progress: called after each frame.
         """
-        mediapipe = load_mediapipe()
-        model = self.model or assets.resolve("face_landmarker")
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
-        with open_task(lambda: self._create(mediapipe, model), frames[0]) as find:
+        with open_task(self.create, frames[0]) as find:
             previous: _Face | None = None
             for index, frame in enumerate(frames):
                 faces = self._search(find, np.ascontiguousarray(frame), previous, index in thorough)
@@ -130,7 +128,22 @@ class FaceDetector:
         crowd = int(np.median([counts[index] for index in thorough]))
         return _stack(results, [max(count, crowd) if count else 0 for count in counts])
 
-    def _create(self, mediapipe: Any, model: Path) -> Callable[[np.ndarray], list[_Face]]:
+    def detect_next(
+        self, find: Callable[[np.ndarray], list[_Face]], frame: UInt8[np.ndarray, "h w 3"]
+    ) -> Detections | None:
+        """The largest face of one frame, at the cost of one look; ``None`` if there is none.
+
+        Args:
+            find: what ``open_task(detector.create, frame)`` gives.
+            frame: RGB.
+        """
+        faces = _distinct(find(np.ascontiguousarray(frame)))
+        return _stack([faces[0]], [len(faces)]) if faces else None
+
+    def create(self) -> Callable[[np.ndarray], list[_Face]]:
+        """The network itself, for ``open_task`` and ``detect_next``."""
+        mediapipe = load_mediapipe()
+        model = self.model or assets.resolve("face_landmarker")
         vision = mediapipe.tasks.vision
         options = vision.FaceLandmarkerOptions(
             base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(model)),

@@ -115,19 +115,8 @@ def fit_clip(
     found = torch.ones(len(landmarks_px), dtype=torch.bool) if found is None else found
     _check(landmarks_px, image_size, blendshapes, found)
     model = LandmarkModel.from_head(head)
-    problem = LandmarkProblem(
-        model=model,
-        target=landmarks_px[found, :, :2].float() * torch.tensor([1.0, -1.0]),
-        unit=iris_distance(landmarks_px[found].float()),
-        weights=landmark_weights(settings),
-        expression_prior=blendshapes[found].float().clamp(0, 1),
-        settings=settings,
-        jaw_open=head.expression_names.index("jawOpen"),
-        mouth_close=head.expression_names.index("mouthClose")
-        if "mouthClose" in head.expression_names
-        else None,
-    )
-    state = _initial_state(problem, landmarks_px[found].float())
+    problem = landmark_problem(head, model, landmarks_px[found], blendshapes[found], settings)
+    state = initial_state(problem, landmarks_px[found].float())
     shape = torch.zeros(model.shape_basis.shape[-1])
     keyframes = choose_keyframes(state.rotation, settings.max_keyframes)
     silhouette = None
@@ -140,6 +129,35 @@ def fit_clip(
         state = smooth_pose(problem, shape, state, found)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     return _assemble(head, problem, shape, state, found, image_size)
+
+
+def landmark_problem(
+    head: HeadModel,
+    model: LandmarkModel,
+    landmarks_px: Float[Tensor, "n 478 3"],
+    blendshapes: Float[Tensor, "n e"],
+    settings: FitSettings,
+) -> LandmarkProblem:
+    """The fit's problem for frames with a face.
+
+    Args:
+        head: to fit.
+        model: its landmarks.
+        landmarks_px: as for ``fit_clip``.
+        blendshapes: as for ``fit_clip``.
+        settings: weights.
+    """
+    names = head.expression_names
+    return LandmarkProblem(
+        model=model,
+        target=landmarks_px[:, :, :2].float() * torch.tensor([1.0, -1.0]),
+        unit=iris_distance(landmarks_px.float()),
+        weights=landmark_weights(settings),
+        expression_prior=blendshapes.float().clamp(0, 1),
+        settings=settings,
+        jaw_open=names.index("jawOpen"),
+        mouth_close=names.index("mouthClose") if "mouthClose" in names else None,
+    )
 
 
 def iris_distance(landmarks: Float[Tensor, "n 478 3"]) -> Float[Tensor, " n"]:
@@ -258,7 +276,7 @@ def _check(landmarks_px: Tensor, image_size: tuple[int, int], blendshapes: Tenso
         )
 
 
-def _initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3"]) -> FrameState:
+def initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3"]) -> FrameState:
     """Rigid alignment of the mean head with the detector's expression to the 3D landmarks.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
@@ -297,7 +315,8 @@ def _assemble(
     """Convert to the project's parameters and spread the fitted frames over the clip."""
     predicted = problem.predict(shape, state)
     distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
-    params = _to_params(head, shape, state, problem.settings, image_size)
+    bust = bust_rotation(state.rotation, problem.settings)
+    params = to_params(head, shape, state, bust, image_size)
     times, fitted = torch.arange(len(found)), found.nonzero().flatten()
     nearest = (times[:, None] - fitted[None]).abs().argmin(dim=1)
 
@@ -316,14 +335,21 @@ def _assemble(
     )
 
 
-def _to_params(
+def to_params(
     head: HeadModel,
     shape: Float[Tensor, " s"],
     state: FrameState,
-    settings: FitSettings,
+    bust: Float[Tensor, "n 3 3"],
     image_size: tuple[int, int],
 ) -> HeadParams:
     """Split the head's rotation between bust and neck and express the camera in NDC.
+
+    Args:
+        head: that was fitted.
+        shape: identity.
+        state: of each frame.
+        bust: rotation of the shoulders; the neck does the rest.
+        image_size: (height, width) of the landmarks' image, pixels.
 
     The head's projection is unchanged: with head points ``R_h p + t`` and the neck joint at ``j``, the
     world points ``R_g (R_n (p - j) + j - r) + r + t'`` agree for ``R_h = R_g R_n`` and the t' below.
@@ -332,7 +358,6 @@ def _to_params(
     coefficients = torch.cat([shape.expand(count, -1), state.expression], dim=-1)
     joints = torch.addmm(head.joint_template, coefficients, head.joint_basis).unflatten(-1, (-1, 3))
     root, neck = joints[:, 0, :, None], joints[:, 1, :, None]
-    bust = bust_rotation(state.rotation, settings)
     bend = bust.transpose(1, 2) @ state.rotation
     moved = bust @ (neck - bend @ neck - root) + root
     size = image_size[1]

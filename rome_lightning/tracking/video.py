@@ -137,6 +137,20 @@ def read_video(
     )
 
 
+def stream_video(path: str | Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Frames of a video one by one, upright RGB, without keeping them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a video, no picture in it, or damaged.
+    """
+    path = Path(path)
+    with _open(path) as container:
+        stream = _picture_stream(container, path)
+        for frame in _decode(container, stream, path):
+            yield _to_rgb(frame, None)
+
+
 def write_video(
     path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, quality: int = 18
 ) -> Path:

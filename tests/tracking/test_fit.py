@@ -11,8 +11,8 @@ from rome_lightning.tracking.fit import (
     FitSettings,
     _check,
     _eye_axis_angle,
-    _initial_state,
     fit_clip,
+    initial_state,
     landmark_weights,
     match_blendshapes,
 )
@@ -201,7 +201,7 @@ def test_initial_alignment_of_a_rigid_head_is_exact(head: HeadModel) -> None:
         weights=problem.weights.float(),
         expression_prior=params.expression,
     )
-    state = _initial_state(problem, observed)
+    state = initial_state(problem, observed)
     expected = axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
     torch.testing.assert_close(state.rotation, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(state.log_scale.exp(), params.camera[:, 0] * SIZE / 2, atol=0, rtol=1e-4)

@@ -1,0 +1,110 @@
+"""An avatar driven in real time: one frame in, one frame out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from rome_lightning.avatar.avatar import Avatar
+from rome_lightning.data import HeadParams
+from rome_lightning.tracking.live import LiveTracker
+
+STAGES = ("read", "track", "render")
+"""Parts of the way of a frame, in order; what the caller does with it is ``out``."""
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """One frame of the driver and what became of it."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    """The avatar."""
+    driver: UInt8[np.ndarray, "h w 3"]
+    """The driver's frame, cropped."""
+    lost: bool
+    """Whether nobody was found: the avatar then holds its last pose."""
+
+
+@dataclass
+class Timing:
+    """Seconds per frame and stage."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    lost: int = 0
+    """Frames in which nobody was found."""
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Note how long a stage took for one frame."""
+        self.seconds.setdefault(stage, []).append(seconds)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that went all the way."""
+        return min((len(values) for values in self.seconds.values()), default=0)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Median and 95th percentile in milliseconds, and frames per second, for each stage and in all.
+
+        ``latency`` is the whole way of a frame from its arrival (after ``read``) until it is out.
+        """
+        stages = {stage: np.asarray(values[: self.num_frames]) for stage, values in self.seconds.items()}
+        own = [values for stage, values in stages.items() if stage != "read"]
+        stages["latency"] = np.sum(own, axis=0) if own else np.zeros(0)
+        return {
+            stage: {
+                "median_ms": 1e3 * float(np.median(values)),
+                "p95_ms": 1e3 * float(np.percentile(values, 95)),
+                "fps": 1 / max(float(values.mean()), 1e-9),
+            }
+            for stage, values in stages.items()
+            if len(values)
+        }
+
+
+def drive(
+    avatar: Avatar,
+    tracker: LiveTracker,
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+    timing: Timing,
+    by_network: bool = False,
+) -> Iterator[LiveFrame]:
+    """Draw the avatar for each frame as it comes.
+
+    Args:
+        avatar: the person to draw.
+        tracker: calibrated.
+        frames: of the driver, RGB.
+        timing: filled; the time that the caller keeps a frame is the stage ``out``.
+        by_network: let the model's own driver network read each frame instead of detector and fit.
+    """
+    params = avatar.source.params
+    iterator = iter(frames)
+    while True:
+        start = time.perf_counter()
+        frame = next(iterator, None)
+        if frame is None:
+            return
+        arrived = time.perf_counter()
+        crop = tracker.crop_of(frame)
+        found = _estimate(avatar, crop) if by_network else tracker.step(frame)
+        params = params if found is None else found
+        timing.lost += found is None
+        tracked = time.perf_counter()
+        rendered = next(avatar.animate(params)).image[0]
+        image = (rendered.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        drawn = time.perf_counter()
+        yield LiveFrame(image, crop, found is None)
+        seconds = (arrived - start, tracked - arrived, drawn - tracked, time.perf_counter() - drawn)
+        for stage, value in zip((*STAGES, "out"), seconds, strict=True):
+            timing.add(stage, value)
+
+
+@torch.no_grad()
+def _estimate(avatar: Avatar, crop: UInt8[np.ndarray, "s s 3"]) -> HeadParams:
+    image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+    return avatar.model.estimate_driver(image)

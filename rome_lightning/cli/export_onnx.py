@@ -1,0 +1,37 @@
+"""``rome export-onnx``: a model's networks as ONNX files, checked with onnxruntime."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="rome export-onnx",
+        description="Write the networks of a model (texture, offsets, image decoder, and the driver's "
+        "encoder if there is one) as ONNX files of batch 1, with model.json, which says what happens between "
+        "them, and head.npz. Rasterization stays outside. Every file is run with onnxruntime and compared.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="Model trained by `rome fit`, full or linear.")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="Folder for the files.")
+    parser.add_argument(
+        "--torch-export", action="store_true", help="Also write each network as a PyTorch program (.pt2)."
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; ``argv`` is what follows ``rome export-onnx``."""
+    args = build_parser().parse_args(argv)
+    from rome_lightning.export.onnx import export_networks
+    from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+
+    model = load_avatar(args.checkpoint, rasterizer="torch")
+    image_size = read_checkpoint(args.checkpoint)["image_size"]
+    differences = export_networks(model, image_size, args.output, args.torch_export)
+    for name, difference in differences.items():
+        path = args.output / f"{name}.onnx"
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from PyTorch by at most {difference:.1e}")
+    return 0

@@ -1,0 +1,156 @@
+"""``rome live``: an avatar driven in real time by a camera or a video."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rome_lightning.avatar.live import LiveFrame, Timing
+
+DEFAULT_FPS = 25.0
+WINDOW = "rome live (q ends)"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="rome live",
+        description="Drive an avatar frame by frame as they come, and report how long each stage takes. The "
+        "first frames tell where the driver's face is and what shape it has: look into the camera at first.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--camera", type=int, metavar="N", help="Number of the camera, 0 for the first.")
+    source.add_argument("--video", type=Path, help="Video file in place of a camera.")
+    parser.add_argument(
+        "--avatar", type=Path, required=True, help="Folder or file made by `rome avatar create`."
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="Video to write (.mp4); latencies go into a .json beside it."
+    )
+    parser.add_argument("--show", action="store_true", help="Show driver and avatar in a window.")
+    parser.add_argument("--max-frames", type=int, help="Stop after so many frames.")
+    parser.add_argument(
+        "--driver-network",
+        action="store_true",
+        help="Read expression and pose with the model's own network instead of detector and fit; for models "
+        "trained with avatar.driver.encoder.",
+    )
+    return parser
+
+
+CALIBRATION_FRAMES = 15
+"""Frames that tell the driver's place and shape."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; ``argv`` is what follows ``rome live``."""
+    args = build_parser().parse_args(argv)
+    import numpy as np
+
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.avatar.live import Timing, drive
+    from rome_lightning.cli.avatar import avatar_path
+    from rome_lightning.tracking.live import LiveTracker
+
+    if args.output is None and not args.show:
+        raise ValueError("nothing would be seen: give --output FILE.mp4 or --show")
+    if args.output is not None and args.output.suffix.lower() != ".mp4":
+        raise ValueError(f"--output is a .mp4 file, got {args.output}")
+    avatar = Avatar.load(avatar_path(args.avatar))
+    frames, fps = _video(args.video) if args.video is not None else _camera(args.camera)
+    frames = islice(frames, args.max_frames)
+    first = list(islice(frames, CALIBRATION_FRAMES))
+    if not first:
+        raise ValueError("the driver has no frames")
+    timing = Timing()
+    with LiveTracker(avatar.model.head, avatar.image_size[0]) as tracker:
+        tracker.calibrate(np.stack(first), fps)
+        drawn = drive(avatar, tracker, chain(first, frames), timing, args.driver_network)
+        if args.show:
+            drawn = _shown(drawn)
+        _consume(drawn, args.output, fps)
+    _report(timing, args.output)
+    return 0
+
+
+def _video(path: Path) -> tuple[Iterator[np.ndarray], float]:
+    from rome_lightning.tracking.video import probe, stream_video
+
+    return stream_video(path), probe(path).fps
+
+
+def _camera(number: int) -> tuple[Iterator[np.ndarray], float]:
+    """Frames of a camera, always the newest one."""
+    import cv2
+    import numpy as np
+
+    camera = cv2.VideoCapture(number)
+    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    if not camera.isOpened():
+        raise FileNotFoundError(f"no camera {number}; is it connected, and may this user read it?")
+
+    def frames() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                good, frame = camera.read()
+                if not good:
+                    return
+                yield np.ascontiguousarray(frame[..., ::-1])
+        finally:
+            camera.release()
+
+    return frames(), camera.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
+
+
+def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
+    """Show each frame beside its driver; ends when q is pressed."""
+    import cv2
+    import numpy as np
+
+    for frame in frames:
+        both = np.concatenate([frame.driver, frame.image], axis=1)
+        try:
+            cv2.imshow(WINDOW, both[..., ::-1])
+        except cv2.error as error:
+            raise ValueError("no window can be opened on this machine; use --output instead") from error
+        yield frame
+        if cv2.waitKey(1) & 0xFF == ord("q"):
+            break
+    cv2.destroyAllWindows()
+
+
+def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float) -> None:
+    from rome_lightning.tracking import write_video
+
+    if output is not None:
+        write_video(output, (frame.image for frame in frames), fps)
+        return
+    for _ in frames:
+        continue
+
+
+def _report(timing: Timing, output: Path | None) -> None:
+    """Latencies as a table, and beside the video as JSON."""
+    from rome_lightning.evaluation.report import Table
+
+    summary = timing.summary()
+    rows = [
+        [stage, f"{values['median_ms']:.1f}", f"{values['p95_ms']:.1f}", f"{values['fps']:.1f}"]
+        for stage, values in summary.items()
+    ]
+    print(Table(["stage", "median [ms]", "95 % [ms]", "frames/s"], rows).as_text())
+    print(
+        f"{timing.num_frames} frames, {timing.lost} without a face (the last pose is held)", file=sys.stderr
+    )
+    if output is not None:
+        record = {"frames": timing.num_frames, "lost": timing.lost, "stages": summary}
+        output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        print(f"{output}: {timing.num_frames} frames")

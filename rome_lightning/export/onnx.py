@@ -1,0 +1,296 @@
+"""An avatar model's networks as ONNX files or PyTorch programs, to run without this package.
+
+What is no network stays outside and is described in ``model.json``: the head model (arrays in ``head.npz``),
+projection, rasterization, and the lookup of the photograph's colours in texture space.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import rome_lightning
+from rome_lightning.data import Frames, HeadParams, Region
+from rome_lightning.models import AvatarModel
+from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.offsets import BasisOffsets
+from rome_lightning.models.texture import DirectTexture
+from rome_lightning.renderer import UVLayout, interpolate
+
+OPSET = 18
+TOLERANCE = 1e-3
+"""Largest difference that is allowed between PyTorch and the file, relative to outputs of the size of 1."""
+FORMAT = "rome-networks/1"
+
+OUTSIDE = {
+    "head": "vertices = skin(template + shape_basis shape + expression_basis expression): linear blend "
+    "skinning with the joints of head.npz; offsets are added after turning with the blended rotation",
+    "camera": "x_px = (scale (x + t_x) + 1) width / 2 - 0.5; y_px = (1 - scale (y + t_y)) height / 2 - 0.5; "
+    "after rotating by global_pose about the root joint; pixel centres are integers, y points down",
+    "observe": "colour: the photograph sampled bilinearly at each texel's surface point; visibility: 1 where "
+    "the point is seen from the front, falling to 0 at grazing angles, where hidden and beside the outline",
+    "rasterize": "uv, mesh_mask and normals per pixel by a z-buffer; normals have unit length in the space "
+    "that config.decoder.normals names, 0 outside; with config.decoder.extend_outside, uv beyond the mesh "
+    "is that of the nearest covered pixel and distance the way to it in image widths",
+}
+"""What the files leave to the caller, in words."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file: a module, an example of its inputs and what its results are called."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+class _Function(nn.Module):
+    """A method of a model as a module of its own, with the weights that it uses."""
+
+    def __init__(self, owner: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.function = function
+
+    def forward(self, *arguments: Tensor) -> Any:
+        return self.function(*arguments)
+
+
+class _ConstantLayout(nn.Module):
+    """What ``UVLayout.gather`` does, with its weights as constants: ONNX has no rasterizer."""
+
+    corners: Tensor
+    weights: Tensor
+
+    def __init__(self, layout: UVLayout) -> None:
+        super().__init__()
+        self.size = layout.size
+        faces = layout.head_faces
+        own = torch.arange(3 * len(faces)).view(-1, 3)
+        one_hot = torch.eye(3).repeat(len(faces), 1)[None]
+        weights = interpolate(layout.texels, layout.uv_faces, layout.face_ids, one_hot, own)[0]
+        self.register_buffer("weights", weights.flatten(1).T[..., None].contiguous())
+        self.register_buffer("corners", faces[layout.face_ids.flatten().clamp_min(0).long()])
+
+    def gather(self, attributes: Tensor) -> Tensor:
+        values = (attributes[:, self.corners] * self.weights).sum(2)
+        return values.transpose(1, 2).unflatten(2, (self.size, self.size))
+
+
+def export_networks(
+    model: AvatarModel, image_size: int, folder: Path, programs: bool = False
+) -> dict[str, float]:
+    """Write every network of a model, and how to use them.
+
+    Args:
+        model: full or linear.
+        image_size: side of the images that it was trained on, pixels; inputs have this fixed size, batch 1.
+        folder: gets ``NAME.onnx`` for each network, ``head.npz`` and ``model.json``.
+        programs: also write ``NAME.pt2``, what ``torch.export`` makes of each network.
+
+    Returns:
+        Largest absolute difference between PyTorch and onnxruntime for each network.
+
+    Raises:
+        ValueError: a network gives other results in onnxruntime.
+        ImportError: the packages that write and run ONNX are missing.
+    """
+    _require_onnx()
+    model = model.cpu().eval().requires_grad_(False)
+    folder.mkdir(parents=True, exist_ok=True)
+    differences, described = {}, {}
+    for part in _parts(model, image_size):
+        path = folder / f"{part.name}.onnx"
+        program = torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
+        torch.onnx.export(
+            program,
+            f=str(path),
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        if programs:
+            torch.export.save(program, str(path.with_suffix(".pt2")))
+        differences[part.name] = _compare(path, part)
+        described[part.name] = {
+            "inputs": {name: list(value.shape) for name, value in part.inputs.items()},
+            "outputs": list(part.outputs),
+        }
+    _write_head(model, folder / "head.npz")
+    document = {
+        "format": FORMAT,
+        "version": rome_lightning.__version__,
+        "head": model.head.name,
+        "head_fingerprint": head_fingerprint(model.head),
+        "image_size": image_size,
+        "networks": described,
+        "config": dataclasses.asdict(model.config),
+        "outside": OUTSIDE,
+    }
+    (folder / "model.json").write_text(json.dumps(document, indent=2) + "\n")
+    return differences
+
+
+def run_network(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run one of the files with onnxruntime on the CPU.
+
+    Args:
+        path: ``NAME.onnx``.
+        inputs: by name, of the shapes in ``model.json``.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # The converter drops inputs that a network does not use.
+    used = {entry.name for entry in session.get_inputs()}
+    values = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in used})
+    names = [entry.name for entry in session.get_outputs()]
+    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+
+def _require_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"export to ONNX needs {', '.join(missing)}: `pip install rome-lightning[onnx]` or "
+            f"`pip install {' '.join(missing)}`"
+        )
+
+
+def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
+    """The networks of a model with inputs to trace them with."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(1, *shape, generator=generator)
+
+    config, size = model.config, (image_size, image_size)
+    if isinstance(model.texture_model, DirectTexture):
+        texture_size = image_size
+        inputs = {"image": rand(3, *size), "foreground_mask": rand(1, *size)}
+        encoder = model.texture_model.encoder
+        run = _Function(encoder, lambda image, mask: encoder(torch.cat([image, mask], dim=1)))
+    else:
+        texture_size = config.texture.size
+        inputs = {
+            "colour": rand(3, texture_size, texture_size),
+            "visibility": rand(1, texture_size, texture_size),
+        }
+        run = _Function(model.texture_model, model.texture_model.complete)
+    parts = [_Part("texture", run, inputs, ("texture",))]
+    texture = rand(config.texture.channels, texture_size, texture_size)
+    if model.offset_network is not None:
+        parts.append(_offsets_part(model, texture, rand(3, *size), rand(1, *size)))
+    normals = torch.nn.functional.normalize(rand(3, *size) - 0.5, dim=1)
+    covered = (rand(1, *size) > 0.4).float()
+    decoder = model.renderer
+    parts.append(
+        _Part(
+            "decoder",
+            _Function(decoder, lambda t, uv, n, m, d: decoder.decode(t, uv, n, m > 0.5, d)),
+            {
+                "texture": texture,
+                "uv": rand(2, *size),
+                "normals": normals * covered,
+                "mesh_mask": covered,
+                "distance": 0.1 * (1 - covered),
+            },
+            ("rgb", "mask"),
+        )
+    )
+    if model.driver_network is not None:
+        driver, shape = model.driver_network, torch.zeros(1, model.head.num_shape)
+
+        def estimate(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            params: HeadParams = driver(image, shape)
+            return params.expression, params.pose, params.camera
+
+        parts.append(
+            _Part(
+                "driver",
+                _Function(driver, estimate),
+                {"image": rand(3, *size)},
+                ("expression", "pose", "camera"),
+            )
+        )
+    return parts
+
+
+def _offsets_part(model: AvatarModel, texture: Tensor, image: Tensor, mask: Tensor) -> _Part:
+    """Offsets from the texture (full model) or from the photograph (linear model)."""
+    network = model.offset_network
+    assert network is not None
+    params = HeadParams.neutral(1, model.head.num_shape, model.head.num_expression)
+    vertices = model.head(params)
+    if not isinstance(network, BasisOffsets):
+        network = copy.deepcopy(network)
+        network.layout = _ConstantLayout(network.layout)
+        inputs = {"texture": texture, "vertices": vertices}
+        return _Part("offsets", _Function(network, network.posed_offsets), inputs, ("offsets",))
+
+    def from_photo(image: Tensor, mask: Tensor) -> Tensor:
+        size = image.shape[-2:]
+        source = Frames(
+            image,
+            mask,
+            torch.full((1, *size), int(Region.BACKGROUND), dtype=torch.uint8),
+            torch.zeros(1, 478, 2),
+            params,
+        )
+        return network.rest_offsets(source, None, vertices)
+
+    return _Part(
+        "offsets", _Function(network, from_photo), {"image": image, "foreground_mask": mask}, ("offsets",)
+    )
+
+
+def _compare(path: Path, part: _Part) -> float:
+    """Largest difference between the file and PyTorch on the example."""
+    with torch.no_grad():
+        expected = part.module(*part.inputs.values())
+    found = run_network(path, part.inputs)
+    wanted = dict(zip(part.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True))
+    worst = max(float((found[name] - value).abs().max()) for name, value in wanted.items())
+    size = max(1.0, *(float(value.abs().max()) for value in wanted.values()))
+    if not worst <= TOLERANCE * size:
+        raise ValueError(f"{path} gives other results than PyTorch: they differ by up to {worst:.2g}")
+    return worst
+
+
+def _write_head(model: AvatarModel, path: Path) -> None:
+    """The head model's arrays, by plain names."""
+    head = model.head
+    arrays: dict[str, Any] = {
+        "template": head.template.view(-1, 3),
+        "shape_basis": head.basis[: head.num_shape].unflatten(1, (-1, 3)),
+        "expression_basis": head.basis[head.num_shape :].unflatten(1, (-1, 3)),
+        "joints": head.joint_template.view(5, 3),
+        "joint_basis": head.joint_basis.unflatten(1, (5, 3)),
+        "skinning_weights": head.skinning_weights,
+        "faces": head.faces,
+        "uvs": head.uvs,
+        "uv_faces": head.uv_faces,
+    }
+    if head.midpoints is not None:
+        arrays["midpoints"] = head.midpoints
+    if head.pose_basis is not None:
+        arrays["pose_basis"] = head.pose_basis
+    values = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
+    np.savez_compressed(path, expression_names=np.array(head.expression_names), **values)
