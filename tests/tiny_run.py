@@ -93,6 +93,8 @@ def tiny_overlay(dataset: Path, run_dir: Path, **data: Any) -> dict[str, Any]:
             "enable_model_summary": False,
             "callbacks": [
                 {"class_path": "rome_lightning.callbacks.ImageGrid", "init_args": {"num_rows": 2}},
+                {"class_path": "rome_lightning.callbacks.Throughput"},
+                {"class_path": "rome_lightning.callbacks.LearningCurves"},
                 {"class_path": "rome_lightning.callbacks.RunSummary"},
                 {
                     "class_path": "rome_lightning.callbacks.RunCheckpoint",

@@ -1,8 +1,18 @@
 """What happens beside training: checkpoints, pictures, summaries."""
 
 from rome_lightning.callbacks.image_grid import ImageGrid
+from rome_lightning.callbacks.learning_curves import LearningCurves
 from rome_lightning.callbacks.run_checkpoint import RunCheckpoint
 from rome_lightning.callbacks.run_summary import RunSummary, code_and_versions
 from rome_lightning.callbacks.seed_each_step import SeedEachStep
+from rome_lightning.callbacks.throughput import Throughput
 
-__all__ = ["ImageGrid", "RunCheckpoint", "RunSummary", "SeedEachStep", "code_and_versions"]
+__all__ = [
+    "ImageGrid",
+    "LearningCurves",
+    "RunCheckpoint",
+    "RunSummary",
+    "SeedEachStep",
+    "Throughput",
+    "code_and_versions",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -13,59 +14,98 @@ from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from torchmetrics import Metric
 
 import rome_lightning
+from rome_lightning.assets import used_licences
 from rome_lightning.training.base import RomeModule
 
 
 class RunSummary(Callback):
-    """Write ``summary.json`` into the run folder: metrics, seed, code, versions, data, licences, time."""
+    """Write ``summary.json`` into the run folder: metrics, seed, code, versions, data, licences, time.
+
+    After each validation, so that a run that is killed has one, and at the end. W&B gets the best value of
+    each metric as its summary, where it would keep the last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._start_s = time.monotonic()
+        self._earlier_s = 0.0
         self._best: dict[str, float] | None = None
+        self._best_of_each: dict[str, dict[str, float]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._start_s = time.monotonic()
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                for name, is_higher_better in _directions(pl_module).items():
+                    logger.experiment.define_metric(
+                        f"val/{name}", summary="max" if is_higher_better else "min"
+                    )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the metrics of the best validation so far, by the checkpoint's monitor."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        for name, is_higher_better in _directions(pl_module).items():
+            self._note_best(f"val/{name}", is_higher_better, metrics, trainer.global_step)
         checkpoint = trainer.checkpoint_callback
         monitor = getattr(checkpoint, "monitor", None)
-        if trainer.sanity_checking or monitor is None or monitor not in trainer.callback_metrics:
+        if monitor in metrics:
+            sign = 1 if getattr(checkpoint, "mode", "min") == "min" else -1
+            if self._best is None or sign * metrics[monitor] < sign * self._best[monitor]:
+                self._best = metrics
+        self._write(trainer, pl_module)
+
+    def _note_best(self, key: str, is_higher_better: bool, metrics: dict[str, float], step: int) -> None:
+        if key not in metrics:
             return
-        score = float(trainer.callback_metrics[monitor])
-        sign = 1 if getattr(checkpoint, "mode", "min") == "min" else -1
-        if self._best is None or sign * score < sign * self._best[monitor]:
-            self._best = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        before = self._best_of_each.get(key)
+        sign = -1 if is_higher_better else 1
+        if before is None or sign * metrics[key] < sign * before["value"]:
+            self._best_of_each[key] = {"value": metrics[key], "step": step}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know."""
-        return {"best": self._best}
+        return {"best": self._best, "best_of_each": self._best_of_each, "wall_time_s": self._wall_time_s()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of ``state_dict``."""
         self._best = state_dict["best"]
+        self._best_of_each = state_dict.get("best_of_each", {})
+        self._earlier_s = state_dict.get("wall_time_s", 0.0)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file, atomically."""
+        """Write the file."""
+        self._write(trainer, pl_module)
+
+    def _wall_time_s(self) -> float:
+        """Of all parts of the run, without what was lost when one was killed."""
+        return round(self._earlier_s + time.monotonic() - self._start_s, 1)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
-        checkpoint = trainer.checkpoint_callback
         last = {key: float(value) for key, value in trainer.callback_metrics.items()}
         summary: dict[str, Any] = {
             "metrics": self._best or last,
             "last_metrics": last,
+            "best_of_each": self._best_of_each,
             "steps": trainer.global_step,
-            "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
+            "best_checkpoint": getattr(trainer.checkpoint_callback, "best_model_path", "") or None,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
             "dataset_hash": getattr(manifest, "hash", None),
+            "dataset_licence": getattr(manifest, "licence", None),
             "device": str(pl_module.device),
-            "wall_time_s": round(time.monotonic() - self._start_s, 1),
+            "num_processes": trainer.world_size,
+            "wall_time_s": self._wall_time_s(),
             "head_licence": cast(RomeModule, pl_module).avatar.head.licence,
+            "asset_licences": used_licences(),
             **code_and_versions(),
         }
         path = Path(trainer.default_root_dir) / "summary.json"
@@ -74,6 +114,13 @@ class RunSummary(Callback):
         temporary.replace(path)
 
 
+def _directions(module: LightningModule) -> dict[str, bool]:
+    """Whether larger is better, by the name of each metric of a module."""
+    metrics = {name: part for name, part in module.named_children() if isinstance(part, Metric)}
+    return {name: m.higher_is_better for name, m in metrics.items() if m.higher_is_better is not None}
+
+
+@functools.cache
 def code_and_versions() -> dict[str, Any]:
     """Package version, git commit (with ``-dirty``) if run from a clone, and library versions."""
     root = Path(rome_lightning.__file__).parent.parent

@@ -25,6 +25,15 @@ from rome_lightning.training.checkpointing import LAST, RunCheckpointIO, newest_
 from rome_lightning.training.stopping import RunStopped
 
 AUTO = "auto"
+_LOST_PEER = (
+    "by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "ProcessGroupNCCL",
+    "NCCL error",
+    "Socket closed",
+)
+"""What the backends of distributed training say when another process is gone."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -184,4 +193,11 @@ def main(argv: list[str]) -> int:
     except RunStopped as stop:
         print(f"rome: {stop.message}", file=sys.stderr)
         return int(stop.code or 0)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST_PEER):
+            raise
+        raise ValueError(
+            "another process of this run ended or does not answer; its own message is above, or in the log "
+            f"of its machine. When that is solved, go on with --ckpt_path {AUTO}"
+        ) from error
     return 0

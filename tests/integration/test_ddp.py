@@ -75,14 +75,13 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tm
     ("fail", "complaint"),
     [
         ("error@1", "this batch is broken"),
-        ("killed@1", "exit code -9|Connection closed by peer|Connection reset by peer|Broken pipe"),
+        ("killed@1", "another process of this run ended .* go on with --ckpt_path auto"),
     ],
 )
 def test_a_rank_that_is_gone_ends_the_others_with_an_error(dataset, tmp_path, fail, complaint):
     began = time.monotonic()
     ended = _fit(dataset, tmp_path / "run", 2, fail)
     took = time.monotonic() - began
-    print(took, ended.returncode, ended.stderr)
     assert ended.returncode not in (0, None)
     assert re.search(complaint, ended.stderr)
     # Start and imports of both take most of it.
