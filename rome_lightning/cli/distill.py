@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 if TYPE_CHECKING:
     from rome_lightning.models import AvatarModel
 
+Options = TypeVar("Options")
 _COMMANDS = {
     "basis": "principal components of a full model's offsets over a dataset",
     "all": "the basis, the linear model trained on it, and a table of both against each other",
@@ -84,6 +85,8 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     if argv[0] == "basis":
         return _basis(argv[1:])
+    if argv[0] == "all":
+        return _all(argv[1:])
     raise ValueError(f"unknown command {argv[0]!r}; there are {', '.join(_COMMANDS)}")
 
 
@@ -95,14 +98,30 @@ def _basis(argv: list[str]) -> int:
         "interruption. Example: rome distill basis --checkpoint runs/full/a/checkpoints/best.ckpt "
         "--data data/mine -o basis.safetensors",
     )
-    argv = ["--output" if argument == "-o" else argument for argument in argv]
-    options = parser.parse_args(argv)
-    config = BasisConfig(**{name: options[name] for name in BasisConfig.__dataclass_fields__})
-    for name in ("checkpoint", "data", "output"):
-        if getattr(config, name) is None:
-            parser.error(f"--{name} is required")
-    make_basis(config)
+    make_basis(_parse(parser, argv, BasisConfig))
     return 0
+
+
+def _all(argv: list[str]) -> int:
+    from rome_lightning.cli.distill_all import AllConfig, distill_all
+
+    parser = _parser(
+        "all",
+        AllConfig,
+        "Basis, training of the linear model, and a table: full against linear against no offsets, quality "
+        "next to speed. Run it again to go on after an interruption. Example: rome distill all --checkpoint "
+        "runs/full/a/checkpoints/best.ckpt --data data/mine --output runs/linear/a",
+    )
+    return distill_all(_parse(parser, argv, AllConfig))
+
+
+def _parse(parser: ArgumentParser, argv: list[str], config: type[Options]) -> Options:
+    options = parser.parse_args(["--output" if argument == "-o" else argument for argument in argv])
+    parsed = config(**{name: options[name] for name in config.__dataclass_fields__})  # type: ignore[attr-defined]
+    for name in ("checkpoint", "data", "output"):
+        if getattr(parsed, name) is None:
+            parser.error(f"--{name} is required")
+    return parsed
 
 
 def make_basis(config: BasisConfig) -> bool:
