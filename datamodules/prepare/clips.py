@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -18,17 +18,20 @@ from datamodules.prepare.inputs import VideoInput
 from datamodules.prepare.statistics import clip_statistics, head_angles, sharpness, thumbnail
 from rome_lightning.tracking.identity import Embedder, is_person, similarity_to_most
 from rome_lightning.tracking.quality import split_shots
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracker import REASONS, Problem, TrackedClip
 from rome_lightning.tracking.video import Video, read_video
 
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
 """Named in every clip; another version makes other shards."""
 SHORT_SHOT = "shot too short"
+UNTRACKED = "shot cannot be tracked"
 OTHER_PERSON = "another person"
 UNVERIFIED = "person not verified"
 TURNED = "turned too far"
 UNSURE = "low confidence"
 BLURRED = "blurred"
+_OTHER_SHOT = REASONS[Problem.OTHER_SHOT]
+_AGAIN = "tracked again as a shot of its own"
 _FACES_PER_SHOT = 8
 """Frames of each shot whose identity is measured."""
 
@@ -68,6 +71,9 @@ class VideoReport:
     """See ``clip_statistics``."""
     best_rejected: dict[str, Any] | None = None
     """The best frame that was left out: ``reason``, ``confidence``, ``picture`` (JPEG, base64)."""
+    identity: str = ""
+    face: list[float] = field(default_factory=list)
+    """Mean embedding of the person's face, unit length; empty if it was not measured."""
     failed: str = ""
     """Why the whole video was left out; empty if it was not."""
     kind: str = ""
@@ -114,18 +120,20 @@ def make_clips(
     report.num_frames = len(content)
     shots, complaints, counts = _track_shots(content, tools.tracker, config)
     if tools.embed is not None and config.min_identity_similarity is not None:
-        _check_identity(shots, tools.embed, config.min_identity_similarity)
+        report.face = _check_identity(shots, tools.embed, config.min_identity_similarity)
     num_good = sum(len(shot.usable) for shot in shots)
     for shot in shots:
         if len(shot.usable) < config.min_frames:
             shot.reject(shot.reasons == "", SHORT_SHOT)
-        counts.update(reason for reason in shot.reasons if reason)
+        counts.update(reason for reason in shot.reasons if reason not in ("", _AGAIN))
     report.rejected = {reason: count for reason, count in sorted(counts.items()) if count}
     report.num_used = sum(len(shot.usable) for shot in shots)
     report.footage_s = report.num_used / content.fps
     report.best_rejected = _best_rejected(shots)
     if report.num_used == 0:
         counts[SHORT_SHOT] -= num_good
+        if len(complaints) == 1 and not shots:
+            raise ValueError(complaints[0])
         raise ValueError(_why_nothing(num_good, len(content), +counts, complaints, config))
     return list(_cut(video, shots, content, config, head, report))
 
@@ -137,22 +145,28 @@ def _track_shots(
     shots: list[_Shot] = []
     complaints: list[str] = []
     counts: Counter[str] = Counter()
-    numbers = split_shots(content.frames)
-    for frames in numbers:
-        if len(frames) < config.min_frames and len(numbers) > 1:
+    waiting = deque(split_shots(content.frames))
+    whole = len(waiting) == 1
+    while waiting:
+        frames = waiting.popleft()
+        if len(frames) < config.min_frames and not whole:
             counts[SHORT_SHOT] += len(frames)
             continue
         try:
-            pictures = content.frames if len(numbers) == 1 else content.frames[frames]
+            pictures = content.frames if len(frames) == len(content) else content.frames[frames]
             clip = tracker.track(pictures, fps=content.fps)
             _check_size(clip, config)
         except ValueError as error:
             complaints.append(str(error))
-            counts["shot cannot be tracked"] += len(frames)
+            counts[UNTRACKED] += len(frames)
             continue
-        shots.append(_judged(frames, clip, config))
-    if not shots and len(complaints) == 1:
-        raise ValueError(complaints[0])
+        shot = _judged(frames, clip, config)
+        rest = np.flatnonzero(shot.reasons == _OTHER_SHOT)
+        if config.min_frames <= len(rest) < len(frames):
+            # A cut that the colours do not show: what comes after it is a shot of its own.
+            shot.reasons[rest] = _AGAIN
+            waiting.append(frames[rest])
+        shots.append(shot)
     return shots, complaints, counts
 
 
@@ -183,13 +197,13 @@ def _judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> _Sh
     return shot
 
 
-def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> None:
-    """Reject shots and frames of other people than the one who is seen most."""
+def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> list[float]:
+    """Reject shots and frames of other people than the one who is seen most; returns that one's face."""
     chosen = [_spread(shot.usable, _FACES_PER_SHOT) for shot in shots]
     pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
-    if sum(map(len, pictures)) < 2:
-        return
-    similarity = similarity_to_most(np.concatenate(pictures), embed)
+    if sum(map(len, pictures)) == 0:
+        return []
+    similarity, face = similarity_to_most(np.concatenate(pictures), embed, least)
     start = 0
     for shot, rows in zip(shots, chosen, strict=True):
         measured = torch.full((len(shot.frames),), torch.nan)
@@ -198,6 +212,7 @@ def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> No
         if len(shots) > 1 and bool(measured.isnan().all()):
             shot.reject(shot.reasons == "", UNVERIFIED)
         shot.reject(~is_person(measured, least).numpy(), OTHER_PERSON)
+    return [float(f"{value:.4f}") for value in face]
 
 
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
@@ -211,7 +226,7 @@ def _best_rejected(shots: Sequence[_Shot]) -> dict[str, Any] | None:
     left_out = [
         (float(shot.clip.confidence[index]), number, int(index))
         for number, shot in enumerate(shots)
-        for index in np.flatnonzero(shot.reasons != "")
+        for index in np.flatnonzero((shot.reasons != "") & (shot.reasons != _AGAIN))
     ]
     if not left_out:
         return None

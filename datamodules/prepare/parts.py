@@ -79,7 +79,7 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
     Raises:
         OSError: the part cannot be written.
     """
-    report = VideoReport(part.video.name)
+    report = VideoReport(part.video.name, identity=part.video.identity)
     try:
         clips = make_clips(part.video, tools, config, head, report)
     except (OSError, ValueError) as error:
@@ -103,7 +103,7 @@ def _reason(error: Exception, video: VideoInput) -> str:
 
 def give_up_part(part: Part, folder: Path, reason: str, kind: str) -> VideoReport:
     """Write the part of a video that crashed or hung the process that worked on it."""
-    report = VideoReport(part.video.name, failed=reason, kind=kind)
+    report = VideoReport(part.video.name, identity=part.video.identity, failed=reason, kind=kind)
     with ShardWriter(folder, part.name, part.spec) as writer:
         write_reports(folder, part.name, [report])
         writer.finish(_failure(report))

@@ -6,13 +6,13 @@ import errno
 import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.manifest import SPLITS, Manifest, build_manifest
-from datamodules.prepare.build import Builder, ShardPlan, build_everywhere
+from datamodules.prepare.build import Builder, Log, ShardPlan, build_everywhere
 from datamodules.prepare.clips import TRACKER
 from datamodules.prepare.config import BuildOptions, PrepareConfig
 from datamodules.prepare.inputs import VideoInput, expand_inputs, few, hash_inputs, name_inputs, split_of
@@ -22,9 +22,10 @@ from datamodules.prepare.parts import (
     MakeTracker,
     Part,
     default_tracker,
+    read_reports,
     remove_parts,
 )
-from datamodules.prepare.report import write_report
+from datamodules.prepare.report import look_alikes, write_report
 from datamodules.shards import SCHEMA, ShardInfo, finished_shard, sha256_of
 from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
@@ -49,7 +50,7 @@ def prepare(
     output: Path,
     config: PrepareConfig | None = None,
     identities: Mapping[str, str] | None = None,
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
     options: BuildOptions | None = None,
     root: Path | None = None,
     identity_from: Literal["video", "folder"] = "video",
@@ -109,7 +110,7 @@ def prepare(
             "and run the same command again to go on"
         ) from error
     lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]
-    return _finish(plans, output, config, head, lost)
+    return _finish(plans, output, config, head, lost, log)
 
 
 def _finish(
@@ -118,6 +119,7 @@ def _finish(
     config: PrepareConfig,
     head: HeadModel,
     lost: Sequence[dict[str, str]],
+    log: Log,
 ) -> Manifest:
     """Manifest and report of finished shards."""
     shards = [(plan.split, _finished(plan, output)) for plan in plans]
@@ -135,7 +137,13 @@ def _finish(
     manifest = replace(manifest, failed=[*lost, *manifest.failed])
     _check_usable(manifest, output)
     manifest.save(output / "manifest.json")
-    write_report(manifest, [info for _, info in shards], output, head)
+    videos = [report for plan in plans for report in read_reports(output, plan.name)]
+    for first, second, similarity in look_alikes(videos):
+        log(
+            f"warning: {first.input} and {second.input} look like one person (similarity {similarity:.2f}) "
+            "under two names, which may be in different splits; give them one name with --identities"
+        )
+    write_report(manifest, [info for _, info in shards], videos, output, head)
     _clean(plans, output)
     return manifest
 

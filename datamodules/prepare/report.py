@@ -17,16 +17,18 @@ from datamodules.codec import encode_image, select_frames
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.prepare.charts import bars, histogram
 from datamodules.prepare.clips import VideoReport
-from datamodules.prepare.parts import read_reports
 from datamodules.reading import ClipReader, FrameImages
 from datamodules.shards import ShardInfo, write_atomic
 from rome_lightning.data import HeadParams, Region
 from rome_lightning.head import HeadModel
+from rome_lightning.tracking.identity import alike
 from rome_lightning.tracking.overlay import REGION_COLOURS, draw_mesh, draw_regions
 
 _MAX_CLIPS = 60
 """Clips shown with pictures; the report stays below about 10 MB."""
 _FRAMES_PER_CLIP = 3
+_SAME_FACE = 0.6
+"""Similarity of SFace that different people do not reach: 0.3 is high for them, 0.9 usual for one person."""
 _NUM_BORDERLINE = 18
 """Worst accepted clips and best rejected frames shown."""
 _SIDE = 160
@@ -47,22 +49,29 @@ img { display: block; border-radius: 4px; }
 """
 
 
-def write_report(manifest: Manifest, shards: Sequence[ShardInfo], folder: Path, head: HeadModel) -> Path:
+def write_report(
+    manifest: Manifest,
+    shards: Sequence[ShardInfo],
+    videos: Sequence[VideoReport],
+    folder: Path,
+    head: HeadModel,
+) -> Path:
     """Write ``report.html`` into the dataset's folder, from what its shards hold.
 
     Args:
         manifest: of the dataset.
         shards: all shards, those without a clip included.
+        videos: what became of each video of the shards.
         folder: holds the shards.
         head: the head model that was fitted, for the overlays.
     """
-    videos = [video for info in shards for video in read_reports(folder, info.name)]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{html.escape(manifest.dataset)}</title><style>{_STYLE}</style>",
         f"<h1>{html.escape(manifest.dataset)}</h1>",
         _summary(manifest, shards, videos),
         _failures(manifest),
+        _two_names(manifest, videos),
         _rejections(videos),
         _distributions(videos),
         "<h2>Worst accepted clips</h2><p>Those of least confidence: the frame of least confidence, and the "
@@ -115,6 +124,34 @@ def _failures(manifest: Manifest) -> str:
         return "<p>Every video could be used.</p>"
     rows = [(item["input"], item["reason"]) for item in manifest.failed]
     return f"<h2 class=failed>{len(rows)} videos could not be used</h2>{_table(rows)}"
+
+
+def look_alikes(videos: Sequence[VideoReport]) -> list[tuple[VideoReport, VideoReport, float]]:
+    """Pairs of videos whose people have different names and one face, most similar first."""
+    known = [video for video in videos if video.face and not video.failed]
+    if not known:
+        return []
+    pairs = alike(torch.tensor([video.face for video in known]), _SAME_FACE)
+    named = ((known[first], known[second], similarity) for first, second, similarity in pairs)
+    return [pair for pair in named if pair[0].identity != pair[1].identity]
+
+
+def _two_names(manifest: Manifest, videos: Sequence[VideoReport]) -> str:
+    pairs = look_alikes(videos)
+    if not pairs:
+        return ""
+    split_of = {name: shard.split for shard in manifest.shards for name in shard.identities}
+    rows = []
+    for first, second, similarity in pairs[:_MAX_CLIPS]:
+        splits = {split_of[first.identity], split_of[second.identity]}
+        where = (
+            "in one split" if len(splits) == 1 else "in different splits: what is measured there is not true"
+        )
+        rows.append((f"{first.input} and {second.input}", f"similarity {similarity:.2f}, {where}"))
+    return (
+        f"<h2 class=failed>{len(pairs)} pairs of videos may show one person under two names</h2>"
+        "<p>Give them one name with <code>--identities</code>, or in the list.</p>" + _table(rows)
+    )
 
 
 def _rejections(videos: Sequence[VideoReport]) -> str:

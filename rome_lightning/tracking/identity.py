@@ -21,22 +21,43 @@ def default_embedder() -> SFaceEmbedder:
     return SFaceEmbedder(assets.resolve("yunet"), assets.resolve("sface"))
 
 
-def similarity_to_most(images: UInt8[np.ndarray, "n s s 3"], embed: Embedder) -> Float[Tensor, " n"]:
-    """Cosine similarity of each face to the most typical one; NaN where no face was found.
+def similarity_to_most(
+    images: UInt8[np.ndarray, "n s s 3"], embed: Embedder, least: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " d"]]:
+    """How like each face is to the most typical one, and the face of that person.
 
     Args:
         images: RGB.
         embed: network of identity.
+        least: cosine similarity from which on two faces are those of one person.
+
+    Returns:
+        Cosine similarity to the most typical face, NaN where no face was found, and the mean embedding of
+        the faces of that person, unit length; empty if no face was found at all.
     """
     embeddings, found = embed(
         torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
     )
     result = torch.full((len(images),), torch.nan)
-    if bool(found.any()):
-        faces = embeddings[found]
-        similarities = faces @ faces.T
-        result[found] = similarities[similarities.median(1).values.argmax()]
-    return result
+    if not bool(found.any()):
+        return result, torch.zeros(0)
+    faces = embeddings[found]
+    similarities = faces @ faces.T
+    result[found] = similarities[similarities.median(1).values.argmax()]
+    mean = embeddings[result.nan_to_num(nan=-1.0) >= least].mean(0)
+    return result, mean / mean.norm()
+
+
+def alike(faces: Float[Tensor, "n d"], least: float) -> list[tuple[int, int, float]]:
+    """Pairs of unit embeddings that are at least so similar, most similar first: (row, row, similarity)."""
+    pairs: list[tuple[int, int, float]] = []
+    for start in range(0, len(faces), 1024):
+        block = faces[start : start + 1024] @ faces.T
+        rows, columns = torch.nonzero(block >= least, as_tuple=True)
+        for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
+            if row < column:
+                pairs.append((row, column, float(block[row - start, column])))
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def is_person(similarity: Float[Tensor, " n"], least: float) -> Bool[Tensor, " n"]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_run import BASE, ROOT
 
-from datamodules.prepare.config import PrepareConfig
+from datamodules.prepare.config import BuildOptions, PrepareConfig
 from rome_lightning.cli import fit
 from rome_lightning.cli import main as cli
 
@@ -94,7 +94,19 @@ def test_overlays_say_what_they_mean(path):
     """What an overlay writes is what is run: nothing is dropped on the way."""
     config = _leaves(resolve_configuration(*_config_arguments(path)))
     for key, value in _leaves(yaml.safe_load(path.read_text())).items():
-        assert config[key] == value, key
+        if key.endswith("+"):
+            assert _holds(config[key[:-1]][-len(value) :], value), key
+        else:
+            assert config[key] == value, key
+
+
+def _holds(resolved: Any, written: Any) -> bool:
+    """Whether everything written is in what it resolves to."""
+    if isinstance(written, dict):
+        return all(_holds(resolved[key], value) for key, value in written.items())
+    if isinstance(written, list):
+        return all(_holds(ours, theirs) for ours, theirs in zip(resolved, written, strict=True))
+    return bool(resolved == written)
 
 
 @pytest.mark.parametrize("path", BASES, ids=_name)
@@ -163,7 +175,8 @@ def test_prepare_files_parse(path):
 
     options = _parser().parse_args(["clip.mp4", "--output", "out", "--config", str(path)])
     PrepareConfig(**{name: options[name] for name in PrepareConfig.__dataclass_fields__})
-    assert set(yaml.safe_load(path.read_text())) <= set(PrepareConfig.__dataclass_fields__)
+    known = {*PrepareConfig.__dataclass_fields__, *BuildOptions.__dataclass_fields__}
+    assert set(yaml.safe_load(path.read_text())) <= known
 
 
 @pytest.mark.parametrize(

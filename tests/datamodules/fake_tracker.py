@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.prepare import PrepareConfig
-from rome_lightning.data import HeadParams
+from rome_lightning.data import HeadParams, Region
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.identity import Embedder
@@ -51,7 +51,7 @@ class SquareTracker:
         if len(frames) < 3:
             raise ValueError("no face found in 2 frames")
         n, size = len(frames), self.config.image_size
-        crop = Crop(left=10, top=5, side=70, frame_size=frames.shape[1:3])
+        crop = Crop(left=-10, top=5, side=70, frame_size=frames.shape[1:3])
         params = HeadParams.neutral(n, self.head.num_shape, self.head.num_expression)
         params = dataclasses.replace(params, camera=params.camera + torch.arange(n)[:, None])
         problems = torch.zeros(n, dtype=torch.int16)
@@ -61,7 +61,7 @@ class SquareTracker:
             images=torch.from_numpy(np.stack([crop.extract(frame, size) for frame in frames])),
             params=params,
             landmarks=corners + torch.arange(n)[:, None, None],
-            regions=torch.full((n, size, size), 3, dtype=torch.uint8),
+            regions=torch.where(crop.inside(size), 3, int(Region.OUTSIDE)).byte().repeat(n, 1, 1),
             matte=torch.full((n, size, size), 0.5, dtype=torch.half),
             residual=torch.full((n,), 0.02),
             covered=torch.zeros(n),
@@ -90,6 +90,16 @@ class SlowTracker(SquareTracker):
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         time.sleep(0.1)
         return super().track(frames, fps)
+
+
+class JumpTracker(SquareTracker):
+    """Finds a jump where the picture becomes brighter by a tenth of the range at once."""
+
+    def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
+        clip = super().track(frames, fps)
+        brightness = frames.mean((1, 2, 3))
+        other = torch.from_numpy(brightness > brightness[0] + 25)
+        return dataclasses.replace(clip, problems=torch.where(other, int(Problem.OTHER_SHOT), clip.problems))
 
 
 def colour_embedder() -> Embedder:

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from fake_tracker import SquareTracker, write_clip
 
 from datamodules.manifest import Manifest
-from datamodules.prepare import PrepareConfig, prepare
+from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, split_of
-from datamodules.prepare.statistics import sharpness
+from datamodules.prepare.statistics import head_angles, sharpness
 from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli import prepare as cli
 from rome_lightning.cli.main import main as rome
+from rome_lightning.data import HeadParams, Region
+from rome_lightning.geometry import project
 from rome_lightning.head import load_head
 from rome_lightning.tracking.tracker import TrackedClip
 
@@ -67,7 +70,7 @@ def test_content_of_the_dataset(videos: list[Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(arrays["camera"][:, 1], arrays["frame_number"])
     np.testing.assert_allclose(arrays["landmarks"][:, 0, 0], 10 + arrays["frame_number"])
     assert arrays["landmarks"].shape == (6, 478, 2)
-    assert arrays["bbox"][0].tolist() == [10, 5, 80, 75]
+    assert arrays["bbox"][0].tolist() == [-10, 5, 60, 75]
     assert header["source"] == "anna 1.mp4"
     assert header["source_sha256"] == hashlib.sha256(videos[0].read_bytes()).hexdigest()
     assert (header["identity"], header["head"], header["dataset"]) == (
@@ -78,10 +81,13 @@ def test_content_of_the_dataset(videos: list[Path], tmp_path: Path) -> None:
     frame = reader.frame(0, 3)
     assert frame.image.shape == (64, 64, 3)
     assert np.abs(frame.matte.astype(int) - 128).max() <= 1
-    assert (frame.regions == 3).all()
+    # The crop begins 10 of 70 pixels left of the video: 9.1 of 64.
+    assert (frame.regions[:, :9] == Region.OUTSIDE).all()
+    assert (frame.regions[:, 9:] == 3).all()
     data = TalkingHeadDataModule(tmp_path / "d", image_size=32, batch_size=2, pairs_per_epoch=4)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch.source.image.shape == (2, 3, 32, 32)
+    assert set(batch.source.regions.unique().tolist()) == {3, int(Region.OUTSIDE)}
 
 
 def test_rerun_keeps_finished_shards_and_gives_the_same_bytes(videos: list[Path], tmp_path: Path) -> None:
@@ -199,6 +205,30 @@ def test_sharpness_is_the_mean_squared_laplacian() -> None:
     np.testing.assert_allclose(sharpness(images, inside), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("axis", "angle", "place"), [(1, 0.4, 0), (0, -0.3, 1), (2, 0.2, 2)])
+def test_angles_of_the_head_are_those_of_the_picture(axis: int, angle: float, place: int) -> None:
+    head = load_head("open")
+    pose = torch.zeros(1, 15)
+    # Half by the neck and half by the whole bust.
+    pose[:, [axis, 3 + axis]] = angle / 2
+    angles = head_angles(pose)[0]
+    assert angles[place] == pytest.approx(np.degrees(abs(angle)), abs=0.01)
+    assert np.abs(np.delete(angles, place)).max() < 0.01
+    neutral = HeadParams.neutral(1, head.num_shape, head.num_expression)
+    turned = dataclasses.replace(neutral, global_pose=pose[:, :3], neck_pose=pose[:, 3:6])
+    before, after = (
+        project(head.to_world(head.landmarks(head(params)), params), params.camera, (256, 256))[0]
+        for params in (neutral, turned)
+    )
+    left_eye, right_eye, nose = 263, 33, 1
+    if place == 0:
+        assert after[nose, 0] > before[nose, 0] + 5, "to the right of the picture"
+    elif place == 1:
+        assert after[nose, 1] < before[nose, 1] - 5, "up"
+    else:
+        assert after[left_eye, 1] < after[right_eye, 1] - 5, "counter-clockwise"
+
+
 class TestInputs:
     def test_folders_and_missing_files(self, videos: list[Path], tmp_path: Path) -> None:
         assert [video.path for video in expand_inputs([videos[0].parent])[0]] == videos
@@ -250,11 +280,90 @@ class TestInputs:
         ({"val_ratio": 0.5, "test_ratio": 0.5}, "leave identities"),
         ({"fps": 0.0}, "fps"),
         ({"val_identities": ["a"], "test_identities": ["a"]}, "two splits"),
+        ({"min_confidence": 1.5}, "min_confidence"),
+        ({"max_yaw": 0.0}, "max_yaw"),
     ],
 )
 def test_bad_options(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"workers": -1}, {"jobs": 0}, {"video_limit_s": 0.0}])
+def test_bad_build_options(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        BuildOptions(**changes)
+
+
+class TestLists:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        for name in ("anna/1.mp4", "anna/2.mp4", "bert/1.mov", "carl.mp4", "dora, eve.mp4"):
+            (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "root" / name).write_text(name)
+        return tmp_path / "root"
+
+    def expand(self, path: Path, **options: Any) -> tuple[list[tuple[str, str | None]], list[dict[str, str]]]:
+        videos, missing = expand_inputs([path], **options)
+        assert all(video.path.is_file() for video in videos)
+        return [(video.name, video.identity) for video in videos], missing
+
+    def test_ids_paths_folders_and_people(self, root: Path, tmp_path: Path) -> None:
+        file = tmp_path / "ids.txt"
+        file.write_text("# a comment\n\nanna\nbert/1\nbert/1.mov\tBert\ncarl\tKarl\ndora, eve\nzoe\n")
+        videos, missing = self.expand(file, root=root)
+        assert videos == [
+            ("anna/1.mp4", "anna"),
+            ("anna/2.mp4", "anna"),
+            ("bert/1.mov", None),
+            ("bert/1.mov", "Bert"),
+            ("carl.mp4", "Karl"),
+            ("dora, eve.mp4", None),
+        ]
+        assert missing == [{"input": "zoe", "reason": "no video of this name below root"}]
+
+    def test_comma_separated(self, root: Path) -> None:
+        file = root / "ids.csv"
+        file.write_text('carl,Karl\n"dora, eve",Dora\n', encoding="utf-8-sig")
+        assert self.expand(file)[0] == [("carl.mp4", "Karl"), ("dora, eve.mp4", "Dora")]
+
+    def test_people_from_folders(self, root: Path) -> None:
+        videos, _ = self.expand(root, identity_from="folder")
+        assert dict(videos) == {
+            "anna/1.mp4": "anna",
+            "anna/2.mp4": "anna",
+            "bert/1.mov": "bert",
+            "carl.mp4": None,
+            "dora, eve.mp4": None,
+        }
+
+    def test_lists_without_a_video(self, root: Path, tmp_path: Path) -> None:
+        file = tmp_path / "ids.txt"
+        file.write_text("carl\n")
+        with pytest.raises(FileNotFoundError, match="set --root"):
+            self.expand(file)
+        file.write_bytes(b"\xff\xfe\x00c")
+        with pytest.raises(ValueError, match="not UTF-8"):
+            self.expand(file, root=root)
+
+    def test_missing_lines_are_in_the_manifest(self, videos: list[Path], tmp_path: Path) -> None:
+        file = videos[0].parent / "ids.tsv"
+        file.write_text("anna 1\tanna\nanna 2\tanna\nbert\nnobody\n")
+        manifest = run([file], tmp_path / "d")
+        assert [item["input"] for item in manifest.failed] == ["nobody"]
+        assert sorted({name for shard in manifest.shards for name in shard.identities}) == ["anna", "bert"]
+
+    def test_hashes_are_remembered_until_a_file_changes(
+        self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files, _ = expand_inputs([root])
+        first, _ = hash_inputs(files, tmp_path)
+        read: list[Path] = []
+        monkeypatch.setattr("datamodules.prepare.inputs._sha256", lambda path: read.append(path) or "new")
+        assert hash_inputs(files, tmp_path)[0] == first
+        files[0].path.write_text("changed")
+        assert hash_inputs(files, tmp_path)[0] == {**first, files[0].path: "new"}
+        assert read == [files[0].path]
 
 
 class TestCommand:
@@ -289,5 +398,7 @@ class TestCommand:
     def test_shipped_configuration_is_the_default_but_for_the_splits(self, tmp_path: Path) -> None:
         file = Path(__file__).parents[2] / "experiments/data/prepare.yaml"
         options = cli._parser().parse_args(["a.mp4", "--config", str(file)])
-        values = {name: options[name] for name in PrepareConfig.__dataclass_fields__}
-        assert PrepareConfig(**values) == PrepareConfig(val_ratio=0.1, test_ratio=0.1)
+        for kind, given in ((PrepareConfig, {"val_ratio": 0.1, "test_ratio": 0.1}), (BuildOptions, {})):
+            values = {name: options[name] for name in kind.__dataclass_fields__}
+            assert kind(**values) == kind(**given)
+            assert set(values) <= set(yaml.safe_load(file.read_text()))

@@ -25,6 +25,7 @@ from fake_tracker import (
     GREEN,
     RED,
     FaultyTracker,
+    JumpTracker,
     SlowTracker,
     SquareTracker,
     colour_embedder,
@@ -324,6 +325,30 @@ class TestShotsAndPeople:
         for frames in numbers:
             assert max(frames) < 12 or min(frames) >= 12
         assert {header["identity"] for _, _, header in clips} == {"a"}
+
+    def test_cut_that_only_the_face_shows(self, tmp_path: Path) -> None:
+        video = self.write(
+            tmp_path / "a.mp4", coloured(RED, 8), coloured((180, 60, 60), 7), coloured(RED, 4, seed=2)
+        )
+        manifest = run(video, tmp_path / "d", CHECKED, make_tracker=JumpTracker)
+        numbers = [arrays["frame_number"].tolist() for _, arrays, _ in readers(manifest, tmp_path / "d")]
+        before, second = [*range(2), *range(3, 8), *range(15, 19)], [8, 9, *range(11, 15)]
+        assert sorted(number for frames in numbers for number in frames) == sorted(before + second)
+        assert all(set(frames) <= set(before) or set(frames) <= set(second) for frames in numbers)
+
+    def test_one_person_under_two_names_is_told(self, tmp_path: Path) -> None:
+        videos = self.write(tmp_path / "a.mp4", coloured(RED, 9))
+        videos += self.write(tmp_path / "b.mp4", coloured(RED, 9, seed=1))
+        videos += self.write(tmp_path / "c.mp4", coloured(BLUE, 9))
+        lines: list[str] = []
+        config = dataclasses.replace(CHECKED, val_identities=["b"])
+        run(videos, tmp_path / "d", config, log=lines.append)
+        warnings = [line for line in lines if line.startswith("warning")]
+        assert len(warnings) == 1
+        assert "a.mp4 and b.mp4 look like one person" in warnings[0]
+        assert "in different splits" in (tmp_path / "d/report.html").read_text()
+        run(videos, tmp_path / "d", CHECKED, log=lines.append, identities={"a": "anna", "b": "anna"})
+        assert len([line for line in lines if line.startswith("warning")]) == 1
 
     def test_other_person_after_a_cut_is_left_out(self, tmp_path: Path) -> None:
         video = self.write(tmp_path / "a.mp4", coloured(RED, 9), coloured(BLUE, 15), coloured(RED, 9))
