@@ -14,14 +14,16 @@ def load_head(name_or_path: str | Path = "open") -> HeadModel:
     """A head model by name or file.
 
     Args:
-        name_or_path: ``open`` for the head that comes with this package, or the path of a FLAME
-            ``generic_model.pkl``; the official FLAME files beside it are used too (``FlameFiles``).
+        name_or_path: ``open`` for the head that comes with this package, ``flame`` for the asset of that
+            name, which only you can get, or the path of a FLAME ``generic_model.pkl``; the official FLAME
+            files beside it are used too (``FlameFiles``).
     """
     if str(name_or_path) == "open":
         from rome_lightning.head.open_head import load_open_head
 
         return load_open_head()
     # Both adapters are imported on use: FLAME's needs scipy, the open head reads megabytes.
+    from rome_lightning.assets import resolve
     from rome_lightning.head.flame import load_flame
 
-    return load_flame(name_or_path)
+    return load_flame(resolve("flame") if str(name_or_path) == "flame" else name_or_path)

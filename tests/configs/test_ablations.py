@@ -1,0 +1,120 @@
+"""Every ablation builds its model and takes a step; the index knows all of them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from typing import Any
+
+import pytest
+import torch
+from helpers import SIZE, random_frames
+from test_experiment_files import EXPERIMENTS, resolve_configuration
+from tiny_run import BASE, need
+
+from rome_lightning.data import AvatarBatch
+from rome_lightning.models import AvatarModel
+from rome_lightning.models.checkpoint import config_from_dict
+from rome_lightning.networks import PatchDiscriminator
+from rome_lightning.training.config import LossConfig, Ramp
+from rome_lightning.training.objective import Objective, composited
+
+ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+RECIPES = [EXPERIMENTS / "full" / f"{name}.yaml" for name in ("base", "cpu", "paper", "release")]
+# What they change lies outside of the module, or needs files that nobody may ship.
+NO_STEP = {"ema", "flame", "paper_adam", "clipped_gradients"}
+
+
+@functools.cache
+def _resolve(*files: Any) -> dict[str, Any]:
+    return resolve_configuration(*(part for file in (BASE, *files) for part in ("--config", str(file))))
+
+
+def _resolved(*files: Any) -> dict[str, Any]:
+    return copy.deepcopy(_resolve(*files))
+
+
+def _stem(path: Any) -> str:
+    return str(path.stem)
+
+
+def _small(avatar: dict[str, Any]) -> dict[str, Any]:
+    """The same options with networks that run in milliseconds."""
+    direct = avatar["texture"]["source"] == "direct"
+    released = {part: avatar[part]["network"] == "release" for part in ("offsets", "decoder")}
+    avatar["rasterizer"] = "torch"
+    avatar["texture"] |= {"size": SIZE, "width": 32 if direct else 8, "num_levels": 3}
+    avatar["offsets"] |= {"uv_size": 32, "width": 16 if released["offsets"] else 8, "mlp_width": 16}
+    avatar["decoder"] |= {"width": 16, "num_levels": 3}
+    return avatar
+
+
+def _losses(options: dict[str, Any], **changes: Any) -> LossConfig:
+    ramps = {name: Ramp(**values) for name, values in options["schedules"].items()}
+    return LossConfig(**(options | changes | {"schedules": ramps, "chamfer_points": 64}))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in (*ABLATIONS, *RECIPES) if path.stem not in NO_STEP], ids=_stem
+)
+def test_a_step(path):
+    options = _resolved(path)["model"]["init_args"]
+    torch.manual_seed(0)
+    model = AvatarModel(config_from_dict(_small(options["avatar"])))
+    # VGG and SFace are looked at in tests of their own.
+    objective = Objective(_losses(options["losses"], perceptual=0.0, identity=0.0), model.head)
+    adversary = PatchDiscriminator(base_width=8, num_blocks=2).requires_grad_(False)
+    source, target = random_frames(model.head, 1), random_frames(model.head, 1, seed=1)
+    rendered = model(source, target.params)
+    images = composited(rendered, target, torch.full((1, 3), 0.5))
+    uses_adversary = objective.config.adversarial > 0
+    step = 10_000  # every ramp is over
+    terms = objective(
+        rendered, AvatarBatch(source, target), images, adversary if uses_adversary else None, step
+    )
+    terms.total.backward()
+    assert torch.isfinite(terms.total)
+    wanted = {name for name, value in options["losses"].items() if isinstance(value, float) and value > 0}
+    weights = set(terms.raw) | {"perceptual", "identity", "mesh_weight", "feature_weight"}
+    assert wanted <= weights
+    # With a discriminator, what a network lacks is found by DDP only in a run: every parameter takes part.
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=_stem)
+def test_it_changes_the_base_or_a_recipe(path):
+    """An ablation of what is not there would compare a run with itself."""
+    changed = _resolved(path) != _resolved()
+    if not changed:
+        assert "For paper.yaml and release.yaml" in path.read_text().splitlines()[0]
+        paper = EXPERIMENTS / "full" / "paper.yaml"
+        assert _resolved(paper, path) != _resolved(paper)
+
+
+def test_the_index_has_every_file_and_its_question():
+    index = (EXPERIMENTS / "ablations" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(\1\.yaml\) \| (.+) \|$", index, re.MULTILINE))
+    questions = {p.stem: p.read_text().splitlines()[0].removeprefix("# Question: ") for p in ABLATIONS}
+    assert rows == questions
+
+
+def test_weights_of_zero_build_nothing():
+    options = _resolved()["model"]["init_args"]["losses"]
+    without = {name: 0.0 for name in ("perceptual", "gaze", "identity", "adversarial", "feature_matching")}
+    head = AvatarModel(config_from_dict(_small(_resolved()["model"]["init_args"]["avatar"]))).head
+    objective = Objective(_losses(options, **without), head)
+    assert (objective.perceptual, objective.gaze, objective.identity) == (None, None, None)
+
+
+def test_the_paper_builds_its_critics():
+    need("vgg19_normalized", "sface")
+    options = _resolved(EXPERIMENTS / "full" / "paper.yaml")["model"]["init_args"]
+    head = AvatarModel(config_from_dict(_small(options["avatar"]))).head
+    objective = Objective(_losses(options["losses"]), head)
+    assert objective.perceptual is not None
+    assert objective.identity is not None
+    # Neither is saved or trained.
+    assert objective.state_dict() == {}
+    assert list(objective.parameters()) == []
