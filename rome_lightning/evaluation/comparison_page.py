@@ -83,7 +83,7 @@ def _curves(comparison: Comparison, media: Path) -> list[Section]:
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """A pair worth looking at."""
 
     index: int
@@ -96,13 +96,12 @@ def _task_section(comparison: Comparison, task: str, media: Path, truth: Truth |
     name = next(n for n in comparison.names if n.startswith(f"{task}/") and n in comparison.values)
     values = comparison.configuration_values(name)
     pictures = []
-    for number, case in enumerate(_cases(comparison, values, name)):
+    for number, case in enumerate(find_cases(comparison, name)):
         file = media / f"{task}-{number}.png"
-        shown = _strip(comparison, case.index, truth)
-        if shown is None:
-            continue
-        Image.fromarray(shown).save(file)
-        pictures.append(Media(f"{media.name}/{file.name}", _caption(comparison, case, values, name, truth)))
+        Image.fromarray(side_by_side(comparison, case, truth)).save(file)
+        pictures.append(
+            Media(f"{media.name}/{file.name}", case_caption(comparison, case, name, truth is not None))
+        )
     text = (
         f"Ordered by {name}. "
         + "The same frame of every configuration (its first seed), from the pictures that "
@@ -120,8 +119,14 @@ def _spread(comparison: Comparison, values: Float[np.ndarray, "c p"]) -> Float[n
     return spread
 
 
-def _cases(comparison: Comparison, values: Float[np.ndarray, "c p"], name: str) -> list[_Case]:
-    """Pairs of which every configuration has a picture, each once."""
+def find_cases(comparison: Comparison, name: str) -> list[Case]:
+    """Pairs that differ most, and the baseline's worst and best, of which all have a picture; each once.
+
+    Args:
+        comparison: of runs.
+        name: ``task/metric`` that orders the pairs.
+    """
+    values = comparison.configuration_values(name)
     spread = _spread(comparison, values)
     pictured = [i for i in np.flatnonzero(np.isfinite(spread)) if _picture_paths(comparison, int(i))]
     base = values[comparison.configurations.index(comparison.baseline)]
@@ -131,11 +136,11 @@ def _cases(comparison: Comparison, values: Float[np.ndarray, "c p"], name: str) 
         "worst of the baseline": good,
         "best of the baseline": -good,
     }
-    cases: list[_Case] = []
+    cases: list[Case] = []
     for why, key in orders.items():
         taken = {case.index for case in cases}
         ordered = sorted((i for i in pictured if i not in taken), key=lambda i: key[i])
-        cases += [_Case(int(i), why) for i in ordered[:_CASES]]
+        cases += [Case(int(i), why) for i in ordered[:_CASES]]
     return cases
 
 
@@ -154,11 +159,18 @@ def _picture_paths(comparison: Comparison, index: int) -> list[Path]:
     return paths if all(path.is_file() for path in paths) else []
 
 
-def _strip(comparison: Comparison, index: int, truth: Truth | None) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pair's pictures in a row, of one height."""
+def side_by_side(
+    comparison: Comparison, case: Case, truth: Truth | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The pair's picture of every configuration's first run, in a row, of one height.
+
+    Args:
+        comparison: of runs.
+        case: from ``find_cases``.
+        truth: gives real frames, to stand first.
+    """
+    index = case.index
     paths = _picture_paths(comparison, index)
-    if not paths:
-        return None
     images = [Image.open(path).convert("RGB") for path in paths]
     if truth is not None:
         images.insert(0, Image.fromarray(truth(_unit(comparison, index))))
@@ -167,20 +179,23 @@ def _strip(comparison: Comparison, index: int, truth: Truth | None) -> UInt8[np.
     return np.concatenate([np.asarray(image) for image in sized], axis=1)
 
 
-def _caption(
-    comparison: Comparison,
-    case: _Case,
-    values: Float[np.ndarray, "c p"],
-    name: str,
-    truth: Truth | None,
-) -> str:
+def case_caption(comparison: Comparison, case: Case, name: str, with_truth: bool = False) -> str:
+    """What ``side_by_side`` shows, with each configuration's score.
+
+    Args:
+        comparison: of runs.
+        case: from ``find_cases``.
+        name: ``task/metric`` of the scores.
+        with_truth: whether a real frame stands first.
+    """
     unit = _unit(comparison, case.index)
     digits = digits_of(comparison.metric(name))
+    values = comparison.configuration_values(name)[:, case.index]
     columns = [
         f"{configuration.name} {value:.{digits}f}"
-        for configuration, value in zip(comparison.configurations, values[:, case.index], strict=True)
+        for configuration, value in zip(comparison.configurations, values, strict=True)
     ]
-    left = ["real frame"] if truth is not None else []
+    left = ["real frame"] if with_truth else []
     where = f"{unit['identity']}, {unit['clip']} {unit['source']} to {unit['frame']}"
     return f"{case.why} ({where}), left to right: {' | '.join([*left, *columns])}"
 
