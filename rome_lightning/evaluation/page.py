@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning.evaluation.evaluator import Evaluation, write_png
+from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.report import Media, Section, Table, write_report
 from rome_lightning.evaluation.results import Rows
-from rome_lightning.evaluation.scoring import RealImages, Scorer, kind_of, result_name, spec_of
+from rome_lightning.evaluation.scoring import RealImages, Scorer
 
 CASES = ("worst", "median", "best")
 _EXAMPLES = 3

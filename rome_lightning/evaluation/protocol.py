@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from rome_lightning.assets.registry import REGISTRY
+from rome_lightning.evaluation.metric_table import kind_of, spec_of
 
 FORMAT = "rome-protocol/1"
 """First entry of every protocol file; other formats are refused."""
@@ -176,7 +177,7 @@ def load_protocol(path: Path) -> Protocol:
         parsed = parser.parse_object({"protocol": content})
     except Exception as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    protocol: Protocol = Protocol(**vars(parser.instantiate_classes(parsed).protocol))
+    protocol: Protocol = Protocol(**vars(parser.instantiate(parsed).protocol))
     _check(protocol, path)
     return protocol
 
@@ -184,6 +185,11 @@ def load_protocol(path: Path) -> Protocol:
 def _check(protocol: Protocol, path: Path) -> None:
     if protocol.aggregation != ["frame", "clip", "identity"]:
         raise ValueError(f"{path}: aggregation must be [frame, clip, identity], got {protocol.aggregation}")
+    for name, task in protocol.tasks.items():
+        kind = "geometry" if protocol.mesh else kind_of(name)
+        for metric in task.metrics:
+            if kind not in spec_of(metric).tasks:
+                raise ValueError(f"{path}: metric {metric} is not defined for task {name!r}")
     for name, stated in protocol.networks.items():
         if name not in REGISTRY:
             raise ValueError(f"{path}: unknown network {name!r}; `rome assets list` shows the known ones")

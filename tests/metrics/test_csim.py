@@ -3,6 +3,7 @@ import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from skimage import data
@@ -89,3 +90,13 @@ def test_true_networks_if_cached() -> None:
         assert csim(embeddings, other).item() > 0.8
     assert not embedder(torch.zeros(1, 3, 128, 128))[1].item()
     assert embedder(cat)[1].sum() == 0
+
+
+def test_alignment_of_arcface_against_skimage() -> None:
+    from skimage.transform import SimilarityTransform
+
+    from rome_lightning.metrics.csim import ARCFACE_POINTS, similarity_matrix
+
+    points = np.random.default_rng(0).normal(size=(5, 2)) * 30 + 100
+    theirs = SimilarityTransform.from_estimate(points, np.array(ARCFACE_POINTS)).params
+    np.testing.assert_allclose(similarity_matrix(points, np.array(ARCFACE_POINTS)), theirs[:2], atol=1e-9)

@@ -1,4 +1,5 @@
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_building_leaves_the_random_numbers_alone(alexnet_file: Path) -> None:
 
 def test_unknown_network(alexnet_file: Path) -> None:
     with pytest.raises((ValueError, TypeError), match="squeeze"):
-        load_lpips("squeeze", alexnet_file)  # type: ignore[arg-type]
+        load_lpips("resnet", alexnet_file)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -100,3 +101,33 @@ def test_true_weights_if_cached(net: str, asset: str, expected: float) -> None:
     assert network.state_dict()["net.slice1.0.weight"].flatten()[0].item() == pytest.approx(
         expected, abs=1e-4
     )
+
+
+def test_squeezenet_backbone_comes_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the package's own network with the same random weights."""
+    import lpips as package
+
+    from rome_lightning.assets import quality
+
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # torchvision deprecates an argument that the package gives.
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        theirs = package.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
+    convolutions = [m for m in theirs.net.modules() if isinstance(m, nn.Conv2d)]
+    # torchvision's order of the layers: the first convolution, then squeeze and two expansions of each block.
+    names = ["features.0"]
+    for block in (3, 4, 6, 7, 9, 10, 11, 12):
+        names += [f"features.{block}.{part}" for part in ("squeeze", "expand1x1", "expand3x3")]
+    state = {}
+    for name, convolution in zip(names, convolutions, strict=True):
+        state |= {f"{name}.weight": convolution.weight.data, f"{name}.bias": convolution.bias.data}
+    path = tmp_path / "squeezenet.pth"
+    torch.save({**state, "classifier.1.weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="of torchvision has b8a52dc0"):
+        load_lpips("squeeze", path)
+    monkeypatch.setattr(quality, "SQUEEZENET_HASH", "")
+    a, b = images(2, 0), images(2, 1)
+    with torch.no_grad():
+        expected = theirs(a, b, normalize=True).flatten()
+    torch.testing.assert_close(lpips(load_lpips("squeeze", path), a, b), expected)
