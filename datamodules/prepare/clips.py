@@ -101,7 +101,12 @@ class _Shot:
 
 
 def make_clips(
-    video: VideoInput, tools: VideoTools, config: PrepareConfig, head: str, report: VideoReport
+    video: VideoInput,
+    tools: VideoTools,
+    config: PrepareConfig,
+    head: str,
+    report: VideoReport,
+    content: Video | None = None,
 ) -> list[Clip]:
     """Read, track, filter and cut one video.
 
@@ -111,12 +116,15 @@ def make_clips(
         config: options.
         head: name of the head model that the tracker fits.
         report: filled as far as the video gets.
+        content: its frames, where they have been read already, as from a folder of pictures.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the video cannot be used; the text says why.
     """
-    content = read_video(video.path, config.max_frames, config.fps, config.start_s, config.max_side)
+    content = content or read_video(
+        video.path, config.max_frames, config.fps, config.start_s, config.max_side
+    )
     report.num_frames = len(content)
     shots, complaints, counts = _track_shots(content, tools.tracker, config)
     if tools.embed is not None and config.min_identity_similarity is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
 
-_IMPORTERS = ("frames", "webdataset", "lmdb", "vhap")
+_IMPORTERS = ("frames", "webdataset", "lmdb")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     bring = commands.add_parser(
         "import",
         help="Make a dataset of what you have.",
-        description="Make a dataset of what you have. Frames without head parameters are tracked here; FLAME "
-        "parameters are kept as they are.",
+        description="Make a dataset of pictures that you have cut out of videos; they are tracked here, as "
+        "by rome prepare.",
     )
     bring.add_argument("source", type=Path, help="Folder or file to read.")
     bring.add_argument(
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=_IMPORTERS,
         required=True,
         help="frames: folders of pictures; webdataset: tars with a picture per sample; lmdb: ROME's or "
-        "GAGAvatar's layout; vhap: folders of pictures with FLAME parameters.",
+        "GAGAvatar's layout.",
     )
     bring.add_argument("-o", "--output", type=Path, required=True, help="Folder of the dataset; created.")
     bring.add_argument("--config", type=Path, help="YAML file with options of rome prepare.")
@@ -153,11 +153,10 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from datamodules.importing import import_dataset
+    from datamodules.importing import import_dataset, read_config
 
-    manifest = import_dataset(
-        args.kind, args.source, args.output, args.config, args.dataset_name, args.val_identities, _log
-    )
+    config = read_config(args.config, args.dataset_name, args.val_identities)
+    manifest = import_dataset(args.kind, args.source, args.output, config, _log)
     clips, frames = sum(s.clips for s in manifest.shards), sum(s.frames for s in manifest.shards)
     print(f"{args.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
     for item in manifest.failed:

@@ -1,0 +1,169 @@
+"""Clips of pictures to a dataset: they go the way of videos, from the tracker on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lmdb, rome_lmdb, webdataset_tars
+from datamodules.manifest import SPLITS, Manifest, build_manifest
+from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
+from datamodules.prepare.config import PrepareConfig
+from datamodules.prepare.inputs import VideoInput, split_of
+from datamodules.prepare.parts import MakeTracker, default_tracker
+from datamodules.prepare.pipeline import head_fingerprint
+from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
+from rome_lightning.head import HeadModel, load_head
+from rome_lightning.tracking.video import Video
+
+_FPS = 25.0
+"""Frame rate of pictures, which have none of their own."""
+
+
+def _lmdb(source: Path) -> list[FrameClip]:
+    return rome_lmdb(source) if (source / "chunks").is_dir() else gagavatar_lmdb(source)
+
+
+SOURCES: dict[str, Callable[[Path], list[FrameClip]]] = {
+    "frames": frame_folders,
+    "webdataset": webdataset_tars,
+    "lmdb": _lmdb,
+}
+
+
+def import_dataset(
+    kind: str,
+    source: Path,
+    output: Path,
+    config: PrepareConfig,
+    log: Callable[[str], None],
+    make_tracker: MakeTracker | None = None,
+) -> Manifest:
+    """Make a dataset of pictures.
+
+    Clips are hashed and shards named after what is in them, so that an interrupted import goes on when
+    it is started again.
+
+    Args:
+        kind: of ``SOURCES``.
+        source: folder or file.
+        output: folder of the dataset; created.
+        config: as for videos; options about reading videos, such as ``fps``, do not apply.
+        log: receives progress.
+        make_tracker: by default the package's own.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: no clip could be used.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"nothing to import at {source}")
+    output.mkdir(parents=True, exist_ok=True)
+    inputs = _named(SOURCES[kind](source))
+    log(f"{len(inputs)} clips in {source}")
+    head = load_head(config.head)
+    importer = _Importer(output, config, head, make_tracker or default_tracker, log)
+    shards = []
+    for split in SPLITS:
+        members = [item for item in inputs if split_of(item[0].identity, config) == split]
+        for start in range(0, len(members), config.videos_per_shard):
+            group = members[start : start + config.videos_per_shard]
+            shards.append((split, importer.make(kind, split, start // config.videos_per_shard, group)))
+    about: dict[str, Any] = {"name": head.name, "sha256": head_fingerprint(head)}
+    about |= {"num_shape": head.num_shape, "num_expression": head.num_expression}
+    configuration = {**asdict(config), "head": head.name, "imported_from": kind}
+    manifest = build_manifest(config.dataset, config.image_size, about, shards, configuration, config.licence)
+    if not manifest.split("train"):
+        failed = "; ".join(f"{item['input']}: {item['reason']}" for item in manifest.failed[:3])
+        why = failed or "all people are kept for validation or testing"
+        raise ValueError(f"no clip of {source} is left to train on ({why})")
+    manifest.save(output / "manifest.json")
+    return manifest
+
+
+def read_config(path: Path | None, dataset: str, val_identities: Sequence[str]) -> PrepareConfig:
+    """Options of ``rome prepare`` from a YAML file.
+
+    Raises:
+        ValueError: the file has other options.
+    """
+    content: dict[str, Any] = yaml.safe_load(path.read_text()) or {} if path is not None else {}
+    unknown = set(content) - set(PrepareConfig.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"{path} has options that rome prepare does not know: {', '.join(sorted(unknown))}")
+    return replace(PrepareConfig(**content), dataset=dataset, val_identities=list(val_identities))
+
+
+def _named(clips: Sequence[FrameClip]) -> list[tuple[VideoInput, FrameClip]]:
+    """Clips with unique keys and the hash of their pictures, sorted by key."""
+    inputs = {}
+    for clip in clips:
+        digest = hashlib.sha256()
+        for data in clip.frames():
+            digest.update(len(data).to_bytes(8, "little") + data)
+        key = "".join(c if c.isascii() and c.isalnum() else "_" for c in clip.name)[:64]
+        if key in inputs:
+            key = f"{key}_{digest.hexdigest()[:8]}"
+        inputs[key] = (VideoInput(Path(clip.name), key, clip.identity, digest.hexdigest(), clip.name), clip)
+    return [inputs[key] for key in sorted(inputs)]
+
+
+class _Importer:
+    """Makes shards one by one; the tracker is opened when the first one has to be made."""
+
+    def __init__(
+        self,
+        output: Path,
+        config: PrepareConfig,
+        head: HeadModel,
+        make_tracker: MakeTracker,
+        log: Callable[[str], None],
+    ) -> None:
+        self.output, self.config, self.head, self.log = output, config, head, log
+        self._make_tracker = make_tracker
+        self._tools: VideoTools | None = None
+
+    def make(
+        self, kind: str, split: str, number: int, group: Sequence[tuple[VideoInput, FrameClip]]
+    ) -> ShardInfo:
+        """A shard; one that is there already is kept."""
+        spec = {
+            "schema": SCHEMA,
+            "imported_from": kind,
+            "settings": self.config.clip_settings(),
+            "head": {"name": self.head.name, "sha256": head_fingerprint(self.head)},
+            "tracker": TRACKER,
+            "split": split,
+            "inputs": [{"key": v.key, "identity": v.identity, "sha256": v.sha256} for v, _ in group],
+        }
+        name = f"{split}-{number:05d}-{sha256_of(spec)[:8]}"
+        info = finished_shard(self.output, name, spec)
+        if info is not None:
+            self.log(f"{name}: kept from an earlier run")
+            return info
+        failed = []
+        with ShardWriter(self.output, name, spec) as writer:
+            for video, clip in group:
+                try:
+                    self._add(writer, video, clip)
+                except ValueError as error:
+                    failed.append({"input": clip.name, "reason": " ".join(str(error).split())})
+                    self.log(f"{clip.name}: FAILED: {error}")
+            return writer.finish(failed)
+
+    def _add(self, writer: ShardWriter, video: VideoInput, clip: FrameClip) -> None:
+        if self._tools is None:
+            self._tools = VideoTools(self._make_tracker(self.head, self.config), None)
+        frames = clip.decode(self.config.max_frames)
+        numbers = np.arange(len(frames), dtype=np.int32)
+        content = Video(frames, _FPS, numbers / _FPS, numbers)
+        report = VideoReport(clip.name, identity=clip.identity)
+        for made in make_clips(video, self._tools, self.config, self.head.name, report, content):
+            writer.add(made)
+        self.log(f"{clip.name}: {report.num_used} of {report.num_frames} frames used")
