@@ -22,6 +22,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_MOMENTUM = 0.1
+"""Of the running statistics of batch normalization."""
 EXPRESSION_SCALE, POSE_SCALE = 0.25, 0.25
 """What an output of 1 means: coefficients, radians."""
 CAMERA_CENTRE, CAMERA_SCALE = (4.0, 0.0, 0.0), (1.0, 0.05, 0.05)
@@ -46,6 +48,10 @@ class ImageRegressor(nn.Module):
         super().__init__()
         self.input_size = input_size
         self.network = _BUILDERS[encoder](weights=None, num_classes=outputs)
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # MobileNetV3's 0.01 is for ImageNet: after a short training it would still hold its start.
+                module.momentum = _MOMENTUM
         for parameter in self.last_layer.parameters():
             nn.init.zeros_(parameter)
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)

@@ -1,0 +1,114 @@
+"""The official linear model: ``u_full.pt``, ``mean_deform.pt``, ``linear_hair.pth`` and ``disp_model.pth``.
+
+The files belong to their users; none is shipped. They are read as plain tensors, on the CPU whatever device
+they were saved from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rome_lightning.data import POSE_SIZE
+from rome_lightning.models.avatar_model import AvatarModel
+from rome_lightning.models.basis import OFFICIAL_HAIR, OFFICIAL_NECK, LinearBasis, read_official
+from rome_lightning.models.config import AvatarConfig, BasisConfig, DriverConfig
+from rome_lightning.models.offsets import BasisOffsets
+
+OFFICIAL_EXPRESSION, OFFICIAL_POSE, OFFICIAL_CAMERA = 50, 6, 3
+"""Outputs of ``disp_model.pth`` in their order; the pose is global, then jaw, as in DECA."""
+_OFFICIAL_SIZE = 256
+
+
+def official_linear_config(full: AvatarConfig) -> AvatarConfig:
+    """The released linear model beside a full one: ResNet-50 and MobileNetV2."""
+    return dataclasses.replace(
+        full,
+        offsets=dataclasses.replace(full.offsets, kind="basis", expression_dependent=False),
+        basis=BasisConfig(OFFICIAL_HAIR, OFFICIAL_NECK, "resnet50", _OFFICIAL_SIZE),
+        driver=DriverConfig("mobilenet_v2", _OFFICIAL_SIZE),
+    )
+
+
+def import_official_linear(
+    full: AvatarModel, u_full: Path, mean_deform: Path, linear_hair: Path, disp_model: Path
+) -> AvatarModel:
+    """The released linear model, with texture encoder and image decoder of the released full one.
+
+    Departure from ROME: offsets turn with the neck, and the ResNet-50 sees the person on grey.
+
+    Args:
+        full: from ``import_official`` or trained with FLAME.
+        u_full: basis, (3 v, 60).
+        mean_deform: mean offsets, (v, 3).
+        linear_hair: torchvision ResNet-50 with 60 outputs.
+        disp_model: torchvision MobileNetV2 with 59 outputs.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not what it should be, or does not fit the head model.
+    """
+    head = full.head
+    if head.num_expression < OFFICIAL_EXPRESSION:
+        raise ValueError(
+            f"the release's driver network speaks of {OFFICIAL_EXPRESSION} expression coefficients of FLAME, "
+            f"head {head.name} has {head.num_expression}"
+        )
+    basis = LinearBasis.from_official(u_full, mean_deform, head)
+    avatar = AvatarModel(official_linear_config(full.config), head)
+    shared = {
+        key: value
+        for key, value in full.state_dict().items()
+        if not key.startswith(("offset_network.", "driver_"))
+    }
+    avatar.load_state_dict(shared, strict=False)
+    part, driver = avatar.offset_network, avatar.driver_network
+    assert isinstance(part, BasisOffsets)
+    assert driver is not None
+    part.set_basis(basis)
+    _load(part.regressor.network, read_official(linear_hair), linear_hair)
+    with torch.no_grad():
+        # Ours speaks in standard deviations, the released network in metres.
+        part.regressor.last_layer.weight.div_(part.scale[:, None])
+        part.regressor.last_layer.bias.div_(part.scale)
+        driver.centre.zero_()
+        driver.scale.fill_(1)
+    _load(driver.regressor.network, _driver_weights(disp_model, head.num_expression), disp_model)
+    return avatar.eval().requires_grad_(False)
+
+
+def _driver_weights(path: Path, num_expression: int) -> dict[str, Tensor]:
+    """The released network with its outputs in our order; what it does not know stays 0."""
+    weights = read_official(path)
+    names = ("classifier.1.weight", "classifier.1.bias")
+    outputs = OFFICIAL_EXPRESSION + OFFICIAL_POSE + OFFICIAL_CAMERA
+    if not isinstance(weights, Mapping) or any(
+        name not in weights or len(weights[name]) != outputs for name in names
+    ):
+        raise ValueError(f"{path} is no MobileNetV2 of torchvision with {outputs} outputs")
+    first_pose = num_expression
+    camera = num_expression + POSE_SIZE
+    # Global rotation, then jaw behind the neck, in the order of HeadParams.pose.
+    places = [*range(OFFICIAL_EXPRESSION), *range(first_pose, first_pose + 3)]
+    places += [*range(first_pose + 6, first_pose + 9), *range(camera, camera + OFFICIAL_CAMERA)]
+    placed = dict(weights)
+    for name in names:
+        wide = weights[name].new_zeros(camera + OFFICIAL_CAMERA, *weights[name].shape[1:])
+        wide[places] = weights[name]
+        placed[name] = wide
+    return placed
+
+
+def _load(network: nn.Module, weights: object, path: Path) -> None:
+    """Fill strictly."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{path} holds no state dict")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        difference = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(f"{path} is of another network than the release's: {difference}") from error
