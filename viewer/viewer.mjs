@@ -30,7 +30,7 @@ function fail(text) {
 }
 
 // A browser that takes a picture does so when the page has loaded: this image comes once all is drawn.
-if (location.search === "?picture") document.body.append(Object.assign(new Image(), { src: "drawn.png" }));
+if (location.search === "?picture") document.body.append(Object.assign(new Image(), { hidden: true, src: "drawn.png" }));
 
 /** Tell the server that the page is as it shall be. */
 async function finish() {

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.avatar.refine import refine_offsets
-from rome_lightning.avatar.several import encode_person, fuse
+from rome_lightning.avatar.several import encode_person, fuse, texels_of_the_head
 from rome_lightning.data import Frames, HeadParams, Rendered
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis
 from rome_lightning.models.avatar_model import at_rest
@@ -98,7 +98,9 @@ class Avatar:
         vertices_px = self.model.project(mesh.vertices, params, self.photos.image_size)
         layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
         observed = observe(self.photos, vertices_px, head.faces, layout, self.model.rasterizer)
-        return fuse(*observed) if len(self.photos) > 1 else observed
+        if len(self.photos) == 1:
+            return observed
+        return fuse(*observed, texels_of_the_head(head, layout))
 
     @torch.no_grad()
     def edited(self, basis: LinearBasis, amounts: Mapping[int, float]) -> Avatar:

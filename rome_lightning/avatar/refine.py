@@ -54,6 +54,8 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
     photos_each = len(source) // len(start)
     # Nobody knows what is beyond the border of a picture.
     known = 1 - source.region_mask(Region.OUTSIDE)
+    if photos_each > 1:
+        known[1:] = known[1:] * above_chin(source[slice(1, None)])
     outline = source.foreground_mask * known
     limit = model.config.offsets.max_offset
     steps = torch.zeros_like(start[:, network.moving, :1]).requires_grad_()
@@ -71,7 +73,8 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
             vertices_px = model.project(mesh.vertices, source.params, source.image_size)
             face_ids = model.rasterizer.face_ids(vertices_px, head.faces, source.image_size)
             silhouette = coverage(vertices_px, head.faces, face_ids)
-            loss = occupancy(silhouette * known, outline)
+            # A sum over the photographs of a person: further ones must not make the first count less.
+            loss = photos_each * occupancy(silhouette * known, outline)
             loss = loss + LAPLACIAN_WEIGHT * laplacian(mesh.offsets, edges)
             optimizer.zero_grad()
             loss.backward()
@@ -85,6 +88,16 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
             else:
                 texture = model.encode_texture(source, offsets)
         return AvatarCode(texture, code.shape, offsets)
+
+
+def above_chin(photos: Frames) -> Float[Tensor, "b 1 h w"]:
+    """1 on the rows of the head, 0 below the chin: only there further photographs are believed.
+
+    See ``texels_of_the_head`` for why.
+    """
+    rows = torch.arange(photos.image_size[0], device=photos.image.device).view(1, 1, -1, 1)
+    chin = photos.landmarks[..., 1].amax(1).view(-1, 1, 1, 1)
+    return (rows < chin).to(photos.image.dtype).expand_as(photos.foreground_mask)
 
 
 def _shortened(offsets: Float[Tensor, "b v 3"], limit: float) -> Float[Tensor, "b v 3"]:

@@ -7,15 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.data import Frames
+from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import UnprojectedTexture
+from rome_lightning.renderer import UVLayout
 
 FIRST_WEIGHT = 8.0
 """Weight of the first photograph against another that sees a point as well: mixed in equal parts, mouth and
 eyes of two expressions would give those of nobody."""
 _SHARPNESS = 4
 """Power of the visibility in the weights; the better view of a point should win, not the mean of all."""
+_LEAST_SEEN, _WELL_SEEN = 0.5, 0.9
+"""Visibility from which further photographs are believed a little, and wholly: beside their outlines, where
+they alone would add something, the surface is least well known."""
 _MAX_LOG_GAIN = 0.5
 """Bound of the correction of a photograph's exposure and white balance."""
 _LEAST_OVERLAP = 0.002
@@ -71,18 +76,34 @@ def person_texture(
     if offsets is not None:
         vertices = vertices + model.head.turn(offsets, photos.params)
     vertices_px = model.project(vertices, photos.params, photos.image_size)
-    return model.texture_model.complete(*fuse(*model.texture_model.observe(photos, vertices_px)))
+    colour, visibility = model.texture_model.observe(photos, vertices_px)
+    head_texels = texels_of_the_head(model.head, model.texture_model.layout)
+    return model.texture_model.complete(*fuse(colour, visibility, head_texels))
+
+
+def texels_of_the_head(head: HeadModel, layout: UVLayout) -> Float[Tensor, "1 1 s s"]:
+    """1 on texels of face, ears and scalp, 0 on neck and shoulders, soft at the border.
+
+    Tracking guesses shoulders from the turn of the head. One photograph's guess does no harm, because the
+    same photograph is seen through it, but the guesses of two do not agree.
+    """
+    return layout.gather(head.region("face", "ears", "eyes", "mouth", "scalp").float()[None, :, None])
 
 
 def fuse(
-    colour: Float[Tensor, "n 3 s s"], visibility: Float[Tensor, "n 1 s s"]
+    colour: Float[Tensor, "n 3 s s"],
+    visibility: Float[Tensor, "n 1 s s"],
+    trusted: Float[Tensor, "1 1 s s"] | float = 1.0,
 ) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
     """One set of observed colours from several, each point mostly from whoever sees it best.
 
     Args:
         colour: RGB in [0, 1] per photograph.
         visibility: how well each photograph sees each texel, [0, 1].
+        trusted: how far others than the first are believed, [0, 1]; see ``texels_of_the_head``.
     """
+    sure = ((visibility[1:] - _LEAST_SEEN) / (_WELL_SEEN - _LEAST_SEEN)).clamp(0, 1)
+    visibility = torch.cat([visibility[:1], sure * trusted])
     balanced = colour * _gains(colour, visibility)
     best = visibility.amax(0, keepdim=True)
     # Where nobody sees anything the colour is of no meaning, but must stay finite.
