@@ -65,15 +65,13 @@ class RunCheckpoint(Checkpoint):
         return str(path) if self.best_model_score is not None and path.is_file() else ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder; from here on signals are obeyed between steps."""
+        """Find the folder."""
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
-        if stage == "fit":
-            self._request.install()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what was logged after the checkpoint that the run goes on from."""
-        # Lightning has put its own handlers in place, which would save in the middle of a step.
-        self._request.install()
+        """Begin to watch for signals; remove what was logged after the checkpoint that is gone on from."""
+        # In place of Lightning's handlers, which save in the middle of a step. It restores what was before.
+        self._request.install(signal.SIGTERM if trainer.received_sigterm else 0)
         self._saved_at_s = time.monotonic()
         steps = _steps_done(trainer)
         last = self._folder / LAST
@@ -192,9 +190,7 @@ class RunCheckpoint(Checkpoint):
         return {
             "code": code_and_versions(),
             "config": config.read_text() if config.is_file() else None,
-            "dataset_hash": getattr(
-                getattr(getattr(trainer, "datamodule", None), "manifest", None), "hash", None
-            ),
+            "dataset_hash": getattr(getattr(trainer, "datamodule", None), "dataset_hash", None),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
             "world_size": trainer.world_size,
         }

@@ -90,7 +90,7 @@ class RunSummary(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
+        data = getattr(trainer, "datamodule", None)
         last = {key: float(value) for key, value in trainer.callback_metrics.items()}
         summary: dict[str, Any] = {
             "metrics": self._best or last,
@@ -99,8 +99,8 @@ class RunSummary(Callback):
             "steps": trainer.global_step,
             "best_checkpoint": getattr(trainer.checkpoint_callback, "best_model_path", "") or None,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
-            "dataset_hash": getattr(manifest, "hash", None),
-            "dataset_licence": getattr(manifest, "licence", None),
+            "dataset_hash": getattr(data, "dataset_hash", None),
+            "dataset_licences": sorted({m.licence for m in getattr(data, "manifests", []) if m.licence}),
             "device": str(pl_module.device),
             "num_processes": trainer.world_size,
             "wall_time_s": self._wall_time_s(),

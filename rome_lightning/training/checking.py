@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from rome_lightning.models.checkpoint import CONFIG_KEY
@@ -54,14 +54,12 @@ def _check_callbacks(callbacks: list[Callback]) -> None:
                 "ModelCheckpoint saves where a run cannot go on exactly; replace it in trainer.callbacks by "
                 "rome_lightning.callbacks.RunCheckpoint, or set trainer.enable_checkpointing to false"
             )
-    if sum(isinstance(callback, Checkpoint) for callback in callbacks) > 1:
-        raise ValueError("trainer.callbacks has more than one RunCheckpoint; they would write the same files")
 
 
 def _check_averaging(average: WeightAveraging, later: list[Callback]) -> None:
     name = type(average).__name__
     for callback in later:
-        if isinstance(callback, Checkpoint):
+        if isinstance(callback, Checkpoint | ProgressBar):
             continue
         if is_overridden("on_validation_epoch_end", callback, Callback):
             raise ValueError(
@@ -76,16 +74,14 @@ def _check_averaging(average: WeightAveraging, later: list[Callback]) -> None:
 
 
 def _check_head(module: LightningModule, data: LightningDataModule | None) -> None:
-    manifest = getattr(data, "manifest", None)
     head = getattr(getattr(module, "avatar", None), "head", None)
-    if manifest is None or head is None:
-        return
-    tracked = manifest.head.get("name")
-    if tracked != head.name:
-        raise ValueError(
-            f"the dataset was tracked with the head model {tracked!r}, the model has {head.name!r}; set "
-            f"model.init_args.avatar.head, or prepare the videos again with --head"
-        )
+    for manifest in getattr(data, "manifests", []):
+        tracked = manifest.head.get("name")
+        if head is not None and tracked != head.name:
+            raise ValueError(
+                f"the dataset was tracked with the head model {tracked!r}, the model has {head.name!r}; set "
+                "model.init_args.avatar.head, or prepare the videos again with --head"
+            )
 
 
 def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str) -> int:

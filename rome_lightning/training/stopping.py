@@ -40,11 +40,15 @@ class StopRequest:
         """The signal that came, 0 for none."""
         self._before: dict[int, Any] = {}
 
-    def install(self) -> None:
-        """Begin to watch, or take the signals back from who did since; only a main thread can."""
+    def install(self, signum: int = 0) -> None:
+        """Begin to watch; only a main thread can.
+
+        Args:
+            signum: a signal that came before, 0 for none.
+        """
+        self.signum = signum
         if threading.current_thread() is threading.main_thread():
-            handlers: dict[int, Any] = {int(s): signal.signal(s, self._note) for s in _WATCHED}
-            self._before = self._before or handlers
+            self._before = {int(s): signal.signal(s, self._note) for s in _WATCHED}
 
     def restore(self) -> None:
         """Put back the handlers that were there."""

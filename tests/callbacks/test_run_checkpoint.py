@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.resuming import current_position
 from datamodules.sampler import TrainingSampler
-from rome_lightning.callbacks import RunCheckpoint, SeedEachStep
+from rome_lightning.callbacks import RunCheckpoint, SeedEachStep, run_checkpoint
 from rome_lightning.callbacks.run_logger import RunCSVLogger
-from rome_lightning.training.checkpointing import (
-    RunCheckpointIO,
-    newest_valid,
-)
+from rome_lightning.training.checkpointing import RUN_KEY, RunCheckpointIO, newest_valid
+from rome_lightning.training.stopping import RunStopped
 
 STEPS_PER_EPOCH = 5
 
@@ -113,7 +114,8 @@ class _Unsaved(RunCheckpoint):
 def _fit(folder: Path, *more: Callback, resume: bool = False, epochs: int = 3, **options: Any) -> _Module:
     seed_everything(0, verbose=False)
     module = _Module()
-    checkpoint = _Unsaved("val/score", every_n_steps=options.pop("every_n_steps", None))
+    monitor, every_n_steps = options.pop("monitor", "val/score"), options.pop("every_n_steps", None)
+    checkpoint = _Unsaved(monitor, every_n_steps=every_n_steps)
     ema = EMAWeightAveraging(decay=0.5, use_buffers=False)
     trainer = Trainer(
         default_root_dir=folder,
@@ -135,6 +137,11 @@ def _fit(folder: Path, *more: Callback, resume: bool = False, epochs: int = 3, *
     return module
 
 
+def _steps(folder: Path, name: str = "last") -> int:
+    path = folder / "checkpoints" / f"{name}.ckpt"
+    return int(torch.load(path, weights_only=True)[RUN_KEY]["steps"])
+
+
 def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -150,8 +157,9 @@ def _same(a: _Module, b: _Module) -> bool:
     ("options", "steps"),
     [
         ({}, range(0, 15, 3)),
-        ({"every_n_steps": 1}, range(0, 15, 2)),
-        ({"every_n_steps": 1, "val_check_interval": 2}, range(15)),
+        ({"every_n_steps": 1}, range(0, 15, 4)),
+        ({"every_n_steps": 1, "val_check_interval": 2}, range(1, 15, 5)),
+        pytest.param({"every_n_steps": 1, "val_check_interval": 2}, range(15), marks=pytest.mark.slow),
         ({"every_n_steps": 3, "check_val_every_n_epoch": 2}, range(1, 15, 3)),
         ({"every_n_steps": 2, "num_sanity_val_steps": 1}, range(2, 15, 4)),
         ({"every_n_steps": 5}, range(4, 11)),
@@ -178,3 +186,130 @@ def test_a_run_cut_at_any_step_ends_as_the_whole_one(
         again = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"):
             torch.testing.assert_close(again[key], last[key], rtol=0, atol=0)
+
+
+def test_checkpoints_say_what_run_they_belong_to(tmp_path: Path) -> None:
+    _fit(tmp_path, epochs=1)
+    facts = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)[RUN_KEY]
+    assert (facts["steps"], facts["epoch"], facts["seed"], facts["world_size"]) == (STEPS_PER_EPOCH, 0, 0, 1)
+    assert facts["code"]["versions"].keys() >= {"torch", "lightning"}
+
+
+def _full_disk(monkeypatch: pytest.MonkeyPatch, at_writes: set[int]) -> None:
+    writes = 0
+    original = RunCheckpointIO.save_checkpoint
+
+    def save(
+        self: RunCheckpointIO, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        nonlocal writes
+        writes += 1
+        if writes - 1 in at_writes:
+            raise OSError(28, "No space left on device")
+        original(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(RunCheckpointIO, "save_checkpoint", save)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    _full_disk(monkeypatch, {1})
+    said = []
+    monkeypatch.setattr(run_checkpoint, "rank_zero_warn", said.append)
+    _fit(tmp_path, epochs=3)
+    assert said == [
+        "no checkpoint after 10 steps: [Errno 28] No space left on device; the one before is kept, "
+        "training goes on"
+    ]
+    assert (_steps(tmp_path), _steps(tmp_path, "previous")) == (15, 5)
+
+
+def test_a_run_whose_end_is_not_saved_fails(tmp_path, monkeypatch):
+    _full_disk(monkeypatch, {1, 2})
+    with pytest.raises(OSError, match="the run is done, but its last state is not saved: after 15 steps"):
+        _fit(tmp_path, epochs=3)
+    assert newest_valid(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "last.ckpt"
+
+
+class _Signal(Callback):
+    def __init__(self, step: int, *signals: int) -> None:
+        self.step, self.signals = step, signals
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step:
+            for signum in self.signals:
+                os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_between_two_steps(signum, tmp_path):
+    before = signal.getsignal(signum)
+    with pytest.raises(RunStopped) as stopped:
+        _fit(tmp_path, _Signal(7, signum))
+    assert stopped.value.code == 128 + signum
+    assert "last.ckpt" in stopped.value.message
+    assert signal.getsignal(signum) == before
+    assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    # Lightning makes an exit of an interrupt.
+    with pytest.raises(SystemExit) as stopped:
+        _fit(tmp_path, _Signal(7, signal.SIGINT, signal.SIGINT))
+    assert not isinstance(stopped.value, RunStopped)
+
+
+class _Break(Callback):
+    """Raises between two steps, or in the middle of one."""
+
+    def __init__(self, step: int, hook: str) -> None:
+        self.step = step
+        setattr(self, hook, self._act)
+
+    def _act(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step:
+            raise ValueError("broken")
+
+
+@pytest.mark.parametrize(("hook", "saved"), [("on_train_batch_start", 7), ("on_before_optimizer_step", 5)])
+def test_an_error_saves_what_is_whole_and_no_half_step(hook, saved, tmp_path):
+    with pytest.raises(ValueError, match="broken"):
+        _fit(tmp_path, _Break(7, hook))
+    assert _steps(tmp_path) == saved
+    assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
+
+
+def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):
+    with pytest.raises(ValueError, match=r"monitor = val/lpips, which is not logged; .*val/score"):
+        _fit(tmp_path, epochs=1, monitor="val/lpips")
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_is_the_best_and_never_not_a_number(mode, tmp_path):
+    checkpoint = RunCheckpoint("val/score", mode)
+    scores = iter([3.0, math.nan, 1.0, 2.0])
+
+    class Scored(_Module):
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            if batch_idx == 0:
+                self.score = next(scores)
+            self.log("val/score", self.score)
+
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        callbacks=[checkpoint],
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Scored(), datamodule=_Data())
+    best = torch.load(checkpoint.best_model_path, weights_only=True)
+    assert checkpoint.best_model_score == {"min": 1.0, "max": 3.0}[mode]
+    assert best[RUN_KEY]["epoch"] == {"min": 2, "max": 0}[mode]
+
+
+def test_senseless_intervals_are_refused():
+    with pytest.raises(ValueError, match="every_n_steps of RunCheckpoint must be positive"):
+        RunCheckpoint(every_n_steps=0)

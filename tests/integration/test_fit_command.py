@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import (
     IMAGE_SIZE,
     ROOT,
@@ -40,7 +42,7 @@ def _copied(run_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_run_folder_is_complete(run_folder, dataset):
     names = {path.name for path in run_folder.iterdir()}
-    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "images", "summary.json"}
+    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "images", "curves.png", "summary.json"}
     assert {path.name for path in (run_folder / "checkpoints").iterdir()} == {
         "best.ckpt",
         "last.ckpt",
@@ -50,9 +52,10 @@ def test_a_run_folder_is_complete(run_folder, dataset):
     assert config["seed_everything"] == 0
     assert config["data"]["init_args"]["manifest"] == str(dataset)
     picture = Image.open(sorted((run_folder / "images").iterdir())[-1])
-    assert picture.width == 6 * IMAGE_SIZE
+    assert picture.width == 8 * IMAGE_SIZE
     assert picture.height >= IMAGE_SIZE
-    assert picture.height % IMAGE_SIZE == 0
+    # Below the names of the columns.
+    assert picture.height % IMAGE_SIZE == 16
 
 
 def test_the_summary_names_what_made_the_run(run_folder, dataset):
@@ -62,6 +65,8 @@ def test_the_summary_names_what_made_the_run(run_folder, dataset):
     assert summary["dataset_hash"] == Manifest.load(dataset).hash
     assert summary["versions"].keys() >= {"torch", "lightning"}
     assert "CC0" in summary["head_licence"]
+    assert summary["asset_licences"]["lpips_alexnet"] == "BSD-3-Clause"
+    assert summary["best_of_each"].keys() == {"val/psnr", "val/ssim", "val/lpips"}
     assert summary["metrics"].keys() >= {"val/psnr", "val/ssim", "val/lpips", "train/loss"}
     # A source archive has no commit.
     assert summary["git_commit"] or not (ROOT / ".git").exists()
@@ -244,3 +249,53 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(dataset, tmp_path, rome
     assert error.startswith("gradients were not finite at step 1 (photometric ")
     assert "laplacian nan" in error
     assert "optimizer.skip_budget allows 1" in error
+
+
+def test_all_loggers_have_the_same_keys(run_folder, dataset, tmp_path, rome):
+    event_files = sorted((run_folder / "tensorboard").glob("events.*"))
+    accumulator = EventAccumulator(str(event_files[0]))
+    accumulator.Reload()
+    columns = set(_rows(run_folder / "metrics.csv")[0]) - {"step"}
+    assert set(accumulator.Tags()["scalars"]) == columns
+    assert accumulator.Tags()["images"] == ["val/images"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            {"avatar.decoder.width": 12},
+            "was trained with model.init_args.avatar.decoder.width = 8",
+        ),
+        ({"data.image_size": 32}, f"was trained at {IMAGE_SIZE} px, data.init_args.image_size is 32"),
+        ({"data.seed": 3}, "the checkpoint was trained with data.init_args.seed = 0"),
+    ],
+    ids=str,
+)
+def test_a_run_does_not_go_on_as_another_one(run_folder, dataset, tmp_path, rome, change, complaint):
+    overlay = tiny_overlay(dataset, _copied(run_folder, tmp_path))
+    for key, value in change.items():
+        *path, name = key.split(".")
+        place = overlay["data"]["init_args"] if path[0] == "data" else overlay["model"]["init_args"]
+        for part in path if path[0] != "data" else []:
+            place = place[part]
+        place[name] = value
+    code, error = rome(*tiny_arguments("fit", overlay, tmp_path, "--ckpt_path", "auto"))
+    assert code == cli.EXIT_FAILURE
+    assert complaint in error
+    assert "use model.init_args.init_from instead of --ckpt_path" in error
+
+
+def test_a_head_model_that_the_data_were_not_tracked_with_is_refused(dataset, tmp_path, rome):
+    folder = tmp_path / "flame"
+    shutil.copytree(dataset, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["head"]["name"] = "flame"
+    changed = dataclasses.replace(Manifest.load(dataset), head=manifest["head"])
+    (folder / "manifest.json").unlink()
+    changed.save(folder / "manifest.json")
+    code, error = rome(*tiny_arguments("fit", tiny_overlay(folder, tmp_path / "run"), tmp_path))
+    assert code == cli.EXIT_FAILURE
+    assert (
+        "with the head model 'flame', the model has 'open-head-1'; set model.init_args.avatar.head" in error
+    )

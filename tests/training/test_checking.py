@@ -1,0 +1,60 @@
+"""Settings that would train something else without a word are refused before training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+from rome_lightning.callbacks import ImageGrid, LearningCurves, RunCheckpoint, RunSummary, Throughput
+from rome_lightning.training.checking import check_run
+
+
+class _Module(LightningModule):
+    def __init__(self, head: str = "open") -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.avatar = SimpleNamespace(head=SimpleNamespace(name=head))
+
+
+def _check(callbacks=(), head="open", tracked="open", **trainer):
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[*callbacks, RunCheckpoint()], **trainer)
+    data = SimpleNamespace(manifests=[SimpleNamespace(head={"name": tracked})])
+    check_run(trainer, _Module(head), data)
+
+
+def _average(**options):
+    return EMAWeightAveraging(**{"decay": 0.99, "use_buffers": False} | options)
+
+
+def test_what_is_right_passes():
+    _check([ImageGrid(), Throughput(), LearningCurves(), RunSummary(), _average()])
+    # After the average there may be what never looks at the weights.
+    _check([ImageGrid(), _average(), RunSummary(), Throughput()])
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "options", "complaint"),
+    [
+        ([], {"gradient_clip_val": 1.0}, r"set model\.init_args\.optimizer\.clip_norm"),
+        ([], {"accumulate_grad_batches": 4}, r"set it to 1, and data\.init_args\.batch_size"),
+        ([], {"tracked": "flame"}, r"tracked with the head model 'flame', the model has 'open'; set model\."),
+        (
+            [_average(), ImageGrid()],
+            {},
+            r"ImageGrid stands after EMA.*put EMAWeightAveraging last",
+        ),
+        ([_average(use_buffers=True)], {}, r"use_buffers: true .*set its init_args\.use_buffers to false"),
+        (
+            [ModelCheckpoint()],
+            {},
+            r"by rome_lightning\.callbacks\.RunCheckpoint",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_names_the_setting(callbacks, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        _check(callbacks, **options)
