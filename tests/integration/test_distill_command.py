@@ -1,0 +1,176 @@
+"""From a full checkpoint to a basis and a linear model, by the commands that users type."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import IMAGE_SIZE, ROOT, need, untrained_checkpoint, write_synthetic_dataset
+
+from datamodules.synthetic import SyntheticHeads
+from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.cli.main import main
+from rome_lightning.head import load_head
+from rome_lightning.losses.mesh_chamfer import chamfer_3d
+from rome_lightning.models import LinearBasis
+from rome_lightning.models.checkpoint import load_avatar
+
+LINEAR = ROOT / "experiments" / "linear"
+REFINE_STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, a full checkpoint and a basis distilled from it."""
+    folder = tmp_path_factory.mktemp("distill")
+    (folder / "data").mkdir()
+    write_synthetic_dataset(folder / "data")
+    untrained_checkpoint(folder / "full.ckpt")
+    assert main(["distill", "basis", *basis_options(folder, "basis.safetensors")]) == 0
+    return folder
+
+
+def basis_options(folder: Path, file: str, **changes: Any) -> list[str]:
+    options = {
+        "checkpoint": folder / "full.ckpt",
+        "data": folder / "data",
+        "output": folder / file,
+        "hair": 3,
+        "neck": 2,
+        "sources_per_clip": 3,
+        "refine_steps": REFINE_STEPS,
+    }
+    return [f"--{name}={value}" for name, value in (options | changes).items()]
+
+
+def fit_options(folder: Path, run: str, steps: int) -> list[str]:
+    need("lpips_alexnet")
+    return [
+        f"--config={LINEAR / 'base.yaml'}",
+        f"--config={LINEAR / 'cpu.yaml'}",
+        f"--run_dir={folder / run}",
+        "--wandb=disabled",
+        f"--model.init_args.full_checkpoint={folder / 'full.ckpt'}",
+        f"--model.init_args.basis={folder / 'basis.safetensors'}",
+        "--model.init_args.regressors.input_size=64",
+        f"--data.init_args.manifest={folder / 'data'}",
+        f"--data.init_args.image_size={IMAGE_SIZE}",
+        "--data.init_args.batch_size=2",
+        "--data.init_args.holdout_ratio=0",
+        "--data.init_args.val_split=val",
+        f"--data.init_args.pairs_per_epoch={2 * steps}",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks=[{class_path: rome_lightning.callbacks.RunCheckpoint, "
+        "init_args: {monitor: val/lpips, mode: min}}]",
+        "--trainer.log_every_n_steps=1",
+    ]
+
+
+def test_basis_and_what_lies_beside_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    basis = LinearBasis.load(folder / "basis.safetensors").check(load_head("open"))
+    assert (basis.num_hair, basis.num_neck) == (3, 2)
+    assert basis.provenance["sources"] == 6
+    for name in ("curves.csv", "curves.png", "components.png", "coefficients.safetensors"):
+        assert (folder / f"basis_{name}").stat().st_size > 0
+    rows = (folder / "basis_curves.csv").read_text().splitlines()
+    assert rows[0] == "part,components,explained_variance_ratio,rms_mm,rms_mm_held_out"
+    assert len(rows) == 1 + 4 + 3
+    # Called again, nothing is collected again, and other numbers of components are a matter of seconds.
+    before = {path: path.stat().st_mtime_ns for path in (folder / "basis_offsets").iterdir()}
+    assert main(["distill", "basis", *basis_options(folder, "basis.safetensors")]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "basis_offsets").iterdir()}
+    assert "hair: 3 components of 6 sources" in capsys.readouterr().out
+
+
+def test_parts_of_the_work_in_processes_of_their_own(folder: Path) -> None:
+    for part in ("1/2", "0/2"):
+        assert main(["distill", "basis", *basis_options(folder, "parts.safetensors", part=part)]) == 0
+    assert not (folder / "parts.safetensors").exists()
+    assert main(["distill", "basis", *basis_options(folder, "parts.safetensors")]) == 0
+    one, other = (LinearBasis.load(folder / f"{name}.safetensors") for name in ("basis", "parts"))
+    assert torch.equal(one.components, other.components)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hair": 50}, "50 hair components need at least 51 sources, the data give 6; set --hair"),
+        ({"part": "2/2"}, "--part must be I/N"),
+        ({"output": "basis.bin"}, "the basis is a .safetensors file"),
+        ({"checkpoint": "nothing.ckpt"}, "no checkpoint at nothing.ckpt"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", "basis", *basis_options(folder, "basis.safetensors", **changes)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_missing_options_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "basis", "--hair=3"]) == 2
+    assert "--checkpoint is required" in capsys.readouterr().err
+    assert main(["distill", "nothing"]) == 1
+    assert main(["distill", "--help"]) == 0
+    assert "principal components" in capsys.readouterr().out
+
+
+def test_a_linear_model_is_trained(folder: Path) -> None:
+    assert main(["fit", *fit_options(folder, "run", steps=2)]) == 0
+    model = load_avatar(folder / "run" / "checkpoints" / "last.ckpt")
+    full = load_avatar(folder / "full.ckpt")
+    basis = LinearBasis.load(folder / "basis.safetensors")
+    assert model.basis is not None
+    assert torch.equal(model.basis.components, basis.components)
+    # Texture encoder and decoder are shared, and stay as they were.
+    for name, value in full.state_dict().items():
+        if not name.startswith("offset_network."):
+            assert torch.equal(model.state_dict()[name], value), name
+    assert "train/loss_coefficients" in (folder / "run" / "metrics.csv").read_text()
+
+
+def test_another_basis_than_the_coefficients_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need("lpips_alexnet")
+    basis = LinearBasis.load(folder / "basis.safetensors")
+    basis.save(tmp_path / "other.safetensors")
+    arguments = fit_options(folder, "refused", steps=1)
+    assert main(["fit", *arguments, f"--model.init_args.basis={tmp_path / 'other.safetensors'}"]) == 1
+    assert "`rome distill basis` writes them beside the basis" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_distilled_geometry_is_as_near_to_the_truth(folder: Path) -> None:
+    """Within 5 % of the teacher's chamfer distance, on the people of the training."""
+    more = [
+        "--model.init_args.optimizer.learning_rate=0.003",
+        "--data.init_args.batch_size=8",
+        "--data.init_args.pairs_per_epoch=1200",
+    ]
+    refine_steps = 40
+    options = basis_options(folder, "near.safetensors", refine_steps=refine_steps, sources_per_clip=4)
+    assert main(["distill", "basis", *options]) == 0
+    more.append(f"--model.init_args.basis={folder / 'near.safetensors'}")
+    assert main(["fit", *fit_options(folder, "long", steps=1), *more]) == 0
+    linear = load_avatar(folder / "long" / "checkpoints" / "last.ckpt")
+    full = load_avatar(folder / "full.ckpt")
+    heads = SyntheticHeads(full.head, IMAGE_SIZE, texture_size=128, rasterizer="torch")
+    errors: dict[str, list[float]] = {"full": [], "linear": [], "bare": []}
+    for person in (0, 1):
+        frames, truth = heads.draw([person] * 3, [0, 1, 3])
+        with torch.no_grad():
+            refined = refine_offsets(full, full.encode(frames), frames, refine_steps)
+            found = {
+                "full": full.deform(refined, frames.params).vertices,
+                "linear": linear.reconstruct(frames).vertices,
+                "bare": full.head(frames.params),
+            }
+        for name, vertices in found.items():
+            errors[name].append(float(chamfer_3d(vertices, truth.vertices)))
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    print(json.dumps({name: round(1e3 * value, 3) for name, value in means.items()}))
+    assert means["full"] < means["bare"]
+    assert means["linear"] < 1.05 * means["full"]
