@@ -27,7 +27,8 @@ from datamodules.codec import (
 )
 from datamodules.manifest import Manifest
 from datamodules.plan import PlanClip
-from datamodules.shards import CLIP_ROW, FRAME_ROW
+from datamodules.remote import RemoteFolder
+from datamodules.shards import CLIP_ROW, FRAME_ROW, WITHOUT_PARAMS
 
 _META_CACHE = 256
 """Decoded clip metas kept per process (about 0.3 MB each at 64 frames)."""
@@ -52,10 +53,22 @@ class ClipReader:
         manifest: of the dataset.
         folder: that holds the shards.
         split: ``train``, ``val`` or ``test``.
+        remote: where files come from that are not in ``folder`` yet, which is its cache; shards are fetched
+            when something in them is asked for.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, split: str) -> None:
+    def __init__(
+        self, manifest: Manifest, folder: Path, split: str, remote: RemoteFolder | None = None
+    ) -> None:
         self.folder = folder
+        self.remote = remote
+        if remote is not None:
+            kinds = (
+                ("frames", "clips") if manifest.schema == WITHOUT_PARAMS else ("frames", "clips", "params")
+            )
+            for shard in manifest.split(split):
+                for kind in kinds:
+                    remote.fetch(f"{shard.name}.{kind}.npy")
         self.split = split
         self.image_size = manifest.image_size
         self.shards = manifest.split(split)
@@ -235,7 +248,10 @@ class ClipReader:
             # After a fork: positions are explicit, so parents' handles would work, but not be ours to close.
             self._files, self._process = {}, os.getpid()
         if shard not in self._files:
-            self._files[shard] = os.open(self.folder / f"{self.shards[shard].name}.tar", os.O_RDONLY)
+            path = self.folder / f"{self.shards[shard].name}.tar"
+            if self.remote is not None:
+                path = self.remote.fetch_shard(self.shards[shard])
+            self._files[shard] = os.open(path, os.O_RDONLY)
             if hasattr(os, "posix_fadvise"):
                 # Otherwise the system reads the neighbourhood of every frame as well.
                 os.posix_fadvise(self._files[shard], 0, 0, os.POSIX_FADV_RANDOM)

@@ -47,6 +47,9 @@ SCHEMA = "rome-shard/1.1"
 1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background; ``NAME.params.npy`` is new.
 """
 
+WITHOUT_PARAMS = "rome-shard/1"
+"""Shards of this version have no ``NAME.params.npy``."""
+
 FRAME_ROW = np.dtype(
     [
         ("position", "<u8"),

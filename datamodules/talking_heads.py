@@ -17,10 +17,12 @@ from datamodules.manifest import Manifest
 from datamodules.pairs import EvaluationPairs, PairSource, TrainingPairs
 from datamodules.plan import PlanClip, PlanGroup, TrainingPlan, evaluation_pairs, split_holdout
 from datamodules.reading import ClipReader, JoinedReader
+from datamodules.remote import RemoteFolder, is_remote, open_remote
 from datamodules.resuming import StreamPosition, adopt_progress, current_position
 from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.shards import sha256_of
 from datamodules.strategies import PairChoice
+from rome_lightning.assets.resolver import cache_folder
 from rome_lightning.data.datamodule import RomeDataModule
 
 
@@ -29,7 +31,7 @@ class WeightedManifest:
     """One of several datasets to train on."""
 
     path: str
-    """``manifest.json``, or the folder that holds it."""
+    """``manifest.json``, or the folder that holds it; a path or an address."""
     weight: float | None = None
     """Share of the training pairs, relative to the other datasets; null for all: clips count the same."""
 
@@ -45,7 +47,8 @@ class TalkingHeadDataModule(RomeDataModule):
     """Pairs of frames of one clip from datasets that ``rome prepare`` made.
 
     Args:
-        manifest: ``manifest.json`` of the dataset, or the folder that holds it.
+        manifest: ``manifest.json`` of the dataset, or the folder that holds it; a path, or an address
+            (``https://``, ``s3://``, ``pipe:ssh host cat /data/{}``) whose files are kept in the cache.
         manifests: several datasets instead: a list of ``{path: ..., weight: ...}``, or a mapping from path
             to weight. They must have the same head model and stored image size.
         image_size: height and width of the batches in pixels; at most the size stored in the dataset.
@@ -136,6 +139,7 @@ class TalkingHeadDataModule(RomeDataModule):
         """Worker processes that died or hung and were replaced (log key ``data/restarted``)."""
         self._resume: StreamPosition | None = None
         self._manifests: list[Manifest] = []
+        self._folders: list[tuple[Path, RemoteFolder | None]] = []
         self._readers: dict[str, JoinedReader] = {}
 
     @property
@@ -147,7 +151,8 @@ class TalkingHeadDataModule(RomeDataModule):
     def manifests(self) -> list[Manifest]:
         """Manifests of the datasets, read on first use."""
         if not self._manifests:
-            manifests = [Manifest.load(Path(dataset.path)) for dataset in self.datasets]
+            opened = [_open(dataset.path) for dataset in self.datasets]
+            manifests = [manifest for manifest, _, _ in opened]
             _check_alike(manifests, self.datasets)
             if self.image_size > manifests[0].image_size:
                 raise ValueError(
@@ -155,6 +160,7 @@ class TalkingHeadDataModule(RomeDataModule):
                     f"got {self.image_size}; set data.init_args.image_size or prepare the dataset again"
                 )
             self._manifests = manifests
+            self._folders = [(folder, remote) for _, folder, remote in opened]
         return self._manifests
 
     @property
@@ -178,11 +184,13 @@ class TalkingHeadDataModule(RomeDataModule):
     def reader(self, split: str) -> JoinedReader:
         """Random access to the clips of ``train``, ``val`` or ``test``."""
         if split not in self._readers:
-            readers = []
-            for manifest, dataset in zip(self.manifests, self.datasets, strict=True):
-                path = Path(dataset.path)
-                readers.append(ClipReader(manifest, path if path.is_dir() else path.parent, split))
-            self._readers[split] = JoinedReader(readers)
+            manifests = self.manifests
+            self._readers[split] = JoinedReader(
+                [
+                    ClipReader(manifest, folder, split, remote)
+                    for manifest, (folder, remote) in zip(manifests, self._folders, strict=True)
+                ]
+            )
         return self._readers[split]
 
     def _clips(self, split: str) -> tuple[JoinedReader, list[PlanClip], list[tuple[int, ...]]]:
@@ -374,6 +382,15 @@ def _datasets(
             + ", ".join(f"{dataset.path}: {dataset.weight}" for dataset in manifests)
         )
     return list(manifests)
+
+
+def _open(address: str) -> tuple[Manifest, Path, RemoteFolder | None]:
+    """Manifest, folder of the files, and where they come from if that is elsewhere."""
+    if not is_remote(address):
+        path = Path(address)
+        return Manifest.load(path), path if path.is_dir() else path.parent, None
+    manifest, remote = open_remote(address, cache_folder() / "datasets")
+    return manifest, remote.cache, remote
 
 
 def _check_alike(manifests: Sequence[Manifest], datasets: Sequence[WeightedManifest]) -> None:

@@ -11,11 +11,9 @@ from pathlib import Path
 from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest, ManifestShard
 from datamodules.reading import ClipReader
-from datamodules.shards import ShardIndex, ShardInfo, sha256_of
+from datamodules.shards import WITHOUT_PARAMS, ShardIndex, ShardInfo, sha256_of
 
 _MOST_NAMED = 5
-_WITHOUT_PARAMS = "rome-shard/1"
-"""Shards of this version had no checksums of single frames' parameters."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> lis
     for kind, content in ShardIndex.of_tar(tar).files().items():
         path = folder / f"{shard.name}.{kind}.npy"
         if not path.exists():
-            if kind == "params" and manifest.schema == _WITHOUT_PARAMS:
+            if kind == "params" and manifest.schema == WITHOUT_PARAMS:
                 continue
             problems.append(Problem(shard.name, f"{path.name} is missing", index_only=True))
         elif path.read_bytes() != content:
