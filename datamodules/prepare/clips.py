@@ -211,7 +211,10 @@ def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> li
     pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
     if sum(map(len, pictures)) == 0:
         return []
-    similarity, face = similarity_to_most(np.concatenate(pictures), embed, least)
+    weights = [len(shot.usable) / max(len(rows), 1) for shot, rows in zip(shots, chosen, strict=True)]
+    repeats = torch.tensor([len(rows) for rows in chosen])
+    each = torch.tensor(weights).repeat_interleave(repeats)
+    similarity, face = similarity_to_most(np.concatenate(pictures), embed, least, each)
     start = 0
     for shot, rows in zip(shots, chosen, strict=True):
         measured = torch.full((len(shot.frames),), torch.nan)

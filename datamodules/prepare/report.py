@@ -41,7 +41,7 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
 td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
 td.number { text-align: right; }
 figure { display: inline-block; margin: 0 1rem 1.2rem 0; }
-figcaption { font-size: 13px; color: #555; }
+figcaption { font-size: 13px; color: #555; max-width: 30rem; overflow-wrap: anywhere; }
 img { display: block; border-radius: 4px; }
 .failed { color: #b00020; }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; }

@@ -22,18 +22,19 @@ def default_embedder() -> SFaceEmbedder:
 
 
 def similarity_to_most(
-    images: UInt8[np.ndarray, "n s s 3"], embed: Embedder, least: float
+    images: UInt8[np.ndarray, "n s s 3"], embed: Embedder, least: float, weights: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " d"]]:
-    """How like each face is to the most typical one, and the face of that person.
+    """How like each face is to the person who is seen most, and the face of that person.
 
     Args:
         images: RGB.
         embed: network of identity.
         least: cosine similarity from which on two faces are those of one person.
+        weights: for how many frames each image stands.
 
     Returns:
-        Cosine similarity to the most typical face, NaN where no face was found, and the mean embedding of
-        the faces of that person, unit length; empty if no face was found at all.
+        Cosine similarity to the most typical face of that person, NaN where no face was found, and the mean
+        embedding of the faces of that person, unit length; empty if no face was found at all.
     """
     embeddings, found = embed(
         torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
@@ -43,7 +44,10 @@ def similarity_to_most(
         return result, torch.zeros(0)
     faces = embeddings[found]
     similarities = faces @ faces.T
-    result[found] = similarities[similarities.median(1).values.argmax()]
+    alike_ratio = ((similarities >= least) * weights[found]).sum(1) / weights[found].sum()
+    # Among the faces of one person the similarity decides, which is less than the share of any frame.
+    typical = (alike_ratio + 1e-6 * similarities.mean(1)).argmax()
+    result[found] = similarities[typical]
     mean = embeddings[result.nan_to_num(nan=-1.0) >= least].mean(0)
     return result, mean / mean.norm()
 

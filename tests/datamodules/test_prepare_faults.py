@@ -360,6 +360,15 @@ class TestShotsAndPeople:
         assert shard.frames == 17
         assert report["best_rejected"]["reason"] in ("another person", "profile")
 
+    @pytest.mark.parametrize(("many", "few"), [(RED, BLUE), (BLUE, RED)])
+    def test_person_of_most_frames_is_kept(
+        self, tmp_path: Path, many: tuple[int, int, int], few: tuple[int, int, int]
+    ) -> None:
+        # Both shots have more frames than faces are measured in.
+        video = self.write(tmp_path / "a.mp4", coloured(few, 12), coloured(many, 20))
+        manifest = run(video, tmp_path / "d", CHECKED)
+        assert sum(shard.frames for shard in manifest.shards) == 19
+
     def test_person_nobody_can_verify_after_a_cut_is_left_out(self, tmp_path: Path) -> None:
         video = self.write(tmp_path / "a.mp4", coloured(RED, 12), coloured((60, 60, 60), 12))
         manifest = run(video, tmp_path / "d", CHECKED)
