@@ -6,6 +6,7 @@ from rome_lightning.callbacks.run_checkpoint import RunCheckpoint
 from rome_lightning.callbacks.run_summary import RunSummary, code_and_versions
 from rome_lightning.callbacks.seed_each_step import SeedEachStep
 from rome_lightning.callbacks.throughput import Throughput
+from rome_lightning.callbacks.validation_metrics import ValidationMetrics
 
 __all__ = [
     "ImageGrid",
@@ -14,5 +15,6 @@ __all__ = [
     "RunSummary",
     "SeedEachStep",
     "Throughput",
+    "ValidationMetrics",
     "code_and_versions",
 ]

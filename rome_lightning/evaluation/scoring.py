@@ -169,6 +169,10 @@ class Scorer:
         elif base == "fid_inception":
             self._inception = load_inception(self._paths["fid_inception"]).to(self.device)
 
+    def forget(self) -> None:
+        """Forget what was seen in real frames, for callers whose keys do not name frames for good."""
+        self._cache.clear()
+
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Inception features of images as they are scored."""
         return inception_features(self._inception, image.to(self.device)).cpu()
