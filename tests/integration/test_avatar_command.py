@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from PIL import Image
 from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
+from rome_lightning.models import LinearBasis
+from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.tracking import read_video, write_video
+from rome_lightning.viewer.browser import find_browser
 
 NUM_FRAMES = 5
 
@@ -120,6 +124,134 @@ def test_a_driver_of_no_use_leaves_nothing(avatar, folder, tmp_path, rome, drive
     assert code == cli.EXIT_FAILURE
     assert re.search(complaint, error)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_photographs_that_cannot_be_used_together_are_named(folder, checkpoint, tmp_path, rome, capfd):
+    need("face_landmarker", "selfie_multiclass", "modnet")
+    arguments = ("avatar", "create", folder / "face.png", folder / "coffee.png", "-o", tmp_path / "avatar")
+    code, error = rome(*arguments, "--checkpoint", checkpoint)
+    assert code == cli.EXIT_FAILURE
+    assert re.search(r"coffee\.png: no face found in the photo", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_photographs_make_one_avatar(folder, checkpoint, tmp_path, rome):
+    need("face_landmarker", "selfie_multiclass", "modnet", "yunet", "sface")
+    Image.fromarray(skimage.data.astronaut()[:400, 20:500]).save(tmp_path / "cropped.png")
+    output = tmp_path / "avatar"
+    photos = (folder / "face.png", tmp_path / "cropped.png")
+    assert rome("avatar", "create", *photos, "-o", output, "--checkpoint", checkpoint) == (0, "")
+    made = Avatar.load(output / "avatar.safetensors")
+    assert len(made.photos) == 2
+    assert bool((made.photos.params.shape[0] == made.photos.params.shape[1]).all())
+
+
+def test_lost_frames_are_recorded_and_treated_as_asked(avatar, folder, tmp_path, rome):
+    face = skimage.data.astronaut()
+    empty = np.full_like(face, 128)
+    frames = [face, face, empty, empty, face]
+    write_video(tmp_path / "driver.mp4", frames, 25.0)
+    for how, shown in (("hold", 5), ("interpolate", 5), ("skip", 3)):
+        output = tmp_path / f"{how}.mp4"
+        arguments = ("avatar", "animate", avatar, "--driver", tmp_path / "driver.mp4", "-o", output)
+        assert rome(*arguments, "--lost", how, "--compare") == (0, "")
+        video = read_video(output).frames
+        assert len(video) == shown
+        record = json.loads(output.with_suffix(".json").read_text())
+        assert (record["lost_frames"], record["lost"], record["frames"]) == ([[2, 3]], how, shown)
+        # The red border of a lost frame.
+        reds = [int(frame[0, :, 0].mean()) - int(frame[0, :, 1].mean()) > 60 for frame in video]
+        assert reds == ([False, False, True, True, False] if shown == 5 else [False] * 3)
+
+
+def test_frames_can_be_pictures_and_motion_relative(avatar, folder, tmp_path, rome):
+    output = tmp_path / "frames"
+    arguments = ("avatar", "animate", avatar, "--driver", folder / "face.mp4", "-o", output, "--relative")
+    assert rome(*arguments, "--max-frames", 2) == (0, "")
+    assert sorted(path.name for path in output.iterdir()) == ["00000.png", "00001.png"]
+
+
+def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
+    made = Avatar.load(avatar / "avatar.safetensors")
+    head = made.model.head
+    component = torch.zeros(1, head.num_vertices, 3)
+    component[0, head.region("scalp"), 1] = 1
+    basis = LinearBasis(
+        component / component.norm(),
+        torch.zeros(head.num_vertices, 3),
+        torch.tensor([0.2]),
+        1,
+        head.name,
+        head_fingerprint(head),
+    )
+    basis.save(tmp_path / "basis.safetensors")
+    arguments = (
+        "avatar",
+        "edit",
+        avatar,
+        "--basis",
+        tmp_path / "basis.safetensors",
+        "-o",
+        tmp_path / "edited",
+    )
+    assert rome(*arguments, "--component", 1, "--amount", 2) == (0, "")
+    edited = Avatar.load(tmp_path / "edited" / "avatar.safetensors")
+    moved = (edited.rest_mesh().vertices - made.rest_mesh().vertices)[0]
+    expected = 2 * 0.2 * basis.components[0]
+    torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0)
+    for extra, complaint in (
+        (("--component", 2, "--amount", 1), "has components 0 to 0"),
+        (("--component", 0, "--amount", 1), "counted from 1"),
+        (("--component", 1, "--amount", 1, "--amount", 2), "every --component needs its --amount"),
+    ):
+        code, error = rome(*arguments, *extra)
+        assert code == cli.EXIT_FAILURE
+        assert complaint in error
+
+
+def test_every_format_and_poses_of_a_driver(avatar, folder, tmp_path, rome):
+    for file_format, suffix in (("ply", ".ply"), ("params", ".npz")):
+        output = tmp_path / f"a{suffix}"
+        assert rome("avatar", "export", avatar, "--format", file_format, "-o", output) == (0, "")
+        assert output.stat().st_size > 1000
+    driven = ("avatar", "export", avatar, "--driver", folder / "face.mp4", "-o", tmp_path / "pose.obj")
+    assert rome(*driven, "--format", "obj", "--frame", 0, "--frame", 3) == (0, "")
+    assert {path.name for path in tmp_path.glob("pose*.obj")} == {"pose_00000.obj", "pose_00003.obj"}
+    code, error = rome(*driven, "--format", "obj", "--frame", 9)
+    assert (code, "--frame 9 is not there" in error) == (cli.EXIT_FAILURE, True)
+    code, error = rome(*driven[:-1], tmp_path / "a.glb", "--format", "glb")
+    assert (code, "holds every pose" in error) == (cli.EXIT_FAILURE, True)
+
+
+def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
+    output = tmp_path / "live.mp4"
+    assert rome("live", "--video", folder / "face.mp4", "--avatar", avatar, "-o", output) == (0, "")
+    assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
+    stages = record["stages"]
+    assert set(stages) == {"read", "track", "render", "out", "latency"}
+    assert 0 < stages["track"]["median_ms"] < stages["latency"]["median_ms"] <= stages["latency"]["p95_ms"]
+    for arguments, complaint in (
+        (("--video", folder / "face.mp4"), "nothing would be seen"),
+        (("--video", folder / "coffee.mp4", "-o", output), "no face found"),
+        (("--video", tmp_path / "no.mp4", "-o", output), "no video at"),
+        (("--camera", 97, "-o", output), "no camera 97"),
+        (("--video", folder / "face.mp4", "-o", output, "--driver-network"), "avatar.driver.encoder"),
+    ):
+        code, error = rome("live", "--avatar", avatar, *arguments)
+        assert code == cli.EXIT_FAILURE
+        assert complaint in error
+
+
+def test_view_takes_a_picture(avatar, tmp_path, rome):
+    try:
+        find_browser()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs a headless Chromium: {error}")
+    output = tmp_path / "page.png"
+    assert rome("avatar", "view", avatar, "--screenshot", output, "--state", "jawOpen=1") == (0, "")
+    assert np.asarray(Image.open(output)).std() > 20
 
 
 def test_files_that_are_not_avatars_or_checkpoints(avatar, folder, checkpoint, tmp_path, rome):
