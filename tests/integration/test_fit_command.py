@@ -299,3 +299,24 @@ def test_a_head_model_that_the_data_were_not_tracked_with_is_refused(dataset, tm
     assert (
         "with the head model 'flame', the model has 'open-head-1'; set model.init_args.avatar.head" in error
     )
+
+
+@pytest.mark.parametrize("overlay", ["overfit", "deterministic", "profile"])
+def test_debugging_overlays_run(dataset, tmp_path, rome, overlay):
+    """Over the settings of the small model, as a user would put them over his own."""
+    run = tmp_path / "run"
+    settings = tiny_overlay(dataset, run)
+    arguments = tiny_arguments("fit", settings, tmp_path)
+    extra = ["--config", str(ROOT / "experiments" / "debug" / f"{overlay}.yaml"), "--run_dir", str(run)]
+    limits = ["--trainer.max_epochs", "1", "--trainer.profiler", "null"]
+    assert rome(*arguments, *extra, *limits) == (0, "")
+    if overlay == "deterministic":
+        again = tmp_path / "again"
+        assert rome(*arguments, *extra, *limits, "--run_dir", again) == (0, "")
+        assert _losses(again) == _losses(run)
+        states = [
+            torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            for folder in (run, again)
+        ]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+        torch.use_deterministic_algorithms(False)
