@@ -102,6 +102,8 @@ class Comparison:
     """Pairs that some run lacks, left out on request."""
     ceilings: dict[str, tuple[float | None, float | None]]
     """Ceiling and floor of the protocol per ``task/metric``."""
+    num_missing: dict[str, int]
+    """Per configuration, predictions that were absent or unreadable when its runs were evaluated."""
 
     def metric(self, name: str) -> list[Result]:
         """Results of one ``task/metric``, in the order of the configurations."""
@@ -215,9 +217,19 @@ def compare(
             continue
         scores = np.stack([table[metric].to_numpy(float) for table in tables])
         values[name] = np.where(rows, scores, np.nan)
+        unseen = np.any([table["undetected_prediction"].to_numpy(bool) for table in tables], axis=0)
         blind = np.any([table["undetected_target"].to_numpy(bool) for table in tables], axis=0)
         cell = _Cell(
-            task, metric, fact, scores[:, rows], blind[rows], frame[rows], sizes, base, options, alike
+            task,
+            metric,
+            fact,
+            scores[:, rows],
+            (unseen & ~blind)[rows],
+            frame[rows],
+            sizes,
+            base,
+            options,
+            alike,
         )
         results += cell.results([configuration.name for configuration in configurations])
     return Comparison(
@@ -231,7 +243,18 @@ def compare(
         options,
         num_dropped,
         ceilings,
+        _missing(configurations, evaluations),
     )
+
+
+def _missing(configurations: Sequence[Configuration], evaluations: Sequence[Evaluation]) -> dict[str, int]:
+    counts = iter(
+        sum(task.get("num_missing", 0) for task in evaluation.summary.get("failures", {}).values())
+        for evaluation in evaluations
+    )
+    return {
+        configuration.name: sum(next(counts) for _ in configuration.runs) for configuration in configurations
+    }
 
 
 def refuse_other_conditions(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> None:
@@ -344,8 +367,8 @@ class _Cell:
     metric: str
     fact: dict[str, Any]
     values: Float[np.ndarray, "r p"]
-    blind: Bool[np.ndarray, " p"]
-    """Pairs whose ground truth cannot be scored."""
+    unseen: Bool[np.ndarray, " p"]
+    """Pairs in which some prediction shows no face, though the ground truth does."""
     units: pd.DataFrame
     sizes: list[int]
     """Runs per configuration."""
@@ -357,7 +380,9 @@ class _Cell:
     def results(self, names: list[str]) -> list[Result]:
         there = np.isfinite(self.values)
         defined = there.all(0)
-        possible = there.any(0) & ~self.blind
+        # Where any run has a value, the ground truth allows one. Where none has, only a prediction in which
+        # no face is found is known to be at fault.
+        possible = there.any(0) | self.unseen
         filled, worst = self.values, self._worst()
         if worst is not None:
             filled = np.where(there, self.values, worst)

@@ -22,9 +22,16 @@ def results_table(comparison: Comparison) -> Table:
         results = comparison.metric(name)
         digits = digits_of(results)
         arrow = "up" if results[0].higher_is_better else "down"
-        for index, result in enumerate(results):
-            rows.append([f"{name} ({arrow})" if index == 0 else "", *_cells(result, digits)])
+        labels = [f"{name} ({arrow})", _bounds(comparison, name, digits), *[""] * len(results)]
+        rows += [[label, *_cells(result, digits)] for label, result in zip(labels, results, strict=False)]
     return Table(columns, rows, caption(comparison))
+
+
+def _bounds(comparison: Comparison, name: str, digits: int) -> str:
+    """What doing nothing and the truth itself score."""
+    ceiling, floor = comparison.ceilings[name]
+    shown = [("floor", floor), ("ceiling", ceiling)]
+    return ", ".join(f"{what} {value:.{digits}f}" for what, value in shown if value is not None)
 
 
 def _cells(result: Result, digits: int) -> list[str]:
@@ -73,6 +80,9 @@ def caption(comparison: Comparison) -> str:
         parts.append("One person says nothing about others: no interval.")
     if comparison.num_dropped:
         parts.append(f"{comparison.num_dropped} pairs that some run lacks are left out.")
+    missing = [f"{name} {number}" for name, number in comparison.num_missing.items() if number]
+    if missing:
+        parts.append(f"Predictions that were absent or unreadable: {', '.join(missing)}.")
     if any(r.num_failed for r in comparison.results):
         parts.append(
             "Failed pairs are left out of the mean; 'penalised' counts them with the metric's worst value."

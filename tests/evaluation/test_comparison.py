@@ -203,6 +203,18 @@ def test_frames_that_nobody_can_score_are_no_failures(tmp_path):
         assert result.penalised == pytest.approx(result.mean)
 
 
+def test_failures_of_all_runs_are_failures_too(tmp_path):
+    base, wide = _pair_of_runs(tmp_path)
+    for run in (base, wide):
+        _fail(run, slice(0, 4))
+        write_evaluation(run, read_pairs(run), failures={"self": {"num_missing": 3}})
+    comparison = _compare(base, wide)
+    for result in comparison.metric("self/psnr/full"):
+        assert result.num_failed == 4
+        assert result.penalised < result.mean
+    assert "absent or unreadable: base 3, wide 3" in render(comparison, "table")
+
+
 def test_scores_of_whole_sets_have_no_interval(tmp_path):
     base, wide = _pair_of_runs(tmp_path)
     for run, value in ((base, 40.0), (wide, 30.0)):
