@@ -6,6 +6,8 @@ import csv
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from run_parts import RunServer
-from tiny_run import need, tiny_arguments, tiny_overlay
+from tiny_run import ROOT, need, tiny_arguments, tiny_overlay
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 5, 3
 # Differ from run to run: how long things took.
@@ -141,3 +143,37 @@ def test_kills_at_random_moments_change_nothing(server, dataset, whole, tmp_path
         assert kills < 40, "no progress between kills"
     assert kills
     _assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_the_job_script_reaches_its_end_over_several_time_limits(dataset, tmp_path):
+    """A scheduler of a few lines: it runs the script, sends the signal in time, and queues on request."""
+    need("lpips_alexnet")
+    folder = tmp_path / "bin"
+    environment = {**os.environ, **_fake_scontrol(folder), "OMP_NUM_THREADS": "1", "SLURM_NTASKS": "1"}
+    scripts = {
+        # The time limit comes as soon as there is something to lose.
+        "srun": f'"$@" & job=$!\nwhile kill -0 $job 2>/dev/null; do\n  sleep 0.2\n'
+        f"  [ -e {folder}/warned ] || [ ! -e {tmp_path}/run/metrics.csv ] && continue\n"
+        f"  touch {folder}/warned; kill -USR1 $job\ndone\nwait $job\n",
+        "rome": f'exec {sys.executable} -m rome_lightning "$@"\n',
+    }
+    for name, body in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}")
+        (folder / name).chmod(0o755)
+    overlay = tiny_overlay(dataset, tmp_path / "run", pairs_per_epoch=4)
+    overlay["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    tiny_arguments("fit", overlay, tmp_path)
+    command = [
+        "bash",
+        str(ROOT / "experiments" / "slurm" / "single_node.sh"),
+        "--config",
+        f"{tmp_path}/tiny.yaml",
+    ]
+    codes = []
+    while not codes or (folder / "requests").exists():
+        (folder / "requests").unlink(missing_ok=True)
+        codes.append(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+        assert len(codes) < 5
+    assert codes == [128 + signal.SIGUSR1, 0]
+    assert [int(row["step"]) for row in _rows(tmp_path / "run") if "train/loss" in row] == list(range(8))
