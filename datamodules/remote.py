@@ -57,8 +57,8 @@ class RemoteFolder:
                     temporary.unlink()
                     raise ValueError(
                         f"{self._url(name)} has {found[0]} bytes with sha256 {found[1][:12]}, the manifest "
-                        f"wants {num_bytes} with {str(sha256)[:12]}; it is damaged or of another version: copy "
-                        "it there again"
+                        f"wants {num_bytes} with {str(sha256)[:12]}; it is damaged or of another version: "
+                        "copy it there again"
                     )
                 temporary.replace(path)
         return path

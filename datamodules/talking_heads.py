@@ -131,6 +131,8 @@ class TalkingHeadDataModule(RomeDataModule):
         self.eval_source = eval_source
         self.augmentation = augmentation
         self.skip_budget = skip_budget
+        # With fewer evaluation pairs than devices some have none, and none is padded.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.pairs_read = 0
         """Training pairs delivered on this rank."""
         self.pairs_skipped = 0
