@@ -3,7 +3,8 @@
 ``python benchmarks/several_photos.py MANIFEST --checkpoint FILE [--split val] [--sources 1 3] [--json OUT]``
 
 The first source is the frame whose pose is nearest to the clip's mean; further ones are the frames farthest
-from those taken so far. The others, spread over the clip, are reproduced; frames next to a source are left
+from those taken so far. The others, spread over the clip (or with
+``--far`` those turned farthest from the first source), are reproduced; frames next to a source are left
 out. PSNR, SSIM and LPIPS are of the whole image on white, means over frames, then over clips.
 """
 
@@ -67,6 +68,9 @@ def main() -> None:
     parser.add_argument(
         "--least-turn", type=float, default=0.0, help="leave out clips whose sources differ by fewer degrees"
     )
+    parser.add_argument(
+        "--far", action="store_true", help="hold out the frames farthest from the first source"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     folder = args.manifest if args.manifest.is_dir() else args.manifest.parent
@@ -87,7 +91,11 @@ def main() -> None:
         if turn < args.least_turn:
             continue
         free = [i for i in range(len(valid)) if all(abs(i - s) > 1 for s in order)]
-        held = [valid[free[int(i)]] for i in torch.linspace(0, len(free) - 1, min(HELD_OUT, len(free)))]
+        if args.far:
+            free = sorted(free, key=lambda i: -float((rotation[i] - rotation[order[0]]).norm()))
+            held = [valid[i] for i in free[:HELD_OUT]]
+        else:
+            held = [valid[free[int(i)]] for i in torch.linspace(0, len(free) - 1, min(HELD_OUT, len(free)))]
         target = read_frames(reader, clip, held).resized(size)
         wanted = on_white(target.image, target.foreground_mask)
         key = reader.key(clip)
@@ -101,6 +109,8 @@ def main() -> None:
             f"{count}: " + " ".join(f"{v:.3f}" for v in values) for count, values in rows[key].items()
         )
         print(f"{key:<36} {turn:3.0f} deg  {shown}", flush=True)
+    if not rows:
+        raise SystemExit("no clip is long enough, or none turns far enough")
     means = {c: np.mean([r[c] for r in rows.values()], axis=0).tolist() for c in args.sources}
     for count, values in means.items():
         print(

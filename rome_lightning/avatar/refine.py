@@ -20,6 +20,8 @@ SMOOTHNESS = 60.0
 """Weight of the mesh Laplacian in the step's metric: an outline's pull reaches a few rings of vertices."""
 LEARNING_RATE = 2e-3
 """Step of Adam in the smoothed coordinates, metres."""
+OTHERS_WEIGHT = 0.5
+"""Of further photographs against the first."""
 LAPLACIAN_WEIGHT = 10.0
 """Of the roughness of the offsets against the squared error of the silhouette."""
 
@@ -55,7 +57,7 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
     # Nobody knows what is beyond the border of a picture.
     known = 1 - source.region_mask(Region.OUTSIDE)
     if photos_each > 1:
-        known[1:] = known[1:] * above_chin(source[slice(1, None)])
+        known[1:] = OTHERS_WEIGHT * known[1:] * beside_head(source[slice(1, None)])
     outline = source.foreground_mask * known
     limit = model.config.offsets.max_offset
     steps = torch.zeros_like(start[:, network.moving, :1]).requires_grad_()
@@ -90,14 +92,16 @@ def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_ste
         return AvatarCode(texture, code.shape, offsets)
 
 
-def above_chin(photos: Frames) -> Float[Tensor, "b 1 h w"]:
-    """1 on the rows of the head, 0 below the chin: only there further photographs are believed.
+def beside_head(photos: Frames) -> Float[Tensor, "b 1 h w"]:
+    """Where further photographs show background above the chin, [0, 1]: the mesh must not be there.
 
-    See ``texels_of_the_head`` for why.
+    They only carve: hair hangs and poses are off by a little from one photograph to another, so a mesh that
+    grew into every outline would be larger than the head in each. Below the chin tracking guesses, see
+    ``texels_of_the_head``.
     """
     rows = torch.arange(photos.image_size[0], device=photos.image.device).view(1, 1, -1, 1)
     chin = photos.landmarks[..., 1].amax(1).view(-1, 1, 1, 1)
-    return (rows < chin).to(photos.image.dtype).expand_as(photos.foreground_mask)
+    return (rows < chin).to(photos.image.dtype) * (1 - photos.foreground_mask)
 
 
 def _shortened(offsets: Float[Tensor, "b v 3"], limit: float) -> Float[Tensor, "b v 3"]:

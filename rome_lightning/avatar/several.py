@@ -13,9 +13,9 @@ from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import UnprojectedTexture
 from rome_lightning.renderer import UVLayout
 
-FIRST_WEIGHT = 8.0
-"""Weight of the first photograph against another that sees a point as well: mixed in equal parts, mouth and
-eyes of two expressions would give those of nobody."""
+_POOR, _GOOD = 0.2, 0.7
+"""Visibility in the first photograph up to which others are used, and from which they are not: mixed, mouth
+and eyes of two expressions would give those of nobody."""
 _SHARPNESS = 4
 """Power of the visibility in the weights; the better view of a point should win, not the mean of all."""
 _LEAST_SEEN, _WELL_SEEN = 0.5, 0.9
@@ -102,13 +102,13 @@ def fuse(
         visibility: how well each photograph sees each texel, [0, 1].
         trusted: how far others than the first are believed, [0, 1]; see ``texels_of_the_head``.
     """
-    sure = ((visibility[1:] - _LEAST_SEEN) / (_WELL_SEEN - _LEAST_SEEN)).clamp(0, 1)
-    visibility = torch.cat([visibility[:1], sure * trusted])
     balanced = colour * _gains(colour, visibility)
+    sure = ((visibility[1:] - _LEAST_SEEN) / (_WELL_SEEN - _LEAST_SEEN)).clamp(0, 1)
+    others = sure * trusted * (1 - ((visibility[:1] - _POOR) / (_GOOD - _POOR)).clamp(0, 1))
+    visibility = torch.cat([visibility[:1], others])
     best = visibility.amax(0, keepdim=True)
     # Where nobody sees anything the colour is of no meaning, but must stay finite.
     weight = (visibility / best.clamp_min(1e-8)).pow(_SHARPNESS)
-    weight = torch.cat([FIRST_WEIGHT * weight[:1], weight[1:]])
     mixed = (balanced * weight).sum(0, keepdim=True) / weight.sum(0, keepdim=True).clamp_min(1e-8)
     return mixed.clamp(0, 1), best
 
