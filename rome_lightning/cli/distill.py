@@ -1,7 +1,8 @@
-"""``rome distill basis | all``: a full model to a linear one."""
+"""``rome distill``: a full model to a linear one, and what can be done with its basis."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ Options = TypeVar("Options")
 _COMMANDS = {
     "basis": "principal components of a full model's offsets over a dataset",
     "all": "the basis, the linear model trained on it, and a table of both against each other",
+    "transfer": "carry a basis to another head model",
+    "join": "write a user's own FLAME with a basis in it, for other FLAME software",
 }
 _USAGE = "\n".join(
     [
@@ -25,7 +28,7 @@ _USAGE = "\n".join(
         "Distil a trained full model into a linear one (docs/linear.md).",
         "",
         "commands:",
-        *(f"  {name:<6} {text}" for name, text in _COMMANDS.items()),
+        *(f"  {name:<9} {text}" for name, text in _COMMANDS.items()),
         "",
         "`rome distill COMMAND --help` lists the options.",
     ]
@@ -87,6 +90,10 @@ def main(argv: list[str]) -> int:
         return _basis(argv[1:])
     if argv[0] == "all":
         return _all(argv[1:])
+    if argv[0] == "transfer":
+        return _transfer(argv[1:])
+    if argv[0] == "join":
+        return _join(argv[1:])
     raise ValueError(f"unknown command {argv[0]!r}; there are {', '.join(_COMMANDS)}")
 
 
@@ -113,6 +120,60 @@ def _all(argv: list[str]) -> int:
         "runs/full/a/checkpoints/best.ckpt --data data/mine --output runs/linear/a",
     )
     return distill_all(_parse(parser, argv, AllConfig))
+
+
+def _transfer(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="rome distill transfer",
+        description="Carry a basis to another head model by registering the two templates; an approximation.",
+    )
+    parser.add_argument("basis", type=Path, help="Basis of `rome distill basis`.")
+    parser.add_argument(
+        "--source", default="open", help="Its head: open (default), or a FLAME generic_model.pkl."
+    )
+    parser.add_argument(
+        "--target", required=True, help="Head that is to get it: open, or a generic_model.pkl."
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="Basis to write (.safetensors).")
+    args = parser.parse_args(argv)
+    from rome_lightning.distillation.figures import components_figure
+    from rome_lightning.distillation.fitting import beside
+    from rome_lightning.distillation.transfer import transfer_basis
+    from rome_lightning.head import load_head
+    from rome_lightning.models import LinearBasis
+
+    target = load_head(args.target)
+    carried = transfer_basis(LinearBasis.load(args.basis), load_head(args.source), target)
+    carried.save(args.output)
+    picture = beside(args.output, "_components.png")
+    components_figure(carried, target).savefig(picture, dpi=120)
+    print(f"{args.output}: basis of {carried.head}; look at {picture}")
+    return 0
+
+
+def _join(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="rome distill join",
+        description="Write FLAME with a basis among its shape directions (docs/linear.md). The result is "
+        "under FLAME's licence.",
+    )
+    parser.add_argument("basis", type=Path, help="Basis on the head of --flame.")
+    parser.add_argument("--flame", type=Path, required=True, help="Your generic_model.pkl.")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="File to write (.pkl).")
+    parser.add_argument(
+        "--place",
+        choices=("end", "identity"),
+        default="end",
+        help="After FLAME's 400 directions (default; in smplx further expression coefficients), or in place "
+        "of the last of its 300 identity components.",
+    )
+    args = parser.parse_args(argv)
+    from rome_lightning.export.flame_basis import join_flame
+    from rome_lightning.models import LinearBasis
+
+    where = join_flame(args.flame, LinearBasis.load(args.basis), args.output, args.place)
+    print(f"{args.output}: the basis is shapedirs {where.start} to {where.stop - 1}, in standard deviations")
+    return 0
 
 
 def _parse(parser: ArgumentParser, argv: list[str], config: type[Options]) -> Options:

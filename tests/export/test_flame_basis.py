@@ -10,6 +10,7 @@ import pytest
 import torch
 from flame_files import chumpy, flame_arrays, flame_path  # noqa: F401
 
+from rome_lightning.cli.main import main
 from rome_lightning.data import HeadParams
 from rome_lightning.export.flame_basis import join_flame
 from rome_lightning.head import HeadModel, load_head
@@ -80,6 +81,23 @@ def test_our_reader_opens_what_replaces_identity(flame_path: Path, tmp_path: Pat
     head = load_flame(tmp_path / "joined.pkl", num_shape=300)
     assert head.num_shape == 300
     assert head.num_vertices == basis.components.shape[1]
+
+
+def test_command(
+    flame_path: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_basis(load_head(flame_path)).save(tmp_path / "basis.safetensors")
+    arguments = ["distill", "join", str(tmp_path / "basis.safetensors"), f"--flame={flame_path}"]
+    assert main([*arguments, f"--output={tmp_path / 'joined.pkl'}", "--place=identity"]) == 0
+    assert "shapedirs 295 to 299" in capsys.readouterr().out
+    assert (tmp_path / "joined.pkl").is_file()
+    # Registration wants landmarks, which this FLAME has no file of.
+    output = f"--output={tmp_path / 'carried.safetensors'}"
+    basis = str(tmp_path / "basis.safetensors")
+    assert main(["distill", "transfer", basis, f"--source={flame_path}", "--target=open", output]) == 1
+    assert "registered by their 68 landmarks" in capsys.readouterr().err
 
 
 def test_any_numpy_can_read_the_file(flame_path: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -1,0 +1,106 @@
+"""A basis carried from one head model to another by registering their templates."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from rome_lightning.data import HeadParams
+from rome_lightning.distillation.fitting import PARTS
+from rome_lightning.head import HeadModel
+from rome_lightning.models import LinearBasis
+from rome_lightning.models.basis import head_fingerprint
+
+LANDMARKS = "ibug68"
+"""Embedding that both heads need."""
+_NUM_NEIGHBOURS = 3
+_SAME_M = 1e-7
+"""Distance below which a vertex takes its neighbour's values unmixed."""
+
+
+def transfer_basis(basis: LinearBasis, source: HeadModel, target: HeadModel) -> LinearBasis:
+    """The same hair, neck and shoulders on another head.
+
+    The templates are aligned by the similarity that brings their 68 landmarks together; every vertex of the
+    target that may move then takes the mean of the nearest source vertices of its part, and the components
+    are made orthonormal again with as little change of what they span as the target's vertices allow.
+
+    Args:
+        basis: of ``source``.
+        source: head that the basis was made with.
+        target: head that is to get it.
+
+    Raises:
+        ValueError: a head has no landmarks, or the target lacks a region.
+    """
+    basis.check(source)
+    for head in (source, target):
+        if LANDMARKS not in head.landmark_names:
+            raise ValueError(
+                f"heads are registered by their 68 landmarks; {head.name} has none, FLAME gets them from "
+                "landmark_embedding.npy beside its model"
+            )
+    scale, rotation, shift = _alignment(source, target)
+    placed = scale * _rest(source) @ rotation.T + shift
+    wanted = _rest(target)
+    turned = scale * torch.cat([basis.mean[None], basis.components * basis.std[:, None, None]]) @ rotation.T
+    carried = turned.new_zeros(len(turned), target.num_vertices, 3)
+    for names in PARTS.values():
+        moving = target.region(*names).nonzero().squeeze(1)
+        if len(moving) == 0:
+            raise ValueError(f"head {target.name} has no vertices in {' and '.join(names)}")
+        givers = source.region(*names).nonzero().squeeze(1)
+        nearest, weights = _neighbours(wanted[moving], placed[givers])
+        carried[:, moving] = (turned[:, givers[nearest]] * weights[..., None]).sum(2)
+    parts = [_orthonormal(part.flatten(1)) for part in carried[1:].split([basis.num_hair, basis.num_neck])]
+    return LinearBasis(
+        torch.cat([components for components, _ in parts]).unflatten(1, (-1, 3)),
+        carried[0],
+        torch.cat([std for _, std in parts]),
+        basis.num_hair,
+        target.name,
+        head_fingerprint(target),
+        {**basis.provenance, "transferred_from": basis.head},
+    )
+
+
+def _rest(head: HeadModel) -> Float[Tensor, "v 3"]:
+    vertices: Tensor = head(HeadParams.neutral(1, head.num_shape, head.num_expression))[0]
+    return vertices
+
+
+def _alignment(
+    source: HeadModel, target: HeadModel
+) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
+    """Scale, rotation and shift that bring the source's landmarks to the target's.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
+    """
+    a, b = (head.landmarks(_rest(head)[None], LANDMARKS)[0].double() for head in (source, target))
+    centred_a, centred_b = a - a.mean(0), b - b.mean(0)
+    u, singular, vt = torch.linalg.svd(centred_b.T @ centred_a)
+    signs = torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vt).sign())], dtype=a.dtype)
+    rotation = u @ torch.diag(signs) @ vt
+    scale = (singular * signs).sum() / centred_a.square().sum()
+    shift = b.mean(0) - scale * rotation @ a.mean(0)
+    return scale.float(), rotation.float(), shift.float()
+
+
+def _neighbours(
+    points: Float[Tensor, "n 3"], givers: Float[Tensor, "m 3"]
+) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Nearest givers of each point and weights that fall with the squared distance; rows sum to 1."""
+    distance, index = cKDTree(givers.numpy()).query(points.numpy(), k=min(_NUM_NEIGHBOURS, len(givers)))
+    weights = 1 / torch.from_numpy(distance).clamp_min(_SAME_M).square()
+    return torch.from_numpy(index), (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _orthonormal(scaled: Float[Tensor, "k d"]) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+    """Directions and standard deviations of offsets whose coefficients on ``scaled`` have unit variance."""
+    _, singular, directions = torch.linalg.svd(scaled.double(), full_matrices=False)
+    # Rounding must not move vertices of other parts.
+    directions = directions * (scaled != 0).any(0)
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return (directions * largest.sign()).float(), singular.float()
