@@ -16,7 +16,7 @@ def results_table(comparison: Comparison) -> Table:
     """Every metric of every configuration, with the difference to the baseline."""
     percent = f"{100 * comparison.options.confidence:g} %"
     columns = ["metric", "configuration", "seeds", "mean", "difference", f"{percent} interval", "verdict"]
-    columns += ["people", "clips", "pairs", "failed", "penalised"]
+    columns += ["people/clips/pairs", "failed", "penalised"]
     rows = []
     for name in comparison.names:
         results = comparison.metric(name)
@@ -48,9 +48,7 @@ def _cells(result: Result, digits: int) -> list[str]:
         f"{interval.difference:+.{digits}f}" if interval else "",
         f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]" if interval and shown else "",
         _MARKS.get(result.verdict, result.verdict),
-        str(result.num_identities),
-        str(result.num_clips),
-        str(result.num_pairs),
+        f"{result.num_identities}/{result.num_clips}/{result.num_pairs}",
         str(result.num_failed),
         penalised,
     ]
