@@ -22,6 +22,7 @@ from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.systems import AvatarSystem, Predictions
 from rome_lightning.head import HeadModel
 from rome_lightning.metrics.mesh_distance import (
+    SurfacePoints,
     distances_to_mesh,
     f_score,
     icp,
@@ -352,10 +353,10 @@ def _aligned(predicted: PredictedMesh, truth: TrueMesh, rule: MeshRule) -> Mesh:
     vertices = transform(first, predicted.mesh.vertices)
     centre = truth.landmarks.mean(0)
     radius = rule.radius_mm or float("inf")
-    target = sample_surface(truth.mesh.vertices, truth.mesh.faces, 5000).points
-    target = target[(target - centre).norm(dim=-1) < radius]
-    near = vertices[(vertices - centre).norm(dim=-1) < 1.5 * radius]
-    return Mesh(transform(icp(near, target, scale), vertices), predicted.mesh.faces)
+    target = sample_surface(truth.mesh.vertices, truth.mesh.faces, 5000)
+    chosen = (target.points - centre).norm(dim=-1) < radius
+    face = SurfacePoints(target.points[chosen], target.normals[chosen], target.faces[chosen])
+    return Mesh(transform(icp(vertices, predicted.mesh.faces, face, scale), vertices), predicted.mesh.faces)
 
 
 def _within(

@@ -174,14 +174,7 @@ def write_page(
 ) -> Path:
     """Write ``report.html`` beside the summary."""
     protocol = evaluation.protocol
-    sections = [
-        Section(
-            "What could not be scored",
-            "A pair without a value is left out of the mean and counts as the worst value in the penalised "
-            "mean. Pairs whose real frame shows no face to a network are left out of both.",
-            tables=[failure_table(summary["failures"])],
-        )
-    ]
+    sections = []
     for task, metrics in summary["metrics"].items():
         pictures = [
             Media(
@@ -203,6 +196,14 @@ def write_page(
                 pictures=pictures,
             )
         )
+    sections.append(
+        Section(
+            "What could not be scored",
+            "A pair without a value is left out of the mean and counts as the worst value in the penalised "
+            "mean. Pairs whose real frame shows no face to a network are left out of both.",
+            tables=[failure_table(summary["failures"])],
+        )
+    )
     if summary.get("speed"):
         cells = [[name, f"{value:.3g}"] for name, value in summary["speed"].items()]
         sections.append(Section("Speed", "One frame at a time.", tables=[Table(["stage", "value"], cells)]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
@@ -37,6 +37,8 @@ class MeshDistances:
     """Units of the vertices."""
     normal_deg: Float[Tensor, " n"]
     """Angle between the normals at the point and at its nearest one, degrees."""
+    nearest: Float[Tensor, "n 3"]
+    """The nearest point of the other surface."""
 
 
 def sample_surface(
@@ -83,21 +85,21 @@ def distances_to_mesh(
     corners = vertices[faces].double()
     tree = cKDTree(corners.mean(1).numpy())
     count = min(_CANDIDATES, len(faces))
-    distance, angle = [], []
+    distance, angle, nearest = [], [], []
     normals = F.normalize(
         torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=-1
     )
     for start in range(0, len(surface.points), _CHUNK):
         points = surface.points[start : start + _CHUNK].double()
-        near = tree.query(points.numpy(), count)[1].reshape(len(points), count)
-        triangles = corners[torch.from_numpy(near)]
-        away = (closest_on_triangle(points[:, None], triangles) - points[:, None]).norm(dim=-1)
-        best = away.argmin(1)
-        distance.append(away.gather(1, best[:, None])[:, 0])
-        face = torch.from_numpy(near).gather(1, best[:, None])[:, 0]
-        cosine = (normals[face] * surface.normals[start : start + _CHUNK].double()).sum(-1)
+        near = torch.from_numpy(tree.query(points.numpy(), count)[1].reshape(len(points), count))
+        on_triangles = closest_on_triangle(points[:, None], corners[near])
+        best = (on_triangles - points[:, None]).norm(dim=-1).argmin(1)
+        rows = torch.arange(len(points))
+        nearest.append(on_triangles[rows, best])
+        distance.append((nearest[-1] - points).norm(dim=-1))
+        cosine = (normals[near[rows, best]] * surface.normals[start : start + _CHUNK].double()).sum(-1)
         angle.append(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))))
-    return MeshDistances(torch.cat(distance).float(), torch.cat(angle).float())
+    return MeshDistances(torch.cat(distance).float(), torch.cat(angle).float(), torch.cat(nearest).float())
 
 
 def closest_on_triangle(
@@ -178,17 +180,19 @@ def transform(matrix: Float[Tensor, "4 4"], points: Float[Tensor, "n 3"]) -> Flo
 
 
 def icp(
-    source: Float[Tensor, "v 3"],
-    target: Float[Tensor, "n 3"],
+    vertices: Float[Tensor, "v 3"],
+    faces: Int[Tensor, "f 3"],
+    target: SurfacePoints,
     scale: bool = False,
     iterations: int = 50,
     keep: float = 0.9,
 ) -> Float[Tensor, "4 4"]:
-    """Alignment of a point set to another one that starts near it, by iterated closest points.
+    """Alignment of a mesh to points of a surface near which it starts, by iterated closest points.
 
     Args:
-        source: points to move, such as vertices.
-        target: points on the surface to reach; each is paired with its nearest moved point.
+        vertices: of the mesh to move.
+        faces: of it.
+        target: points to reach; each is paired with the nearest point of the moved surface.
         scale: whether the size may change.
         iterations: at most.
         keep: share of the nearest pairs that count, [0, 1]: hair and borders have no partner.
@@ -196,16 +200,15 @@ def icp(
     Source: Besl & McKay, A method for registration of 3-D shapes, 1992, with trimming.
     """
     matrix = torch.eye(4, dtype=torch.float64)
-    previous = np.inf
+    previous = math.inf
     for _ in range(iterations):
-        moved = transform(matrix, source.double())
-        distance, index = cKDTree(moved.numpy()).query(target.double().numpy())
-        kept = torch.from_numpy(np.argsort(distance)[: max(3, int(keep * len(distance)))])
-        matrix = procrustes(source.double()[torch.from_numpy(index)[kept]], target[kept], scale)
-        error = float(distance[kept.numpy()].mean())
-        if previous - error < 1e-6 * error:
+        found = distances_to_mesh(target, transform(matrix, vertices), faces)
+        kept = found.distance.argsort()[: max(3, int(keep * len(found.distance)))]
+        error = float(found.distance[kept].mean())
+        if previous - error < 1e-4 * error:
             break
         previous = error
+        matrix = procrustes(found.nearest[kept], target.points[kept], scale) @ matrix
     return matrix
 
 
