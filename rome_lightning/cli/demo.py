@@ -98,7 +98,7 @@ def _fetch() -> dict[str, Path]:
 
 def _prepare(clips: dict[str, Path], shards: Path) -> None:
     """Shards of the training people and, as validation split, of the held-back person."""
-    from datamodules.prepare import PrepareConfig, prepare
+    from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 
     config = PrepareConfig(
         dataset="demo",
@@ -109,7 +109,8 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
         val_identities=[clips[HELD_BACK_CLIP].stem],
         licence="see `rome assets list`: each clip has the licence of the package that carries it",
     )
-    prepare([clips[name] for name in (*TRAINING_CLIPS, HELD_BACK_CLIP)], shards, config, {})
+    videos = [clips[name] for name in (*TRAINING_CLIPS, HELD_BACK_CLIP)]
+    prepare(videos, shards, config, options=BuildOptions())
 
 
 def _fit(experiments: Path, output: Path, steps: int) -> Path:
