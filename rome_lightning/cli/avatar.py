@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from rome_lightning.avatar import Avatar
-    from rome_lightning.data import Frames
+    from rome_lightning.data import Frames, HeadParams
     from rome_lightning.tracking import TrackedClip, Video
 
 AVATAR_FILE = "avatar.safetensors"
@@ -295,7 +295,8 @@ def _track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[V
     return video, tracker.track(video.frames, fps=video.fps, masks=False)
 
 
-def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: object) -> Frames:
+def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: HeadParams) -> Frames:
+    """The driver's frames that are shown, with the parameters that they are shown with."""
     import dataclasses
 
     return dataclasses.replace(tracked.to_frames()[shown], params=params)

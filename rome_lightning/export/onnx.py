@@ -23,8 +23,8 @@ import rome_lightning
 from rome_lightning.data import Frames, HeadParams, Region
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import head_fingerprint
-from rome_lightning.models.offsets import BasisOffsets
-from rome_lightning.models.texture import DirectTexture
+from rome_lightning.models.offsets import BasisOffsets, OffsetNetwork
+from rome_lightning.models.texture import DirectTexture, UnprojectedTexture
 from rome_lightning.renderer import UVLayout, interpolate
 
 OPSET = 18
@@ -182,18 +182,20 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
         return torch.rand(1, *shape, generator=generator)
 
     config, size = model.config, (image_size, image_size)
-    if isinstance(model.texture_model, DirectTexture):
+    texture_model = model.texture_model
+    if isinstance(texture_model, DirectTexture):
         texture_size = image_size
         inputs = {"image": rand(3, *size), "foreground_mask": rand(1, *size)}
-        encoder = model.texture_model.encoder
+        encoder = texture_model.encoder
         run = _Function(encoder, lambda image, mask: encoder(torch.cat([image, mask], dim=1)))
     else:
+        assert isinstance(texture_model, UnprojectedTexture)
         texture_size = config.texture.size
         inputs = {
             "colour": rand(3, texture_size, texture_size),
             "visibility": rand(1, texture_size, texture_size),
         }
-        run = _Function(model.texture_model, model.texture_model.complete)
+        run = _Function(texture_model, texture_model.complete)
     parts = [_Part("texture", run, inputs, ("texture",))]
     texture = rand(config.texture.channels, texture_size, texture_size)
     if model.offset_network is not None:
@@ -236,14 +238,15 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
 def _offsets_part(model: AvatarModel, texture: Tensor, image: Tensor, mask: Tensor) -> _Part:
     """Offsets from the texture (full model) or from the photograph (linear model)."""
     network = model.offset_network
-    assert network is not None
     params = HeadParams.neutral(1, model.head.num_shape, model.head.num_expression)
     vertices = model.head(params)
-    if not isinstance(network, BasisOffsets):
+    if isinstance(network, OffsetNetwork):
         network = copy.deepcopy(network)
-        network.layout = _ConstantLayout(network.layout)
+        network.layout = _ConstantLayout(network.layout)  # type: ignore[assignment]
         inputs = {"texture": texture, "vertices": vertices}
         return _Part("offsets", _Function(network, network.posed_offsets), inputs, ("offsets",))
+
+    assert isinstance(network, BasisOffsets)
 
     def from_photo(image: Tensor, mask: Tensor) -> Tensor:
         size = image.shape[-2:]
