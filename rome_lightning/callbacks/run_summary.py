@@ -81,13 +81,13 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        self._write(trainer, pl_module)
+        self._write(trainer, pl_module, finished=True)
 
     def _wall_time_s(self) -> float:
         """Of all parts of the run, without what was lost when one was killed."""
         return round(self._earlier_s + time.monotonic() - self._start_s, 1)
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule, finished: bool = False) -> None:
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
@@ -96,6 +96,7 @@ class RunSummary(Callback):
             "metrics": self._best or last,
             "last_metrics": last,
             "best_of_each": self._best_of_each,
+            "finished": finished,
             "steps": trainer.global_step,
             "best_checkpoint": getattr(trainer.checkpoint_callback, "best_model_path", "") or None,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),

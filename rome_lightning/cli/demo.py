@@ -119,11 +119,10 @@ def _fit(experiments: Path, output: Path, steps: int) -> Path:
 
     last = output / "checkpoints" / "last.ckpt"
     summary = output / "summary.json"
-    if last.is_file() and summary.is_file():
+    if last.is_file() and summary.is_file() and json.loads(summary.read_text()).get("finished"):
         print("   trained already; --restart begins anew", file=sys.stderr)
         return last
-    resumed = ["--ckpt_path", str(last)] if last.is_file() else []
-    fit.main(
+    code = fit.main(
         [
             "fit",
             *("--config", str(experiments / "full" / "base.yaml")),
@@ -132,9 +131,11 @@ def _fit(experiments: Path, output: Path, steps: int) -> Path:
             *("--data.init_args.manifest", str(output / "shards")),
             *("--trainer.max_epochs", str(NUM_EPOCHS)),
             *("--data.init_args.pairs_per_epoch", str(max(1, steps // NUM_EPOCHS))),
-            *resumed,
+            *("--ckpt_path", "auto"),
         ]
     )
+    if code:
+        raise SystemExit(code)
     return last
 
 

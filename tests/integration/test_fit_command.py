@@ -62,6 +62,7 @@ def test_the_summary_names_what_made_the_run(run_folder, dataset):
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["seed"] == 0
     assert summary["steps"] == 4
+    assert summary["finished"]
     assert summary["dataset_hash"] == Manifest.load(dataset).hash
     assert summary["versions"].keys() >= {"torch", "lightning"}
     assert "CC0" in summary["head_licence"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import signal
@@ -103,6 +104,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
     assert "last.ckpt is not a readable checkpoint: truncated or damaged" in said
     assert "falling back to previous.ckpt" in said
     assert f"stopped by SIGTERM after 9 steps; go on with --ckpt_path {last}" in said
+    assert not json.loads((run / "summary.json").read_text())["finished"]
     assert last.with_name("last.ckpt.damaged").is_file()
     assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 9
     assert server.run(*arguments, log=log) == 0
