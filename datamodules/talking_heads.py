@@ -140,6 +140,7 @@ class TalkingHeadDataModule(RomeDataModule):
         self.workers_restarted = 0
         """Worker processes that died or hung and were replaced (log key ``data/restarted``)."""
         self._resume: StreamPosition | None = None
+        self._loaders: list[PairLoader] = []
         self._manifests: list[Manifest] = []
         self._folders: list[tuple[Path, RemoteFolder | None]] = []
         self._readers: dict[str, JoinedReader] = {}
@@ -294,9 +295,17 @@ class TalkingHeadDataModule(RomeDataModule):
         return self._loader(pairs, EvaluationSampler(len(pairs), *self._world()))
 
     def _loader(self, source: PairSource, sampler: TrainingSampler | EvaluationSampler) -> PairLoader:
-        return PairLoader(
+        loader = PairLoader(
             source, sampler, self.num_workers, self.worker_timeout_s, pin_memory=torch.cuda.is_available()
         )
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the workers."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Decode on the device; other kinds of batches pass through.

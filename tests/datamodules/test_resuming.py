@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def test_resumed_from_any_hook_is_as_uninterrupted(
     whole, keeper = saved
     assert len(whole.seen) == 3 * 16
     assert {hook for hook, _, _ in keeper.saved} == {"batch_end", "validation_end", "epoch_end"}
-    chosen = keeper.saved if options == {"batch_size": 4} else keeper.saved[1:-3:5]
+    chosen = keeper.saved if options == {"batch_size": 4} else keeper.saved[1:-3:7]
     for hook, path, count in chosen:
         resumed = fit(module(dataset, **options), checkpoint=path, val_check_interval=0.5)
         # Smaller batches use up to two pairs more of each epoch: what the larger ones dropped.
@@ -162,3 +164,32 @@ def test_evaluation_may_use_other_data(
     write_dataset(tmp_path, {"train": [[make_clip("a", "a")]], "val": [[make_clip("b", "b")]]})
     run = trainer()
     run.validate(Recorder(), module(tmp_path), ckpt_path=saved[1].saved[0][1], weights_only=False)
+
+
+def _rank_fit(rank: int, dataset: Path, checkpoint: Path, folder: Path, port: int) -> None:
+    """One of two ranks that go on from a checkpoint of one."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+    }  # fmt: skip
+    options = {"devices": 2, "strategy": "ddp_find_unused_parameters_true", "val_check_interval": 2}
+    resumed = fit(module(dataset, batch_size=1, num_workers=1), checkpoint=checkpoint, **options)
+    torch.save(resumed.seen, folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_go_on_where_one_stopped(
+    dataset: Path, saved: tuple[Recorder, SaveEverywhere], tmp_path: Path
+) -> None:
+    whole, keeper = saved
+    path, count = next((path, count) for hook, path, count in keeper.saved if count == 24)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank_fit, (dataset, path, tmp_path, port), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    together = [pair for pairs in zip(*ranks, strict=True) for pair in pairs]
+    # Steps of 2 pairs instead of 4: the last two of an epoch's 18 are no longer dropped.
+    assert [pair for pair in together if pair in whole.seen] == whole.seen[count:]
+    assert len(together) == (18 - 8) + 18

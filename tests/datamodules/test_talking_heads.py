@@ -14,6 +14,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from small_dataset import NUM_LANDMARKS, SIZE, make_clip, write_dataset
 
 from datamodules.batches import ColourJitter, colour_matrix
@@ -21,7 +22,7 @@ from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule, WeightedManifest
-from rome_lightning.data import AvatarBatch
+from rome_lightning.data import AvatarBatch, Region
 
 
 def module(dataset: Path | None, **changes: Any) -> TalkingHeadDataModule:
@@ -401,3 +402,27 @@ def test_parameters_are_read_row_by_row_and_checked(dataset: Path, tmp_path: Pat
     reader.parameters(0, (2,))
     with pytest.raises(CorruptDataError, match="checksum"):
         reader.parameters(1, (2,))
+
+
+def test_pixels_beyond_the_video_stay_so_at_any_size(tmp_path: Path) -> None:
+    clip = make_clip("a", "a")
+    regions = np.full_like(clip.regions, Region.FACE_SKIN)
+    regions[:, :12] = Region.OUTSIDE
+    write_dataset(tmp_path, {"train": [[dataclasses.replace(clip, regions=regions)]]})
+    for size in (SIZE, 32, 20):
+        small = module(tmp_path, image_size=size)
+        batch = batches(small, small.train_dataloader())[0]
+        outside = batch.source.region_mask(Region.OUTSIDE)
+        assert set(batch.source.regions.unique().tolist()) == {int(Region.FACE_SKIN), int(Region.OUTSIDE)}
+        assert abs(float(outside.mean()) - 12 / SIZE) < 1 / size
+
+
+def test_several_datasets_in_yaml(dataset: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TalkingHeadDataModule, "data")
+    listed = [{"path": str(dataset), "weight": 2}, {"path": "b", "weight": 1.5}]
+    for value in (listed, {str(dataset): 2, "b": 1.5}):
+        parsed = parser.parse_object({"data": {"manifest": None, "manifests": value}})
+        data = parser.instantiate(parsed).data
+        built = TalkingHeadDataModule(**vars(data)) if not isinstance(data, TalkingHeadDataModule) else data
+        assert [(d.path, d.weight) for d in built.datasets] == [(str(dataset), 2.0), ("b", 1.5)]
