@@ -188,7 +188,7 @@ function slider(key, label, least, most) {
   const name = Object.assign(document.createElement("span"), { textContent: label });
   const shown = document.createElement("output");
   const input = Object.assign(document.createElement("input"), {
-    type: "range", min: least, max: most, step: (most - least) / 200, value: page.values.get(key) ?? 0, name: key,
+    type: "range", min: least, max: most, step: 0.01, value: page.values.get(key) ?? 0, name: key,
   });
   const show = () => { shown.textContent = Number(input.value).toFixed(2); };
   input.addEventListener("input", () => {
