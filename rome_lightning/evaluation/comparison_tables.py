@@ -71,6 +71,11 @@ def caption(comparison: Comparison) -> str:
             "'one seed': these checkpoints differ on other people, but no configuration has a second seed, "
             "so nothing tells how much of it is the seed; train one configuration with 3 or more seeds."
         )
+    elif (repeats := sum(len(c.runs) - 1 for c in comparison.configurations)) in (1, 2):
+        parts.append(
+            f"The spread of seeds is known from {repeats} repetition{'s' * (repeats - 1)} only, which makes "
+            "intervals wide: more seeds, of any configuration, narrow them."
+        )
     judged = sum(r.interval is not None for r in comparison.results)
     if judged > 1 and (chance := judged * (1 - options.confidence)) >= 0.1:
         parts.append(f"Of {judged} differences, {chance:.1g} would look real by chance if none were.")

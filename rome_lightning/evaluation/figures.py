@@ -26,7 +26,7 @@ def interval_figure(comparison: Comparison) -> Figure:
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     others = len(comparison.configurations) - 1
-    figure = Figure(figsize=(4.2 * columns, rows * (1.1 + 0.4 * others)), layout="constrained")
+    figure = Figure(figsize=(4.2 * max(2, columns), rows * (1.1 + 0.4 * others)), layout="constrained")
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         results = [r for r in comparison.metric(name) if r.interval]
@@ -64,7 +64,7 @@ def curve_figure(
         return None
     columns = min(3, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * max(2, columns), 2.8 * rows), layout="constrained")
     for place, key in enumerate(chosen):
         axes = figure.add_subplot(rows, columns, place + 1)
         for index, configuration in enumerate(configurations):

@@ -134,15 +134,15 @@ def settings_table(ranking: Ranking) -> Table:
     order = sorted(ranking.sweep.free, key=lambda name: -ranking.importance.get(name, 0.0))
     for name in order:
         share = ranking.importance.get(name)
-        groups = level_means(ranking.sweep.free[name], name, ranking.scored)
-        shown = "   ".join(f"{level}: {mean:.4g} ({num})" for level, mean, num in groups)
-        rows.append([short_name(name), "" if share is None else f"{share:.2f}", shown])
+        head = [short_name(name), "" if share is None else f"{share:.2f}"]
+        for level, mean, num in level_means(ranking.sweep.free[name], name, ranking.scored):
+            rows.append([*head, level, f"{mean:.4g}", str(num)])
+            head = ["", ""]
     about = ranking.why_no_importance or (
         "Importance: share of the variance between trials that the setting explains alone or with others "
         "(fANOVA); the shares of all settings add up to 1."
     )
-    columns = ["setting", "importance", f"mean {ranking.sweep.metric} by value (trials)"]
-    return Table(columns, rows, about)
+    return Table(["setting", "importance", "value", f"mean {ranking.sweep.metric}", "trials"], rows, about)
 
 
 def level_means(parameter: Parameter, name: str, trials: Sequence[Trial]) -> list[tuple[str, float, int]]:
@@ -231,7 +231,7 @@ def settings_figure(ranking: Ranking) -> Figure:
     names = list(ranking.sweep.free)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * max(2, columns), 2.8 * rows), layout="constrained")
     for place, name in enumerate(names):
         parameter = ranking.sweep.free[name]
         axes = figure.add_subplot(rows, columns, place + 1)
