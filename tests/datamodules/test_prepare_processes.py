@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.prepare.processes import GivenUp, run_tasks
+from datamodules.prepare.processes import GivenUp, default_workers, run_tasks
 
 
 def obey(folder: Path) -> Callable[[str], str]:
@@ -81,6 +81,15 @@ def test_processes_that_cannot_start_end_the_run() -> None:
 
 def test_nothing_to_do_starts_no_process(tmp_path: Path) -> None:
     assert list(run_tasks([], die, 4, 60)) == []
+
+
+def test_default_workers_fit_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    for num_bytes, wanted in ((2**40, cores), (5 * 2**30, min(2, cores)), (2**27, 1)):
+        monkeypatch.setattr("datamodules.prepare.processes._available_bytes", partial(int, num_bytes))
+        assert default_workers() == wanted
+    monkeypatch.undo()
+    assert default_workers() >= 1
 
 
 def test_children_of_a_killed_builder_end(tmp_path: Path) -> None:
