@@ -2,9 +2,9 @@
 
 Both sides score the same pairs with PSNR, SSIM, LPIPS (alex), identity similarity and landmarks (distance,
 expression, pose), in one process with the same number of threads. The references are called as their
-documentation shows: one pair per call, and whatever a call needs is computed by that call: skimage for PSNR and
-SSIM, the ``lpips`` package, OpenCV's own wrappers for YuNet and SFace, MediaPipe's landmarker once per metric and
-image. A prediction is another frame of the same clip.
+documentation shows: one pair per call, and whatever a call needs is computed by that call: skimage for PSNR
+and SSIM, the ``lpips`` package, OpenCV's own wrappers for YuNet and SFace, MediaPipe's landmarker once per
+metric and image. A prediction is another frame of the same clip.
 
     python benchmarks/evaluation.py --data DIR --pairs 1000
 """
