@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rome_lightning.geometry import full_precision
+
 
 class SpectralNormConv2d(nn.Conv2d):
     """Convolution whose weight matrix is divided by its largest singular value at every forward.
@@ -39,12 +41,17 @@ class SpectralNormConv2d(nn.Conv2d):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """Convolve with the normalized weight."""
+        return self._conv_forward(inputs, self._normalized_weight(), self.bias)
+
+    @full_precision
+    def _normalized_weight(self) -> Float[Tensor, "o i kh kw"]:
+        """The weight over its largest singular value, which half precision would get wrong by 1 %."""
         matrix = self.weight.flatten(1)
         if self.training:
             self._iterate(matrix)
         # Copies, because a second forward of the same step changes the vectors before the backward.
         scale = torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
-        return self._conv_forward(inputs, self.weight / scale, self.bias)
+        return self.weight / scale
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         original = state_dict.pop(prefix + "weight_orig", None)

@@ -76,6 +76,27 @@ def test_a_discriminator_that_starts_late_is_left_alone_until_then(dataset, tmp_
     assert [bool(row["train/discriminator"]) for row in _rows(tmp_path / "run")] == [False, False, True, True]
 
 
+def test_bfloat16_with_channels_innermost_and_compiled_networks(dataset, tmp_path, rome, monkeypatch):
+    # What the compiler makes is torch's matter; that networks are handed to it is ours.
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    overlay = _overlay(dataset, tmp_path / "run", max_epochs=1, precision="bf16-mixed")
+    overlay["model"]["init_args"]["execution"] = {"compile_networks": True, "channels_last": True}
+    assert rome(*tiny_arguments("fit", overlay, tmp_path)) == (0, "")
+    assert sorted(compiled) == [
+        "CompactUNet",
+        "CompactUNet",
+        "CompactUNet",
+        "OffsetMLP",
+        "PatchDiscriminator",
+    ]
+    assert all(math.isfinite(float(row["train/loss"])) for row in _rows(tmp_path / "run"))
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weight = state["avatar.renderer.network.stem.0.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert weight.dtype == torch.float32
+
+
 @pytest.fixture(scope="module")
 def batch() -> AvatarBatch:
     """One source and one target of each of two people."""

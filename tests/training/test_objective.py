@@ -134,6 +134,27 @@ def test_predictions_beyond_the_video_get_no_gradient(model, adversary):
         assert tensor.grad[..., 24:].abs().max() > 0
 
 
+@pytest.mark.parametrize("silhouette", ["antialiased", "soft", "official"])
+@pytest.mark.parametrize(
+    ("term", "moved", "held"),
+    [
+        ("occupancy_hair", ("scalp",), ("neck", "shoulders")),
+        ("occupancy_all", ("neck", "shoulders"), ("scalp",)),
+    ],
+)
+def test_each_occupancy_term_moves_its_own_part(term, moved, held, silhouette, model):
+    batch = batch_of(model)
+    rendered = model(batch.source, batch.target.params, 0.5)
+    vertices_px = rendered.vertices_px.detach().requires_grad_()
+    config = LossConfig(**(dict.fromkeys(TERMS, 0.0) | {term: 1.0}), silhouette=silhouette)
+    images = composited(rendered, batch.target, torch.full((2, 3), 0.5))
+    rendered = dataclasses.replace(rendered.detach(), vertices_px=vertices_px)
+    Objective(config, model.head)(rendered, batch, images).total.backward()
+    gradient = vertices_px.grad.abs().amax((0, 2))
+    assert gradient[model.head.region(*moved)].max() > 0
+    assert gradient[model.head.region(*held)].max() == 0
+
+
 def test_ramps(model):
     ramp = Ramp(start=10, length=4)
     assert [ramp.share(step) for step in (0, 9, 10, 11, 13, 50)] == [0, 0, 0.25, 0.5, 1, 1]
