@@ -13,7 +13,7 @@ from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import UnprojectedTexture
 from rome_lightning.renderer import UVLayout
 
-_POOR, _GOOD = 0.2, 0.7
+_POOR, _GOOD = 0.0, 0.05
 """Visibility in the first photograph up to which others are used, and from which they are not: mixed, mouth
 and eyes of two expressions would give those of nobody."""
 _SHARPNESS = 4
