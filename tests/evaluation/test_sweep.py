@@ -217,6 +217,7 @@ def test_random_search_repeats_itself_by_seed(tmp_path):
 
 
 def test_bayesian_search_finds_the_minimum_and_depends_on_what_is_on_disk_alone(tmp_path):
+    pytest.importorskip("optuna")
     parameters = {"x": {"min": -10.0, "max": 10.0}, "kind": {"values": ["good", "bad"]}}
     sweep = read_sweep(write_sweep(tmp_path / "s.yaml", parameters, "bayes", run_cap=40))
     trials: list[Trial] = []
@@ -239,6 +240,8 @@ def test_bayesian_search_says_what_it_needs(tmp_path, monkeypatch):
 
 
 def test_the_settings_that_matter_are_found(trainings, tmp_path):
+    pytest.importorskip("optuna")
+    pytest.importorskip("sklearn")
     file = write_sweep(
         tmp_path / "s.yaml", {"x": {"min": 0.0, "max": 6.0}, "y": {"min": 0.0, "max": 1.0}}, "random"
     )
@@ -281,6 +284,7 @@ def test_the_median_rule_waits_for_enough_trials():
 
 def test_submitit_runs_the_same_trials(trainings, tmp_path):
     """Its debug executor runs jobs in this process."""
+    pytest.importorskip("submitit")
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 3, 13]}})
     opened = SweepFolder.create(file, tmp_path / "out", None, 0)
     told: list[Trial] = []
