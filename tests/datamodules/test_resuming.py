@@ -133,6 +133,16 @@ def test_resumed_from_any_hook_is_as_uninterrupted(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("position", [24, 32])
+def test_larger_steps_go_on_too(dataset: Path, saved: tuple[Recorder, SaveEverywhere], position: int) -> None:
+    """Lightning restores two steps of four pairs; taken for two of eight the epoch would end at once."""
+    whole, keeper = saved
+    path = next(path for hook, path, count in keeper.saved if (hook, count) == ("batch_end", position))
+    resumed = fit(module(dataset, batch_size=8), checkpoint=path, val_check_interval=0.5)
+    assert resumed.seen == whole.seen[position:]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_that_died_in_a_step_repeats_only_that_step(dataset: Path, tmp_path: Path) -> None:
     whole = fit(module(dataset, batch_size=4))
     keeper = SaveEverywhere(tmp_path)
