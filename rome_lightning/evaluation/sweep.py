@@ -336,7 +336,7 @@ def run_submitit(
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("--engine submitit needs it: pip install 'rome-lightning[sweep]'") from error
+        raise ImportError("--engine submitit needs it: pip install 'rome-lightning[slurm]'") from error
     executor = submitit.AutoExecutor(folder=folder.path / "jobs", cluster=cluster)
     arrays = {"slurm_array_parallelism": parallel} if executor.cluster == "slurm" else {}
     executor.update_parameters(name=folder.sweep.name[:40], **arrays, **parameters)
