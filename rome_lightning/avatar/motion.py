@@ -46,8 +46,13 @@ def fill_lost(params: HeadParams, lost: Bool[Tensor, " n"], how: LostFrames) -> 
     if how == "hold":
         return params[first], numbers
     share = (numbers - first) / (last - first).clamp_min(1)
-    share = torch.where(lost, share.clamp(0, 1), 0.0)
-    return _between(params[first], params[last], share), numbers
+    share = torch.where(lost & (last > first), share.clamp(0, 1), 0.0)
+    filled, exact = _between(params[first], params[last], share), params[first]
+    # Frames that were found, and the held ends, stay as they are to the bit.
+    still = (share == 0)[:, None]
+    return HeadParams(
+        **{name: torch.where(still, value, getattr(filled, name)) for name, value in vars(exact).items()}
+    ), numbers
 
 
 def _between(start: HeadParams, end: HeadParams, share: Float[Tensor, " n"]) -> HeadParams:
@@ -69,9 +74,7 @@ def _slerp(
     """Spherical interpolation of axis-angle rotations."""
     first = axis_angle_to_matrix(start)
     turn = matrix_to_axis_angle(first.transpose(1, 2) @ axis_angle_to_matrix(end))
-    moved = matrix_to_axis_angle(first @ axis_angle_to_matrix(turn * amount))
-    # Exact where nothing is to be done.
-    return torch.where(amount == 0, start, moved)
+    return matrix_to_axis_angle(first @ axis_angle_to_matrix(turn * amount))
 
 
 def relative_motion(params: HeadParams, reference: HeadParams, own: HeadParams) -> HeadParams:
