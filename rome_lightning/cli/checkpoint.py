@@ -26,6 +26,13 @@ def build_parser(name: str) -> argparse.ArgumentParser:
             "and u_full.pt are used if they lie beside it: layout and moving vertices are exact then.",
         )
         parser.add_argument(
+            "--linear",
+            type=Path,
+            metavar="FOLDER",
+            help="Folder with the release's u_full.pt, mean_deform.pt, linear_hair.pth and disp_model.pth: "
+            "write the released linear model, with texture encoder and image network of FILE.",
+        )
+        parser.add_argument(
             "--partial",
             action="store_true",
             help="Write the checkpoint even if keys are missing, unexpected or of another shape; missing "
@@ -53,6 +60,7 @@ def main(argv: list[str]) -> int:
 def _import(args: argparse.Namespace) -> int:
     from rome_lightning.callbacks import code_and_versions
     from rome_lightning.models.official import import_official, write_checkpoint
+    from rome_lightning.models.official_linear import import_linear
 
     checkpoint, report = import_official(args.file, args.head)
     print(report.as_text())
@@ -63,6 +71,8 @@ def _import(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    if args.linear is not None:
+        checkpoint = import_linear(checkpoint, args.linear)
     write_checkpoint(checkpoint | {"code": code_and_versions()}, args.output)
     print(f"{args.output}: the release's weights; try `rome avatar create PHOTO --checkpoint {args.output}`")
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from rome_lightning.data import POSE_SIZE
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.basis import OFFICIAL_HAIR, OFFICIAL_NECK, LinearBasis, read_official
+from rome_lightning.models.checkpoint import CONFIG_KEY, avatar_weights, config_from_dict, load_state
 from rome_lightning.models.config import AvatarConfig, BasisConfig, DriverConfig
 from rome_lightning.models.offsets import BasisOffsets
 
@@ -79,6 +81,23 @@ def import_official_linear(
         driver.scale.fill_(1)
     _load(driver.regressor.network, _driver_weights(disp_model, head.num_expression), disp_model)
     return avatar.eval().requires_grad_(False)
+
+
+def import_linear(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The checkpoint of the released linear model, from that of the full one.
+
+    Args:
+        checkpoint: from ``official.import_official``.
+        folder: holds the four files under their official names.
+    """
+    full = AvatarModel(config_from_dict(checkpoint[CONFIG_KEY]))
+    load_state(full, avatar_weights(checkpoint), folder)
+    names = ("u_full.pt", "mean_deform.pt", "linear_hair.pth", "disp_model.pth")
+    linear = import_official_linear(full, *(folder / name for name in names))
+    return checkpoint | {
+        "state_dict": {f"avatar.{key}": value for key, value in linear.state_dict().items()},
+        CONFIG_KEY: dataclasses.asdict(linear.config),
+    }
 
 
 def _driver_weights(path: Path, num_expression: int) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from torchvision import models
 from rome_lightning.head import HeadModel
 from rome_lightning.head.data import REGIONS, HeadData
 from rome_lightning.models import AvatarModel, LinearBasis
-from rome_lightning.models.official_linear import import_official_linear
+from rome_lightning.models.checkpoint import CONFIG_KEY, config_from_dict
+from rome_lightning.models.official_linear import import_linear, import_official_linear
 from rome_lightning.models.offsets import BasisOffsets
 
 NUM_VERTICES = 5023
@@ -114,3 +115,25 @@ def test_another_head_is_refused(head: HeadModel, files: dict[str, Path]) -> Non
     # The open head has 52 expressions, so it is the mesh that does not fit.
     with pytest.raises(ValueError, match="is it for this head model"):
         import_official_linear(AvatarModel(dataclasses.replace(small_config()), load_head("open")), **files)
+
+
+def test_a_checkpoint_of_the_full_model_becomes_one_of_the_linear_model(
+    head: HeadModel, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rome_lightning.models.avatar_model.load_head", lambda _: head)
+    suffixes = {"u_full": ".pt", "mean_deform": ".pt", "linear_hair": ".pth", "disp_model": ".pth"}
+    for name, path in files.items():
+        (tmp_path / (name + suffixes[name])).symlink_to(path)
+    full = AvatarModel(small_config())
+    checkpoint = {
+        "state_dict": {f"avatar.{key}": value for key, value in full.state_dict().items()},
+        CONFIG_KEY: dataclasses.asdict(full.config),
+        "image_size": 256,
+    }
+    linear = import_linear(checkpoint, tmp_path)
+    again = AvatarModel(config_from_dict(linear[CONFIG_KEY]))
+    state = {key.removeprefix("avatar."): value for key, value in linear["state_dict"].items()}
+    again.load_state_dict(state)
+    torch.testing.assert_close(again.basis.mean, torch.load(files["mean_deform"]))
+    shared = "renderer.network.head.weight"
+    assert torch.equal(state[shared], full.state_dict()[shared])
