@@ -88,8 +88,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two steps: save or stop if it is time."""
-        # The number that loggers show. After a checkpoint is loaded Lightning is one off, more or less,
-        # depending on where it was saved.
+        # The number that loggers show: the batch's, wherever the checkpoint that is gone on from was taken.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.fit_loop.total_batch_idx
         self._between_steps = True
         signum, due = self._agree(trainer)

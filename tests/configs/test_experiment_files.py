@@ -134,7 +134,7 @@ def test_linked_values_are_not_written_by_hand(path):
     assert "default_root_dir" not in content.get("trainer", {})
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@pytest.mark.parametrize("path", [*TRAINING, *PREPARE], ids=_name)
 def test_files_hold_no_traps(path):
     """No interpolation (resolved per file), no Python None (a path of that name), no machine paths."""
     for key, value in _leaves(yaml.safe_load(path.read_text())).items():
