@@ -6,13 +6,14 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-all bench lint format clean
+.PHONY: help install demo test test-all bench viewer lint format clean
 
 help:
 	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
 	@echo "make test      the tests that take minutes together (PYTEST_ARGS=... is handed on)"
 	@echo "make test-all  all tests, slow ones included"
 	@echo "make bench     the benchmarks that need no data"
+	@echo "make viewer    builds the page of rome avatar view anew (needs npm; its result is in the repository)"
 	@echo "make lint      ruff and mypy;  make format: ruff, in place"
 	@echo "make install   only the virtual environment (VENV=$(VENV))"
 	@echo "make clean     removes build products; keeps the environment, runs and the asset cache"
@@ -44,9 +45,15 @@ test: $(STAMP) $(GLTF_VALIDATOR)
 test-all: $(STAMP) $(GLTF_VALIDATOR)
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+BENCHMARKS := $(addprefix benchmarks/,head_forward.py renderer.py loader.py linear.py)
+
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	for script in benchmarks/head_forward.py benchmarks/renderer.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# The page of `rome avatar view` with three.js in one file; its result is in the repository.
+viewer:
+	npm ci --prefix viewer && npm run build --prefix viewer
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
