@@ -125,8 +125,8 @@ class AvatarConfig:
     """An avatar model, full or linear."""
 
     head: str = "open"
-    """``open`` for the head that ships with the package, ``flame`` for your own FLAME (asset ``flame``), or the path
-    of a FLAME ``generic_model.pkl``."""
+    """``open`` for the head that ships with the package, ``flame`` for your own FLAME (asset ``flame``), or
+    the path of a FLAME ``generic_model.pkl``."""
     rasterizer: str = "auto"
     """Visibility backend: ``auto``, ``torch``, ``warp``, ``pytorch3d``."""
     texture: TextureConfig = field(default_factory=TextureConfig)

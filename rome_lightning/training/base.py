@@ -31,8 +31,8 @@ class RomeModule(LightningModule):
     """An avatar model, its optimizers and the scores of validation; subclasses define the objective.
 
     Optimization is manual: a ``training_step`` computes a loss and gives it to ``descend``. The first
-    optimizer, that of the avatar, is the one that ``global_step``, ``max_steps`` and the callbacks count;
-    further ones step along without being counted.
+    optimizer, that of the avatar, is the one that ``global_step`` and the callbacks count; further ones
+    step along without being counted.
 
     Args:
         avatar: the model to train.

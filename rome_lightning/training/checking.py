@@ -20,10 +20,20 @@ def check_run(trainer: Trainer, module: LightningModule, data: LightningDataModu
     Raises:
         ValueError: names the setting to change.
     """
+    _check_length(trainer)
     if not module.automatic_optimization:
         _check_manual_optimization(trainer)
     _check_callbacks(_callbacks_of(trainer))
     _check_head(module, data)
+
+
+def _check_length(trainer: Trainer) -> None:
+    """With ``max_steps`` Lightning forgets on resuming which epoch it was in, so data would repeat."""
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"trainer.max_steps = {trainer.max_steps} makes runs that cannot go on exactly; set "
+            "trainer.max_epochs and data.init_args.pairs_per_epoch (or trainer.limit_train_batches) instead"
+        )
 
 
 def _check_manual_optimization(trainer: Trainer) -> None:

@@ -139,7 +139,7 @@ class LinearModule(RomeModule):
         self.descend(0, total)
         self.end_step(batch, terms.raw | raw)
         logs = terms.as_logs("train") | {f"train/loss_{name}": value.detach() for name, value in raw.items()}
-        self.log_dict(logs | {"train/loss": total.detach()}, batch_size=len(batch))
+        self.log_terms(logs | {"train/loss": total.detach()}, batch_size=len(batch))
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
 
     def _distillation_terms(self, batch: AvatarBatch, code: AvatarCode) -> dict[str, Tensor]:

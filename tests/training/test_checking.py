@@ -38,6 +38,7 @@ def test_what_is_right_passes():
 @pytest.mark.parametrize(
     ("callbacks", "options", "complaint"),
     [
+        ([], {"max_steps": 10}, r"set trainer\.max_epochs and data\.init_args\.pairs_per_epoch"),
         ([], {"gradient_clip_val": 1.0}, r"set model\.init_args\.optimizer\.clip_norm"),
         ([], {"accumulate_grad_batches": 4}, r"set it to 1, and data\.init_args\.batch_size"),
         ([], {"tracked": "flame"}, r"tracked with the head model 'flame', the model has 'open'; set model\."),
