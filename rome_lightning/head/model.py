@@ -120,7 +120,7 @@ class HeadModel(nn.Module):
             rest = torch.cat([rest, (rest.index_select(2, first) + rest.index_select(2, second)) / 2], dim=2)
         return self._skin(rest, self._joint_transforms(joints, rotations))
 
-    def to_vertices(self, carried: Float[Tensor, "carriers *k"]) -> Float[Tensor, "vertices *k"]:
+    def to_vertices(self, carried: Float[Tensor, "c ..."]) -> Float[Tensor, "v ..."]:
         """Values of carrying vertices extended to midpoints, as their means."""
         if self.midpoints is None:
             return carried
