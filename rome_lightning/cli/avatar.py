@@ -70,7 +70,13 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_animate(commands: argparse._SubParsersAction) -> None:
-    animate = commands.add_parser("animate", help="Drive an avatar with a video.")
+    animate = commands.add_parser(
+        "animate",
+        help="Drive an avatar with a video.",
+        description="Drive an avatar with a video. The driver is tracked as a whole, smoothed over time and "
+        "held in memory meanwhile: some 4 GB per minute of 720p at 25 frames/s. For longer ones use "
+        "--max-frames, cut the video, or take `rome live`, which forgets each frame.",
+    )
     _add_avatar(animate)
     animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
     animate.add_argument(
@@ -128,14 +134,18 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     _add_avatar(export)
     export.add_argument(
         "--format",
-        choices=("glb", "obj", "ply", "usd", "params"),
+        choices=("glb", "obj", "ply", "usd", "params", "flipbook", "smplx"),
         default="glb",
         help="glb, usd: rigged mesh with a morph target per expression; obj: textured mesh; ply: mesh with "
-        "coloured vertices; params: numbers of the head model, FLAME's names (.npz). Default: glb.",
+        "coloured vertices; params: numbers of the head model, FLAME's names (.npz); flipbook: the neural "
+        "render over a driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's "
+        "hair and shoulders (.npz). Default: glb.",
     )
     export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
     export.add_argument(
-        "--driver", type=Path, help="Video whose poses obj, ply and params show (default: at rest)."
+        "--driver",
+        type=Path,
+        help="Video whose poses obj, ply and params show (default: at rest); required for flipbook.",
     )
     export.add_argument(
         "--frame",
@@ -143,6 +153,18 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         action="append",
         help="Frame of the driver, from 0; may be given several times, one file each (default: the first "
         "for obj and ply, all for params).",
+    )
+    export.add_argument(
+        "--max-frames", type=_count, help="flipbook: stop after so many frames of the driver."
+    )
+    export.add_argument(
+        "--body", type=Path, help="smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de."
+    )
+    export.add_argument(
+        "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
+    )
+    export.add_argument(
+        "--flame", type=Path, help="smplx: your generic_model.pkl, for an avatar on another head than FLAME."
     )
 
 
@@ -354,26 +376,77 @@ def _edit(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.export.person import RIGGED, SUFFIXES, export_avatar
+    from rome_lightning.export.person import export_avatar
 
-    path, suffix = avatar_path(args.avatar), SUFFIXES[args.format]
-    if args.output is not None and args.output.suffix.lower() != suffix:
-        raise ValueError(f"--format {args.format} writes a {suffix} file, got --output {args.output}")
-    if args.format in RIGGED and (args.driver or args.frame):
-        raise ValueError(
-            f"--format {args.format} is rigged and holds every pose; --driver is for obj and ply"
-        )
-    if args.frame and not args.driver:
-        raise ValueError("--frame is a frame of --driver VIDEO, which is missing")
+    path, output = avatar_path(args.avatar), _export_file(args)
     avatar = Avatar.load(path)
-    output = args.output or path.with_name(f"avatar{suffix}")
-    if args.driver is None:
+    if args.format == "smplx":
+        written = [_export_smplx(avatar, args, output)]
+    elif args.format == "flipbook":
+        written = _export_flipbook(avatar, args, output)
+    elif args.driver is None:
         written = [export_avatar(avatar, output, args.format)]
     else:
         written = _export_poses(avatar, args, output)
     for file in written:
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def _export_file(args: argparse.Namespace) -> Path:
+    """File to write, once the options are found to fit each other."""
+    from rome_lightning.export.person import RIGGED, SUFFIXES
+
+    names: dict[str, str] = {name: f"avatar{suffix}" for name, suffix in SUFFIXES.items()}
+    # Beside the avatar lie `params` and the texture of `obj` under the plain names.
+    names |= {"smplx": "avatar_smplx.npz", "flipbook": "avatar_flipbook.png"}
+    suffix = Path(names[args.format]).suffix
+    if args.output is not None and args.output.suffix.lower() != suffix:
+        raise ValueError(f"--format {args.format} writes a {suffix} file, got --output {args.output}")
+    if args.format in (*RIGGED, "smplx") and (args.driver or args.frame):
+        raise ValueError(
+            f"--format {args.format} is rigged and holds every pose; --driver is for obj, ply, params and "
+            "flipbook"
+        )
+    if args.frame and not args.driver:
+        raise ValueError("--frame is a frame of --driver VIDEO, which is missing")
+    if args.format == "flipbook" and (args.frame or not args.driver):
+        raise ValueError(
+            "--format flipbook shows the frames of --driver VIDEO one after the other, no --frame"
+        )
+    if args.format == "smplx" and not (args.body and args.correspondence):
+        raise ValueError(
+            "--format smplx needs --body SMPLX_NEUTRAL.npz and --correspondence "
+            "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
+        )
+    owners = {"body": "smplx", "correspondence": "smplx", "flame": "smplx", "max_frames": "flipbook"}
+    for name, owner in owners.items():
+        if getattr(args, name) is not None and args.format != owner:
+            raise ValueError(f"--{name.replace('_', '-')} is for --format {owner}, got {args.format}")
+    given: Path | None = args.output
+    return given or avatar_path(args.avatar).with_name(names[args.format])
+
+
+def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Path:
+    from rome_lightning.export.smplx import SMPLX_LICENCE, export_smplx
+    from rome_lightning.head import load_head
+
+    flame = avatar.model.head if args.flame is None else load_head(args.flame)
+    written = export_smplx(avatar, output, args.body, args.correspondence, flame)
+    print(f"under the licence of {args.body}: {SMPLX_LICENCE}", file=sys.stderr)
+    return written
+
+
+def _export_flipbook(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
+    from rome_lightning.avatar.motion import fill_lost
+    from rome_lightning.export.flipbook import export_flipbook
+
+    video, tracked = _track_driver(avatar, args.driver, args.max_frames)
+    params, _ = fill_lost(tracked.params, ~tracked.valid, "hold")
+    lost = int((~tracked.valid).sum())
+    if lost:
+        print(f"lost {lost} of {len(params)} frames, the last pose is held", file=sys.stderr)
+    return export_flipbook(avatar, output, params, video.fps)
 
 
 def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A basis carried from one head model to another by registering their templates."""
+"""Offsets and bases carried from one head model to another by registering their templates."""
 
 from __future__ import annotations
 
@@ -36,24 +36,8 @@ def transfer_basis(basis: LinearBasis, source: HeadModel, target: HeadModel) -> 
         ValueError: a head has no landmarks, or the target lacks a region.
     """
     basis.check(source)
-    for head in (source, target):
-        if LANDMARKS not in head.landmark_names:
-            raise ValueError(
-                f"heads are registered by their 68 landmarks; {head.name} has none, FLAME gets them from "
-                "landmark_embedding.npy beside its model"
-            )
-    scale, rotation, shift = _alignment(source, target)
-    placed = scale * _rest(source) @ rotation.T + shift
-    wanted = _rest(target)
-    turned = scale * torch.cat([basis.mean[None], basis.components * basis.std[:, None, None]]) @ rotation.T
-    carried = turned.new_zeros(len(turned), target.num_vertices, 3)
-    for names in PARTS.values():
-        moving = target.region(*names).nonzero().squeeze(1)
-        if len(moving) == 0:
-            raise ValueError(f"head {target.name} has no vertices in {' and '.join(names)}")
-        givers = source.region(*names).nonzero().squeeze(1)
-        nearest, weights = _neighbours(wanted[moving], placed[givers])
-        carried[:, moving] = (turned[:, givers[nearest]] * weights[..., None]).sum(2)
+    rows = torch.cat([basis.mean[None], basis.components * basis.std[:, None, None]])
+    carried = _carried(rows, source, target)
     parts = [_orthonormal(part.flatten(1)) for part in carried[1:].split([basis.num_hair, basis.num_neck])]
     return LinearBasis(
         torch.cat([components for components, _ in parts]).unflatten(1, (-1, 3)),
@@ -66,19 +50,60 @@ def transfer_basis(basis: LinearBasis, source: HeadModel, target: HeadModel) -> 
     )
 
 
-def _rest(head: HeadModel) -> Float[Tensor, "v 3"]:
+def transfer_offsets(
+    offsets: Float[Tensor, "v 3"], source: HeadModel, target: HeadModel
+) -> Float[Tensor, "w 3"]:
+    """One person's hair, neck and shoulders on another head, registered as ``transfer_basis`` does.
+
+    Args:
+        offsets: of ``source`` at rest, metres.
+        source: head that the offsets were made with.
+        target: head that is to get them.
+
+    Raises:
+        ValueError: a head has no landmarks, or the target lacks a region.
+    """
+    return _carried(offsets[None], source, target)[0]
+
+
+def _carried(rows: Float[Tensor, "n v 3"], source: HeadModel, target: HeadModel) -> Float[Tensor, "n w 3"]:
+    """Vectors at the source's vertices, at the target's vertices that may move."""
+    for head in (source, target):
+        if LANDMARKS not in head.landmark_names:
+            raise ValueError(
+                f"heads are registered by their 68 landmarks; {head.name} has none, FLAME gets them from "
+                "landmark_embedding.npy beside its model"
+            )
+    ends = [head.landmarks(rest_vertices(head)[None], LANDMARKS)[0] for head in (source, target)]
+    scale, rotation, shift = similarity(*ends)
+    placed = scale * rest_vertices(source) @ rotation.T + shift
+    wanted = rest_vertices(target)
+    turned = scale * rows @ rotation.T
+    carried = turned.new_zeros(len(turned), target.num_vertices, 3)
+    for names in PARTS.values():
+        moving = target.region(*names).nonzero().squeeze(1)
+        if len(moving) == 0:
+            raise ValueError(f"head {target.name} has no vertices in {' and '.join(names)}")
+        givers = source.region(*names).nonzero().squeeze(1)
+        nearest, weights = _neighbours(wanted[moving], placed[givers])
+        carried[:, moving] = (turned[:, givers[nearest]] * weights[..., None]).sum(2)
+    return carried
+
+
+def rest_vertices(head: HeadModel) -> Float[Tensor, "v 3"]:
+    """The mean person's vertices, unposed, metres."""
     vertices: Tensor = head(HeadParams.neutral(1, head.num_shape, head.num_expression))[0]
     return vertices
 
 
-def _alignment(
-    source: HeadModel, target: HeadModel
+def similarity(
+    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
-    """Scale, rotation and shift that bring the source's landmarks to the target's.
+    """Scale, rotation and shift that bring points to others, in the sense of least squares.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
     """
-    a, b = (head.landmarks(_rest(head)[None], LANDMARKS)[0].double() for head in (source, target))
+    a, b = source.double(), target.double()
     centred_a, centred_b = a - a.mean(0), b - b.mean(0)
     u, singular, vt = torch.linalg.svd(centred_b.T @ centred_a)
     signs = torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vt).sign())], dtype=a.dtype)

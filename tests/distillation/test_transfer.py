@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from rome_lightning.distillation.transfer import transfer_basis
+from rome_lightning.distillation.transfer import transfer_basis, transfer_offsets
 from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import HeadModel, LandmarkEmbedding
 from rome_lightning.head.data import REGIONS, HeadData
@@ -92,6 +92,8 @@ def test_a_turned_scaled_and_renumbered_head_gets_the_same_hair() -> None:
     alike = (carried.components * on_target(basis.components) / SCALE).sum((1, 2)).abs()
     torch.testing.assert_close(alike, torch.ones(5), atol=1e-4, rtol=0)
     assert carried.provenance["transferred_from"] == "sheet"
+    one = basis.mean + 0.1 * basis.components[3]
+    torch.testing.assert_close(transfer_offsets(one, source, target), on_target(one), atol=1e-5, rtol=0)
 
 
 def test_hair_stays_hair_on_a_coarser_head() -> None:

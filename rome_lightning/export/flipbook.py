@@ -1,0 +1,72 @@
+"""The neural render as a flip-book: frames in one picture, for tools without networks."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.data import HeadParams
+
+FORMAT = "rome-flipbook/1"
+LARGEST_SIDE = 8192
+"""Side of the largest texture that graphics cards can be relied on to open, pixels."""
+
+
+def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) -> list[Path]:
+    """Draw the avatar under each pose and put the pictures into a grid, row by row from the top left.
+
+    The picture is RGBA, not premultiplied; cells beyond the last frame are transparent. A ``.json`` beside
+    it has the grid, the size of a frame in pixels, the number of frames and their rate.
+
+    Args:
+        avatar: the person.
+        path: ``.png`` file to write.
+        driver: expression, pose and camera of each frame.
+        fps: frames per second.
+
+    Returns:
+        The picture and its description.
+
+    Raises:
+        ValueError: the grid would be larger than ``LARGEST_SIDE``.
+    """
+    height, width = avatar.image_size
+    columns = math.ceil(math.sqrt(len(driver) * height / width))
+    rows = math.ceil(len(driver) / columns)
+    if max(columns * width, rows * height) > LARGEST_SIDE:
+        most = (LARGEST_SIDE // width) * (LARGEST_SIDE // height)
+        raise ValueError(
+            f"{len(driver)} frames of {width} x {height} pixels need a picture larger than {LARGEST_SIDE} "
+            f"pixels a side, which graphics cards may not open; {most} frames fit: set --max-frames"
+        )
+    atlas = np.zeros((rows * height, columns * width, 4), dtype=np.uint8)
+    index = 0
+    for rendered in avatar.animate(driver):
+        pictures = torch.cat([rendered.rgb, rendered.mask], dim=1).clamp(0, 1).mul(255).round().byte()
+        for picture in pictures.permute(0, 2, 3, 1).cpu().numpy():
+            top, left = index // columns * height, index % columns * width
+            atlas[top : top + height, left : left + width] = picture
+            index += 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(atlas).save(temporary, format="PNG")
+    temporary.replace(path)
+    description = {
+        "format": FORMAT,
+        "image": path.name,
+        "columns": columns,
+        "rows": rows,
+        "frame_width": width,
+        "frame_height": height,
+        "frames": len(driver),
+        "fps": fps,
+    }
+    document = path.with_suffix(".json")
+    document.write_text(json.dumps(description, indent=2) + "\n")
+    return [path, document]
