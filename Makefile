@@ -39,11 +39,14 @@ $(GLTF_VALIDATOR): $(STAMP)
 	mkdir -p $@
 	npm install --silent --no-fund --prefix $@ gltf-validator@2.0.0-dev.3.10 || true
 
+# A process per core, each with one thread; the tests of a file stay together, because they share what is dear to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+
 test: $(STAMP) $(GLTF_VALIDATOR)
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(STAMP) $(GLTF_VALIDATOR)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 BENCHMARKS := $(addprefix benchmarks/,head_forward.py renderer.py loader.py linear.py)
 
