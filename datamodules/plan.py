@@ -74,6 +74,9 @@ class TrainingPlan:
     choice: PairChoice = field(default_factory=PairChoice)
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     _blocks: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _generator: np.random.Generator = field(
+        default_factory=lambda: np.random.Generator(np.random.Philox(key=[0, 0])), compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not self.clips:
@@ -95,13 +98,31 @@ class TrainingPlan:
         """
         visit, place = divmod(epoch * self.pairs_per_epoch + position, self.pairs_per_clip)
         round_index, clip = self._visited(visit)
-        # A counter-based generator: no state to carry, and nearby keys give independent streams.
-        bits = np.random.Philox(key=[self.seed, round_index], counter=[0, clip + 1, attempt, place])
-        generator = np.random.Generator(bits)
+        generator = self._generator_at(round_index, [0, clip + 1, attempt, place])
         known = tracking(clip) if tracking is not None and self.choice.needs_tracking else None
         source, drivers = self.choice.choose(generator, self.clips[clip].frames, self.num_driving, known)
         jitter = generator.uniform(-1, 1, 4)
         return Pair(clip, source, drivers, tuple(float(value) for value in jitter))
+
+    def _generator_at(self, round_index: int, counter: list[int]) -> np.random.Generator:
+        """A counter-based generator: no state to carry, and nearby keys give independent streams.
+
+        It is one object that is set anew, valid until the next call: numpy asks the system for entropy to
+        make another, which takes four times as long.
+        """
+        state = {
+            "counter": np.array(counter, np.uint64),
+            "key": np.array([self.seed, round_index], np.uint64),
+        }
+        self._generator.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": state,
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return self._generator
 
     def _visited(self, visit: int) -> tuple[int, int]:
         """Round and clip of a visit."""
@@ -132,7 +153,7 @@ class TrainingPlan:
         if index not in self._blocks:
             for old in [key for key in self._blocks if key < index - 1]:
                 del self._blocks[old]
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, index], counter=[0, 0, 1, 0]))
+            generator = self._generator_at(index, [0, 0, 1, 0])
             counts = self._per_block()
             self._blocks[index] = generator.permutation(np.repeat(np.arange(len(counts)), counts))
         return self._blocks[index]
@@ -147,8 +168,7 @@ class TrainingPlan:
         return self._orders[key]
 
     def _shuffled(self, group: int, round_index: int) -> np.ndarray:
-        bits = np.random.Philox(key=[self.seed, round_index], counter=[0, 0, 0, group])
-        generator = np.random.Generator(bits)
+        generator = self._generator_at(round_index, [0, 0, 0, group])
         first = sum(g.num_clips for g in self.groups[:group])
         count = self.groups[group].num_clips if self.groups else len(self.clips)
         members: dict[int, list[int]] = {}

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from datamodules.codec import (
 from datamodules.manifest import Manifest
 from datamodules.plan import PlanClip
 from datamodules.remote import RemoteFolder
-from datamodules.shards import CLIP_ROW, FRAME_ROW, WITHOUT_PARAMS
+from datamodules.shards import CLIP_ROW, FRAME_ROW, WITH_ZLIB_LABELS, WITHOUT_PARAMS
 
 _META_CACHE = 256
 """Decoded clip metas kept per process (about 0.3 MB each at 64 frames)."""
@@ -72,7 +73,8 @@ class ClipReader:
         self.split = split
         self.image_size = manifest.image_size
         self.shards = manifest.split(split)
-        self._starts = np.concatenate([[0], np.cumsum([s.clips for s in self.shards])]).astype(np.int64)
+        self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
+        self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
         self._open_indices()
         self._files: dict[int, int] = {}
         self._metas: OrderedDict[int, tuple[dict[str, np.ndarray], dict[str, str]]] = OrderedDict()
@@ -86,7 +88,7 @@ class ClipReader:
         self._checks = [_open_checks(folder / f"{s.name}.params.npy", s.frames) for s in shards]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps would be pickled as copies; the other side maps the files again.
@@ -113,7 +115,7 @@ class ClipReader:
     def _locate(self, clip: int) -> tuple[int, np.void]:
         if not 0 <= clip < len(self):
             raise IndexError(f"clip {clip} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, clip, side="right")) - 1
+        shard = bisect_right(self._starts, clip) - 1
         return shard, self._clips[shard][clip - self._starts[shard]]
 
     def key(self, clip: int) -> str:
@@ -193,7 +195,7 @@ class ClipReader:
         return self._shapes[shard]
 
     def _first_readable_meta(self, shard: int) -> dict[str, np.ndarray]:
-        for clip in range(int(self._starts[shard]), int(self._starts[shard + 1])):
+        for clip in range(self._starts[shard], self._starts[shard + 1]):
             try:
                 return self.meta(clip)[0]
             except CorruptDataError:
@@ -230,9 +232,10 @@ class ClipReader:
         data = self._read(shard, position, length, crc32)
         masks = self._read(shard, mask_position, mask_length, mask_crc32)
         if out is None:
-            return FrameImages(decode_image(data), *decode_masks(masks))
+            regions, matte = decode_masks(masks, zlib_labels=self._zlib_labels)
+            return FrameImages(decode_image(data), regions, matte)
         decode_image(data, out.image)
-        decode_masks(masks, out.regions, out.matte)
+        decode_masks(masks, out.regions, out.matte, self._zlib_labels)
         return out
 
     def _read(self, shard: int, position: int, length: int, crc32: int) -> bytes:
@@ -341,7 +344,7 @@ def _open_checks(path: Path, rows: int) -> np.ndarray | None:
     checks = np.load(path, mmap_mode="r")
     if checks.dtype != np.dtype("<u4") or len(checks) != rows:
         raise ValueError(f"{path} does not belong to its shard ({len(checks)} rows, wanted {rows})")
-    return checks
+    return checks.view(np.ndarray)
 
 
 def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:
@@ -352,4 +355,5 @@ def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:
     index = np.load(path, mmap_mode="r")
     if index.dtype != dtype or len(index) != rows:
         raise ValueError(f"index {path} does not belong to its shard ({len(index)} rows, wanted {rows})")
-    return index
+    # A plain view: rows of ``np.memmap`` cost several times as much to take.
+    return index.view(np.ndarray)

@@ -15,7 +15,7 @@ from datamodules.prepare.config import BuildOptions, PrepareConfig
 from datamodules.prepare.inputs import VideoInput, expand_inputs
 from datamodules.prepare.parts import MakeEmbedder, MakeTracker, Part, default_tracker
 from datamodules.prepare.pipeline import head_fingerprint
-from datamodules.shards import ShardInfo, sha256_of
+from datamodules.shards import SCHEMA, ShardInfo, sha256_of
 from rome_lightning.head import load_head
 from rome_lightning.tracking.identity import default_embedder
 
@@ -98,7 +98,11 @@ def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config
     """
     spec = _spec(folder, shard)
     head = load_head(config.head)
-    ours = {"tracker": TRACKER, "head": {"name": head.name, "sha256": head_fingerprint(head)}}
+    ours = {
+        "schema": SCHEMA,
+        "tracker": TRACKER,
+        "head": {"name": head.name, "sha256": head_fingerprint(head)},
+    }
     for what, value in ours.items():
         if spec.get(what) != value:
             raise ValueError(f"it was made with {what} {spec.get(what)}, here is {value}")

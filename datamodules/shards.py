@@ -41,14 +41,19 @@ from datamodules.codec import (
     parameter_crc32,
 )
 
-SCHEMA = "rome-shard/1.1"
-"""Readers accept the same major number; a later minor number only adds.
+SCHEMA = "rome-shard/1.2"
+"""Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
 
-1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background; ``NAME.params.npy`` is new.
+1.2: labels in ``masks.bin`` are runs, before they were zlib data (the exception to adding: readers of 1.1
+take them for damaged). 1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background;
+``NAME.params.npy`` is new.
 """
 
 WITHOUT_PARAMS = "rome-shard/1"
 """Shards of this version have no ``NAME.params.npy``."""
+
+WITH_ZLIB_LABELS = (WITHOUT_PARAMS, "rome-shard/1.1")
+"""In shards of these versions the labels of a mask record are zlib data."""
 
 FRAME_ROW = np.dtype(
     [

@@ -18,6 +18,7 @@ from datamodules.manifest import Manifest
 from datamodules.prepare import PrepareConfig, prepare
 from datamodules.prepare.config import BuildOptions
 from datamodules.repairing import rebuild_shards
+from datamodules.shards import SCHEMA
 from datamodules.talking_heads import TalkingHeadDataModule
 from datamodules.verifying import verify
 from rome_lightning.cli.main import main as rome
@@ -133,7 +134,7 @@ def test_shard_names_are_no_paths(copy: Path) -> None:
             Manifest.load(copy, check_files=False)
 
 
-def test_shards_are_made_again_from_their_videos(tmp_path: Path) -> None:
+def test_shards_are_made_again_from_their_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, folder = tmp_path / "videos", tmp_path / "d"
     videos.mkdir()
     for index, name in enumerate(("anna", "bert")):
@@ -156,6 +157,12 @@ def test_shards_are_made_again_from_their_videos(tmp_path: Path) -> None:
     # A shard whose video is not at hand is left as it is.
     (failed,) = rebuild([videos / "anna.mp4"])
     assert failed == f"{second.name}: it needs bert.mp4: give these videos, or their folder, with --videos"
+    assert (folder / f"{second.name}.tar").stat().st_size == 1000
+    # So is one of another schema, whose bytes cannot be made here.
+    with monkeypatch.context() as later:
+        later.setattr("datamodules.repairing.SCHEMA", "rome-shard/1.9")
+        failed = rebuild([videos])
+    assert [f"made with schema {SCHEMA}, here is" in line for line in failed] == [True, True]
     assert (folder / f"{second.name}.tar").stat().st_size == 1000
     assert rebuild([videos]) == []
     assert {path.name: path.read_bytes() for path in folder.glob("train-*")} == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
+import struct
 import tarfile
 import zlib
 from pathlib import Path
@@ -17,8 +19,10 @@ import webdataset
 from PIL import Image
 from small_dataset import NUM_SHAPE, SIZE, make_clip, standard_clips, write_dataset
 
+from datamodules import codec
 from datamodules.codec import META_TENSORS, CorruptDataError, decode_masks, decode_meta, encode_masks
 from datamodules.manifest import Manifest, build_manifest
+from datamodules.reading import ClipReader, FrameImages
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, check_schema, finished_shard
 
 
@@ -64,8 +68,9 @@ def test_streams_with_webdataset_and_decodes_with_other_libraries(dataset: Path)
         start, end = meta["mask_offsets"][frame : frame + 2].astype(int)
         record = sample["masks.bin"][start:end]
         length = int.from_bytes(record[:4], "little")
-        labels = np.frombuffer(zlib.decompress(record[4 : 4 + length]), dtype=np.uint8)
-        np.testing.assert_array_equal(labels.reshape(SIZE, SIZE), clip.regions[frame])
+        values, lengths = np.frombuffer(record[4 : 4 + length], dtype=np.uint8).reshape(2, -1)
+        labels = [label for label, count in zip(values, lengths, strict=True) for _ in range(count)]
+        np.testing.assert_array_equal(labels, clip.regions[frame].ravel())
         matte = np.asarray(Image.open(io.BytesIO(record[4 + length :])))
         assert np.abs(matte.astype(int) - clip.matte[frame]).max() <= 6
 
@@ -143,6 +148,42 @@ def test_damaged_masks_are_reported(cut: int) -> None:
     record = encode_masks(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
     with pytest.raises(CorruptDataError, match="masks"):
         decode_masks(record[:cut])
+
+
+@pytest.mark.parametrize("length", [1, 254, 255, 256, 509, 510, 511, 2000])
+def test_runs_of_any_length(length: int) -> None:
+    labels = np.full((2, 2048), 3, np.uint8)
+    labels[0, 40 : 40 + length] = 5
+    regions, _ = decode_masks(encode_masks(labels, labels))
+    np.testing.assert_array_equal(regions, labels)
+
+
+@pytest.mark.parametrize("packed", [b"", b"\x01", b"\x01\x02\x20\x1f", b"\x01\x02\x20\x21"])
+def test_runs_that_do_not_fill_the_picture(packed: bytes) -> None:
+    record = encode_masks(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
+    matte = record[4 + int.from_bytes(record[:4], "little") :]
+    full = b"\x01\x02\x20\x20"
+    assert decode_masks(struct.pack("<I", 4) + full + matte)[0].tolist() == [[1] * 8] * 4 + [[2] * 8] * 4
+    with pytest.raises(CorruptDataError, match="masks"):
+        decode_masks(struct.pack("<I", len(packed)) + packed + matte)
+
+
+def test_labels_of_the_schema_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def zlib_record(regions: np.ndarray, matte: np.ndarray) -> bytes:
+        picture = io.BytesIO()
+        Image.fromarray(matte).save(picture, "JPEG", quality=95)
+        labels = zlib.compress(regions.tobytes())
+        return struct.pack("<I", len(labels)) + labels + picture.getvalue()
+
+    monkeypatch.setattr(codec, "encode_masks", zlib_record)
+    manifest = write_dataset(tmp_path, standard_clips())
+    dataclasses.replace(manifest, schema="rome-shard/1.1").save(tmp_path / "manifest.json")
+    reader = ClipReader(Manifest.load(tmp_path), tmp_path, "val")
+    clip = make_clip("clip-5", "person-5", seed=5)
+    out = FrameImages(*(np.zeros((SIZE, SIZE, *more), np.uint8) for more in ((3,), (), ())))
+    for frame in (0, 7):
+        np.testing.assert_array_equal(reader.frame(0, frame).regions, clip.regions[frame])
+        np.testing.assert_array_equal(reader.frame(0, frame, out).regions, clip.regions[frame])
 
 
 class TestManifest:
