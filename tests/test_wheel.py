@@ -53,7 +53,7 @@ def _run(*command, cwd=None):
 def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as bundle:
         names = set(bundle.namelist())
-    suffixes = {".py", ".safetensors", ".json", ".html", ".typed"}
+    suffixes = {".py", ".safetensors", ".json", ".html", ".js", ".md"}
     expected = {
         path.relative_to(ROOT).as_posix()
         for package in ("rome_lightning", "datamodules")
@@ -61,6 +61,8 @@ def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(whee
         if path.suffix in suffixes or path.name == "py.typed"
     }
     assert expected <= names, f"missing: {sorted(expected - names)}"
+    # The page of `rome avatar view`, whose script is built and not a Python file.
+    assert "rome_lightning/viewer/page/viewer.js" in names
     folders = {name.split("/")[0] for name in names}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {
         "rome_lightning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from helpers import SIZE, perturbed, random_frames, small_config
 
 from rome_lightning.export import onnx as export
 from rome_lightning.head import HeadModel
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, TextureConfig
 from rome_lightning.models.avatar_model import at_rest
+from rome_lightning.models.offsets import BasisOffsets
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
 
@@ -79,6 +81,70 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
         del model.renderer.decode
     torch.testing.assert_close(drawn["rgb"], rendered.rgb, atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn["mask"], rendered.mask, atol=1e-3, rtol=0)
+
+
+def only(model: AvatarModel, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave networks out that another test exports: each takes seconds."""
+    parts = export._parts(model, SIZE)
+    assert names <= {part.name for part in parts}
+    monkeypatch.setattr(export, "_parts", lambda *_: [part for part in parts if part.name in names])
+
+
+@pytest.mark.slow
+def test_a_linear_model_gives_the_same_from_its_files(
+    head: HeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two networks more than the full model's: offsets from the photograph, and the driver's."""
+    config = dataclasses.replace(
+        small_config(kind="basis"),
+        basis=BasisConfig(2, 1, "mobilenet_v3_small", SIZE),
+        driver=DriverConfig("mobilenet_v3_small", SIZE),
+    )
+    torch.manual_seed(0)
+    model = perturbed(AvatarModel(config, head)).eval().requires_grad_(False)
+    assert isinstance(model.offset_network, BasisOffsets)
+    model.offset_network.components.copy_(0.01 * torch.randn(model.offset_network.components.shape))
+    only(model, {"offsets", "driver"}, monkeypatch)
+    differences = export.export_networks(model, SIZE, tmp_path)
+    assert set(differences) == {"offsets", "driver"}
+    assert max(differences.values()) < 1e-3
+    # Another photograph than the one that the files were traced with.
+    photo = random_frames(head, 1, seed=5)
+    inputs = {"image": photo.image, "foreground_mask": photo.foreground_mask}
+    offsets = export.run_network(tmp_path / "offsets.onnx", inputs)["offsets"]
+    expected = model.encode(photo).offsets
+    assert expected is not None
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(offsets, expected, atol=1e-4, rtol=0)
+    found = export.run_network(tmp_path / "driver.onnx", {"image": photo.image})
+    params = model.estimate_driver(photo.image)
+    for name in ("expression", "pose", "camera"):
+        torch.testing.assert_close(found[name], getattr(params, name), atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_encoder_of_rome_is_as_exact_as_pytorch(
+    head: HeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 its round-off alone is above 1e-3 (0.01 at this width), so doubles are the reference."""
+    config = dataclasses.replace(small_config(), texture=TextureConfig("direct", width=8))
+    model = perturbed(AvatarModel(config, head)).eval().requires_grad_(False)
+    only(model, {"texture"}, monkeypatch)
+    export.export_networks(model, SIZE, tmp_path)
+    photo = random_frames(head, 1, seed=5)
+    inputs = {"image": photo.image, "foreground_mask": photo.foreground_mask}
+    texture = export.run_network(tmp_path / "texture.onnx", inputs)["texture"]
+    single = model.encode(photo).texture
+    exact = model.texture_model.encoder.double()(torch.cat(list(inputs.values()), dim=1).double())
+    assert (texture - exact).abs().max() < 2 * (single - exact).abs().max() < 0.1
+    assert (texture - exact).abs().mean() < 1e-3
+    run = export.run_network
+    model.texture_model.encoder.float()
+    monkeypatch.setattr(
+        export, "run_network", lambda path, inputs: {k: v + 0.05 for k, v in run(path, inputs).items()}
+    )
+    with pytest.raises(ValueError, match="gives other results than PyTorch"):
+        export.export_networks(model, SIZE, tmp_path)
 
 
 def test_programs_run(folder: Path, model: AvatarModel) -> None:

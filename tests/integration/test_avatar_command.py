@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import struct
@@ -14,7 +15,7 @@ from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
-from rome_lightning.models import LinearBasis
+from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.tracking import read_video, write_video
 from rome_lightning.viewer.browser import find_browser
@@ -242,6 +243,36 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
         code, error = rome("live", "--avatar", avatar, *arguments)
         assert code == cli.EXIT_FAILURE
         assert complaint in error
+
+
+def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_path, rome):
+    """Of random weights: what it draws means nothing, that and how fast it draws is what counts."""
+    made = Avatar.load(avatar / "avatar.safetensors")
+    config = dataclasses.replace(
+        made.model.config,
+        offsets=dataclasses.replace(made.model.config.offsets, kind="basis"),
+        basis=BasisConfig(2, 1, "mobilenet_v3_small", IMAGE_SIZE),
+        driver=DriverConfig("mobilenet_v3_small", IMAGE_SIZE),
+    )
+    model = AvatarModel(config, made.model.head).eval()
+    Avatar(model, made.code, made.photos, IMAGE_SIZE).save(tmp_path / "linear" / "avatar.safetensors")
+    output = tmp_path / "live.mp4"
+    arguments = ("--video", folder / "face.mp4", "--avatar", tmp_path / "linear", "-o", output)
+    assert rome("live", *arguments, "--driver-network") == (0, "")
+    assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
+    assert record["stages"]["track"]["median_ms"] > 0
+
+
+def test_a_flip_book_of_a_driver(avatar, folder, tmp_path, rome):
+    arguments = ("avatar", "export", avatar, "--format", "flipbook", "-o", tmp_path / "book.png")
+    assert rome(*arguments, "--driver", folder / "face.mp4", "--max-frames", 3) == (0, "")
+    assert Image.open(tmp_path / "book.png").size == (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
+    about = json.loads((tmp_path / "book.json").read_text())
+    assert (about["frames"], about["fps"]) == (3, 25.0)
+    code, error = rome(*arguments)
+    assert (code, "shows the frames of --driver VIDEO" in error) == (cli.EXIT_FAILURE, True)
 
 
 def test_view_takes_a_picture(avatar, tmp_path, rome):
