@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from datamodules.codec import select_frames
 from datamodules.manifest import Manifest
+from datamodules.plan import split_holdout
 from datamodules.reading import ClipReader
 from datamodules.synthetic import SyntheticHeads
 from rome_lightning.data import Frames, HeadParams
@@ -25,9 +27,11 @@ class StoredClips:
         manifest: ``manifest.json`` or its folder.
         split: ``train``, ``val`` or ``test``.
         image_size: side of the frames, pixels; at most what is stored.
+        held_out_ratio: only the share at the end of each clip is listed, which a training with this
+            ``holdout_ratio`` did not see; 0 for whole clips. Typical frames are of the whole clip.
     """
 
-    def __init__(self, manifest: Path, split: str, image_size: int) -> None:
+    def __init__(self, manifest: Path, split: str, image_size: int, held_out_ratio: float = 0.0) -> None:
         folder = manifest if manifest.is_dir() else manifest.parent
         self.manifest = Manifest.load(manifest)
         stored = self.manifest.image_size
@@ -48,6 +52,11 @@ class StoredClips:
         if not self.clips:
             present = ", ".join(sorted({shard.split for shard in self.manifest.shards}))
             raise ValueError(f"{manifest} has no clips in split {split!r}, only in {present}; set --split")
+        if held_out_ratio:
+            held = [split_holdout(clip.frames, held_out_ratio)[1] for clip in self.clips]
+            self.clips = [
+                dataclasses.replace(c, frames=f) for c, f in zip(self.clips, held, strict=True) if f
+            ]
 
     def _add(self, index: int, usable: Sequence[int]) -> None:
         arrays, header = self._reader.meta(index)
@@ -84,6 +93,23 @@ class StoredClips:
                 values["shape"], values["expression"], values["pose"], values["camera"]
             ),
         ).resized(self.image_size)
+
+
+class JoinedClips:
+    """Clips of several splits of one dataset.
+
+    Args:
+        parts: with frames of one size.
+    """
+
+    def __init__(self, parts: Sequence[StoredClips]) -> None:
+        self.name, self.hash = parts[0].name, parts[0].hash
+        self.clips = [clip for part in parts for clip in part.clips]
+        self._part = {clip.key: part for part in parts for clip in part.clips}
+
+    def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
+        """Frames of a clip; arguments as for ``StoredClips.frames``."""
+        return self._part[clip].frames(clip, numbers)
 
 
 class SyntheticPeople:

@@ -11,18 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datamodules.evaluation import StoredClips
     from rome_lightning.avatar import Avatar
     from rome_lightning.data import Frames
-    from rome_lightning.evaluation.report import Media, Section, Table
+    from rome_lightning.evaluation.evaluator import Evaluation
+    from rome_lightning.evaluation.report import Media, Section
+    from rome_lightning.evaluation.results import Rows
+    from rome_lightning.evaluation.systems import AvatarSystem
 
 TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2")
 HELD_BACK_CLIP = "clip_single_face"
 DRIVER_CLIP = "clip_cap13"
 NUM_EPOCHS = 4
 """An epoch ends with pictures and a checkpoint, from which an interrupted demo goes on."""
+HOLDOUT_RATIO = 0.2
+"""As in ``experiments/full/cpu.yaml``: the end of each training clip is scored, not trained on."""
 DRIVER_START_S = 15.5
 DRIVER_FRAMES = 125
 NEEDED = (
@@ -82,8 +88,10 @@ def main(argv: list[str]) -> int:
         checkpoint = _fit(args.experiments, output, args.steps)
     with clock.stage("Avatars: from a photograph and from a frame of an unseen person"):
         avatars = _create_avatars(checkpoint, clips, output)
-    with clock.stage("Driving, exporting and scoring"):
-        sections = _show(checkpoint, avatars, clips, output)
+    with clock.stage("Driving and exporting"):
+        driven, others = _show(avatars, clips, output)
+    with clock.stage("Scoring"):
+        sections = [driven, *_score(checkpoint, args.experiments, output), *others]
     _report(output, sections, clock)
     print(f"\n{output / 'report.html'}: open it in a browser")
     return 0
@@ -163,47 +171,29 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
     return avatars
 
 
-def _show(
-    checkpoint: Path, avatars: dict[str, Avatar], clips: dict[str, Path], output: Path
-) -> list[Section]:
-    """Videos, meshes, scores and pictures, each also as a file of its own."""
-    from rome_lightning.assets import resolve
-    from rome_lightning.evaluation.reenactment import cross_reenactment, cross_table
+def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> tuple[Section, list[Section]]:
+    """Videos, meshes and pictures of the avatars, each also as a file of its own."""
     from rome_lightning.evaluation.report import Media, Section
     from rome_lightning.export.person import export_avatar
-    from rome_lightning.metrics import SFaceEmbedder
 
     driver, fps = _track_driver(clips[DRIVER_CLIP], avatars["astronaut"])
-    embed = SFaceEmbedder(resolve("yunet"), resolve("sface"))
-    videos, files, scores = [], [], []
+    videos, files = [], []
     for name, avatar in avatars.items():
         video = output / f"{name}.mp4"
         _write_comparison(avatar, driver, fps, video)
         videos.append(Media(video.name, f"{name}: driver, avatar, mesh"))
-        scores.append(cross_reenactment(name, avatar, DRIVER_CLIP, driver, embed))
         for file_format in ("glb", "obj"):
             path = output / "avatars" / name / f"{name}.{file_format}"
             export_avatar(avatar, path, file_format)
             files.append(Media(str(path.relative_to(output)), f"{name}, {path.stat().st_size / 1e6:.1f} MB"))
-    cross = cross_table(
-        scores,
-        "Cosine of SFace embeddings of the drawn frames and the source photograph; in brackets the driver's "
-        "own frames against that photograph. The ceiling is 1.",
-    )
-    seen, unseen, sheets = _score_self(checkpoint, output)
     cross_sheet = _cross_sheet(avatars, driver, output)
-    for table in (seen, unseen, cross):
-        print(f"\n{table.as_text()}\n{table.caption}")
-    return [
-        Section(
-            "Driven avatars",
-            "Each avatar was made from one picture of a person that the model was not trained on.",
-            videos=videos,
-            pictures=[cross_sheet],
-        ),
-        Section("People of the training clips, frames held out", tables=[seen], pictures=[sheets[0]]),
-        Section("A person who was not in training", tables=[unseen], pictures=[sheets[1]]),
-        Section("Identity under another person's expressions", tables=[cross]),
+    driven = Section(
+        "Driven avatars",
+        "Each avatar was made from one picture of a person that the model was not trained on.",
+        videos=videos,
+        pictures=[cross_sheet],
+    )
+    return driven, [
         Section("Meshes for other tools", files=files),
         Section(
             "How the data was made",
@@ -229,60 +219,80 @@ def _write_comparison(avatar: Avatar, driver: Frames, fps: float, path: Path) ->
     write_video(path, driven_frames(avatar, driver, compare=True), fps)
 
 
-def _score_self(checkpoint: Path, output: Path) -> tuple[Table, Table, list[Media]]:
-    """Tables and picture sheets of the held-out frames: people of the training, then the other person."""
+def _score(checkpoint: Path, experiments: Path, output: Path) -> list[Section]:
+    """Scores of frames that training did not see, and a picture per clip."""
+    from datamodules.evaluation import StoredClips
+    from rome_lightning.evaluation.page import clip_table
+    from rome_lightning.evaluation.protocol import load_protocol
+    from rome_lightning.evaluation.report import Media, Section
+    from rome_lightning.evaluation.systems import AvatarSystem
+
+    path = experiments / "protocols" / "demo.yaml"
+    size = load_protocol(path).resolution
+    parts = {
+        "seen": StoredClips(output / "shards", "train", size, HOLDOUT_RATIO),
+        "val": StoredClips(output / "shards", "val", size),
+    }
+    system = AvatarSystem(checkpoint, size, background=1.0)
+    evaluation, rows = _evaluate(path, system, list(parts.values()), output)
+    titles = {
+        "seen": "People of the training clips, frames held out",
+        "val": "A person who was not in training",
+    }
+    sections = []
+    for name, part in parts.items():
+        keys = [clip.key for clip in part.clips]
+        table = clip_table(rows["self"], ["psnr/full", "ssim/full", "lpips_alex/full", "csim_sface"], keys)
+        sheet = _sheet(evaluation, system, keys, output / f"contact_sheet_{name}.png")
+        sections.append(Section(titles[name], tables=[table], pictures=[sheet]))
+    cross = clip_table(rows["cross"], ["csim_sface", "aed_expression_mediapipe", "apd_rotation_deg"])
+    text = "The one before in the list of people drives; the floor of csim is the driver's own face."
+    page = (evaluation.folder / "report.html").relative_to(output)
+    files = [Media(str(page), "all metrics, with means, failures and cases: protocol demo")]
+    sections.append(Section("Identity under another person's expressions", text, tables=[cross], files=files))
+    for section in sections:
+        print(f"\n{section.title}\n{section.tables[0].as_text()}\n{section.tables[0].caption}")
+    return sections
+
+
+def _evaluate(
+    protocol_path: Path, system: AvatarSystem, parts: list[StoredClips], output: Path
+) -> tuple[Evaluation, dict[str, Rows]]:
+    """What ``rome evaluate`` does, on clips of two splits."""
+    from datamodules.evaluation import JoinedClips
+    from rome_lightning.cli import evaluate
+    from rome_lightning.evaluation.evaluator import Evaluation
+    from rome_lightning.evaluation.pairs import pairs_of
+    from rome_lightning.evaluation.protocol import load_protocol
+    from rome_lightning.evaluation.scoring import Scorer
+
+    protocol, clips = load_protocol(protocol_path), JoinedClips(parts)
+    pairs = pairs_of(protocol, protocol_path, clips.clips)
+    evaluation = Evaluation(protocol, pairs, clips, system, output / "evaluation" / protocol.name)
+    evaluation.open()
+    scorer = Scorer(protocol)
+    evaluation.run(evaluate.progress(evaluation.share(0, 1)), scorer)
+    rows, _ = evaluate.finish(evaluation, scorer, output, checkpoint=system.checkpoint)
+    return evaluation, rows
+
+
+def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path: Path) -> Media:
+    """A row per clip: the last frame that the source is driven to."""
     import torch
     from PIL import Image
 
-    from datamodules.talking_heads import TalkingHeadDataModule
-    from rome_lightning.assets import resolve
-    from rome_lightning.data import AvatarBatch
     from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
-    from rome_lightning.evaluation.reenactment import reenact, self_reenactment, self_table
     from rome_lightning.evaluation.report import Media
-    from rome_lightning.metrics import load_lpips
-    from rome_lightning.models import AvatarCode
-    from rome_lightning.models.checkpoint import load_full_avatar, read_checkpoint
 
-    model = load_full_avatar(checkpoint)
-    network = load_lpips("alex", resolve("lpips_alexnet"))
-    image_size = read_checkpoint(checkpoint)["image_size"]
-    tables, sheets = [], []
-    splits: dict[Literal["seen", "val"], str] = {
-        "seen": "people of the training",
-        "val": "a person never trained on",
-    }
-    for split, who in splits.items():
-        data = TalkingHeadDataModule(
-            output / "shards",
-            image_size,
-            batch_size=4,
-            holdout_ratio=0.2,
-            val_split=split,
-            eval_source="typical",
-        )
-        data.setup("validate")
-        loader = data.val_dataloader()
-        codes: dict[str, AvatarCode] = {}
-        batches: list[AvatarBatch] = [data.on_after_batch_transfer(batch, 0) for batch in loader]
-        results = self_reenactment(model, batches, network, codes)
-        caption = (
-            f"Self-reenactment of {who} at {image_size} px, full image on white; in brackets the source "
-            "frame copied unchanged. The target itself scores 100 dB, 1 and 0."
-        )
-        tables.append(self_table(results, caption))
-        rows: dict[str, torch.Tensor] = {}
-        for batch in batches:
-            rendered = reenact(model, batch, codes)
-            for clip, row in zip(
-                batch.clips, comparison_rows(batch.source, batch.target, rendered), strict=True
-            ):
-                # The last pair of a clip is the farthest from its source.
-                rows[clip] = row
-        name = f"contact_sheet_{split}.png"
-        Image.fromarray(to_uint8(torch.cat(list(rows.values()), dim=1))).save(output / name)
-        sheets.append(Media(name, f"Columns: {', '.join(COLUMNS)}; one row per clip"))
-    return tables[0], tables[1], sheets
+    rows = []
+    for clip in clips:
+        pair = [pair for pair in evaluation.pairs if pair.task == "self" and pair.clip == clip][-1]
+        source = evaluation.clips.frames(clip, [pair.source])
+        driver = evaluation.clips.frames(clip, [pair.frame]).resized(system.image_size)
+        rendered = system.render(system.code((clip, pair.source), source), driver)
+        rows += list(comparison_rows(source.resized(system.image_size), driver, rendered))
+    Image.fromarray(to_uint8(torch.cat(rows, dim=1))).save(path)
+    return Media(path.name, f"Columns: {', '.join(COLUMNS)}; one row per clip")
 
 
 def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Media:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rome_lightning.evaluation.geometry import MeshSource, MeshSystem
     from rome_lightning.evaluation.pairs import ClipSource, PairItem
     from rome_lightning.evaluation.protocol import MeshRule, Protocol
+    from rome_lightning.evaluation.results import Rows
     from rome_lightning.evaluation.scoring import Scorer
     from rome_lightning.evaluation.systems import System
     from rome_lightning.head import HeadModel
@@ -157,6 +158,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     # Heavy imports only now, so that --help and usage errors answer at once.
     from rome_lightning.evaluation.evaluator import Evaluation
     from rome_lightning.evaluation.geometry import GeometryEvaluation
+    from rome_lightning.evaluation.page import text_tables
     from rome_lightning.evaluation.pairs import pairs_of
     from rome_lightning.evaluation.predictions import for_videos
     from rome_lightning.evaluation.protocol import load_protocol
@@ -181,16 +183,22 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     evaluation.open()
     scorer = Scorer(protocol, config.device)
     units = evaluation.share(rank, world_size)
-    with closing(_progress(units, rank)) as shown:
+    with closing(progress(units, rank)) as shown:
         evaluation.run(shown, scorer)
     left = evaluation.missing()
     if left:
         print(f"rank {rank} of {world_size} is done; the last process writes the summary", file=sys.stderr)
         return 0
-    return _finish(config, evaluation, scorer)
+    keep_all = config.keep_frames == "all"
+    given = config.checkpoint, config.predictions
+    speed = _speed(evaluation)
+    summary = finish(evaluation, scorer, _run_folder(config), keep_all, *given, speed)[1]
+    print(text_tables(summary))
+    print(f"{folder / 'summary.json'}; look at {folder / 'report.html'}")
+    return 0
 
 
-def _progress(units: list[Unit], rank: int) -> Generator[Unit, None, None]:
+def progress(units: list[Unit], rank: int = 0) -> Generator[Unit, None, None]:
     """The units, with a bar on the first process."""
     if rank:
         yield from units
@@ -312,7 +320,29 @@ def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs
     return FolderPredictions(config.predictions, pairs, size)
 
 
-def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Scorer) -> int:
+def finish(
+    evaluation: Evaluation,
+    scorer: Scorer,
+    run: Path,
+    keep_all_frames: bool = False,
+    checkpoint: Path | None = None,
+    predictions: Path | None = None,
+    speed: dict[str, float] | None = None,
+) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Write ``summary.json``, ``pairs.parquet``, pictures and page of an evaluation whose units are all done.
+
+    Args:
+        evaluation: with no unit missing.
+        scorer: that scored it.
+        run: folder of the training run, if there was one; its seed and configuration are noted.
+        keep_all_frames: keep every picture, not only the examples.
+        checkpoint: what was evaluated, for the summary.
+        predictions: the same.
+        speed: of the system's stages, if it was measured.
+
+    Returns:
+        Values of all pairs by task, and what ``summary.json`` holds.
+    """
     from filelock import FileLock
 
     from rome_lightning.assets.registry import REGISTRY
@@ -326,19 +356,17 @@ def _finish(config: EvaluateConfig, evaluation: Evaluation, scorer: Scorer) -> i
         networks = {name: REGISTRY[name].sha256 for name in scorer.networks}
         extra = {
             "system": evaluation.identity["system"],
-            "checkpoint": str(config.checkpoint) if config.checkpoint else None,
-            "predictions": str(config.predictions) if config.predictions else None,
-            "speed": _speed(evaluation),
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "predictions": str(predictions) if predictions else None,
+            "speed": speed or {},
         }
-        provenance = {**_run_facts(_run_folder(config)), "code": code_and_versions()}
+        provenance = {**_run_facts(run), "code": code_and_versions()}
         summary = results.write_summary(evaluation, rows, networks, provenance, extra)
         sheets, kept = ({}, []) if evaluation.protocol.mesh else page.write_pictures(evaluation, rows, scorer)
-        if config.keep_frames == "examples":
+        if not keep_all_frames:
             results.prune_frames(evaluation, kept)
-        report = page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")
-    print(page.text_tables(summary))
-    print(f"{folder / 'summary.json'}; look at {report}")
-    return 0
+        page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")
+    return rows, summary
 
 
 def _speed(evaluation: Evaluation) -> dict[str, float]:

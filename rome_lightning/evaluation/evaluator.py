@@ -132,12 +132,13 @@ class Evaluation:
         return [unit for unit in self.units if not (self.parts / unit.file).is_file()]
 
     def share(self, rank: int, world_size: int) -> list[Unit]:
-        """Unfinished units of one of several processes; a source's units go to the same one."""
+        """Unfinished units of one of several processes; a source's units go to the same one, in a row."""
         sources: dict[tuple[str, int], int] = {}
         for unit in self.units:
             sources.setdefault((unit.pairs[0].clip, unit.pairs[0].source), len(sources))
         mine = {key for key, place in sources.items() if place % world_size == rank}
-        return [u for u in self.missing() if (u.pairs[0].clip, u.pairs[0].source) in mine]
+        own = [u for u in self.missing() if (u.pairs[0].clip, u.pairs[0].source) in mine]
+        return sorted(own, key=lambda u: sources[u.pairs[0].clip, u.pairs[0].source])
 
     def run(self, units: Iterable[Unit], scorer: Scorer) -> None:
         """Score units and store their values."""

@@ -60,18 +60,27 @@ def text_tables(summary: dict[str, Any]) -> str:
     return "\n\n".join([*parts, failure_table(summary["failures"]).as_text()])
 
 
-def clip_table(rows: Rows, metrics: Sequence[str]) -> Table:
-    """Means of each clip."""
+def clip_table(rows: Rows, metrics: Sequence[str], clips: Sequence[str] | None = None) -> Table:
+    """Means of each clip with the floor in brackets.
+
+    Args:
+        rows: of one task.
+        metrics: names as in results.
+        clips: keys of the sources' clips; all by default.
+    """
+
+    def mean(name: str, values: np.ndarray) -> str:
+        return number(name, float(np.nanmean(values)) if np.isfinite(values).any() else None)
+
     lines = []
     for clip in dict.fromkeys(pair.clip for pair in rows.pairs):
+        if clips is not None and clip not in clips:
+            continue
         index = [i for i, pair in enumerate(rows.pairs) if pair.clip == clip]
-        values = [rows.values[name][index] for name in metrics]
-        means = [
-            number(n, float(np.nanmean(v)) if np.isfinite(v).any() else None)
-            for n, v in zip(metrics, values, strict=True)
-        ]
-        lines.append([clip, str(len(index)), *means])
-    return Table(["clip", "pairs", *metrics], lines, "Means over the frames of each clip.")
+        cells = [f"{mean(n, rows.values[n][index])} ({mean(n, rows.floor[n][index])})" for n in metrics]
+        lines.append([clip, str(len(index)), *cells])
+    caption = "Means over the frames of each clip; in brackets the floor."
+    return Table(["clip", "pairs", *metrics], lines, caption)
 
 
 def chosen_cases(rows: Rows, metric: str, higher_is_better: bool) -> dict[str, list[int]]:

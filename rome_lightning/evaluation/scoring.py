@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +31,18 @@ from rome_lightning.metrics import (
     l1,
     landmark_distance,
     load_lpips,
-    lpips,
+    lpips_distance,
+    lpips_features,
     mask_iou,
+    mean_of_windows,
     psnr,
     rotation_distance,
     ssim,
+    ssim_map,
 )
 from rome_lightning.metrics.lpips import LPIPSNet
 from rome_lightning.tracking import Detections, FaceDetector
+from rome_lightning.tracking.detector import open_task
 
 FIVE_POINTS = (468, 473, 4, 61, 291)
 """MediaPipe's irises, tip of the nose and corners of the mouth."""
@@ -150,7 +157,9 @@ class Scorer:
         for base in {name.partition("/")[0] for name in self.metrics}:
             self._load(base)
         self._detector = FaceDetector(self._paths.get("face_landmarker"))
+        self._find: Callable[[np.ndarray], list[Any]] | None = None
         self._cache: OrderedDict[str, Perceived] = OrderedDict()
+        self._targets: dict[str, tuple[tuple[str, ...], list[Tensor]]] = {}
 
     @property
     def networks(self) -> list[str]:
@@ -172,6 +181,7 @@ class Scorer:
     def forget(self) -> None:
         """Forget what was seen in real frames, for callers whose keys do not name frames for good."""
         self._cache.clear()
+        self._targets.clear()
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Inception features of images as they are scored."""
@@ -228,12 +238,14 @@ class Scorer:
         theirs = self.perceive_real(driver, names)
         person = self.perceive_real(source, names) if cross else theirs
         values, defined = {}, {}
+        # The same windows serve the full and the masked mean.
+        windows = ssim_map(image, driver.image) if {"ssim/full", "ssim/masked"} & set(names) else None
         for name in names:
             base, _, choice = name.partition("/")
             if not SPECS[base].per_frame:
                 continue
             if SPECS[base].pixels:
-                value = self._pixels(base, choice, image, driver, theirs)
+                value = self._pixels(base, choice, image, driver, theirs, windows)
                 fine = ~value.isnan()
             elif base in seen.embeddings:
                 fine = person.embedded[base]
@@ -267,7 +279,13 @@ class Scorer:
         return mask_iou(mask, driver.frames.foreground_mask, driver.valid), fine
 
     def _pixels(
-        self, base: str, choice: str, image: Tensor, target: RealImages, seen: Perceived
+        self,
+        base: str,
+        choice: str,
+        image: Tensor,
+        target: RealImages,
+        seen: Perceived,
+        windows: Tensor | None,
     ) -> Float[Tensor, " b"]:
         """A metric on pixels; NaN where the choice is empty."""
         wanted, weight = target.image, target.valid
@@ -283,11 +301,26 @@ class Scorer:
             # Whatever is masked shows the background in both images.
             grey = torch.full_like(image, self.colour)
             a, b = (torch.lerp(grey, x, weight) if choice == "masked" else x for x in (image, wanted))
-            value = lpips(self._lpips[base], a.to(self.device), b.to(self.device)).cpu()
+            value = self._perceptual(base, f"{base}/{choice}", a, b, target.keys)
             value = value.where(weight.flatten(1).sum(1).cpu() > 0, torch.nan)
+        elif base == "ssim" and choice != "crop" and windows is not None:
+            value = mean_of_windows(windows, weight)
         else:
             value = _PIXEL_METRICS[base](image, wanted, weight)
         return value.where(seen.face, torch.nan) if choice == "crop" else value
+
+    def _perceptual(
+        self, base: str, metric: str, image: Tensor, target: Tensor, keys: tuple[str, ...]
+    ) -> Float[Tensor, " b"]:
+        """LPIPS; features of the last targets are kept, since the floor is compared with them too."""
+        network = self._lpips[base]
+        if metric not in self._targets or self._targets[metric][0] != keys:
+            self._targets[metric] = keys, lpips_features(network, target.to(self.device))
+        # A copied source is one image many times.
+        if bool((image == image[:1]).all()):
+            image = image[:1]
+        ours = lpips_features(network, image.to(self.device))
+        return lpips_distance(network, ours, self._targets[metric][1]).cpu()
 
     def mask(self, frames: Frames) -> Float[Tensor, "b 1 h w"]:
         """Ground-truth mask of ``/masked`` metrics."""
@@ -348,10 +381,18 @@ class Scorer:
         index = wanted.nonzero()[:, 0]
         if len(index):
             pixels = (image[index] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            found = self._detector.detect(np.ascontiguousarray(pixels))
+            found = self._detector.detect(pixels, find=self._landmarker(pixels[0]))
             for name in ("landmarks", "depth", "blendshapes", "pose", "found", "num_faces"):
                 getattr(result, name)[index] = getattr(found, name)
         return result
+
+    def _landmarker(self, sample: np.ndarray) -> Callable[[np.ndarray], list[Any]]:
+        """The landmark network, loaded once; closed with the scorer, or at the end of the process."""
+        if self._find is None:
+            stack = ExitStack()
+            self._find = stack.enter_context(open_task(self._detector.create, sample))
+            weakref.finalize(self, stack.close)
+        return self._find
 
     def _unseen(self, faces: Perceived, people: Perceived, metrics: Sequence[str]) -> Bool[Tensor, " b"]:
         """Whether any network that the metrics need finds no face."""

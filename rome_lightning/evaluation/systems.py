@@ -22,7 +22,7 @@ from rome_lightning.evaluation.protocol import file_hash
 from rome_lightning.models import AvatarCode
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
 
-_CACHED_AVATARS = 4
+_CACHED_AVATARS = 8
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class AvatarSystem:
     def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
         """Drive the avatar of the source."""
         code = self.code((pairs[0].clip, pairs[0].source), source)
-        rendered = self._render(code.repeat_interleave(len(pairs)), driver)
+        rendered = self.render(code.repeat_interleave(len(pairs)), driver)
         images = _resized(rendered.image, self.resolution)
         finite = images.isfinite().flatten(1).all(1).tolist()
         reasons = tuple("" if fine else "not finite" for fine in finite)
@@ -108,7 +108,13 @@ class AvatarSystem:
         )
 
     @torch.no_grad()
-    def _render(self, code: AvatarCode, driver: Frames) -> Rendered:
+    def render(self, code: AvatarCode, driver: Frames) -> Rendered:
+        """The avatars driven by frames, at the model's own size.
+
+        Args:
+            code: one avatar per frame.
+            driver: frames of any size; the pictures are not looked at.
+        """
         size = (self.image_size, self.image_size)
         return self.model.render(code, driver.params.to(self.device), size, self.background)
 

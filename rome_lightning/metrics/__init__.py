@@ -11,12 +11,12 @@ from rome_lightning.metrics.fid import FID, frechet_distance, inception_features
 from rome_lightning.metrics.jitter import Jitter, acceleration, jitter
 from rome_lightning.metrics.l1 import L1, l1
 from rome_lightning.metrics.landmark_distance import LandmarkDistance, landmark_distance
-from rome_lightning.metrics.lpips import LPIPS, load_lpips, lpips
+from rome_lightning.metrics.lpips import LPIPS, load_lpips, lpips, lpips_distance, lpips_features
 from rome_lightning.metrics.mask_iou import MaskIoU, mask_iou
 from rome_lightning.metrics.mesh_distance import ChamferDistance
 from rome_lightning.metrics.psnr import PSNR, psnr
 from rome_lightning.metrics.rotation_distance import RotationDistance, rotation_distance
-from rome_lightning.metrics.ssim import SSIM, ssim
+from rome_lightning.metrics.ssim import SSIM, mean_of_windows, ssim, ssim_map
 
 __all__ = [
     "CSIM",
@@ -45,8 +45,12 @@ __all__ = [
     "landmark_distance",
     "load_lpips",
     "lpips",
+    "lpips_distance",
+    "lpips_features",
     "mask_iou",
+    "mean_of_windows",
     "psnr",
     "rotation_distance",
     "ssim",
+    "ssim_map",
 ]

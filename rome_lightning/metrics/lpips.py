@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -69,6 +70,40 @@ def lpips(
     """
     with torch.autocast(prediction.device.type, enabled=False):
         return network(prediction.float(), target.float(), normalize=True).flatten()
+
+
+def lpips_features(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c h2 w2"]]:
+    """What ``lpips`` compares, layer by layer: for images that are compared more than once.
+
+    Args:
+        network: from ``load_lpips``.
+        image: RGB in [0, 1].
+    """
+    # Slow to import, and only needed here.
+    import lpips as package
+
+    with torch.autocast(image.device.type, enabled=False):
+        parts = cast(Any, network)
+        layers = parts.net(parts.scaling_layer(2 * image.float() - 1))
+        return [package.normalize_tensor(layer) for layer in layers]
+
+
+def lpips_distance(
+    network: nn.Module,
+    prediction: Sequence[Float[Tensor, "b c h w"]],
+    target: Sequence[Float[Tensor, "b c h w"]],
+) -> Float[Tensor, " b"]:
+    """``lpips`` of images whose features are known.
+
+    Args:
+        network: from ``load_lpips``.
+        prediction: from ``lpips_features``; one row is compared with all rows of the target.
+        target: the same.
+    """
+    with torch.autocast(target[0].device.type, enabled=False):
+        layers = zip(cast(Any, network).lins, prediction, target, strict=True)
+        values = [lin((a - b).square()).flatten(1).mean(1) for lin, a, b in layers]
+    return torch.stack(values).sum(0)
 
 
 class LPIPS(MeanOverImages):

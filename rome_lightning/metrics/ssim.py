@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from rome_lightning.metrics.per_image import MeanOverImages
 
@@ -35,6 +37,13 @@ def ssim(
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004,
     eq. 13, with an 11x11 Gaussian window.
     """
+    return mean_of_windows(ssim_map(prediction, target), mask)
+
+
+def ssim_map(
+    prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b h2 w2"]:
+    """SSIM of each window inside the images, averaged over channels; arguments as for ``ssim``."""
     height, width = prediction.shape[-2:]
     if min(height, width) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} pixels a side, got {height}x{width}")
@@ -45,23 +54,36 @@ def ssim(
         covariance = ab - mean_a * mean_b
         variances = aa - mean_a.square() + bb - mean_b.square()
         luminance = (2 * mean_a * mean_b + C1) / (mean_a.square() + mean_b.square() + C1)
-        values = (luminance * (2 * covariance + C2) / (variances + C2)).mean(1)
+        return (luminance * (2 * covariance + C2) / (variances + C2)).mean(1)
+
+
+def mean_of_windows(
+    values: Float[Tensor, "b h2 w2"], mask: Float[Tensor, "b 1 h w"] | None = None
+) -> Float[Tensor, " b"]:
+    """Mean of ``ssim_map`` over the windows; the mask is as for ``ssim``."""
     if mask is None:
         return values.flatten(1).mean(1)
     border = WINDOW // 2
+    height, width = mask.shape[-2:]
     weight = mask[:, 0, border : height - border, border : width - border]
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
 
 def _blur(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
     """Gaussian window at the places where it lies inside the image."""
-    positions = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
-    kernel = torch.exp(-positions.square() / (2 * SIGMA**2))
-    kernel = kernel / kernel.sum()
-    # One group per channel: four times as fast on a CPU as channels laid out as images.
-    channels = images.shape[1]
-    rows = F.conv2d(images, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
+    weights = [math.exp(-((place - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for place in range(WINDOW)]
+    kernel = [weight / math.fsum(weights) for weight in weights]
+    # Image by image, so that one stays in the processor's cache: faster there than convolutions.
+    return torch.stack([_weighted(_weighted(image, kernel, -1), kernel, -2) for image in images])
+
+
+def _weighted(image: Float[Tensor, "c h w"], kernel: Sequence[float], dim: int) -> Float[Tensor, "c h2 w2"]:
+    """Weighted sums of neighbours along one dimension."""
+    size = image.shape[dim] - len(kernel) + 1
+    total = image.narrow(dim, 0, size) * kernel[0]
+    for place, weight in enumerate(kernel[1:], start=1):
+        total = total.add_(image.narrow(dim, place, size), alpha=weight)
+    return total
 
 
 class SSIM(MeanOverImages):

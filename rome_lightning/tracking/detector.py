@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,12 @@ class FaceDetector:
         self.num_faces = num_faces
         self.min_confidence = min_confidence
 
-    def detect(self, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None = None) -> Detections:
+    def detect(
+        self,
+        frames: UInt8[np.ndarray, "n h w 3"],
+        progress: Progress | None = None,
+        find: Callable[[np.ndarray], list[_Face]] | None = None,
+    ) -> Detections:
         """Find the main face of each frame.
 
         Where several faces are seen, the main one is the largest; in later frames the one nearest to the
@@ -110,11 +115,14 @@ class FaceDetector:
         Args:
             frames: RGB.
             progress: called after each frame.
+            find: what ``open_task(detector.create, frame)`` gives, where the caller keeps it open for many
+                calls; by default the network is loaded for this call.
         """
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
-        with open_task(self.create, frames[0]) as find:
+        opened = nullcontext(find) if find is not None else open_task(self.create, frames[0])
+        with opened as find:
             previous: _Face | None = None
             for index, frame in enumerate(frames):
                 faces = self._search(find, np.ascontiguousarray(frame), previous, index in thorough)

@@ -30,8 +30,9 @@ def test_demo_leaves_everything_it_promises_and_goes_on_where_it_stopped(
     for file in ("contact_sheet.png", "contact_sheet_seen.png", "contact_sheet_val.png"):
         assert (tmp_path / file).is_file()
         assert file in page
-    for heading in ("PSNR", "SSIM", "LPIPS", "CSIM (SFace)"):
+    for heading in ("psnr/full", "ssim/full", "lpips_alex/full", "csim_sface"):
         assert heading in page
+    assert (tmp_path / "evaluation" / "demo" / "report.html").is_file()
     trained = (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
 

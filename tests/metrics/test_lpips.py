@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
-from rome_lightning.metrics import LPIPS, load_lpips, lpips
+from rome_lightning.metrics import LPIPS, load_lpips, lpips, lpips_distance, lpips_features
 
 ALEX_SHAPES = [(11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256)]
 
@@ -131,3 +131,12 @@ def test_squeezenet_backbone_comes_from_the_file(tmp_path: Path, monkeypatch: py
     with torch.no_grad():
         expected = theirs(a, b, normalize=True).flatten()
     torch.testing.assert_close(lpips(load_lpips("squeeze", path), a, b), expected)
+
+
+def test_features_give_the_packages_values(alexnet_file: Path) -> None:
+    network = load_lpips("alex", alexnet_file)
+    one, several = images(1, 2), images(3, 3)
+    features = lpips_features(network, one), lpips_features(network, several)
+    # The package itself, on copies of the one image.
+    expected = network(one.expand(3, -1, -1, -1), several, normalize=True).flatten()
+    torch.testing.assert_close(lpips_distance(network, *features), expected, atol=1e-6, rtol=1e-5)
