@@ -4,7 +4,8 @@ Both sides score the same pairs with PSNR, SSIM, LPIPS (alex), identity similari
 expression, pose), in one process with the same number of threads. The references are called as their
 documentation shows: one pair per call, and whatever a call needs is computed by that call: skimage for PSNR
 and SSIM, the ``lpips`` package, OpenCV's own wrappers for YuNet and SFace, MediaPipe's landmarker once per
-metric and image. A prediction is another frame of the same clip.
+metric and image. A prediction is another frame of the same clip. As in ``rome evaluate``, each pair also gets
+its floor: the clip's typical frame, copied, against the same target; for the references a second pair.
 
     python benchmarks/evaluation.py --data DIR --pairs 1000
 """
@@ -23,6 +24,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from datamodules.evaluation import StoredClips
 from rome_lightning.assets import resolve
+from rome_lightning.evaluation.evaluator import floor_scores
 from rome_lightning.evaluation.protocol import DatasetRule, Protocol, Task
 from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.metrics import load_lpips
@@ -127,20 +129,43 @@ class References:
         return float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def scored_by_us(
-    scorer: Scorer, clips: StoredClips, pairs: list[tuple[str, int, int]]
-) -> dict[str, list[float]]:
+Pair = tuple[str, int, int, int]
+"""Clip, and the numbers of source, target and prediction."""
+
+
+def units_of(clips: StoredClips, count: int) -> list[list[Pair]]:
+    """So many pairs in units of one clip; with the next round each target meets another prediction."""
+    units: list[list[Pair]] = []
+    shift = 0
+    while sum(map(len, units)) < count:
+        shift += 1
+        for clip in clips.clips:
+            frames = clip.frames
+            pairs = [
+                (clip.key, clip.typical, n, frames[(i + shift) % len(frames)]) for i, n in enumerate(frames)
+            ]
+            units += [pairs[start : start + UNIT] for start in range(0, len(pairs), UNIT)]
+    return units[: next(i for i in range(1, len(units) + 1) if sum(map(len, units[:i])) >= count)]
+
+
+def scored_by_us(scorer: Scorer, clips: StoredClips, units: list[list[Pair]]) -> dict[str, list[float]]:
     """Our values, in units of as many pairs as ``rome evaluate`` scores at once."""
     values: dict[str, list[float]] = {}
-    for start in range(0, len(pairs), UNIT):
-        unit = pairs[start : start + UNIT]
-        real = [clips.frames(clip, [target]) for clip, target, _ in unit]
-        drawn = [clips.frames(clip, [other]) for clip, _, other in unit]
-        target = scorer.real(type(real[0]).cat(real), [f"{clip}@{n}" for clip, n, _ in unit])
-        image = torch.cat([frames.image for frames in drawn])
-        scores = scorer.score("self", image, torch.ones(len(unit), dtype=torch.bool), target, target)
-        for name, value in scores.values.items():
-            values.setdefault(name.removesuffix(f"_{image.shape[-1]}"), []).extend(value.tolist())
+    for unit in units:
+        clip, source = unit[0][:2]
+        copied = clips.frames(clip, [source]).repeat_interleave(len(unit))
+        real = scorer.real(copied, [f"{clip}@{source}"] * len(unit))
+        target = scorer.real(
+            clips.frames(clip, [pair[2] for pair in unit]), [f"{clip}@{pair[2]}" for pair in unit]
+        )
+        image = clips.frames(clip, [pair[3] for pair in unit]).image
+        present = torch.ones(len(unit), dtype=torch.bool)
+        scores = scorer.score("self", image, present, real, target).values
+        floor = floor_scores(scorer, "self", real, target)
+        for name in scores:
+            short = name.removesuffix(f"_{image.shape[-1]}")
+            values.setdefault(short, []).extend(scores[name].tolist())
+            values.setdefault(f"floor of {short}", []).extend(floor[name].tolist())
     return values
 
 
@@ -157,22 +182,20 @@ def main() -> None:
     )
     args = parser.parse_args()
     clips = StoredClips(args.data, args.split, 256)
-    frames = [
-        (clip.key, a, b) for clip in clips.clips for a, b in zip(clip.frames, clip.frames[1:], strict=False)
-    ]
-    pairs = [frames[i % len(frames)] for i in range(args.pairs)]
+    units = units_of(clips, args.pairs)
+    pairs = [pair for unit in units for pair in unit]
     protocol = Protocol(
         "benchmark", 1, "", DatasetRule("", "", ""), {"self": Task(METRICS)}, background="dataset"
     )
     scorer, references = Scorer(protocol), References()
-    scored_by_us(scorer, clips, pairs[:UNIT])
+    scored_by_us(scorer, clips, units[:1])
     scorer.forget()
 
     # Processor time: a busy machine must not decide.
     start = time.process_time()
-    half = scored_by_us(scorer, clips, pairs[: len(pairs) // 2])
+    half = scored_by_us(scorer, clips, units[: len(units) // 2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rest = scored_by_us(scorer, clips, pairs[len(pairs) // 2 :])
+    rest = scored_by_us(scorer, clips, units[len(units) // 2 :])
     ours_s = time.process_time() - start
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     ours = {name: half[name] + rest[name] for name in half}
@@ -180,13 +203,14 @@ def main() -> None:
     count = min(args.reference_pairs, len(pairs))
     theirs: dict[str, list[float]] = {}
     start = time.process_time()
-    for clip, target, other in pairs[:count]:
-        images = [
+    for clip, source, target, other in pairs[:count]:
+        copied, wanted, image = (
             (clips.frames(clip, [n]).image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            for n in (other, target)
-        ]
-        for name, value in references.score(*images).items():
-            theirs.setdefault(name, []).append(value)
+            for n in (source, target, other)
+        )
+        for prefix, prediction in (("", image), ("floor of ", copied)):
+            for name, value in references.score(prediction, wanted).items():
+                theirs.setdefault(f"{prefix}{name}", []).append(value)
     theirs_s = time.process_time() - start
     references.landmarker.close()
 
@@ -196,10 +220,10 @@ def main() -> None:
     print(f"references  {per_pair[1] * 1000:8.1f} ms per pair")
     print(f"ratio       {per_pair[1] / per_pair[0]:8.2f}")
     print(f"growth of the largest memory over the second half: {growth / 1024:.1f} MB")
-    for name in METRICS:
+    for name in theirs:
         a, b = np.array(ours[name][:count]), np.array(theirs[name])
         print(
-            f"  {name:26s} mean {np.nanmean(a):9.4f}, reference {np.nanmean(b):9.4f}, "
+            f"  {name:35s} mean {np.nanmean(a):9.4f}, reference {np.nanmean(b):9.4f}, "
             f"largest difference {np.nanmax(np.abs(a - b)):.4f}"
         )
 

@@ -153,7 +153,7 @@ class Evaluation:
         present = torch.tensor([not reason for reason in predictions.reasons])
         image = predictions.images.float() / 255
         scores = scorer.score(task, image, present, source, driver, predictions.masks)
-        floor = _floor(scorer, task, source, driver)
+        floor = floor_scores(scorer, task, source, driver)
         self._check_faces(unit, scores)
         tensors = {f"values/{name}": value for name, value in scores.values.items()}
         tensors |= {f"defined/{name}": value for name, value in scores.defined.items()}
@@ -209,7 +209,7 @@ class Evaluation:
             return Part(unit, tensors, tuple(json.loads(file.metadata()["reasons"])))
 
 
-def _floor(scorer: Scorer, task: str, source: RealImages, driver: RealImages) -> dict[str, Tensor]:
+def floor_scores(scorer: Scorer, task: str, source: RealImages, driver: RealImages) -> dict[str, Tensor]:
     """What doing nothing scores: the source copied; for identity in cross-reenactment, the driver shown."""
     names = scorer.protocol.tasks[task].metrics
     present = torch.ones(len(source), dtype=torch.bool)
