@@ -261,7 +261,7 @@ def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_pat
     assert rome("live", *arguments, "--driver-network") == (0, "")
     assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     record = json.loads(output.with_suffix(".json").read_text())
-    assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
+    assert (record["frames"], record["lost"]) == (NUM_FRAMES, None)
     assert record["stages"]["track"]["median_ms"] > 0
 
 
