@@ -179,7 +179,6 @@ def our_times(configs: list[Path], repeats: int) -> list[float]:
     """CPU seconds of each training step of ``rome fit`` on a synthetic person, data excluded."""
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.cli import LightningCLI
 
     from rome_lightning.cli.fit import RomeCLI
     from rome_lightning.data.datamodule import RomeDataModule
@@ -196,23 +195,23 @@ def our_times(configs: list[Path], repeats: int) -> list[float]:
             self.times.append(time.process_time() - self.start)
 
     with tempfile.TemporaryDirectory() as folder:
-        cli: LightningCLI = RomeCLI(
+        clock = Clock()
+        RomeCLI(
             RomeModule, RomeDataModule, subclass_mode_model=True, subclass_mode_data=True,
-            auto_configure_optimizers=False, run=False, save_config_callback=None,
+            auto_configure_optimizers=False, save_config_callback=None,
+            trainer_defaults={"callbacks": [clock]}, parser_kwargs={"exit_on_error": False},
             args=[
-                *(part for config in configs for part in ("--config", str(config))),
+                "fit", *(part for config in configs for part in ("--config", str(config))),
                 "--data=datamodules.synthetic.SyntheticDataModule", f"--data.init_args.image_size={SIZE}",
                 "--data.init_args.batch_size=1", "--data.init_args.num_driving=1",
-                f"--data.init_args.pairs_per_epoch={repeats + 1}", f"--run_dir={folder}", "--wandb=disabled",
+                f"--data.init_args.pairs_per_epoch={repeats + 1}", f"--run_dir={folder}/run",
+                "--wandb=disabled",
                 "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1",
                 "--trainer.limit_val_batches=0", "--trainer.callbacks=[]",
                 "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
                 "--trainer.enable_model_summary=false",
             ],
         )  # fmt: skip
-        clock = Clock()
-        cli.trainer.callbacks.append(clock)
-        cli.trainer.fit(cli.model, cli.datamodule)
     return clock.times[1:]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rome_lightning.networks.recomputed_input import conv_of_activated
 from rome_lightning.networks.weight_standardization import WeightStandardizedConv2d, group_norm
 
 
@@ -32,7 +33,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Add the block's change to the (projected) input."""
-        return self.main(inputs) + self.skip(inputs)
+        features = inputs
+        for norm, conv in zip(self.main[0::3], self.main[2::3], strict=True):
+            features = conv_of_activated(features, norm, conv)
+        return features + self.skip(inputs)
 
 
 class TextureEncoder(nn.Module):
@@ -91,4 +95,8 @@ class TextureEncoder(nn.Module):
                 f"image sides must be divisible by {self.divisor}, got {height}x{width}; choose another "
                 "size, or fewer num_levels"
             )
-        return self.net(inputs)
+        *layers, norm, _, to_outputs = self.net
+        features = inputs
+        for layer in layers:
+            features = layer(features)
+        return conv_of_activated(features, norm, to_outputs)

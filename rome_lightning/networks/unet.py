@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rome_lightning.networks.recomputed_input import conv_of_activated, conv_of_prepared
 from rome_lightning.networks.weight_standardization import WeightStandardizedConv2d, group_norm
 
 
@@ -29,7 +30,25 @@ class DoubleConv(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run both convolutions."""
-        return self.main(inputs)
+        return self._finish(self.main[0](inputs))
+
+    def join(
+        self, coarse: Float[Tensor, "b c h2 w2"], skip: Float[Tensor, "b s h w"], upsampling: str
+    ) -> Float[Tensor, "b o h w"]:
+        """Run both convolutions on a coarser level and a skip side by side."""
+
+        def side_by_side(coarse: Tensor, skip: Tensor) -> Tensor:
+            return torch.cat([F.interpolate(coarse, scale_factor=2, mode=upsampling), skip], dim=1)
+
+        return self._finish(conv_of_prepared(side_by_side, (coarse, skip), self.main[0]))
+
+    def _finish(self, features: Float[Tensor, "b m h w"]) -> Float[Tensor, "b o h w"]:
+        """All that follows the first convolution."""
+        _, norm, _, conv, *last = self.main
+        features = conv_of_activated(features, norm, conv)
+        for layer in last:
+            features = layer(features)
+        return features
 
 
 class UNet(nn.Module):
@@ -97,6 +116,5 @@ class UNet(nn.Module):
             skips.append(features)
         skips.pop()
         for block in self.decoder:
-            upsampled = F.interpolate(features, scale_factor=2, mode=self.upsampling)
-            features = block(torch.cat([upsampled, skips.pop()], dim=1))
+            features = block[0].join(features, skips.pop(), self.upsampling)
         return self.to_outputs(features)

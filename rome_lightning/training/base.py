@@ -135,6 +135,8 @@ class RomeModule(LightningModule):
         left_out = finish_gradients(optimizer, config.clip_norm, scaler)
         # Through Lightning's handle a step is counted; the count is that of the avatar's optimizer alone.
         (handles[part] if part == 0 else optimizer).step()
+        # They would take memory during the next forward pass.
+        optimizer.zero_grad()
         schedules[part].step()
         # With a scaler, gradients overflow now and then because the scale is probed: only the loss tells.
         self._left_out.append(left_out if scaler is None else 1 - loss.detach().isfinite().float())
