@@ -16,8 +16,9 @@ from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput, split_of
-from datamodules.prepare.parts import MakeTracker, default_tracker
+from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports, write_reports
 from datamodules.prepare.pipeline import head_fingerprint
+from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.video import Video
@@ -45,7 +46,7 @@ def import_dataset(
     log: Callable[[str], None],
     make_tracker: MakeTracker | None = None,
 ) -> Manifest:
-    """Make a dataset of pictures.
+    """Make a dataset of pictures, and its ``report.html``.
 
     Clips are hashed and shards named after what is in them, so that an interrupted import goes on when
     it is started again.
@@ -84,6 +85,8 @@ def import_dataset(
         why = failed or "all people are kept for validation or testing"
         raise ValueError(f"no clip of {source} is left to train on ({why})")
     manifest.save(output / "manifest.json")
+    reports = [report for _, info in shards for report in read_reports(output, info.name)]
+    write_report(manifest, [info for _, info in shards], reports, output, head)
     return manifest
 
 
@@ -147,23 +150,23 @@ class _Importer:
         if info is not None:
             self.log(f"{name}: kept from an earlier run")
             return info
-        failed = []
+        reports = [VideoReport(clip.name, identity=clip.identity) for _, clip in group]
         with ShardWriter(self.output, name, spec) as writer:
-            for video, clip in group:
+            for (video, clip), report in zip(group, reports, strict=True):
                 try:
-                    self._add(writer, video, clip)
+                    self._add(writer, video, clip, report)
                 except ValueError as error:
-                    failed.append({"input": clip.name, "reason": " ".join(str(error).split())})
+                    report.failed = " ".join(str(error).split())
                     self.log(f"{clip.name}: FAILED: {error}")
-            return writer.finish(failed)
+            write_reports(self.output, name, reports)
+            return writer.finish([{"input": r.input, "reason": r.failed} for r in reports if r.failed])
 
-    def _add(self, writer: ShardWriter, video: VideoInput, clip: FrameClip) -> None:
+    def _add(self, writer: ShardWriter, video: VideoInput, clip: FrameClip, report: VideoReport) -> None:
         if self._tools is None:
             self._tools = VideoTools(self._make_tracker(self.head, self.config), None)
         frames = clip.decode(self.config.max_frames)
         numbers = np.arange(len(frames), dtype=np.int32)
         content = Video(frames, _FPS, numbers / _FPS, numbers)
-        report = VideoReport(clip.name, identity=clip.identity)
         for made in make_clips(video, self._tools, self.config, self.head.name, report, content):
             writer.add(made)
         self.log(f"{clip.name}: {report.num_used} of {report.num_frames} frames used")

@@ -42,9 +42,14 @@ def check(kind: str, source: Path, output: Path, people: set[str]) -> Manifest:
         means = [reader.frame(clip, frame).image.mean() for frame in range(len(arrays["pose"]))]
         assert np.all(np.diff(means) > 2)
         assert header["identity"] in people
+    page = (output / "report.html").read_text()
+    assert f"{11 * len(people)} used of {12 * len(people)} tracked" in page
+    assert all(f"&middot; {person} " in page for person in people)
+    (output / "report.html").unlink()
     lines.clear()
     import_dataset(kind, source, output, CONFIG, lines.append, SquareTracker)
     assert any("kept from an earlier run" in line for line in lines)
+    assert (output / "report.html").read_text() == page
     return manifest
 
 
