@@ -142,7 +142,9 @@ def units_of(clips: StoredClips, count: int) -> list[list[Pair]]:
         for clip in clips.clips:
             frames = clip.frames
             pairs = [
-                (clip.key, clip.typical, n, frames[(i + shift) % len(frames)]) for i, n in enumerate(frames)
+                (clip.key, clip.typical, n, frames[(i + shift) % len(frames)])
+                for i, n in enumerate(frames)
+                if n != clip.typical
             ]
             units += [pairs[start : start + UNIT] for start in range(0, len(pairs), UNIT)]
     return units[: next(i for i in range(1, len(units) + 1) if sum(map(len, units[:i])) >= count)]
