@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.networks.recomputed_input import conv_of_activated, conv_of_prepared
+from rome_lightning.networks.recomputed_input import conv_of_activated, conv_of_kept, conv_of_prepared
 from rome_lightning.networks.weight_standardization import WeightStandardizedConv2d, group_norm
 
 
@@ -30,7 +30,7 @@ class DoubleConv(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run both convolutions."""
-        return self._finish(self.main[0](inputs))
+        return self._finish(conv_of_kept(inputs, self.main[0]))
 
     def join(
         self, coarse: Float[Tensor, "b c h2 w2"], skip: Float[Tensor, "b s h w"], upsampling: str
@@ -116,5 +116,7 @@ class UNet(nn.Module):
             skips.append(features)
         skips.pop()
         for block in self.decoder:
-            features = block[0].join(features, skips.pop(), self.upsampling)
+            joined = block.get_submodule("0")
+            assert isinstance(joined, DoubleConv)
+            features = joined.join(features, skips.pop(), self.upsampling)
         return self.to_outputs(features)
