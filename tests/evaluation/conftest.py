@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tiny_run
 import yaml
-
-PROTOCOLS = tiny_run.ROOT / "experiments" / "protocols"
+from tiny_protocol import PROTOCOLS
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +48,3 @@ def shrunk(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def pixels_only(content: dict[str, Any]) -> None:
-    """Leave the metrics that need no network."""
-    content["tasks"] = {
-        "self": {
-            **content["tasks"]["self"],
-            "metrics": ["psnr/full", "ssim/masked", "mask_iou"],
-            "examples_by": "psnr/full",
-        }
-    }
-    content["networks"] = {}

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import PROTOCOLS, pixels_only
 from PIL import Image
+from tiny_protocol import PROTOCOLS, pixels_only
 from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.cli.main import main

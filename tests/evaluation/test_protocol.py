@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROTOCOLS
+from tiny_protocol import PROTOCOLS
 
 from rome_lightning.cli.main import main
 from rome_lightning.data.clip import ClipInfo
