@@ -90,6 +90,10 @@ def run_tasks(
         while waiting or any(worker.task is not None for worker in running):
             while len(running) < min(workers, len(waiting) + sum(w.task is not None for w in running)):
                 running.append(_Worker(setup))
+            for worker in running:
+                # Also those that were idle when a task came back from a process that died.
+                if waiting and worker.ready and worker.task is None:
+                    worker.give(waiting.popleft())
             for worker in _next_events(running, limit_s):
                 kind, value = _message(worker, limit_s)
                 if kind == "ready":
@@ -108,9 +112,6 @@ def run_tasks(
                         raise RuntimeError(f"worker processes do not start: {value}")
                     if worker.task is not None:
                         yield from _again_or_give_up(worker.task, kind, value, deaths, waiting)
-                    continue
-                if waiting:
-                    worker.give(waiting.popleft())
     finally:
         for worker in running:
             worker.stop()

@@ -65,6 +65,14 @@ def test_crashes_and_hangs_cost_nothing_but_themselves(tmp_path: Path) -> None:
     assert starts(tmp_path) == {**dict.fromkeys(tasks, 1), "crash-1": 2, "hang-1": 2, "once-1": 2}
 
 
+def test_a_task_that_comes_back_goes_to_a_worker_that_has_nothing_to_do(tmp_path: Path) -> None:
+    # The second worker is idle long before the first one's task is taken from it.
+    results = outcomes(tmp_path, ["hang-1", "a-1"], workers=2, limit_s=1.5)
+    assert results["a-1"] == "a done"
+    assert results["hang-1"].kind == "timeout"
+    assert starts(tmp_path) == {"hang-1": 2, "a-1": 1}
+
+
 def test_errors_of_the_work_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         outcomes(tmp_path, ["a-1", "full-1", "a-2"], workers=1)
