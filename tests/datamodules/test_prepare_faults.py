@@ -83,7 +83,7 @@ class TestKilledBuilder:
         context = get_context("forkserver")
         context.set_forkserver_preload(["fake_tracker", "datamodules.prepare.pipeline"])
         rng, output, kills = random.Random(0), tmp_path / "d", 0
-        longest_s, most_kills = (15.0, 4) if workers else (0.5, 12)
+        longest_s, most_kills = (3.0, 4) if workers else (0.5, 12)
         finished: dict[str, int] = {}
         while True:
             builder = context.Process(target=build_slowly, args=(videos, output, workers))
