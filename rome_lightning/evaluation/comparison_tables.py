@@ -23,6 +23,7 @@ def results_table(comparison: Comparison) -> Table:
         digits = digits_of(results)
         arrow = "up" if results[0].higher_is_better else "down"
         labels = [f"{name} ({arrow})", _bounds(comparison, name, digits), *[""] * len(results)]
+        # There are more labels than results: the rest of the column stays empty.
         rows += [[label, *_cells(result, digits)] for label, result in zip(labels, results, strict=False)]
     return Table(columns, rows, caption(comparison))
 

@@ -67,7 +67,11 @@ def import_official_linear(
         for key, value in full.state_dict().items()
         if not key.startswith(("offset_network.", "driver_"))
     }
-    avatar.load_state_dict(shared, strict=False)
+    # Only the offsets and the driver network, filled below, may be left out.
+    found = avatar.load_state_dict(shared, strict=False)
+    left = [key for key in found.missing_keys if not key.startswith(("offset_network.", "driver_"))]
+    if left or found.unexpected_keys:
+        raise ValueError(f"the full model does not fit the linear one: {[*left, *found.unexpected_keys][0]}")
     part, driver = avatar.offset_network, avatar.driver_network
     assert isinstance(part, BasisOffsets)
     assert driver is not None

@@ -87,6 +87,7 @@ class ImageRegressor(nn.Module):
         if wanted != set(kept):
             missing = sorted(wanted ^ set(kept))
             raise ValueError(f"the encoder's weights are of another network: {missing[0]} does not fit")
+        # All but the last layer is there, as checked above.
         self.network.load_state_dict(kept, strict=False)
 
 
