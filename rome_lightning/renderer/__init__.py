@@ -12,7 +12,7 @@ from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
 from rome_lightning.renderer.silhouette import coverage
 from rome_lightning.renderer.soft import OFFICIAL, soft_silhouette
-from rome_lightning.renderer.texture import UVLayout, sample_texture, unproject
+from rome_lightning.renderer.texture import UVLayout, render_texture, sample_texture, unproject
 
 __all__ = [
     "OFFICIAL",
@@ -24,6 +24,7 @@ __all__ = [
     "get_rasterizer",
     "interpolate",
     "push_pull",
+    "render_texture",
     "sample_texture",
     "soft_silhouette",
     "unproject",

@@ -15,7 +15,7 @@ from torch import Tensor
 def _load() -> tuple[ModuleType | None, str]:
     """The kernels, or the reason why there are none."""
     try:
-        return importlib.import_module("rome_lightning.renderer.warp_kernels"), "ok"
+        return importlib.import_module("rome_lightning.renderer.kernels"), "ok"
     except ImportError as error:
         return None, f"{error}; install it with `pip install warp-lang`"
 

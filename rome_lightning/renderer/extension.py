@@ -2,7 +2,7 @@
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
@@ -25,42 +25,41 @@ def extend_outside(
         divided by the width, 0 on the mask. Among equally near pixels the leftmost column, then the
         upper row is taken. An image without a covered pixel gives values 0 and distance 1.
     """
-    height, width = mask.shape[-2:]
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    source = _nearest(mask[:, 0])
-    extended = _carry(values.to(dtype).flatten(2), source.flatten(1), has_kernels(values))
-    row = torch.arange(height, device=mask.device)[:, None] - source // width
-    column = torch.arange(width, device=mask.device) - source % width
-    distance = (row.square() + column.square()).to(dtype).sqrt() / width
-    return extended.view(values.shape), torch.where(source >= 0, distance, 1)[:, None]
+    source, distance = _nearest(mask[:, 0])
+    extended: Tensor = _carry(values.to(dtype), source, has_kernels(values))
+    return extended, distance.to(dtype)[:, None]
 
 
 @torch.library.custom_op("rome_lightning::carry", mutates_args=())
 def _carry(values: Tensor, source: Tensor, fused: bool) -> Tensor:
-    """Values (b, c, n) of the source pixels (b, n); 0 where the source is -1."""
+    """Values (b, c, h, w) at flat source pixels (b, h, w), channels-last; 0 where the source is -1."""
     if fused:
-        return warp_kernels().carry(values.contiguous(), source)
-    index = source.clamp_min(0)[:, None].expand_as(values)
-    return values.gather(2, index) * (source >= 0)[:, None]
+        return warp_kernels().carry(values, source)
+    index = source.flatten(1).clamp_min(0).long()[:, None].expand(-1, values.shape[1], -1)
+    carried = values.flatten(2).gather(2, index).view(values.shape) * (source >= 0)[:, None]
+    return carried.contiguous(memory_format=torch.channels_last)
 
 
 @_carry.register_fake
 def _(values: Tensor, source: Tensor, fused: bool) -> Tensor:
-    return values.new_empty(values.shape)
+    return torch.empty_like(values, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("rome_lightning::carry_backward", mutates_args=())
 def _carry_backward(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Gradient of ``_carry`` for the values."""
     if fused:
-        return warp_kernels().carry_backward(gradient.contiguous(), source)
-    index = source.clamp_min(0)[:, None].expand_as(gradient)
-    return torch.zeros_like(gradient).scatter_add(2, index, gradient * (source >= 0)[:, None])
+        return warp_kernels().carry_backward(gradient, source)
+    index = source.flatten(1).clamp_min(0).long()[:, None].expand(-1, gradient.shape[1], -1)
+    parts = (gradient * (source >= 0)[:, None]).flatten(2)
+    total = torch.zeros_like(parts).scatter_add(2, index, parts).view(gradient.shape)
+    return total.contiguous(memory_format=torch.channels_last)
 
 
 @_carry_backward.register_fake
 def _(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
-    return gradient.new_empty(gradient.shape)
+    return torch.empty_like(gradient, memory_format=torch.channels_last)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -76,23 +75,32 @@ _carry.register_autograd(_backward, setup_context=_setup_context)
 
 
 @torch.library.custom_op("rome_lightning::nearest_covered", mutates_args=())
-def _nearest(mask: Tensor) -> Tensor:
-    """Flat index of the nearest covered pixel of the same image, -1 where there is none."""
+def _nearest(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """See ``nearest_covered``."""
     if has_kernels(mask):
         return warp_kernels().nearest_covered(mask)
     return nearest_covered(mask)
 
 
 @_nearest.register_fake
-def _(mask: Tensor) -> Tensor:
-    return mask.new_empty(mask.shape, dtype=torch.int64)
+def _(mask: Tensor) -> tuple[Tensor, Tensor]:
+    return mask.new_empty(mask.shape, dtype=torch.int32), mask.new_empty(mask.shape, dtype=torch.float32)
 
 
-def nearest_covered(mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:
-    """The torch version of ``_nearest``."""
+def nearest_covered(
+    mask: Bool[Tensor, "b h w"],
+) -> tuple[Int32[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """Flat index of the nearest covered pixel of the same image, and how far it is in image widths.
+
+    Where there is none, -1 and 1.
+    """
     height, width = mask.shape[1:]
     part = max(1, _MAX_ELEMENTS // (height * width * width))
-    return torch.cat([_nearest_in(images) for images in mask.split(part)])
+    source = torch.cat([_nearest_in(images) for images in mask.split(part)])
+    row = torch.arange(height, device=mask.device)[:, None] - source // width
+    column = torch.arange(width, device=mask.device) - source % width
+    distance = (row.square() + column.square()).float().sqrt() / width
+    return source.to(torch.int32), torch.where(source >= 0, distance, 1)
 
 
 def _nearest_in(mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:

@@ -30,7 +30,8 @@ def interpolate(
         fused: use the Warp kernels, which mean the same; by default where they can be used.
 
     Returns:
-        Interpolated attributes, 0 on the background.
+        Interpolated attributes, 0 on the background; in channels-last memory, which keeps the channels of a
+        pixel together for the kernels and for the networks that follow.
     """
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     attribute_faces = faces if attribute_faces is None else attribute_faces
@@ -55,8 +56,8 @@ def _interpolate(
     weights, _, _ = _barycentrics(vertices_px, faces, face_ids)
     values = _corner_values(attributes, attribute_faces, face_ids)
     height, width = face_ids.shape[1:]
-    image = (values * weights.transpose(1, 2)[..., None]).sum(2).transpose(1, 2)
-    return image.unflatten(2, (height, width)).contiguous()
+    image = (values * weights.transpose(1, 2)[..., None]).sum(2)
+    return image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 @_interpolate.register_fake
@@ -69,7 +70,7 @@ def _(
     fused: bool,
 ) -> Tensor:
     batch = max(vertices_px.shape[0], face_ids.shape[0], attributes.shape[0])
-    return attributes.new_empty((batch, attributes.shape[2], *face_ids.shape[1:]))
+    return attributes.new_empty((batch, *face_ids.shape[1:], attributes.shape[2])).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("rome_lightning::interpolate_backward", mutates_args=())
@@ -94,8 +95,8 @@ def _interpolate_backward(
         return warp_kernels().interpolate_backward(*inputs, to_vertices, to_attributes)
     weights, slope_x, slope_y = _barycentrics(vertices_px, faces, face_ids)
     pixels = gradient.flatten(2).transpose(1, 2)
-    to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 0))
-    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, 0))
+    to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))
+    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, attributes.shape[2]))
     if to_attributes:
         parts = weights.transpose(1, 2)[..., None] * pixels[:, :, None]
         _scatter(to_attribute, attribute_faces, face_ids, parts)
@@ -121,8 +122,8 @@ def _(
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
     return (
-        vertices_px.new_empty(vertices_px.shape if to_vertices else (0, 0, 0)),
-        attributes.new_empty(attributes.shape if to_attributes else (0, 0, 0)),
+        vertices_px.new_empty(vertices_px.shape if to_vertices else (0, 0, 3)),
+        attributes.new_empty(attributes.shape if to_attributes else (0, 0, attributes.shape[2])),
     )
 
 

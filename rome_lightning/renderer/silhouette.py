@@ -8,6 +8,9 @@ from torch import Tensor
 from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
+TILE = 8
+"""Side of the squares that the kernels leave out if no contour passes through them, pixels."""
+
 
 def coverage(
     vertices_px: Float[Tensor, "b v 3"],
@@ -34,35 +37,35 @@ def coverage(
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     vertices_px = vertices_px.to(dtype)
     fused = has_kernels(vertices_px) if fused is None else fused
-    contour = _contour(vertices_px.detach(), faces, face_ids, fused)
-    blended: Tensor = _coverage(vertices_px, faces, face_ids, contour, fused)
+    blended, _, _ = _coverage(vertices_px, faces, face_ids, fused)
     return blended.clamp(0, 1)[:, None]
 
 
-@torch.library.custom_op("rome_lightning::contour", mutates_args=())
-def _contour(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> Tensor:
-    """Outermost edge between each pair of neighbours of which one is covered.
+@torch.library.custom_op("rome_lightning::coverage", mutates_args=())
+def _coverage(
+    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask plus what contour pairs exchange, before clamping; the contour; what the kernels keep of it.
 
-    Returns an int32 tensor (b, 2, h, w): entry (0, y, x) is the pair (y, x), (y, x + 1) and entry
-    (1, y, x) the pair (y, x), (y + 1, x). The value is 3 face + corner of the edge that starts there, -1
-    where there is none or where the edge counts along the other axis.
+    The contour is an int32 tensor (b, 2, h, w): entry (0, y, x) is the pair (y, x), (y, x + 1) and entry
+    (1, y, x) the pair (y, x), (y + 1, x). If one of both is covered, the value is 3 face + corner of the
+    outermost edge between them, which starts at that corner; else -1.
     """
     if fused:
-        return warp_kernels().contour(vertices_px, faces, face_ids)
+        return warp_kernels().coverage(vertices_px, faces, face_ids)
     mask = face_ids >= 0
-    rows = _contour_of_rows(vertices_px[..., :2], faces, mask, False)
-    columns = _contour_of_rows(vertices_px[..., [1, 0]], faces, mask.transpose(1, 2), True)
-    return torch.stack([rows, columns.transpose(1, 2)], dim=1).contiguous()
-
-
-@_contour.register_fake
-def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> Tensor:
-    batch, height, width = face_ids.shape
-    return face_ids.new_empty((batch, 2, height, width))
+    rows = _contour_of_rows(vertices_px[..., :2], faces, mask)
+    columns = _contour_of_rows(vertices_px[..., [1, 0]], faces, mask.transpose(1, 2))
+    contour = torch.stack([rows, columns.transpose(1, 2)], dim=1)
+    values = mask.to(vertices_px.dtype)
+    inner, outer, reach, _ = _pairs(vertices_px, faces, mask, contour)
+    values.view(-1).index_add_(0, inner, reach.clamp_max(0))
+    values.view(-1).index_add_(0, outer, reach.clamp_min(0))
+    return values, contour, contour.new_empty(0)
 
 
 def _contour_of_rows(
-    points: Float[Tensor, "b v 2"], faces: Int[Tensor, "f 3"], mask: Bool[Tensor, "b h w"], strict: bool
+    points: Float[Tensor, "b v 2"], faces: Int[Tensor, "f 3"], mask: Bool[Tensor, "b h w"]
 ) -> Int32[Tensor, "b h w"]:
     """Contour edges between horizontal neighbours.
 
@@ -70,7 +73,6 @@ def _contour_of_rows(
         points: x and y in pixels.
         faces: corner indices.
         mask: covered pixels.
-        strict: leave diagonals to the other axis.
     """
     batch, height, width = mask.shape
     differs = torch.zeros_like(mask)
@@ -91,47 +93,42 @@ def _contour_of_rows(
     slot = (image * height + row) * width + left.clamp_min(0)
     kept = (left >= 0) & differs.reshape(-1)[slot]
     slot, edge, x, left = slot[kept], edge[index[kept]], x[kept], left[kept]
-    dx, dy = (b[0] - a[0])[kept].abs(), (b[1] - a[1])[kept].abs()
     # Distance from the covered centre to the crossing, reversed: the outermost has the smallest key.
     inside = torch.where(mask.reshape(-1)[slot], left + 1 - x, x - left)
     key = (inside.clamp(0, 1).float().view(torch.int32).long() << 32) | edge
     best = torch.full((batch * height * width,), EMPTY, dtype=torch.int64, device=mask.device)
     best.scatter_reduce_(0, slot, key, "amin")
     winner = torch.full_like(best, -1)
-    counts = (dy > dx if strict else dy >= dx) & (best[slot] == key)
-    winner[slot[counts]] = edge[counts]
+    wins = best[slot] == key
+    winner[slot[wins]] = edge[wins]
     return winner.to(torch.int32).view(batch, height, width)
 
 
-@torch.library.custom_op("rome_lightning::coverage", mutates_args=())
-def _coverage(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool) -> Tensor:
-    """Mask plus what contour pairs exchange, before clamping."""
-    if fused:
-        return warp_kernels().coverage(vertices_px, faces, face_ids, contour)
-    mask = face_ids >= 0
-    values = mask.to(vertices_px.dtype)
-    inner, outer, reach, _ = _pairs(vertices_px, faces, mask, contour)
-    values.view(-1).index_add_(0, inner, reach.clamp_max(0))
-    values.view(-1).index_add_(0, outer, reach.clamp_min(0))
-    return values
-
-
 @_coverage.register_fake
-def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool) -> Tensor:
-    return vertices_px.new_empty(face_ids.shape)
+def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
+    batch, height, width = face_ids.shape
+    tiles = (batch, -(-height // TILE), -(-width // TILE)) if fused else (0,)
+    contour = face_ids.new_empty((batch, 2, height, width))
+    return vertices_px.new_empty(face_ids.shape), contour, face_ids.new_empty(tiles)
 
 
 @torch.library.custom_op("rome_lightning::coverage_backward", mutates_args=())
 def _coverage_backward(
-    gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool
+    gradient: Tensor,
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    contour: Tensor,
+    tiles: Tensor,
+    fused: bool,
 ) -> Tensor:
     """Gradient of the reach of each pair, carried to both ends of its edge."""
     if fused:
-        return warp_kernels().coverage_backward(gradient, vertices_px, faces, face_ids, contour)
+        return warp_kernels().coverage_backward(gradient, vertices_px, faces, face_ids, contour, tiles)
     inner, outer, reach, partials = _pairs(vertices_px, faces, face_ids >= 0, contour)
     flat = gradient.reshape(-1)
     per_pair = torch.where(reach < 0, flat[inner], flat[outer])
-    total = torch.zeros_like(vertices_px)
+    total = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
     for vertex, partial in partials:
         total.view(-1, 3).index_add_(0, vertex, partial * per_pair[:, None])
     return total
@@ -139,18 +136,25 @@ def _coverage_backward(
 
 @_coverage_backward.register_fake
 def _(
-    gradient: Tensor, vertices_px: Tensor, faces: Tensor, face_ids: Tensor, contour: Tensor, fused: bool
+    gradient: Tensor,
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    contour: Tensor,
+    tiles: Tensor,
+    fused: bool,
 ) -> Tensor:
-    return torch.empty_like(vertices_px)
+    return torch.empty_like(vertices_px, memory_format=torch.contiguous_format)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:4])
-    ctx.fused = inputs[4]
+    _, contour, tiles = output
+    ctx.save_for_backward(*inputs[:3], contour, tiles)
+    ctx.fused = inputs[3]
 
 
-def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
-    return _coverage_backward(gradient, *ctx.saved_tensors, ctx.fused), None, None, None, None
+def _backward(ctx, gradient: Tensor, *_: object):  # type: ignore[no-untyped-def]
+    return _coverage_backward(gradient, *ctx.saved_tensors, ctx.fused), None, None, None
 
 
 _coverage.register_autograd(_backward, setup_context=_setup_context)
@@ -184,6 +188,11 @@ def _pairs(
     tail = image * vertices_px.shape[1] + faces.long().reshape(-1)[edge]
     head = image * vertices_px.shape[1] + faces.long().roll(-1, dims=1).reshape(-1)[edge]
     a, b = vertices_px.reshape(-1, 3)[tail], vertices_px.reshape(-1, 3)[head]
+    # Flat edges count along columns, all others along rows: each on one axis only.
+    dx, dy = (b - a).double().abs()[:, :2].unbind(1)
+    counts = torch.where(axis == 0, dy >= dx, dx > dy)
+    axis, row, column, first_covered = axis[counts], row[counts], column[counts], first_covered[counts]
+    inner, outer, tail, head, a, b = (item[counts] for item in (inner, outer, tail, head, a, b))
     along = axis[:, None]  # 0: pairs lie along x and the crossing is found at a row, 1: the reverse
     across = 1 - along
     line = torch.where(axis == 0, row, column)

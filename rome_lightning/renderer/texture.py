@@ -1,13 +1,13 @@
 """Between texture space, vertices and the image."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
+from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.torch_visibility import visible_faces
@@ -34,6 +34,104 @@ def sample_texture(
     texture = texture.to(dtype).expand(len(uv), -1, -1, -1)
     sampled = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled if mask is None else sampled * mask.to(dtype)
+
+
+def render_texture(
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
+    uvs: Float[Tensor, "u 2"],
+    uv_faces: Int[Tensor, "f 3"],
+    texture: Float[Tensor, "#b c s s"],
+    fused: bool | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Textured mesh: interpolated texture coordinates and their bilinear lookup in one pass.
+
+    Gradients reach the texture and x and y of the vertices, not ``uvs``.
+
+    Args:
+        vertices_px: pixels.
+        faces: corner indices into the vertices.
+        face_ids: visible face per pixel, -1 on the background.
+        uvs: texture coordinates in [0, 1], v down; the border is repeated outside.
+        uv_faces: corner indices into ``uvs``, one row per face.
+        texture: any unit; a batch of 1 is shared.
+        fused: use the Warp kernels, which mean the same; by default where they can be used.
+
+    Returns:
+        Texture values, 0 on the background; in channels-last memory, as those of ``interpolate``.
+    """
+    dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
+    vertices_px, texture, uvs = vertices_px.to(dtype), texture.to(dtype), uvs.detach().to(dtype)
+    if has_kernels(vertices_px) if fused is None else fused:
+        values: Tensor = _render_texture(vertices_px, faces, face_ids, uvs, uv_faces, texture)
+        return values
+    uv = interpolate(vertices_px, faces, face_ids, uvs[None], uv_faces, fused=False)
+    return sample_texture(texture, uv, (face_ids >= 0)[:, None])
+
+
+@torch.library.custom_op("rome_lightning::render_texture", mutates_args=())
+def _render_texture(
+    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
+) -> Tensor:
+    """Forward, opaque to graph capture. Needs Warp."""
+    return warp_kernels().render_texture(vertices_px, faces, face_ids, uvs, uv_faces, texture)
+
+
+@_render_texture.register_fake
+def _(
+    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
+) -> Tensor:
+    return texture.new_empty((*face_ids.shape, texture.shape[1])).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("rome_lightning::render_texture_backward", mutates_args=())
+def _render_texture_backward(
+    gradient: Tensor,
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    uvs: Tensor,
+    uv_faces: Tensor,
+    texture: Tensor,
+    to_vertices: bool,
+    to_textures: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients for vertices and texture; one that nobody asked for has no elements."""
+    inputs = (gradient, vertices_px, faces, face_ids, uvs, uv_faces, texture)
+    return warp_kernels().render_texture_backward(*inputs, to_vertices, to_textures)
+
+
+@_render_texture_backward.register_fake
+def _(
+    gradient: Tensor,
+    vertices_px: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    uvs: Tensor,
+    uv_faces: Tensor,
+    texture: Tensor,
+    to_vertices: bool,
+    to_textures: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, channels, *size = texture.shape
+    to_texture = texture.new_empty((batch, *size, channels) if to_textures else (0, 0, 0, channels))
+    to_vertex = vertices_px.new_empty(vertices_px.shape if to_vertices else (0, 0, 3))
+    return to_vertex, to_texture.permute(0, 3, 1, 2)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+    to_vertices, to_textures = ctx.needs_input_grad[0], ctx.needs_input_grad[5]
+    to_vertex, to_texture = _render_texture_backward(gradient, *ctx.saved_tensors, to_vertices, to_textures)
+    to_texture = to_texture if to_textures else None
+    return to_vertex if to_vertices else None, None, None, None, None, to_texture
+
+
+_render_texture.register_autograd(_backward, setup_context=_setup_context)
 
 
 class UVLayout(nn.Module):

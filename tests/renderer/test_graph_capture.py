@@ -10,6 +10,7 @@ from rome_lightning.renderer import (
     get_rasterizer,
     interpolate,
     rasterizer,
+    render_texture,
     soft_silhouette,
 )
 
@@ -28,7 +29,9 @@ class Renders(torch.nn.Module):
         values = interpolate(vertices, faces, ids, vertices)
         extended, distance = extend_outside(values, ids[:, None] >= 0)
         soft = soft_silhouette(vertices, faces, SIZE)
-        return extended + distance + coverage(vertices, faces, ids) + soft
+        uvs = vertices[0, :, :2].detach() / 31
+        textured = render_texture(vertices, faces, ids, uvs, faces, vertices.view(2, 3, 18, 9))
+        return extended + textured + distance + coverage(vertices, faces, ids) + soft
 
 
 @pytest.fixture
@@ -66,13 +69,19 @@ def test_operators_are_registered_correctly(inputs, fused):
     vertices, faces = inputs
     leaf = vertices.clone().requires_grad_()
     ids = rasterizer._face_ids(vertices, faces, *SIZE, False, fused)
-    contour = torch.ops.rome_lightning.contour(vertices, faces, ids, fused)
-    for operator, arguments in (
-        ("face_ids", (vertices, faces, *SIZE, False, fused)),
-        ("interpolate", (leaf, faces, ids, leaf.detach(), faces, fused)),
-        ("contour", (vertices, faces, ids, fused)),
-        ("coverage", (leaf, faces, ids, contour, fused)),
-        ("nearest_covered", (ids >= 0,)),
-        ("carry", (leaf.detach(), torch.zeros(2, 3, dtype=torch.int64), fused)),
-    ):
-        torch.library.opcheck(getattr(torch.ops.rome_lightning, operator).default, arguments)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 4, 5, generator=generator).requires_grad_()
+    source = torch.randint(-1, 20, (2, 4, 5), generator=generator, dtype=torch.int32)
+    texture = torch.rand(1, 3, 8, 8, generator=generator).requires_grad_()
+    operators = {
+        "face_ids": (vertices, faces, *SIZE, False, fused),
+        "interpolate": (leaf, faces, ids, leaf.detach(), faces, fused),
+        "coverage": (leaf, faces, ids, fused),
+        "nearest_covered": (ids >= 0,),
+        "carry": (image, source, fused),
+    }
+    if fused:
+        uvs = torch.rand(vertices.shape[1], 2, generator=generator)
+        operators["render_texture"] = (leaf, faces, ids, uvs, faces, texture)
+    for name, arguments in operators.items():
+        torch.library.opcheck(getattr(torch.ops.rome_lightning, name).default, arguments)

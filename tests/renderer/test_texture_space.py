@@ -143,8 +143,11 @@ def brute_force_nearest(mask: np.ndarray) -> np.ndarray:
 def test_nearest_pixel_equals_brute_force(share):
     mask = torch.rand(3, 19, 26, generator=torch.Generator().manual_seed(1)) < share
     expected = np.stack([brute_force_nearest(item) for item in mask.numpy()])
-    assert np.array_equal(extension.nearest_covered(mask).numpy(), expected)
-    assert np.array_equal(extension._nearest(mask).numpy(), expected)
+    for found, distance in (extension.nearest_covered(mask), extension._nearest(mask)):
+        assert np.array_equal(found.numpy(), expected)
+        rows, columns = np.divmod(expected, 26)
+        away = np.hypot(rows - np.arange(19)[:, None], columns - np.arange(26)) / 26
+        np.testing.assert_allclose(distance.numpy(), np.where(expected >= 0, away, 1), rtol=1e-6)
 
 
 def test_extension_keeps_inside_and_reports_distance():
