@@ -81,7 +81,7 @@ class _ConstantLayout(nn.Module):
     def __init__(self, layout: UVLayout) -> None:
         super().__init__()
         self.size = layout.size
-        faces = layout.head_faces
+        faces = layout.head_faces.long()
         own = torch.arange(3 * len(faces)).view(-1, 3)
         one_hot = torch.eye(3).repeat(len(faces), 1)[None]
         weights = interpolate(layout.texels, layout.uv_faces, layout.face_ids, one_hot, own)[0]

@@ -12,7 +12,7 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.config import DecoderConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
-from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, sample_texture
+from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, render_texture, sample_texture
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
 """From pixels (y down, z away) to the axes of the head seen from the front: a rotation, which keeps faces
@@ -41,9 +41,10 @@ class DeferredRenderer(nn.Module):
         super().__init__()
         self.config = config
         self.rasterizer = rasterizer
-        self.register_buffer("faces", head.faces, persistent=False)
+        # The renderer's kernels take 32-bit indices as they are; others they convert at every call.
+        self.register_buffer("faces", head.faces.int(), persistent=False)
         self.register_buffer("uvs", head.uvs, persistent=False)
-        self.register_buffer("uv_faces", head.uv_faces, persistent=False)
+        self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )
@@ -78,15 +79,16 @@ class DeferredRenderer(nn.Module):
             face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
             mesh_mask = (face_ids >= 0).unsqueeze(1)
             normals = self._normals(vertices.float(), vertices_px, face_ids)
-            uv = interpolate(vertices_px, self.faces, face_ids, self.uvs[None], self.uv_faces)
             seen = normals
             if self.config.normals == "camera":
                 seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
+            mesh = (vertices_px, self.faces, face_ids)
+            sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture.float())
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
             if self.config.extend_outside:
-                uv, distance = extend_outside(uv, mesh_mask)
-        rgb, mask = self.decode(texture, uv, seen, mesh_mask, distance)
+                sampled, distance = extend_outside(sampled, mesh_mask)
+        rgb, mask = self.paint(sampled, seen, mesh_mask, distance)
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
@@ -107,7 +109,10 @@ class DeferredRenderer(nn.Module):
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-        """Colour and opacity, [0, 1], of what the rasterizer has found: networks and lookups only.
+        """Colour and opacity, [0, 1], of what a rasterizer has found: networks and lookups only.
+
+        ``forward`` has the lookup done in the pass of the interpolation; other programs, which run the
+        exported networks, start from texture coordinates.
 
         Args:
             texture: neural textures.
@@ -116,37 +121,46 @@ class DeferredRenderer(nn.Module):
             mesh_mask: pixels whose centre the mesh covers.
             distance: to the mesh, image widths; see ``extend_outside``.
         """
-        with torch.autocast(texture.device.type, enabled=False):
-            features, sampled, inside = self._features(texture.float(), uv, normals, mesh_mask, distance)
+        sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
+        return self.paint(sampled, normals, mesh_mask, distance)
+
+    def paint(
+        self,
+        sampled: Float[Tensor, "b c h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+        """Colour and opacity, [0, 1], from the texture as each pixel sees it; the rest as in ``decode``."""
+        with torch.autocast(sampled.device.type, enabled=False):
+            features = self._features(sampled, normals, mesh_mask, distance)
         decoded = self.network(features).float()
         if self.mask_network is not None:
             decoded = torch.cat([decoded, self.mask_network(features).float()], dim=1)
         if not self.config.residual:
             return decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
-        rgb = clamp_colour(sampled + decoded[:, :3])
+        rgb = clamp_colour(sampled[:, :3] + decoded[:, :3])
+        # 1 on the mesh, falling to -1 beside it.
+        inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
         # What the mesh covers stays opaque whatever an unseen person's colours suggest.
         change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
         return rgb, (MASK_PRIOR_LOGIT * inside + change).sigmoid()
 
     def _features(
         self,
-        texture: Float[Tensor, "b c s s"],
-        uv: Float[Tensor, "b 2 h w"],
+        sampled: Float[Tensor, "b c h w"],
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-        """Input of the image network, the sampled colour, and 1 on the mesh falling to -1 beside it."""
+    ) -> Float[Tensor, "b k h w"]:
+        """Input of the image network."""
         encoded = harmonic_encoding(
             normals, self.config.normal_frequencies, variant=self.config.harmonics, dim=1
         )
-        covered = mesh_mask.to(texture.dtype)
-        sampled = sample_texture(texture, uv)
-        if not self.config.extend_outside:
-            sampled = sampled * covered
-            return torch.cat([sampled, encoded], dim=1), sampled[:, :3], 2 * covered - 1
-        inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
-        return torch.cat([sampled, encoded, covered, distance], dim=1), sampled[:, :3], inside
+        parts = [sampled, encoded]
+        if self.config.extend_outside:
+            parts += [mesh_mask.to(sampled.dtype), distance]
+        return torch.cat(parts, dim=1)
 
 
 def _build_network(config: DecoderConfig, inputs: int, outputs: int, width: int) -> nn.Module:

@@ -85,16 +85,16 @@ def check_mesh(vertices_px: Tensor, faces: Tensor) -> None:
         raise ValueError(f"vertices_px must have shape (batch, vertices, 3), got {tuple(vertices_px.shape)}")
     if faces.ndim != 2 or faces.shape[-1] != 3:
         raise ValueError(f"faces must have shape (faces, 3), got {tuple(faces.shape)}")
-    finite = vertices_px.isfinite().all()
     if vertices_px.device.type == "cuda":
         # Reading the flag would make the host wait at every frame; the device stops by itself.
-        torch._assert_async(finite, "vertices_px holds NaN or infinity")
-    elif not finite:
+        torch._assert_async(vertices_px.isfinite().all(), "vertices_px holds NaN or infinity")
+    elif not vertices_px.sum().isfinite():
         count = int((~vertices_px.isfinite()).any(-1).sum())
-        raise ValueError(
-            f"vertices_px must be finite, got {count} vertices with NaN or infinity; "
-            "the networks or the head parameters have diverged"
-        )
+        if count:
+            raise ValueError(
+                f"vertices_px must be finite, got {count} vertices with NaN or infinity; "
+                "the networks or the head parameters have diverged"
+            )
 
 
 @torch.library.custom_op("rome_lightning::face_ids", mutates_args=())

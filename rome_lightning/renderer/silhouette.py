@@ -37,15 +37,15 @@ def coverage(
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     vertices_px = vertices_px.to(dtype)
     fused = has_kernels(vertices_px) if fused is None else fused
-    blended, _, _ = _coverage(vertices_px, faces, face_ids, fused)
-    return blended.clamp(0, 1)[:, None]
+    values, *_ = _coverage(vertices_px, faces, face_ids, fused)
+    return values[:, None]
 
 
 @torch.library.custom_op("rome_lightning::coverage", mutates_args=())
 def _coverage(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask plus what contour pairs exchange, before clamping; the contour; what the kernels keep of it.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coverage, the same before clamping, the contour, and what the kernels keep of it.
 
     The contour is an int32 tensor (b, 2, h, w): entry (0, y, x) is the pair (y, x), (y, x + 1) and entry
     (1, y, x) the pair (y, x), (y + 1, x). If one of both is covered, the value is 3 face + corner of the
@@ -61,7 +61,7 @@ def _coverage(
     inner, outer, reach, _ = _pairs(vertices_px, faces, mask, contour)
     values.view(-1).index_add_(0, inner, reach.clamp_max(0))
     values.view(-1).index_add_(0, outer, reach.clamp_min(0))
-    return values, contour, contour.new_empty(0)
+    return values.clamp(0, 1), values, contour, contour.new_empty(0)
 
 
 def _contour_of_rows(
@@ -105,16 +105,20 @@ def _contour_of_rows(
 
 
 @_coverage.register_fake
-def _(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, height, width = face_ids.shape
     tiles = (batch, -(-height // TILE), -(-width // TILE)) if fused else (0,)
     contour = face_ids.new_empty((batch, 2, height, width))
-    return vertices_px.new_empty(face_ids.shape), contour, face_ids.new_empty(tiles)
+    values, unclamped = vertices_px.new_empty(face_ids.shape), vertices_px.new_empty(face_ids.shape)
+    return values, unclamped, contour, face_ids.new_empty(tiles)
 
 
 @torch.library.custom_op("rome_lightning::coverage_backward", mutates_args=())
 def _coverage_backward(
     gradient: Tensor,
+    unclamped: Tensor,
     vertices_px: Tensor,
     faces: Tensor,
     face_ids: Tensor,
@@ -124,9 +128,10 @@ def _coverage_backward(
 ) -> Tensor:
     """Gradient of the reach of each pair, carried to both ends of its edge."""
     if fused:
-        return warp_kernels().coverage_backward(gradient, vertices_px, faces, face_ids, contour, tiles)
+        mesh = (vertices_px, faces, face_ids, contour, tiles)
+        return warp_kernels().coverage_backward(gradient, unclamped, *mesh)
     inner, outer, reach, partials = _pairs(vertices_px, faces, face_ids >= 0, contour)
-    flat = gradient.reshape(-1)
+    flat = torch.where((unclamped < 0) | (unclamped > 1), 0, gradient).reshape(-1)
     per_pair = torch.where(reach < 0, flat[inner], flat[outer])
     total = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
     for vertex, partial in partials:
@@ -137,6 +142,7 @@ def _coverage_backward(
 @_coverage_backward.register_fake
 def _(
     gradient: Tensor,
+    unclamped: Tensor,
     vertices_px: Tensor,
     faces: Tensor,
     face_ids: Tensor,
@@ -148,13 +154,16 @@ def _(
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _, contour, tiles = output
-    ctx.save_for_backward(*inputs[:3], contour, tiles)
+    _, unclamped, contour, tiles = output
+    ctx.mark_non_differentiable(unclamped, contour, tiles)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(unclamped, *inputs[:3], contour, tiles)
     ctx.fused = inputs[3]
 
 
-def _backward(ctx, gradient: Tensor, *_: object):  # type: ignore[no-untyped-def]
-    return _coverage_backward(gradient, *ctx.saved_tensors, ctx.fused), None, None, None
+def _backward(ctx, gradient: Tensor | None, *_: object):  # type: ignore[no-untyped-def]
+    to_vertices = None if gradient is None else _coverage_backward(gradient, *ctx.saved_tensors, ctx.fused)
+    return to_vertices, None, None, None
 
 
 _coverage.register_autograd(_backward, setup_context=_setup_context)

@@ -84,7 +84,7 @@ def _layers(
     by_depth: bool,
     fused: bool,
 ) -> Tensor:
-    """Faces within reach of each pixel, int32 (b, num_layers, h, w), best first, padded with -1.
+    """Faces within reach of each pixel, int32 (b, h, w, num_layers), best first, padded with -1.
 
     ``blur`` is in square pixels. Depth is interpolated with weights clipped to the face.
     """
@@ -106,10 +106,9 @@ def _layers(
     pixel, face = pixel[order], face[order]
     layer = torch.arange(len(pixel), device=pixel.device) - torch.searchsorted(pixel, pixel)
     first = layer < num_layers
-    layers = torch.full((num_layers, len(vertices_px) * height * width), -1, device=faces.device)
-    layers[layer[first], pixel[first]] = face[first]
-    layers = layers.view(num_layers, -1, height, width).transpose(0, 1)
-    return layers.to(torch.int32).contiguous()
+    layers = torch.full((len(vertices_px) * height * width, num_layers), -1, device=faces.device)
+    layers[pixel[first], layer[first]] = face[first]
+    return layers.to(torch.int32).view(-1, height, width, num_layers)
 
 
 @_layers.register_fake
@@ -123,7 +122,7 @@ def _(
     by_depth: bool,
     fused: bool,
 ) -> Tensor:
-    return vertices_px.new_empty((vertices_px.shape[0], num_layers, height, width), dtype=torch.int32)
+    return vertices_px.new_empty((vertices_px.shape[0], height, width, num_layers), dtype=torch.int32)
 
 
 def _by_pixel_and_rank(pixel: Int64[Tensor, " n"], rank: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
@@ -185,17 +184,17 @@ def _distance(
 def uncovered_in_torch(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
-    layers: Int32[Tensor, "b k h w"],
+    layers: Int32[Tensor, "b h w k"],
     sigma: float,
 ) -> Float[Tensor, "b h w"]:
     """The torch version of ``_uncovered``, differentiated by autograd."""
-    image, layer, row, column = (layers >= 0).nonzero(as_tuple=True)
-    face = layers[image, layer, row, column].long()
+    image, row, column, layer = (layers >= 0).nonzero(as_tuple=True)
+    face = layers[image, row, column, layer].long()
     squared, inside, _ = _distance(_corners(vertices_px, faces, image, face, row, column)[..., :2])
     signed = torch.where(inside, -squared, squared)
     factors = torch.ones(layers.shape, dtype=vertices_px.dtype, device=vertices_px.device)
-    factors = factors.index_put((image, layer, row, column), torch.sigmoid(signed / sigma))
-    return factors.prod(1)
+    factors = factors.index_put((image, row, column, layer), torch.sigmoid(signed / sigma))
+    return factors.prod(-1)
 
 
 @torch.library.custom_op("rome_lightning::soft_uncovered", mutates_args=())
@@ -206,8 +205,7 @@ def _uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float)
 
 @_uncovered.register_fake
 def _(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
-    batch, _, height, width = layers.shape
-    return vertices_px.new_empty((batch, height, width))
+    return vertices_px.new_empty(layers.shape[:3])
 
 
 @torch.library.custom_op("rome_lightning::soft_uncovered_backward", mutates_args=())

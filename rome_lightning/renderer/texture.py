@@ -166,8 +166,8 @@ class UVLayout(nn.Module):
         texels = torch.cat([uvs * size - 0.5, torch.zeros_like(uvs[:, :1])], dim=-1)[None]
         face_ids = visible_faces(texels.double(), uv_faces, (size, size))
         for name, tensor in {
-            "head_faces": head_faces,
-            "uv_faces": uv_faces,
+            "head_faces": head_faces.int(),
+            "uv_faces": uv_faces.int(),
             "texels": texels.float(),
             "face_ids": face_ids,
             "mask": face_ids[0] >= 0,

@@ -14,6 +14,8 @@ from rome_lightning.models import AvatarConfig, AvatarModel
 from rome_lightning.models.config import check_sizes
 from rome_lightning.models.decoder import DeferredRenderer
 from rome_lightning.networks import CompactUNet, UNet
+from rome_lightning.renderer import extend_outside as extend_outside_of
+from rome_lightning.renderer import interpolate
 
 
 def _model(**decoder: Any) -> AvatarModel:
@@ -54,13 +56,13 @@ def test_normals_seen_by_the_camera_are_those_of_the_head_turned_by_the_global_p
     model = _model(normals="camera")
     frames = random_frames(model.head, 1)
     seen: list[torch.Tensor] = []
-    decode = DeferredRenderer.decode
+    paint = DeferredRenderer.paint
 
-    def spy(self, texture, uv, normals, *more):
+    def spy(self, sampled, normals, *more):
         seen.append(normals)
-        return decode(self, texture, uv, normals, *more)
+        return paint(self, sampled, normals, *more)
 
-    monkeypatch.setattr(DeferredRenderer, "decode", spy)
+    monkeypatch.setattr(DeferredRenderer, "paint", spy)
     rendered = model(frames, frames.params)
     turn = axis_angle_to_matrix(frames.params.global_pose)
     expected = torch.einsum("bij,bjhw->bihw", turn, rendered.normals)
@@ -88,6 +90,25 @@ def test_sizes_that_cannot_be_halved_are_refused(changes, image_size, complaint)
         check_sizes(dataclasses.replace(config, **parts), image_size)
     assert complaint in str(error.value)
     check_sizes(config, 64)
+
+
+@pytest.mark.parametrize("extend_outside", [True, False])
+def test_pictures_are_those_of_texture_coordinates_looked_up_afterwards(extend_outside):
+    """The order that other programs follow: coordinates, their continuation, then one lookup per pixel."""
+    model = perturbed(_model(extend_outside=extend_outside))
+    frames = random_frames(model.head, 1)
+    code = model.encode(frames)
+    rendered = model.render(code, frames.params, (SIZE, SIZE))
+    renderer = model.renderer
+    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
+    uv = interpolate(*mesh, renderer.uvs[None], renderer.uv_faces)
+    distance = 1 - rendered.mesh_mask.float()
+    if extend_outside:
+        uv, distance = extend_outside_of(uv, rendered.mesh_mask)
+    rgb, mask = renderer.decode(code.texture, uv, rendered.normals, rendered.mesh_mask, distance)
+    assert 0.2 < rendered.mesh_mask.float().mean() < 0.9
+    torch.testing.assert_close(rgb, rendered.rgb, atol=1e-4, rtol=0)
+    torch.testing.assert_close(mask, rendered.mask, atol=1e-4, rtol=0)
 
 
 def test_geometry_stays_in_full_precision_under_autocast():

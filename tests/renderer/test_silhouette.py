@@ -103,7 +103,7 @@ def test_kernels_mean_the_same_as_torch():
     cases[0] = (cases[0][0].round(), cases[0][1])
     for vertices, faces in cases:
         ids = rasterizer.face_ids(vertices, faces, SIZE)
-        contours = [silhouette._coverage(vertices, faces, ids, fused)[1] for fused in (False, True)]
+        contours = [silhouette._coverage(vertices, faces, ids, fused)[2] for fused in (False, True)]
         assert torch.equal(*contours)
         weights = torch.randn(len(vertices), 1, *SIZE, generator=torch.Generator().manual_seed(0))
         for operation in (

@@ -27,14 +27,16 @@ def _kernels(num_channels: int) -> _Kernels:
     def interpolate_kernel(
         vertices: wp.array2d(dtype=wp.vec3),
         faces: wp.array2d(dtype=wp.int32),
-        ids: wp.array3d(dtype=wp.int32),
+        ids: wp.array2d(dtype=wp.int32),
         attributes: wp.array2d(dtype=vector),
         attribute_faces: wp.array2d(dtype=wp.int32),
+        width: wp.int32,
         length: wp.int32,
-        values: wp.array3d(dtype=vector),
+        values: wp.array2d(dtype=vector),
     ):
         """Attributes at pixel centres; one thread per run of pixels."""
         image, row, run = wp.tid()
+        first = row * width
         shared = wp.min(image, vertices.shape[0] - 1)
         source = wp.min(image, attributes.shape[0] - 1)
         shared_ids = wp.min(image, ids.shape[0] - 1)
@@ -46,7 +48,7 @@ def _kernels(num_channels: int) -> _Kernels:
         at_c = vector()
         current = wp.int32(-1)
         for column in range(run * length, (run + 1) * length):
-            face = ids[shared_ids, row, column]
+            face = ids[shared_ids, first + column]
             value = vector()
             if face >= 0:
                 if face != current:
@@ -59,16 +61,17 @@ def _kernels(num_channels: int) -> _Kernels:
                     at_c = attributes[source, attribute_faces[face, 2]]
                 weights = weights_at(a, b, c, column, row).value
                 value = weights[0] * at_a + weights[1] * at_b + weights[2] * at_c
-            values[image, row, column] = value
+            values[image, first + column] = value
 
     @wp.kernel(module="unique", module_options=OPTIONS)
     def interpolate_backward_kernel(
-        gradient: wp.array3d(dtype=vector),
+        gradient: wp.array2d(dtype=vector),
         vertices: wp.array2d(dtype=wp.vec3),
         faces: wp.array2d(dtype=wp.int32),
-        ids: wp.array3d(dtype=wp.int32),
+        ids: wp.array2d(dtype=wp.int32),
         attributes: wp.array2d(dtype=vector),
         attribute_faces: wp.array2d(dtype=wp.int32),
+        width: wp.int32,
         length: wp.int32,
         to_vertices: wp.bool,
         to_attributes: wp.bool,
@@ -77,6 +80,7 @@ def _kernels(num_channels: int) -> _Kernels:
     ):
         """Gradients for the corners of each face, summed over a run of pixels before they are added."""
         image, row, run = wp.tid()
+        first = row * width
         shared = wp.min(image, vertices.shape[0] - 1)
         source = wp.min(image, attributes.shape[0] - 1)
         shared_ids = wp.min(image, ids.shape[0] - 1)
@@ -97,7 +101,7 @@ def _kernels(num_channels: int) -> _Kernels:
         for column in range(run * length, end + 1):
             face = wp.int32(-1)
             if column < end:
-                face = ids[shared_ids, row, column]
+                face = ids[shared_ids, first + column]
             if face != current:
                 if current >= 0:
                     if to_attributes:
@@ -124,7 +128,7 @@ def _kernels(num_channels: int) -> _Kernels:
                     move_c = wp.vec3()
             if face >= 0:
                 weights = weights_at(a, b, c, column, row)
-                arriving = gradient[image, row, column]
+                arriving = gradient[image, first + column]
                 to_a += weights.value[0] * arriving
                 to_b += weights.value[1] * arriving
                 to_c += weights.value[2] * arriving
@@ -141,16 +145,16 @@ def interpolate(
     vertices_px: Tensor, faces: Tensor, ids: Tensor, attributes: Tensor, attribute_faces: Tensor
 ) -> Tensor:
     """See ``interpolation.interpolate``; the result is channels-last."""
-    batch = max(len(vertices_px), len(ids), len(attributes))
+    batch, num_channels = max(len(vertices_px), len(ids), len(attributes)), attributes.shape[2]
     height, width = ids.shape[1:]
-    values = attributes.new_empty((batch, height, width, attributes.shape[2]))
+    values = attributes.new_empty((batch, height, width, num_channels))
     count, length = runs(width, ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids)
+    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
     attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
-    for part in channel_parts(attributes.shape[2]):
-        source = (Vectors(attributes[..., part]), attribute_faces, length)
-        kernel = _kernels(part.stop - part.start).forward
-        launch(kernel, (batch, height, count), *mesh, *source, Vectors(values[..., part]))
+    for part in channel_parts(num_channels):
+        inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
+        kernel, outputs = _kernels(part.stop - part.start).forward, Vectors(values[..., part].flatten(1, 2))
+        launch(kernel, (batch, height, count), *inputs, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -165,16 +169,17 @@ def interpolate_backward(
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``interpolate``; one that nobody asked for has no elements."""
+    num_channels = attributes.shape[2]
     to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))
-    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, attributes.shape[2]))
+    to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, num_channels))
     height, width = ids.shape[1:]
     count, length = runs(width, ids.device)
-    gradient = gradient.permute(0, 2, 3, 1).contiguous()
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids)
+    gradient = gradient.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
     attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
-    for part in channel_parts(attributes.shape[2]):
-        source = (Vectors(attributes[..., part]), attribute_faces, length)
+    for part in channel_parts(num_channels):
+        inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
         outputs = (to_vertices, to_attributes, Vectors(to_vertex), Vectors(to_attribute[..., part]))
-        kernel, size = _kernels(part.stop - part.start).backward, (len(gradient), height, count)
-        launch(kernel, size, Vectors(gradient[..., part]), *mesh, *source, *outputs)
+        kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
+        launch(kernel, (len(gradient), height, count), arriving, *inputs, *outputs)
     return to_vertex, to_attribute

@@ -243,6 +243,7 @@ def coverage_kernel(
 @wp.kernel
 def coverage_backward_kernel(
     gradient: wp.array3d(dtype=wp.float32),
+    unclamped: wp.array3d(dtype=wp.float32),
     vertices: wp.array2d(dtype=wp.vec3),
     faces: wp.array2d(dtype=wp.int32),
     ids: wp.array3d(dtype=wp.int32),
@@ -260,11 +261,15 @@ def coverage_backward_kernel(
             for axis in range(2):
                 reach = reach_of(vertices, faces, ids, contour, image, axis, row, column)
                 if reach.found:
-                    weight = wp.float32(0.0)
-                    if (reach.value < 0.0) == reach.first_covered:
-                        weight = gradient[image, row, column]
-                    else:
-                        weight = gradient[image, row + axis, column + 1 - axis]
+                    changed_row = row
+                    changed_column = column
+                    if (reach.value < 0.0) != reach.first_covered:
+                        changed_row = row + axis
+                        changed_column = column + 1 - axis
+                    weight = gradient[image, changed_row, changed_column]
+                    value = unclamped[image, changed_row, changed_column]
+                    if value < 0.0 or value > 1.0:
+                        weight = 0.0
                     if not reach.first_covered:
                         weight = -weight
                     to_tail = weight * (1.0 - reach.share)
@@ -275,7 +280,7 @@ def coverage_backward_kernel(
                     wp.atomic_add(to_vertex, image, reach.head, 1 - axis, -to_head * reach.slope)
 
 
-def coverage(vertices_px: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def coverage(vertices_px: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See ``silhouette._coverage``."""
     batch, height, width = ids.shape
     count, length = runs(width, ids.device)
@@ -289,17 +294,23 @@ def coverage(vertices_px: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, T
     values = (ids >= 0).to(vertices_px.dtype)
     squares, side = _squares(ids)
     launch(coverage_kernel, squares, *mesh, contour, tiles, side, values)
-    return values, contour, tiles
+    return values.clamp(0, 1), values, contour, tiles
 
 
 def coverage_backward(
-    gradient: Tensor, vertices_px: Tensor, faces: Tensor, ids: Tensor, contour: Tensor, tiles: Tensor
+    gradient: Tensor,
+    unclamped: Tensor,
+    vertices_px: Tensor,
+    faces: Tensor,
+    ids: Tensor,
+    contour: Tensor,
+    tiles: Tensor,
 ) -> Tensor:
     """Gradient of ``coverage`` for the vertices."""
     to_vertex = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
     mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids, contour, tiles)
     squares, side = _squares(ids)
-    launch(coverage_backward_kernel, squares, gradient, *mesh, side, to_vertex)
+    launch(coverage_backward_kernel, squares, gradient, unclamped, *mesh, side, to_vertex)
     return to_vertex
 
 

@@ -6,8 +6,8 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch
-from rome_lightning.renderer.kernels.pixels import first_centre, ordered_bits
+from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.renderer.kernels.pixels import centres_within, ordered_bits
 
 wp.set_module_options(OPTIONS)
 
@@ -16,61 +16,81 @@ EMPTY = torch.iinfo(torch.int64).max
 
 
 @wp.struct
+class Sides:
+    """The three sides of a triangle, one in each component: a to b, b to c, c to a."""
+
+    along_x: wp.vec3
+    along_y: wp.vec3
+    inverse: wp.vec3
+    """One over the squared length; 0 for a side without length."""
+
+
+@wp.struct
 class Nearest:
-    """The point of a triangle's border nearest to the origin, and the sub-areas opposite to each corner."""
+    """The point of a triangle's border nearest to a pixel centre."""
 
     squared: wp.float32
     inside: wp.bool
     edge: wp.int32
     share: wp.float32
     offset: wp.vec2
+    """From the pixel centre."""
     parts: wp.vec3
+    """Twice the areas that each side spans with the pixel centre."""
 
 
 @wp.func
-def segment_share(a: wp.vec2, b: wp.vec2) -> wp.float32:
-    """Where on the segment the point nearest to the origin lies, 0 at a, 1 at b."""
-    along = b - a
-    length = wp.dot(along, along)
-    if length <= 0.0:
-        return 0.0
-    return wp.clamp(-wp.dot(a, along) / length, 0.0, 1.0)
+def inverse_or_zero(length: wp.float32) -> wp.float32:
+    """One over a length, 0 for 0."""
+    if length > 0.0:
+        return 1.0 / length
+    return 0.0
 
 
 @wp.func
-def nearest_on_triangle(a: wp.vec2, b: wp.vec2, c: wp.vec2) -> Nearest:
-    """Signed squared distance of the origin from a triangle's border, negative inside."""
-    result = Nearest()
-    tail = a
-    head = b
-    for edge in range(3):
-        if edge == 1:
-            tail = b
-            head = c
-        if edge == 2:
-            tail = c
-            head = a
-        share = segment_share(tail, head)
-        offset = tail + share * (head - tail)
-        squared = wp.dot(offset, offset)
-        if edge == 0 or squared < result.squared:
-            result.squared = squared
-            result.edge = edge
-            result.share = share
-            result.offset = offset
-    first = a[0] * b[1] - a[1] * b[0]
-    second = b[0] * c[1] - b[1] * c[0]
-    third = c[0] * a[1] - c[1] * a[0]
-    result.parts = wp.vec3(second, third, first)
-    inside = first > 0.0 and second > 0.0 and third > 0.0
-    result.inside = inside or (first < 0.0 and second < 0.0 and third < 0.0)
+def sides_of(a: wp.vec3, b: wp.vec3, c: wp.vec3) -> Sides:
+    """What all pixels near a triangle share."""
+    result = Sides()
+    result.along_x = wp.vec3(b[0] - a[0], c[0] - b[0], a[0] - c[0])
+    result.along_y = wp.vec3(b[1] - a[1], c[1] - b[1], a[1] - c[1])
+    length = wp.cw_mul(result.along_x, result.along_x) + wp.cw_mul(result.along_y, result.along_y)
+    result.inverse = wp.vec3(
+        inverse_or_zero(length[0]), inverse_or_zero(length[1]), inverse_or_zero(length[2])
+    )
     return result
 
 
 @wp.func
-def flat(point: wp.vec3, column: wp.int32, row: wp.int32) -> wp.vec2:
-    """Position in the image relative to a pixel centre."""
-    return wp.vec2(point[0] - wp.float32(column), point[1] - wp.float32(row))
+def nearest_on_border(
+    a: wp.vec3, b: wp.vec3, c: wp.vec3, sides: Sides, column: wp.int32, row: wp.int32
+) -> Nearest:
+    """Signed squared distance of a pixel centre from a triangle's border, negative inside."""
+    px = wp.float32(column)
+    py = wp.float32(row)
+    x = wp.vec3(a[0] - px, b[0] - px, c[0] - px)
+    y = wp.vec3(a[1] - py, b[1] - py, c[1] - py)
+    share = -wp.cw_mul(wp.cw_mul(x, sides.along_x) + wp.cw_mul(y, sides.along_y), sides.inverse)
+    share = wp.min(wp.max(share, wp.vec3(0.0, 0.0, 0.0)), wp.vec3(1.0, 1.0, 1.0))
+    offset_x = x + wp.cw_mul(share, sides.along_x)
+    offset_y = y + wp.cw_mul(share, sides.along_y)
+    squared = wp.cw_mul(offset_x, offset_x) + wp.cw_mul(offset_y, offset_y)
+    edge = wp.int32(0)
+    if squared[1] < squared[0]:
+        edge = 1
+    if squared[2] < squared[edge]:
+        edge = 2
+    result = Nearest()
+    result.edge = edge
+    result.squared = squared[edge]
+    result.share = share[edge]
+    result.offset = wp.vec2(offset_x[edge], offset_y[edge])
+    next_x = wp.vec3(x[1], x[2], x[0])
+    next_y = wp.vec3(y[1], y[2], y[0])
+    result.parts = wp.cw_mul(x, next_y) - wp.cw_mul(next_x, y)
+    lowest = wp.min(wp.min(result.parts[0], result.parts[1]), result.parts[2])
+    highest = wp.max(wp.max(result.parts[0], result.parts[1]), result.parts[2])
+    result.inside = lowest > 0.0 or highest < 0.0
+    return result
 
 
 @wp.kernel
@@ -79,8 +99,10 @@ def soft_kernel(
     faces: wp.array2d(dtype=wp.int32),
     blur: wp.float32,
     by_depth: wp.bool,
+    height: wp.int32,
+    width: wp.int32,
     empty: wp.int64,
-    keys: wp.array4d(dtype=wp.int64),
+    keys: wp.array2d(dtype=wp.int64),
 ):
     """Keep the first faces within reach of each pixel, sorted by key; one thread per face.
 
@@ -91,21 +113,16 @@ def soft_kernel(
     """
     image, face = wp.tid()
     layers = keys.shape[1]
-    height = keys.shape[2]
-    width = keys.shape[3]
     a = vertices[image, faces[face, 0]]
     b = vertices[image, faces[face, 1]]
     c = vertices[image, faces[face, 2]]
     if (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]) == 0.0:
         return
-    radius = wp.sqrt(blur)
-    top = first_centre(wp.float64(wp.min(wp.min(a[1], b[1]), c[1]) - radius), height)
-    bottom = first_centre(wp.float64(wp.max(wp.max(a[1], b[1]), c[1]) + radius), height)
-    left = first_centre(wp.float64(wp.min(wp.min(a[0], b[0]), c[0]) - radius), width)
-    right = first_centre(wp.float64(wp.max(wp.max(a[0], b[0]), c[0]) + radius), width)
-    for row in range(top, bottom):
-        for column in range(left, right):
-            nearest = nearest_on_triangle(flat(a, column, row), flat(b, column, row), flat(c, column, row))
+    box = centres_within(a, b, c, wp.sqrt(blur), height, width)
+    sides = sides_of(a, b, c)
+    for row in range(box.top, box.bottom):
+        for column in range(box.left, box.right):
+            nearest = nearest_on_border(a, b, c, sides, column, row)
             if nearest.inside or nearest.squared < blur:
                 rank = nearest.squared
                 if by_depth:
@@ -113,25 +130,33 @@ def soft_kernel(
                 elif nearest.inside:
                     rank = -rank
                 key = (ordered_bits(rank) << wp.int64(32)) | wp.int64(face)
+                pixel = (image * height + row) * width + column
                 layer = wp.int32(0)
-                if key >= keys[image, layers - 1, row, column]:
+                if key >= keys[pixel, layers - 1]:
                     layer = layers
                 while layer < layers:
-                    old = wp.atomic_min(keys, image, layer, row, column, key)
-                    if old == empty:
-                        layer = layers
-                    key = wp.max(old, key)
+                    # Keys only ever fall: one that is not larger now can be passed.
+                    if key < keys[pixel, layer]:
+                        old = wp.atomic_min(keys, pixel, layer, key)
+                        key = wp.max(old, key)
+                        if old == empty:
+                            layer = layers
                     layer += 1
 
 
 @wp.func
 def clipped_depth(a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3) -> wp.float32:
-    """Depth with weights clipped to the triangle."""
+    """Depth with weights clipped to the triangle.
+
+    Args:
+        a, b, c: corners.
+        parts: areas that the sides from each of them span with the pixel centre.
+    """
     if parts[0] + parts[1] + parts[2] < 0.0:
         parts = -parts
     parts = wp.vec3(wp.max(parts[0], 0.0), wp.max(parts[1], 0.0), wp.max(parts[2], 0.0))
     total = parts[0] + parts[1] + parts[2]
-    return (parts[0] * a[2] + parts[1] * b[2] + parts[2] * c[2]) / total
+    return (parts[1] * a[2] + parts[2] * b[2] + parts[0] * c[2]) / total
 
 
 @wp.func
@@ -149,21 +174,26 @@ def soft_alpha_kernel(
     faces: wp.array2d(dtype=wp.int32),
     layers: wp.array4d(dtype=wp.int32),
     sigma: wp.float32,
+    length: wp.int32,
     uncovered: wp.array3d(dtype=wp.float32),
 ):
-    """Probability that none of a pixel's faces covers it; one thread per pixel."""
-    image, row, column = wp.tid()
-    product = wp.float32(1.0)
-    for layer in range(layers.shape[1]):
-        face = layers[image, layer, row, column]
-        if face >= 0:
-            nearest = nearest_on_triangle(
-                flat(vertices[image, faces[face, 0]], column, row),
-                flat(vertices[image, faces[face, 1]], column, row),
-                flat(vertices[image, faces[face, 2]], column, row),
-            )
-            product *= leaving(nearest.squared, nearest.inside, sigma)
-    uncovered[image, row, column] = product
+    """Probability that none of a pixel's faces covers it; one thread per run of pixels."""
+    image, row, run = wp.tid()
+    for column in range(run * length, (run + 1) * length):
+        product = wp.float32(1.0)
+        layer = wp.int32(0)
+        while layer < layers.shape[3]:
+            face = layers[image, row, column, layer]
+            if face < 0:
+                layer = layers.shape[3]
+            else:
+                a = vertices[image, faces[face, 0]]
+                b = vertices[image, faces[face, 1]]
+                c = vertices[image, faces[face, 2]]
+                nearest = nearest_on_border(a, b, c, sides_of(a, b, c), column, row)
+                product *= leaving(nearest.squared, nearest.inside, sigma)
+            layer += 1
+        uncovered[image, row, column] = product
 
 
 @wp.kernel
@@ -174,29 +204,34 @@ def soft_alpha_backward_kernel(
     faces: wp.array2d(dtype=wp.int32),
     layers: wp.array4d(dtype=wp.int32),
     sigma: wp.float32,
+    length: wp.int32,
     to_vertex: wp.array2d(dtype=wp.vec3),
 ):
-    """Gradient of ``soft_alpha_kernel`` for the ends of the nearest edge of each face."""
-    image, row, column = wp.tid()
-    weight = gradient[image, row, column] * uncovered[image, row, column] / sigma
-    if weight == 0.0:
-        return
-    for layer in range(layers.shape[1]):
-        face = layers[image, layer, row, column]
-        if face >= 0:
-            nearest = nearest_on_triangle(
-                flat(vertices[image, faces[face, 0]], column, row),
-                flat(vertices[image, faces[face, 1]], column, row),
-                flat(vertices[image, faces[face, 2]], column, row),
-            )
-            slope = weight * (1.0 - leaving(nearest.squared, nearest.inside, sigma))
-            if nearest.inside:
-                slope = -slope
-            step = wp.vec3(nearest.offset[0], nearest.offset[1], 0.0) * (2.0 * slope)
-            tail = faces[face, nearest.edge]
-            head = faces[face, (nearest.edge + 1) % 3]
-            wp.atomic_add(to_vertex, image, tail, step * (1.0 - nearest.share))
-            wp.atomic_add(to_vertex, image, head, step * nearest.share)
+    """Gradient of ``soft_alpha_kernel`` for the ends of the nearest side of each face."""
+    image, row, run = wp.tid()
+    for column in range(run * length, (run + 1) * length):
+        weight = gradient[image, row, column] * uncovered[image, row, column] / sigma
+        layer = wp.int32(0)
+        if weight == 0.0:
+            layer = layers.shape[3]
+        while layer < layers.shape[3]:
+            face = layers[image, row, column, layer]
+            if face < 0:
+                layer = layers.shape[3]
+            else:
+                a = vertices[image, faces[face, 0]]
+                b = vertices[image, faces[face, 1]]
+                c = vertices[image, faces[face, 2]]
+                nearest = nearest_on_border(a, b, c, sides_of(a, b, c), column, row)
+                slope = weight * (1.0 - leaving(nearest.squared, nearest.inside, sigma))
+                if nearest.inside:
+                    slope = -slope
+                step = wp.vec3(nearest.offset[0], nearest.offset[1], 0.0) * (2.0 * slope)
+                tail = faces[face, nearest.edge]
+                head = faces[face, (nearest.edge + 1) % 3]
+                wp.atomic_add(to_vertex, image, tail, step * (1.0 - nearest.share))
+                wp.atomic_add(to_vertex, image, head, step * nearest.share)
+            layer += 1
 
 
 def soft_layers(
@@ -209,20 +244,22 @@ def soft_layers(
     by_depth: bool,
 ) -> Tensor:
     """See ``soft._layers``."""
-    size = (len(vertices_px), num_layers, height, width)
-    keys = torch.full(size, EMPTY, dtype=torch.int64, device=vertices_px.device)
+    batch = len(vertices_px)
+    keys = vertices_px.new_full((batch, height, width, num_layers), EMPTY, dtype=torch.int64)
     mesh = (Vectors(vertices_px.contiguous()), faces.int())
-    launch(soft_kernel, (len(vertices_px), len(faces)), *mesh, blur, by_depth, EMPTY, keys)
+    settings = (blur, by_depth, height, width, EMPTY)
+    launch(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.view(-1, num_layers))
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)
 
 
 def soft_uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
     """See ``soft._uncovered``."""
-    batch, _, height, width = layers.shape
-    uncovered = vertices_px.new_empty((batch, height, width))
+    uncovered = vertices_px.new_empty(layers.shape[:3])
+    count, length = runs(layers.shape[2], layers.device)
     mesh = (Vectors(vertices_px.contiguous()), faces.int())
-    launch(soft_alpha_kernel, uncovered.shape, *mesh, layers, sigma, uncovered)
+    size = (*layers.shape[:2], count)
+    launch(soft_alpha_kernel, size, *mesh, layers, sigma, length, uncovered)
     return uncovered
 
 
@@ -231,6 +268,8 @@ def soft_uncovered_backward(
 ) -> Tensor:
     """Gradient of ``soft_uncovered`` for the vertices."""
     to_vertex = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
-    inputs = (gradient, uncovered, Vectors(vertices_px.contiguous()), faces.int(), layers, sigma)
-    launch(soft_alpha_backward_kernel, uncovered.shape, *inputs, Vectors(to_vertex))
+    count, length = runs(layers.shape[2], layers.device)
+    inputs = (gradient, uncovered, Vectors(vertices_px.contiguous()), faces.int(), layers, sigma, length)
+    size = (*layers.shape[:2], count)
+    launch(soft_alpha_backward_kernel, size, *inputs, Vectors(to_vertex))
     return to_vertex

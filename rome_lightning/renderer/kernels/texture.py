@@ -15,42 +15,42 @@ from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch, run
 
 @wp.struct
 class Texels:
-    """The four texels around a point: the first column and row, how far beyond them, and what moves."""
+    """The four texels around a point, by their flat index in one texture, and where between them it lies."""
 
-    left: wp.int32
-    top: wp.int32
+    first: wp.int32
     right: wp.int32
-    bottom: wp.int32
+    """From a texel to its right neighbour; 0 at the border."""
+    below: wp.int32
     x: wp.float32
     y: wp.float32
-    moves_x: wp.float32
-    moves_y: wp.float32
+    per_u: wp.float32
+    """Change of x with u; 0 beyond the border."""
+    per_v: wp.float32
 
 
 @wp.func
-def limited(position: wp.float32, size: wp.int32) -> wp.float32:
-    """A position in texels, held within the centres of the first and the last one."""
-    return wp.clamp(position, 0.0, wp.float32(size - 1))
-
-
-@wp.func
-def texels_at(u: wp.float32, v: wp.float32, width: wp.int32, height: wp.int32) -> Texels:
+def texels_at(uv: wp.vec2, width: wp.int32, height: wp.int32) -> Texels:
     """Where texture coordinates lie, with the border repeated outside."""
-    along = u * wp.float32(width) - 0.5
-    down = v * wp.float32(height) - 0.5
-    x = limited(along, width)
-    y = limited(down, height)
     result = Texels()
-    result.left = wp.int32(x)
-    result.top = wp.int32(y)
-    result.right = wp.min(result.left + 1, width - 1)
-    result.bottom = wp.min(result.top + 1, height - 1)
-    result.x = x - wp.float32(result.left)
-    result.y = y - wp.float32(result.top)
-    if along > 0.0 and along < wp.float32(width - 1):
-        result.moves_x = wp.float32(width)
-    if down > 0.0 and down < wp.float32(height - 1):
-        result.moves_y = wp.float32(height)
+    last_column = wp.float32(width - 1)
+    last_row = wp.float32(height - 1)
+    x = uv[0] * wp.float32(width) - 0.5
+    y = uv[1] * wp.float32(height) - 0.5
+    if x > 0.0 and x < last_column:
+        result.per_u = wp.float32(width)
+    if y > 0.0 and y < last_row:
+        result.per_v = wp.float32(height)
+    x = wp.clamp(x, 0.0, last_column)
+    y = wp.clamp(y, 0.0, last_row)
+    column = wp.int32(x)
+    row = wp.int32(y)
+    result.x = x - wp.float32(column)
+    result.y = y - wp.float32(row)
+    result.first = row * width + column
+    if column < width - 1:
+        result.right = 1
+    if row < height - 1:
+        result.below = width
     return result
 
 
@@ -68,15 +68,19 @@ def _kernels(num_channels: int) -> _Kernels:
     def render_texture_kernel(
         vertices: wp.array2d(dtype=wp.vec3),
         faces: wp.array2d(dtype=wp.int32),
-        ids: wp.array3d(dtype=wp.int32),
+        ids: wp.array2d(dtype=wp.int32),
         uvs: wp.array1d(dtype=wp.vec2),
         uv_faces: wp.array2d(dtype=wp.int32),
-        texture: wp.array3d(dtype=vector),
+        texture: wp.array2d(dtype=vector),
+        texture_height: wp.int32,
+        texture_width: wp.int32,
+        width: wp.int32,
         length: wp.int32,
-        values: wp.array3d(dtype=vector),
+        values: wp.array2d(dtype=vector),
     ):
         """Texture at pixel centres; one thread per run of pixels."""
         image, row, run = wp.tid()
+        first = row * width
         source = wp.min(image, texture.shape[0] - 1)
         a = wp.vec3()
         b = wp.vec3()
@@ -86,7 +90,7 @@ def _kernels(num_channels: int) -> _Kernels:
         uv_c = wp.vec2()
         current = wp.int32(-1)
         for column in range(run * length, (run + 1) * length):
-            face = ids[image, row, column]
+            face = ids[image, first + column]
             value = vector()
             if face >= 0:
                 if face != current:
@@ -99,33 +103,36 @@ def _kernels(num_channels: int) -> _Kernels:
                     uv_c = uvs[uv_faces[face, 2]]
                 weights = weights_at(a, b, c, column, row).value
                 uv = weights[0] * uv_a + weights[1] * uv_b + weights[2] * uv_c
-                at = texels_at(uv[0], uv[1], texture.shape[2], texture.shape[1])
-                above = (1.0 - at.x) * texture[source, at.top, at.left] + at.x * texture[
-                    source, at.top, at.right
-                ]
-                below = (1.0 - at.x) * texture[source, at.bottom, at.left] + at.x * texture[
-                    source, at.bottom, at.right
-                ]
-                value = (1.0 - at.y) * above + at.y * below
-            values[image, row, column] = value
+                at = texels_at(uv, texture_width, texture_height)
+                below = at.first + at.below
+                top = texture[source, at.first]
+                top += at.x * (texture[source, at.first + at.right] - top)
+                bottom = texture[source, below]
+                bottom += at.x * (texture[source, below + at.right] - bottom)
+                value = top + at.y * (bottom - top)
+            values[image, first + column] = value
 
     @wp.kernel(module="unique", module_options=OPTIONS)
     def render_texture_backward_kernel(
-        gradient: wp.array3d(dtype=vector),
+        gradient: wp.array2d(dtype=vector),
         vertices: wp.array2d(dtype=wp.vec3),
         faces: wp.array2d(dtype=wp.int32),
-        ids: wp.array3d(dtype=wp.int32),
+        ids: wp.array2d(dtype=wp.int32),
         uvs: wp.array1d(dtype=wp.vec2),
         uv_faces: wp.array2d(dtype=wp.int32),
-        texture: wp.array3d(dtype=vector),
+        texture: wp.array2d(dtype=vector),
+        texture_height: wp.int32,
+        texture_width: wp.int32,
+        width: wp.int32,
         length: wp.int32,
         to_vertices: wp.bool,
         to_textures: wp.bool,
         to_vertex: wp.array2d(dtype=wp.vec3),
-        to_texture: wp.array3d(dtype=vector),
+        to_texture: wp.array2d(dtype=vector),
     ):
         """Gradients for the texels and for the corners of each face, those summed over a run of pixels."""
         image, row, run = wp.tid()
+        first = row * width
         source = wp.min(image, texture.shape[0] - 1)
         a = wp.vec3()
         b = wp.vec3()
@@ -141,7 +148,7 @@ def _kernels(num_channels: int) -> _Kernels:
         for column in range(run * length, end + 1):
             face = wp.int32(-1)
             if column < end:
-                face = ids[image, row, column]
+                face = ids[image, first + column]
             if face != current:
                 if current >= 0 and to_vertices:
                     wp.atomic_add(to_vertex, image, faces[current, 0], move_a)
@@ -161,24 +168,27 @@ def _kernels(num_channels: int) -> _Kernels:
             if face >= 0:
                 weights = weights_at(a, b, c, column, row)
                 uv = weights.value[0] * uv_a + weights.value[1] * uv_b + weights.value[2] * uv_c
-                at = texels_at(uv[0], uv[1], texture.shape[2], texture.shape[1])
-                arriving = gradient[image, row, column]
+                at = texels_at(uv, texture_width, texture_height)
+                arriving = gradient[image, first + column]
+                below = at.first + at.below
                 if to_textures:
-                    above = (1.0 - at.y) * arriving
-                    below = at.y * arriving
-                    wp.atomic_add(to_texture, source, at.top, at.left, (1.0 - at.x) * above)
-                    wp.atomic_add(to_texture, source, at.top, at.right, at.x * above)
-                    wp.atomic_add(to_texture, source, at.bottom, at.left, (1.0 - at.x) * below)
-                    wp.atomic_add(to_texture, source, at.bottom, at.right, at.x * below)
+                    to_bottom = at.y * arriving
+                    to_top = arriving - to_bottom
+                    to_right = at.x * to_top
+                    wp.atomic_add(to_texture, source, at.first, to_top - to_right)
+                    wp.atomic_add(to_texture, source, at.first + at.right, to_right)
+                    to_right = at.x * to_bottom
+                    wp.atomic_add(to_texture, source, below, to_bottom - to_right)
+                    wp.atomic_add(to_texture, source, below + at.right, to_right)
                 if to_vertices:
-                    top_left = wp.dot(texture[source, at.top, at.left], arriving)
-                    top_right = wp.dot(texture[source, at.top, at.right], arriving)
-                    bottom_left = wp.dot(texture[source, at.bottom, at.left], arriving)
-                    bottom_right = wp.dot(texture[source, at.bottom, at.right], arriving)
-                    per_u = at.moves_x * (
+                    top_left = wp.dot(texture[source, at.first], arriving)
+                    top_right = wp.dot(texture[source, at.first + at.right], arriving)
+                    bottom_left = wp.dot(texture[source, below], arriving)
+                    bottom_right = wp.dot(texture[source, below + at.right], arriving)
+                    per_u = at.per_u * (
                         (1.0 - at.y) * (top_right - top_left) + at.y * (bottom_right - bottom_left)
                     )
-                    per_v = at.moves_y * (
+                    per_v = at.per_v * (
                         (1.0 - at.x) * (bottom_left - top_left) + at.x * (bottom_right - top_right)
                     )
                     per_uv = wp.vec2(per_u, per_v)
@@ -197,15 +207,12 @@ def render_texture(
     vertices_px: Tensor, faces: Tensor, ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> Tensor:
     """See ``texture.render_texture``; the result is channels-last."""
-    batch, height, width = ids.shape
-    texels = texture.permute(0, 2, 3, 1).contiguous()
-    values = texture.new_empty((batch, height, width, texture.shape[1]))
-    count, length = runs(width, ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids, Vectors(uvs.contiguous()), uv_faces.int())
+    values = texture.new_empty((*ids.shape, texture.shape[1]))
+    mesh, texels, sizes, threads = _inputs(vertices_px, faces, ids, uvs, uv_faces, texture)
     for part in channel_parts(texture.shape[1]):
+        outputs = Vectors(values[..., part].flatten(1, 2))
         kernel = _kernels(part.stop - part.start).forward
-        outputs = (Vectors(texels[..., part]), length, Vectors(values[..., part]))
-        launch(kernel, (batch, height, count), *mesh, *outputs)
+        launch(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -221,16 +228,25 @@ def render_texture_backward(
     to_textures: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``render_texture``; one that nobody asked for has no elements."""
-    batch, height, width = ids.shape
-    texels = texture.permute(0, 2, 3, 1).contiguous()
-    gradient = gradient.permute(0, 2, 3, 1).contiguous()
+    mesh, texels, sizes, threads = _inputs(vertices_px, faces, ids, uvs, uv_faces, texture)
+    gradient = gradient.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))
-    to_texture = texels.new_zeros(texels.shape if to_textures else (0, 0, 0, texels.shape[3]))
-    count, length = runs(width, ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids, Vectors(uvs.contiguous()), uv_faces.int())
+    to_texture = texels.new_zeros(texels.shape if to_textures else (0, 0, texels.shape[2]))
     for part in channel_parts(texture.shape[1]):
-        source = (Vectors(texels[..., part]), length, to_vertices, to_textures)
-        outputs = (Vectors(to_vertex), Vectors(to_texture[..., part]))
-        kernel, size = _kernels(part.stop - part.start).backward, (batch, height, count)
-        launch(kernel, size, Vectors(gradient[..., part]), *mesh, *source, *outputs)
-    return to_vertex, to_texture.permute(0, 3, 1, 2)
+        outputs = (to_vertices, to_textures, Vectors(to_vertex), Vectors(to_texture[..., part]))
+        kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
+        launch(kernel, threads, arriving, *mesh, Vectors(texels[..., part]), *sizes, *outputs)
+    size = texture.shape[2:] if to_textures else (0, 0)
+    return to_vertex, to_texture.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def _inputs(
+    vertices_px: Tensor, faces: Tensor, ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
+) -> tuple[tuple[object, ...], Tensor, tuple[int, ...], tuple[int, ...]]:
+    """The mesh, the texels one after the other, sizes, and how many threads work on a batch."""
+    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
+    texels = texture.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    batch, height, width = ids.shape
+    count, length = runs(width, ids.device)
+    sizes = (*texture.shape[2:], width, length)
+    return (*mesh, Vectors(uvs.contiguous()), uv_faces.int()), texels, sizes, (batch, height, count)
