@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 _CONTRACTS = {"data"}
-_PARTS = {"geometry", "head", "renderer", "networks", "losses", "metrics", "assets"}
+_PARTS = {"acceleration", "geometry", "head", "renderer", "networks", "losses", "metrics", "assets"}
 _COMPOSED = {"models", "tracking", "export", "avatar", "viewer", "distillation"}
 _TRAINING = {"training", "callbacks"}
 

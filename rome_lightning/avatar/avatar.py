@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.avatar.several import encode_person, fuse, texels_of_the_head
 from rome_lightning.data import Frames, HeadParams, Rendered
-from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis
+from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
 from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import observe
 from rome_lightning.renderer import UVLayout
@@ -74,7 +75,12 @@ class Avatar:
         for start in range(0, len(driver), batch_size):
             part = driver[slice(start, start + batch_size)]
             code = self.code.repeat_interleave(len(part))
-            yield self.model.render(code, part, self.image_size, background)
+            yield self._drawing.render(code, part, self.image_size, background)
+
+    @functools.cached_property
+    def _drawing(self) -> AvatarModel:
+        """The model's fast copy, made when the first picture is wanted."""
+        return for_inference(self.model)
 
     @torch.no_grad()
     def rest_mesh(self) -> HeadMesh:

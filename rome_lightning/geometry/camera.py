@@ -19,8 +19,10 @@ def rotate_about(
         rotation: axis-angle, radians.
         centre: metres, kept in place.
     """
-    matrix = axis_angle_to_matrix(rotation)
-    return (points - centre[:, None]) @ matrix.transpose(1, 2) + centre[:, None]
+    turn = axis_angle_to_matrix(rotation).transpose(1, 2)
+    centre = centre[:, None]
+    # R (p - c) + c in one pass over the points.
+    return torch.baddbmm(centre - centre @ turn, points, turn)
 
 
 def project(

@@ -1,11 +1,15 @@
 """Functions of triangle meshes whose topology is shared over the batch."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from rome_lightning.acceleration import has_kernels, kernels
+
+_SHORTEST = 1e-12
+"""Sums of cross products that are shorter are not brought to length 1."""
 
 
 def face_normals(vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b f 3"]:
@@ -14,12 +18,65 @@ def face_normals(vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) ->
     return torch.linalg.cross(b - a, c - a)
 
 
-def vertex_normals(vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 3"]:
-    """Area-weighted unit normals; 0 at vertices without a face."""
+def vertex_normals(
+    vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], fused: bool | None = None
+) -> Float[Tensor, "b v 3"]:
+    """Area-weighted unit normals; 0 at vertices without a face.
+
+    Args:
+        vertices: any space.
+        faces: corner indices.
+        fused: use the Warp kernels, which mean the same; by default where they can be used: on a CPU, and not
+            while a program is exported.
+    """
+    if fused is None:
+        fused = vertices.device.type == "cpu" and not torch.compiler.is_exporting() and has_kernels(vertices)
+    if fused:
+        normals, _ = _vertex_normals(vertices.float(), faces)
+        return normals
     per_face = face_normals(vertices, faces)
     index = faces.reshape(-1)
-    normals = torch.zeros_like(vertices).index_add(1, index, per_face.repeat_interleave(3, dim=1))
-    return F.normalize(normals, dim=-1, eps=1e-12)
+    sums = torch.zeros_like(vertices).index_add(1, index, per_face.repeat_interleave(3, dim=1))
+    return F.normalize(sums, dim=-1, eps=_SHORTEST)
+
+
+@torch.library.custom_op("rome_lightning::vertex_normals", mutates_args=())
+def _vertex_normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Normals, and the sums of cross products that they are made of. Needs Warp."""
+    normals, sums = kernels("geometry").vertex_normals(vertices, faces, _SHORTEST)
+    return normals, sums
+
+
+@_vertex_normals.register_fake
+def _(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    return vertices.new_empty(vertices.shape), vertices.new_empty(vertices.shape)
+
+
+@torch.library.custom_op("rome_lightning::vertex_normals_backward", mutates_args=())
+def _vertex_normals_backward(gradient: Tensor, vertices: Tensor, faces: Tensor, sums: Tensor) -> Tensor:
+    """Gradient of ``_vertex_normals`` for the vertices."""
+    to_vertices: Tensor = kernels("geometry").vertex_normals_backward(
+        gradient, vertices, faces, sums, _SHORTEST
+    )
+    return to_vertices
+
+
+@_vertex_normals_backward.register_fake
+def _(gradient: Tensor, vertices: Tensor, faces: Tensor, sums: Tensor) -> Tensor:
+    return vertices.new_empty(vertices.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _backward(ctx, gradient: Tensor | None, _: object):  # type: ignore[no-untyped-def]
+    return None if gradient is None else _vertex_normals_backward(gradient, *ctx.saved_tensors), None
+
+
+_vertex_normals.register_autograd(_backward, setup_context=_setup_context)
 
 
 def unique_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:

@@ -10,6 +10,7 @@ from rome_lightning.models.config import (
     OffsetConfig,
     TextureConfig,
 )
+from rome_lightning.models.inference import for_inference
 
 FullAvatar = AvatarModel
 """The model of the paper's main part: an ``AvatarModel`` whose offsets come from networks."""
@@ -26,4 +27,5 @@ __all__ = [
     "LinearBasis",
     "OffsetConfig",
     "TextureConfig",
+    "for_inference",
 ]

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+from rome_lightning.acceleration import has_kernels, kernels
 
 _MAX_ELEMENTS = 1 << 24
 """Elements of the largest intermediate tensor; wider batches are worked through in parts."""
@@ -35,7 +35,7 @@ def extend_outside(
 def _carry(values: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Values (b, c, h, w) at flat source pixels (b, h, w), channels-last; 0 where the source is -1."""
     if fused:
-        return warp_kernels().carry(values, source)
+        return kernels("renderer").carry(values, source)
     index = source.flatten(1).clamp_min(0).long()[:, None].expand(-1, values.shape[1], -1)
     carried = values.flatten(2).gather(2, index).view(values.shape) * (source >= 0)[:, None]
     return carried.contiguous(memory_format=torch.channels_last)
@@ -50,7 +50,7 @@ def _(values: Tensor, source: Tensor, fused: bool) -> Tensor:
 def _carry_backward(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Gradient of ``_carry`` for the values."""
     if fused:
-        return warp_kernels().carry_backward(gradient, source)
+        return kernels("renderer").carry_backward(gradient, source)
     index = source.flatten(1).clamp_min(0).long()[:, None].expand(-1, gradient.shape[1], -1)
     parts = (gradient * (source >= 0)[:, None]).flatten(2)
     total = torch.zeros_like(parts).scatter_add(2, index, parts).view(gradient.shape)
@@ -78,7 +78,7 @@ _carry.register_autograd(_backward, setup_context=_setup_context)
 def _nearest(mask: Tensor) -> tuple[Tensor, Tensor]:
     """See ``nearest_covered``."""
     if has_kernels(mask):
-        return warp_kernels().nearest_covered(mask)
+        return kernels("renderer").nearest_covered(mask)
     return nearest_covered(mask)
 
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+from rome_lightning.acceleration import has_kernels, kernels
 
 
 def interpolate(
@@ -52,7 +52,7 @@ def _interpolate(
 ) -> Tensor:
     """Forward, opaque to graph capture."""
     if fused:
-        return warp_kernels().interpolate(vertices_px, faces, face_ids, attributes, attribute_faces)
+        return kernels("renderer").interpolate(vertices_px, faces, face_ids, attributes, attribute_faces)
     weights, _, _ = _barycentrics(vertices_px, faces, face_ids)
     values = _corner_values(attributes, attribute_faces, face_ids)
     height, width = face_ids.shape[1:]
@@ -92,7 +92,7 @@ def _interpolate_backward(
     """
     if fused:
         inputs = (gradient, vertices_px, faces, face_ids, attributes, attribute_faces)
-        return warp_kernels().interpolate_backward(*inputs, to_vertices, to_attributes)
+        return kernels("renderer").interpolate_backward(*inputs, to_vertices, to_attributes)
     weights, slope_x, slope_y = _barycentrics(vertices_px, faces, face_ids)
     pixels = gradient.flatten(2).transpose(1, 2)
     to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))

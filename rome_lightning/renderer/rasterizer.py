@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from rome_lightning.acceleration import has_kernels, kernels, warp_status
 from rome_lightning.renderer import torch_visibility
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels, warp_status
 
 
 @runtime_checkable
@@ -104,7 +104,7 @@ def _face_ids(
     """Opaque to graph capture, because the work depends on data."""
     check_mesh(vertices_px, faces)
     if fused:
-        return warp_kernels().face_ids(vertices_px, faces, height, width, cull_backfaces)
+        return kernels("renderer").face_ids(vertices_px, faces, height, width, cull_backfaces)
     return torch_visibility.visible_faces(vertices_px, faces, (height, width), cull_backfaces)
 
 
@@ -136,7 +136,7 @@ def get_rasterizer(name: str = "auto") -> Rasterizer:
     if name == "torch":
         return TorchRasterizer()
     if name == "warp":
-        warp_kernels()
+        kernels("renderer")
         return WarpRasterizer()
     if name == "pytorch3d":
         from rome_lightning.renderer.pytorch3d_rasterizer import PyTorch3DRasterizer

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 TILE = 8
@@ -52,7 +52,7 @@ def _coverage(
     outermost edge between them, which starts at that corner; else -1.
     """
     if fused:
-        return warp_kernels().coverage(vertices_px, faces, face_ids)
+        return kernels("renderer").coverage(vertices_px, faces, face_ids)
     mask = face_ids >= 0
     rows = _contour_of_rows(vertices_px[..., :2], faces, mask)
     columns = _contour_of_rows(vertices_px[..., [1, 0]], faces, mask.transpose(1, 2))
@@ -129,7 +129,7 @@ def _coverage_backward(
     """Gradient of the reach of each pair, carried to both ends of its edge."""
     if fused:
         mesh = (vertices_px, faces, face_ids, contour, tiles)
-        return warp_kernels().coverage_backward(gradient, unclamped, *mesh)
+        return kernels("renderer").coverage_backward(gradient, unclamped, *mesh)
     inner, outer, reach, partials = _pairs(vertices_px, faces, face_ids >= 0, contour)
     flat = torch.where((unclamped < 0) | (unclamped > 1), 0, gradient).reshape(-1)
     per_pair = torch.where(reach < 0, flat[inner], flat[outer])

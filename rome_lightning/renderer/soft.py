@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
+from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.renderer.rasterizer import check_mesh
 from rome_lightning.renderer.torch_visibility import _expand
 
@@ -90,7 +90,7 @@ def _layers(
     """
     check_mesh(vertices_px, faces)
     if fused:
-        return warp_kernels().soft_layers(vertices_px, faces, height, width, blur, num_layers, by_depth)
+        return kernels("renderer").soft_layers(vertices_px, faces, height, width, blur, num_layers, by_depth)
     image, face, row, column = _candidates(vertices_px, faces, (height, width), blur)
     corners = _corners(vertices_px, faces, image, face, row, column)
     squared, inside, parts = _distance(corners[..., :2])
@@ -200,7 +200,7 @@ def uncovered_in_torch(
 @torch.library.custom_op("rome_lightning::soft_uncovered", mutates_args=())
 def _uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
     """Probability (b, h, w) that no face covers a pixel; ``sigma`` in square pixels. Needs Warp."""
-    return warp_kernels().soft_uncovered(vertices_px, faces, layers, sigma)
+    return kernels("renderer").soft_uncovered(vertices_px, faces, layers, sigma)
 
 
 @_uncovered.register_fake
@@ -213,7 +213,7 @@ def _uncovered_backward(
     gradient: Tensor, uncovered: Tensor, vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float
 ) -> Tensor:
     """Gradient of ``_uncovered`` for the vertices."""
-    return warp_kernels().soft_uncovered_backward(gradient, uncovered, vertices_px, faces, layers, sigma)
+    return kernels("renderer").soft_uncovered_backward(gradient, uncovered, vertices_px, faces, layers, sigma)
 
 
 @_uncovered_backward.register_fake

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.geometry import vertex_normals
-from rome_lightning.renderer.acceleration import has_kernels, warp_kernels
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.torch_visibility import visible_faces
@@ -75,7 +75,7 @@ def _render_texture(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> Tensor:
     """Forward, opaque to graph capture. Needs Warp."""
-    return warp_kernels().render_texture(vertices_px, faces, face_ids, uvs, uv_faces, texture)
+    return kernels("renderer").render_texture(vertices_px, faces, face_ids, uvs, uv_faces, texture)
 
 
 @_render_texture.register_fake
@@ -99,7 +99,7 @@ def _render_texture_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients for vertices and texture; one that nobody asked for has no elements."""
     inputs = (gradient, vertices_px, faces, face_ids, uvs, uv_faces, texture)
-    return warp_kernels().render_texture_backward(*inputs, to_vertices, to_textures)
+    return kernels("renderer").render_texture_backward(*inputs, to_vertices, to_textures)
 
 
 @_render_texture_backward.register_fake

@@ -1,24 +1,19 @@
-"""Fused kernels in Warp: one source for CPU and CUDA, compiled at first use and cached by Warp.
+"""The renderer's kernels in Warp.
 
 Each module belongs to one of the renderer and has a counterpart in torch there with the same meaning; ids and
-contours are bit-equal to it. Imported only where ``warp`` is installed, through
-``acceleration.warp_kernels``.
+contours are bit-equal to it. Imported only where ``warp`` is installed, through ``acceleration.kernels``.
 """
 
-from rome_lightning.renderer.kernels.launch import start
-
-start()
-
-from rome_lightning.renderer.kernels.extension import carry, carry_backward, nearest_covered  # noqa: E402
-from rome_lightning.renderer.kernels.interpolation import interpolate, interpolate_backward  # noqa: E402
-from rome_lightning.renderer.kernels.silhouette import coverage, coverage_backward  # noqa: E402
-from rome_lightning.renderer.kernels.soft import (  # noqa: E402
+from rome_lightning.renderer.kernels.extension import carry, carry_backward, nearest_covered
+from rome_lightning.renderer.kernels.interpolation import interpolate, interpolate_backward
+from rome_lightning.renderer.kernels.silhouette import coverage, coverage_backward
+from rome_lightning.renderer.kernels.soft import (
     soft_layers,
     soft_uncovered,
     soft_uncovered_backward,
 )
-from rome_lightning.renderer.kernels.texture import render_texture, render_texture_backward  # noqa: E402
-from rome_lightning.renderer.kernels.visibility import face_ids  # noqa: E402
+from rome_lightning.renderer.kernels.texture import render_texture, render_texture_backward
+from rome_lightning.renderer.kernels.visibility import face_ids
 
 __all__ = [
     "carry",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import warp as wp
 from torch import Tensor
 
+from rome_lightning.acceleration.channels import channel_parts
+from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
 from rome_lightning.renderer.kernels.barycentric import weights_at
-from rome_lightning.renderer.kernels.channels import channel_parts
-from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch, runs
 
 
 class _Kernels(NamedTuple):

@@ -6,8 +6,8 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
 from rome_lightning.renderer import silhouette
-from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch, runs
 from rome_lightning.renderer.kernels.pixels import centres_within, first_centre, ordered_bits
 
 wp.set_module_options(OPTIONS)

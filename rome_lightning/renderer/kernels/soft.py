@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.renderer.kernels.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
 from rome_lightning.renderer.kernels.pixels import centres_within, ordered_bits
 
 wp.set_module_options(OPTIONS)
@@ -146,12 +146,7 @@ def soft_kernel(
 
 @wp.func
 def clipped_depth(a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3) -> wp.float32:
-    """Depth with weights clipped to the triangle.
-
-    Args:
-        a, b, c: corners.
-        parts: areas that the sides from each of them span with the pixel centre.
-    """
+    """Depth with weights clipped to the triangle; the parts are the areas of the sides from a, b and c."""
     if parts[0] + parts[1] + parts[2] < 0.0:
         parts = -parts
     parts = wp.vec3(wp.max(parts[0], 0.0), wp.max(parts[1], 0.0), wp.max(parts[2], 0.0))

@@ -21,7 +21,7 @@ class Vectors(NamedTuple):
     tensor: Tensor
 
 
-def start() -> None:
+def _start() -> None:
     """Initialise Warp without its banner and its lines per kernel module, from every process.
 
     Its native code also warns about a missing GPU driver, straight to file descriptor 2; on a machine
@@ -42,6 +42,9 @@ def start() -> None:
         os.close(kept)
 
 
+_start()
+
+
 def runs(length: int, device: torch.device) -> tuple[int, int]:
     """Into how many runs of neighbours a row of pixels is cut, and their length.
 
@@ -56,7 +59,8 @@ def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
 
     ``arguments`` keeps temporary tensors alive until the launch, because Warp sees their addresses only.
     """
-    device = next(item.device for item in arguments if isinstance(item, Tensor))
+    tensors = (item.tensor if isinstance(item, Vectors) else item for item in arguments)
+    device = next(item.device for item in tensors if isinstance(item, Tensor))
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     inputs = [_shared(item) for item in arguments]
     wp.launch(kernel, dim=tuple(size), inputs=inputs, device=wp.device_from_torch(device), stream=stream)

@@ -1,0 +1,53 @@
+"""Fused kernels in Warp: whether they can be used, and how they are started and launched.
+
+The kernels themselves stand beside the torch code that defines what they mean: ``renderer.kernels`` and
+``networks.kernels``. One source serves CPU and CUDA; Warp compiles it at first use and caches the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def _load() -> str:
+    """Start Warp, or say why it cannot be used."""
+    try:
+        importlib.import_module("rome_lightning.acceleration.launch")
+    except ImportError as error:
+        return f"{error}; install it with `pip install warp-lang`"
+    return "ok"
+
+
+@torch.compiler.assume_constant_result
+def warp_status() -> str:
+    """Say "ok", or why the Warp kernels cannot be used."""
+    return _load()
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether the kernels work on a tensor's dtype and device.
+
+    Float64, which only gradient checks use, stays in torch.
+    """
+    return tensor.dtype != torch.float64 and tensor.device.type in ("cpu", "cuda") and warp_status() == "ok"
+
+
+@functools.cache
+def kernels(module: str) -> Any:
+    """A module of kernels; those are compiled at their first use.
+
+    Args:
+        module: ``geometry``, ``networks`` or ``renderer``.
+
+    Raises:
+        ImportError: Warp is missing.
+    """
+    if warp_status() != "ok":
+        raise ImportError(f"the fused kernels need Warp: {warp_status()}")
+    return importlib.import_module(f"rome_lightning.{module}.kernels")

@@ -1,0 +1,190 @@
+"""Networks rewritten for inference: the same functions of the same weights with less work.
+
+Standardized filters are folded, what follows a nearest upsampling runs at the coarse resolution,
+concatenations become sums, channels lie innermost, and 3x3 convolutions need a quarter of their products.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.networks.compact_unet import CompactUNet
+from rome_lightning.networks.texture_encoder import Bottleneck, TextureEncoder
+from rome_lightning.networks.unet import UNet
+from rome_lightning.networks.weight_standardization import fold_weight_standardization
+from rome_lightning.networks.winograd import WinogradConv2d, can_replace
+
+_FEWEST_CHANNELS = 32
+"""With fewer, the direct convolution is as fast."""
+
+
+class InferenceNetwork(nn.Module):
+    """A network's fast copy, which cannot be trained; later changes of the weights do not reach it.
+
+    Outputs differ from the network's by rounding.
+
+    Args:
+        network: what to copy; the copy stays on its device.
+    """
+
+    def __init__(self, network: UNet | CompactUNet | TextureEncoder) -> None:
+        super().__init__()
+        folded = fold_weight_standardization(network)
+        rewritten = _coarse_encoder(folded) if isinstance(folded, TextureEncoder) else _JoinedUNet(folded)
+        self.network = _with_fast_convolutions(rewritten)
+        self.network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Run the network; the output has the resolution of the input."""
+        outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        return outputs
+
+
+def _with_fast_convolutions(module: nn.Module) -> nn.Module:
+    """Replace the convolutions for which there is a faster one here, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and _is_wide(child) and can_replace(child):
+            setattr(module, name, WinogradConv2d(child))
+        elif isinstance(child, _UpsampledConv) and can_replace(child.conv):
+            setattr(module, name, WinogradConv2d(child.conv, doubled=True))
+        else:
+            _with_fast_convolutions(child)
+    return module
+
+
+def _is_wide(conv: nn.Conv2d) -> bool:
+    return min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
+
+
+class _JoinedUNet(nn.Module):
+    """A U-Net without concatenations: each decoder block starts with a ``_Join``."""
+
+    def __init__(self, network: UNet | CompactUNet) -> None:
+        super().__init__()
+        if isinstance(network, UNet):
+            pool = nn.MaxPool2d(2) if network.pool is F.max_pool2d else nn.AvgPool2d(2)
+            first, *further = network.encoder
+            encoder = [first, *(nn.Sequential(pool, block) for block in further)]
+            blocks = [list(block[0].main) for block in network.decoder]  # type: ignore[index]
+            upsampling, self.last = str(network.upsampling), network.to_outputs
+        else:
+            encoder = [network.stem, *network.downs]
+            blocks = [list(block) for block in network.ups]  # type: ignore[call-overload]
+            upsampling, self.last = network.upsample.mode, network.head
+        self.encoder = nn.ModuleList(encoder)
+        self.joins = nn.ModuleList()
+        self.rests = nn.ModuleList()
+        num_coarse = blocks[0][0].in_channels - blocks[0][0].out_channels if blocks else 0
+        for conv, *rest in blocks:
+            self.joins.append(_Join(conv, num_coarse, upsampling))
+            self.rests.append(nn.Sequential(*rest))
+            num_coarse = next(layer for layer in reversed(rest) if isinstance(layer, nn.Conv2d)).out_channels
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            features = block(features)
+            skips.append(features)
+        skips.pop()
+        for join, rest in zip(self.joins, self.rests, strict=True):
+            features = rest(join(features, skips.pop()))
+        return self.last(features)
+
+
+class _Join(nn.Module):
+    """3x3 convolution of an upsampled coarser level and a skip side by side, as a sum of two convolutions.
+
+    Args:
+        conv: the convolution of both.
+        num_coarse: how many of its input channels, the first ones, are the coarser level's.
+        upsampling: ``nearest`` or ``bilinear``.
+    """
+
+    def __init__(self, conv: nn.Conv2d, num_coarse: int, upsampling: str) -> None:
+        super().__init__()
+        of_coarse = _with_filters(conv, conv.weight[:, :num_coarse])
+        self.of_skip: nn.Module = _with_filters(conv, conv.weight[:, num_coarse:], with_bias=False)
+        if upsampling == "nearest":
+            self.of_coarse: nn.Module = _UpsampledConv(of_coarse)
+        else:
+            self.of_coarse = nn.Sequential(nn.Upsample(scale_factor=2, mode=upsampling), of_coarse)
+
+    def forward(
+        self, coarse: Float[Tensor, "b c h2 w2"], skip: Float[Tensor, "b s h w"]
+    ) -> Float[Tensor, "b o h w"]:
+        features: Tensor = self.of_coarse(coarse)
+        if isinstance(self.of_skip, WinogradConv2d):
+            return self.of_skip(skip, features)
+        return features.add_(self.of_skip(skip))
+
+
+def _with_filters(conv: nn.Conv2d, weight: Float[Tensor, "o i kh kw"], with_bias: bool = True) -> nn.Conv2d:
+    """A convolution of stride 1 as another one with filters of its own."""
+    bias = conv.bias if with_bias else None
+    outputs, inputs, height, width = weight.shape
+    result = nn.Conv2d(inputs, outputs, (height, width), padding=conv.padding, bias=bias is not None)  # type: ignore[arg-type]
+    result.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        result.bias = nn.Parameter(bias.detach().clone())
+    return result
+
+
+class _UpsampledConv(nn.Module):
+    """A 3x3 convolution of an image doubled by nearest upsampling, run on the image itself.
+
+    Each output pixel sees two by two different pixels only, so four products do for nine. Rounding apart the
+    results are equal, borders included.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        weight = conv.weight.detach()
+        for axis in (2, 3):
+            first, middle, last = weight.unbind(axis)
+            weight = torch.stack([last, middle + last, first + middle, first], dim=axis)
+        self.transposed = nn.ConvTranspose2d(
+            conv.in_channels, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None
+        )
+        self.transposed.weight = nn.Parameter(weight.transpose(0, 1).contiguous())
+        self.transposed.bias = conv.bias
+
+    def forward(self, image: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        return self.transposed(image)
+
+
+def _coarse_encoder(network: TextureEncoder) -> nn.Sequential:
+    """The texture encoder with every upsampling moved into the block that follows it."""
+    layers: list[nn.Module] = []
+    for layer in network.net:
+        if isinstance(layer, Bottleneck) and layers and isinstance(layers[-1], nn.Upsample):
+            layers[-1] = _UpsamplingBottleneck(layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+class _UpsamplingBottleneck(nn.Module):
+    """A bottleneck of a nearest-upsampled image that runs all it can before the upsampling.
+
+    Repeating every pixel changes neither the moments of a normalization nor what 1x1 convolutions do.
+    """
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.before = block.main[:5]
+        conv = block.main[5]
+        assert isinstance(conv, nn.Conv2d)
+        self.upsampled = _UpsampledConv(conv)
+        self.after = block.main[6:]
+        self.skip = block.skip
+
+    def forward(self, inputs: Float[Tensor, "b i h2 w2"]) -> Float[Tensor, "b o h w"]:
+        # The block's activations work in place.
+        skip = self.skip(inputs)
+        features = self.after(self.upsampled(self.before(inputs)))
+        return features.add_(F.interpolate(skip, scale_factor=2, mode="nearest"))

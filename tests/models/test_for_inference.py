@@ -1,0 +1,55 @@
+"""The fast copy of a model draws the same pictures and leaves the model alone."""
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import SIZE, perturbed, random_frames, small_config
+
+from rome_lightning.models import AvatarModel, TextureConfig, for_inference
+
+RELEASED = dataclasses.replace(
+    small_config(network="release", direction="elementwise", expression_dependent=True),
+    texture=TextureConfig(source="direct", width=128),
+)
+RELEASED = dataclasses.replace(
+    RELEASED,
+    offsets=dataclasses.replace(RELEASED.offsets, width=64, uv_size=64),
+    decoder=dataclasses.replace(
+        RELEASED.decoder, network="release", width=64, extend_outside=False, residual=False, mask_network=True
+    ),
+)
+
+
+@pytest.mark.parametrize("config", [small_config(), RELEASED], ids=["compact", "released"])
+def test_pictures_are_the_same(config):
+    torch.manual_seed(0)
+    model = perturbed(AvatarModel(config)).eval()
+    fast = for_inference(model)
+    frames = random_frames(model.head, 1)
+    with torch.no_grad():
+        code = model.encode(frames)
+        expected, found = (m.render(code, frames.params, (SIZE, SIZE)) for m in (model, fast))
+        texture = fast.encode(frames).texture
+    assert expected.image.std() > 0.05
+    # Rounding in some twenty layers; pictures are to be the same within 1e-2.
+    torch.testing.assert_close(found.image, expected.image, atol=5e-4, rtol=0)
+    torch.testing.assert_close(found.vertices, expected.vertices, atol=1e-6, rtol=0)
+    # Round-off grows a thousandfold in the released encoder.
+    torch.testing.assert_close(texture, code.texture, atol=2e-2 * float(code.texture.std()), rtol=0)
+
+
+def test_the_model_can_still_be_trained_and_shares_its_head():
+    model = perturbed(AvatarModel(small_config())).train()
+    keys = list(model.state_dict())
+    fast = for_inference(model)
+    assert not any(module.training for module in fast.modules())
+    assert all(module.training for module in model.modules())
+    assert list(model.state_dict()) == keys
+    assert fast.head.faces.data_ptr() == model.head.faces.data_ptr()
+    frames = random_frames(model.head, 1)
+    model(frames, frames.params).image.sum().backward()
+    assert model.renderer.network.head.weight.grad is not None
+    # Moving the copy leaves the original where it is.
+    fast.double()
+    assert model.head.vertex_uvs.dtype == torch.float32
