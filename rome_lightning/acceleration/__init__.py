@@ -1,7 +1,7 @@
 """Fused kernels in Warp: whether they can be used, and how they are started and launched.
 
-The kernels themselves stand beside the torch code that defines what they mean: ``renderer.kernels`` and
-``networks.kernels``. One source serves CPU and CUDA; Warp compiles it at first use and caches the result.
+The kernels themselves stand beside the torch code that defines what they mean: ``geometry.kernels``,
+``networks.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first use and caches the result.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+LANES = 16
+"""Channels that kernels of networks carry as one vector, by which numbers of channels have to divide: a cache
+line of float32, and as wide as registers get."""
 
 
 @functools.cache

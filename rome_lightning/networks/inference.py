@@ -19,6 +19,8 @@ from rome_lightning.networks.winograd import WinogradConv2d, can_replace
 
 _FEWEST_CHANNELS = 32
 """With fewer, the direct convolution is as fast."""
+_FIRST_3X3 = 5
+"""Which layer of a bottleneck that is."""
 
 
 class InferenceNetwork(nn.Module):
@@ -34,7 +36,7 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         folded = fold_weight_standardization(network)
         rewritten = _coarse_encoder(folded) if isinstance(folded, TextureEncoder) else _JoinedUNet(folded)
-        self.network = _with_fast_convolutions(rewritten)
+        self.network = _with_fast_layers(rewritten)
         self.network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -44,15 +46,15 @@ class InferenceNetwork(nn.Module):
         return outputs
 
 
-def _with_fast_convolutions(module: nn.Module) -> nn.Module:
-    """Replace the convolutions for which there is a faster one here, in place."""
+def _with_fast_layers(module: nn.Module) -> nn.Module:
+    """Replace the layers for which there are faster ones here, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and _is_wide(child) and can_replace(child):
             setattr(module, name, WinogradConv2d(child))
         elif isinstance(child, _UpsampledConv) and can_replace(child.conv):
             setattr(module, name, WinogradConv2d(child.conv, doubled=True))
         else:
-            _with_fast_convolutions(child)
+            _with_fast_layers(child)
     return module
 
 
@@ -66,20 +68,20 @@ class _JoinedUNet(nn.Module):
     def __init__(self, network: UNet | CompactUNet) -> None:
         super().__init__()
         if isinstance(network, UNet):
-            pool = nn.MaxPool2d(2) if network.pool is F.max_pool2d else nn.AvgPool2d(2)
-            first, *further = network.encoder
-            encoder = [first, *(nn.Sequential(pool, block) for block in further)]
-            blocks = [list(block[0].main) for block in network.decoder]  # type: ignore[index]
+            pool: nn.Module = nn.MaxPool2d(2) if network.pool is F.max_pool2d else nn.AvgPool2d(2)
+            encoder = [list(block[0].main) for block in network.encoder]  # type: ignore[index]
+            encoder[1:] = [[pool, *layers] for layers in encoder[1:]]
+            decoder = [list(block[0].main) for block in network.decoder]  # type: ignore[index]
             upsampling, self.last = str(network.upsampling), network.to_outputs
         else:
-            encoder = [network.stem, *network.downs]
-            blocks = [list(block) for block in network.ups]  # type: ignore[call-overload]
+            encoder = [list(network.stem), *(list(down) for down in network.downs)]  # type: ignore[call-overload]
+            decoder = [list(block) for block in network.ups]  # type: ignore[call-overload]
             upsampling, self.last = network.upsample.mode, network.head
-        self.encoder = nn.ModuleList(encoder)
+        self.encoder = nn.ModuleList(nn.Sequential(*layers) for layers in encoder)
         self.joins = nn.ModuleList()
         self.rests = nn.ModuleList()
-        num_coarse = blocks[0][0].in_channels - blocks[0][0].out_channels if blocks else 0
-        for conv, *rest in blocks:
+        num_coarse = decoder[0][0].in_channels - decoder[0][0].out_channels if decoder else 0
+        for conv, *rest in decoder:
             self.joins.append(_Join(conv, num_coarse, upsampling))
             self.rests.append(nn.Sequential(*rest))
             num_coarse = next(layer for layer in reversed(rest) if isinstance(layer, nn.Conv2d)).out_channels
@@ -161,30 +163,36 @@ def _coarse_encoder(network: TextureEncoder) -> nn.Sequential:
     """The texture encoder with every upsampling moved into the block that follows it."""
     layers: list[nn.Module] = []
     for layer in network.net:
-        if isinstance(layer, Bottleneck) and layers and isinstance(layers[-1], nn.Upsample):
-            layers[-1] = _UpsamplingBottleneck(layer)
+        if isinstance(layer, Bottleneck):
+            upsamples = isinstance(layers[-1], nn.Upsample)
+            if upsamples:
+                layers.pop()
+            layers.append(_Bottleneck(layer, upsamples))
         else:
             layers.append(layer)
     return nn.Sequential(*layers)
 
 
-class _UpsamplingBottleneck(nn.Module):
-    """A bottleneck of a nearest-upsampled image that runs all it can before the upsampling.
+class _Bottleneck(nn.Module):
+    """The encoder's block, after a nearest upsampling or not, which runs all it can before the upsampling.
 
     Repeating every pixel changes neither the moments of a normalization nor what 1x1 convolutions do.
     """
 
-    def __init__(self, block: Bottleneck) -> None:
+    def __init__(self, block: Bottleneck, upsamples: bool) -> None:
         super().__init__()
-        self.before = block.main[:5]
-        conv = block.main[5]
-        assert isinstance(conv, nn.Conv2d)
-        self.upsampled = _UpsampledConv(conv)
-        self.after = block.main[6:]
+        layers = list(block.main)
+        if upsamples:
+            conv = layers[_FIRST_3X3]
+            assert isinstance(conv, nn.Conv2d)
+            layers[_FIRST_3X3] = _UpsampledConv(conv)
+        self.upsamples = upsamples
+        self.main = nn.Sequential(*layers)
         self.skip = block.skip
 
     def forward(self, inputs: Float[Tensor, "b i h2 w2"]) -> Float[Tensor, "b o h w"]:
-        # The block's activations work in place.
-        skip = self.skip(inputs)
-        features = self.after(self.upsampled(self.before(inputs)))
-        return features.add_(F.interpolate(skip, scale_factor=2, mode="nearest"))
+        skip: Tensor = self.skip(inputs)
+        if self.upsamples:
+            skip = F.interpolate(skip, scale_factor=2, mode="nearest")
+        features: Tensor = self.main(inputs)
+        return features.add_(skip)

@@ -1,6 +1,6 @@
-"""Kernels of ``winograd``: the transforms before and after the products, for the CPU.
+"""Kernels of ``winograd``, for the CPU: what comes before and after the products.
 
-All read and write channels-last memory, several channels at a time as one vector.
+All read and write channels-last memory, ``LANES`` channels at a time as one vector.
 
 Source: Lavin & Gray, Fast algorithms for convolutional neural networks, 2016, F(4x4, 3x3).
 """
@@ -10,10 +10,9 @@ Source: Lavin & Gray, Fast algorithms for convolutional neural networks, 2016, F
 import warp as wp
 from torch import Tensor
 
+from rome_lightning.acceleration import LANES
 from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
 
-LANES = 16
-"""Channels that are carried as one vector: a cache line, and the widest registers of current processors."""
 vector = wp.types.vector(length=LANES, dtype=wp.float32)
 
 

@@ -6,12 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration import LANES, has_kernels, kernels
 
 OUTPUTS = 4
 """Side of the tiles that are computed at once, pixels."""
-LANES = 16
-"""Numbers of channels must divide by it."""
 _TILES_AT_ONCE = 256
 """So many products are enough for the matrix product to reach its speed, and few enough for the cache."""
 _PAD = 16
