@@ -6,13 +6,13 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-all bench viewer lint format clean
+.PHONY: help install demo test test-all bench bench-gpu viewer lint format clean
 
 help:
 	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
 	@echo "make test      the tests that take minutes together (PYTEST_ARGS=... is handed on)"
 	@echo "make test-all  all tests, slow ones included"
-	@echo "make bench     the benchmarks that need no data"
+	@echo "make bench     every figure of docs/performance.md beside its peers, on the CPU; make bench-gpu: on a GPU"
 	@echo "make viewer    builds the page of rome avatar view anew (needs npm; its result is in the repository)"
 	@echo "make lint      ruff and mypy;  make format: ruff, in place"
 	@echo "make install   only the virtual environment (VENV=$(VENV))"
@@ -48,11 +48,15 @@ test: $(STAMP) $(GLTF_VALIDATOR)
 test-all: $(STAMP) $(GLTF_VALIDATOR)
 	$(PYTEST) $(PYTEST_ARGS)
 
-BENCHMARKS := $(addprefix benchmarks/,head_forward.py renderer.py loader.py linear.py)
-
+# BENCH_ARGS=... is handed on, e.g. "--only renderer --release CHECKOUT". The other scripts in benchmarks/ have
+# figures of their own; docs/performance.md says which.
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+bench-gpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/run.py --device cuda $(BENCH_ARGS)
 
 # The page of `rome avatar view` with three.js in one file; its result is in the repository.
 viewer:

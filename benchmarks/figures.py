@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -137,7 +138,7 @@ def machine() -> dict[str, object]:
             continue
     return {
         "processor": _processor(),
-        "cores": torch.multiprocessing.cpu_count() if hasattr(torch.multiprocessing, "cpu_count") else None,
+        "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": versions,
@@ -182,7 +183,7 @@ def table(figures: Iterable[Figure], before: dict[tuple[str, str], float] | None
         head = f"| {item.name} | {item.setting} | {ours} |"
         for peer, duration in item.peers.items():
             goal = item.goals.get(peer)
-            verdict = "" if goal is None else f"{'met' if item.ratio(peer) >= goal else 'MISSED'}: {goal:g}"
+            verdict = "" if goal is None else f"{'met' if item.ratio(peer) >= goal else 'MISSED'}: {goal:.3g}"
             lines.append(f"{head} {peer} | {duration:.3g} | {item.ratio(peer):.3g} | {verdict} |")
             head = "| | | |"
         for peer, why in item.missing.items():
@@ -190,4 +191,6 @@ def table(figures: Iterable[Figure], before: dict[tuple[str, str], float] | None
             head = "| | | |"
         if not item.peers and not item.missing:
             lines.append(f"{head} | | | |")
+        if item.note:
+            lines.append(f"| | *{item.note}* | | | | | |")
     return "\n".join(lines)

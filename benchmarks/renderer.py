@@ -247,6 +247,35 @@ def grid_sample(scene: Scene) -> dict[str, Callable[[], object]]:
     return {"texture lookup": lookup}
 
 
+def memory(scene: Scene) -> dict[str, Callable[[], object]]:
+    """Copies of as many bytes as a task reads and writes at least: what is left if arithmetic is free."""
+    mesh = _bytes(scene.vertices, scene.faces)
+    pixels = scene.mask_gradient.numel()
+    values, texture = _bytes(scene.value_gradient), _bytes(scene.texture)
+    layers = int(OFFICIAL["faces_per_pixel"])
+    # A 64-bit key per fragment is written and read, a 32-bit index is written.
+    visibility = mesh + pixels * (8 + 8 + 4)
+    moved = {
+        "visibility": visibility,
+        # Forward writes values and mask, backward reads their gradients, and the indices are read for each.
+        "whole pass": visibility + 2 * values + 4 * pixels * 4 + 3 * (mesh + _bytes(scene.attributes)),
+        "soft silhouette": mesh + layers * pixels * (8 + 8 + 3 * 4) + 2 * mesh + 2 * pixels * 4,
+        "texture lookup": 2 * values + 4 * texture + 2 * (mesh + pixels * 4),
+    }
+    return {task: _copy(size, scene.vertices.device) for task, size in moved.items()}
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _copy(num_bytes: int, device: torch.device) -> Callable[[], object]:
+    """Half of the bytes are read, half are written."""
+    source = torch.ones(num_bytes // 8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
 def _same_area(peer: str, found: float, scene: Scene) -> None:
     """Refuse to compare with a peer that draws something else."""
     ids = get_rasterizer("auto").face_ids(scene.vertices, scene.faces, scene.image_size)
@@ -259,7 +288,7 @@ def peers_of(scene: Scene, options: argparse.Namespace) -> tuple[dict[str, Task]
     """Each peer's side of the tasks that it knows, and the reasons why others are left out."""
     makers = {"PyTorch3D": pytorch3d, "DRTK": drtk}
     makers |= {"nvdiffrast": nvdiffrast} if options.device == "cuda" else {"DEODR": deodr}
-    found, missing = {"grid_sample": grid_sample(scene)}, {}
+    found, missing = {"bound: memory": memory(scene), "grid_sample": grid_sample(scene)}, {}
     for name, make in makers.items():
         reason = installed(name.lower(), HOW[name.lower()], options)
         if reason is None:

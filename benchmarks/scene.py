@@ -47,7 +47,7 @@ def make_scene(name: str, size: int, batch: int, device: str) -> Scene:
     """The mean head in ``batch`` poses."""
     head = load_head(name).to(device)
     params = HeadParams.neutral(1, head.num_shape, head.num_expression).to(device)
-    world = head.to_world(head(params), params)
+    world = head(params, in_world=True)
     angles = 0.35 + 0.02 * torch.arange(batch, device=device)
     zero, one = torch.zeros_like(angles), torch.ones_like(angles)
     turn = torch.stack(

@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from released import SIZE, released_networks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIZE = 256
 HARD_RASTERIZATIONS, SOFT_RASTERIZATIONS = 9, 5
 """Of one training step of the release: four pictures of the shape, three UV maps and two passes are hard,
 the renderer is called five times with a soft rasterization."""
@@ -46,39 +46,12 @@ def cpu_seconds(step: Callable[[], None], repeats: int) -> list[float]:
 
 def release_networks(checkout: Path) -> Callable[[], None]:
     """A step of the release's networks and losses, without its rasterizations and its tracker."""
-    sys.path.insert(0, str(checkout))
-    from src.networks.autoencoder import Autoencoder  # type: ignore[import-not-found]
-    from src.networks.mlp import MLP  # type: ignore[import-not-found]
+    networks = released_networks(checkout)
+    encoder, geometry, image, vertex = networks.encoder, networks.geometry, networks.image, networks.vertex
     from src.networks.multiscale_discriminator import MultiScaleDiscriminator  # type: ignore[import-not-found]
-    from src.networks.unet import UNet  # type: ignore[import-not-found]
     from src.utils.harmonic_encoding import harmonic_encoding  # type: ignore[import-not-found]
     from torchvision.models import resnet50, vgg19
 
-    kinds = {"norm_layer_type": "gn", "activation_type": "relu", "conv_layer_type": "ws_conv"}
-    encoder = Autoencoder(
-        64,
-        512,
-        4,
-        0,
-        2,
-        4,
-        "bottleneck",
-        input_channels=4,
-        input_size=SIZE,
-        output_channels=8,
-        use_psp=False,
-        **kinds,
-    )
-    sampling = {"downsampling_type": "maxpool", "upsampling_type": "nearest"}
-
-    def unet(outputs: int) -> nn.Module:
-        return UNet(
-            64, 512, 4, 1, 2, "conv", input_channels=47, output_channels=outputs,
-            skip_connection_type="cat", **kinds, **sampling,
-        )  # fmt: skip
-
-    geometry, image = unet(32), unet(4)
-    vertex = MLP(256, 8, 4, input_channels=58, output_channels=3, activation_type="relu", last_bias=False)
     discriminator = MultiScaleDiscriminator(64, 512, 4, 3, SIZE, 1)
     generator = nn.ModuleList([encoder, geometry, image, vertex])
     features = vgg19(weights=None).features.eval().requires_grad_(False)

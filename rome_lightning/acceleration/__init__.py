@@ -1,7 +1,8 @@
 """Fused kernels in Warp: whether they can be used, and how they are started and launched.
 
 The kernels themselves stand beside the torch code that defines what they mean: ``geometry.kernels``,
-``networks.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first use and caches the result.
+``networks.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first use
+and caches the result.
 """
 
 from __future__ import annotations

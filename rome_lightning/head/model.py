@@ -101,8 +101,13 @@ class HeadModel(nn.Module):
         return planes.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
 
     @full_precision
-    def forward(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
-        """Posed vertices in head space, metres; the global rotation is left to ``to_world``.
+    def forward(self, params: HeadParams, in_world: bool = False) -> Float[Tensor, "b v 3"]:
+        """Posed vertices, metres.
+
+        Args:
+            params: of each head.
+            in_world: rotate globally too, which costs nothing here; otherwise the vertices are in head space
+                and the global rotation is left to ``to_world``, as where offsets are to be added first.
 
         Source: FLAME eq. 1-4; ROME sec. 3.1 rotates globally in the camera step.
         """
@@ -118,7 +123,12 @@ class HeadModel(nn.Module):
             # exported mesh do, and cannot be made to do otherwise.
             first, second = self.midpoints.unbind(-1)
             rest = torch.cat([rest, (rest.index_select(2, first) + rest.index_select(2, second)) / 2], dim=2)
-        return self._skin(rest, self._joint_transforms(joints, rotations))
+        transforms = self._joint_transforms(joints, rotations)
+        if in_world:
+            turn, root = axis_angle_to_matrix(params.global_pose)[:, None], joints[:, :1, :, None]
+            shift = turn @ (transforms[..., 3:] - root) + root
+            transforms = torch.cat([turn @ transforms[..., :3], shift], dim=-1)
+        return self._skin(rest, transforms)
 
     def to_vertices(self, carried: Float[Tensor, "c ..."]) -> Float[Tensor, "v ..."]:
         """Values of carrying vertices extended to midpoints, as their means."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.networks.compact_unet import CompactUNet
+from rome_lightning.networks.pointwise import AddedPointwise, NormalizedPointwise
 from rome_lightning.networks.texture_encoder import Bottleneck, TextureEncoder
 from rome_lightning.networks.unet import UNet
 from rome_lightning.networks.weight_standardization import fold_weight_standardization
@@ -19,8 +20,8 @@ from rome_lightning.networks.winograd import WinogradConv2d, can_replace
 
 _FEWEST_CHANNELS = 32
 """With fewer, the direct convolution is as fast."""
-_FIRST_3X3 = 5
-"""Which layer of a bottleneck that is."""
+_FIRST_3X3 = 2
+"""Which layer of a bottleneck that is, counted behind the first 1x1 convolution."""
 
 
 class InferenceNetwork(nn.Module):
@@ -170,29 +171,31 @@ def _coarse_encoder(network: TextureEncoder) -> nn.Sequential:
             layers.append(_Bottleneck(layer, upsamples))
         else:
             layers.append(layer)
-    return nn.Sequential(*layers)
+    *blocks, norm, _, last = layers
+    return nn.Sequential(*blocks, NormalizedPointwise(norm, last))  # type: ignore[arg-type]
 
 
 class _Bottleneck(nn.Module):
     """The encoder's block, after a nearest upsampling or not, which runs all it can before the upsampling.
 
-    Repeating every pixel changes neither the moments of a normalization nor what 1x1 convolutions do.
+    Repeating every pixel changes neither the moments of a normalization nor what 1x1 convolutions do. The
+    input's memory becomes the output's where the block has no projection.
     """
 
     def __init__(self, block: Bottleneck, upsamples: bool) -> None:
         super().__init__()
-        layers = list(block.main)
+        norm, _, first, *middle, last = block.main
         if upsamples:
-            conv = layers[_FIRST_3X3]
-            assert isinstance(conv, nn.Conv2d)
-            layers[_FIRST_3X3] = _UpsampledConv(conv)
+            middle[_FIRST_3X3] = _UpsampledConv(middle[_FIRST_3X3])  # type: ignore[arg-type]
         self.upsamples = upsamples
-        self.main = nn.Sequential(*layers)
+        self.first = NormalizedPointwise(norm, first)  # type: ignore[arg-type]
+        self.middle = nn.Sequential(*middle)
+        self.last = AddedPointwise(last)  # type: ignore[arg-type]
         self.skip = block.skip
 
     def forward(self, inputs: Float[Tensor, "b i h2 w2"]) -> Float[Tensor, "b o h w"]:
+        features = self.middle(self.first(inputs))
         skip: Tensor = self.skip(inputs)
         if self.upsamples:
             skip = F.interpolate(skip, scale_factor=2, mode="nearest")
-        features: Tensor = self.main(inputs)
-        return features.add_(skip)
+        return self.last(features, skip)

@@ -1,4 +1,4 @@
-"""Kernels of ``winograd``, for the CPU: what comes before and after the products.
+"""Kernels of ``winograd`` and ``pointwise``, for the CPU: what comes before and after the products.
 
 All read and write channels-last memory, ``LANES`` channels at a time as one vector.
 
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rome_lightning.acceleration import LANES
 from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
+
+_PIXELS_AT_ONCE = 256
+"""Sums in single precision are over so many pixels; the caller adds those in double precision."""
 
 vector = wp.types.vector(length=LANES, dtype=wp.float32)
 
@@ -229,6 +232,66 @@ def winograd_output_kernel(
                 put(image, top + i, left + 1, height, width, group, y1, adds)
                 put(image, top + i, left + 2, height, width, group, y2, adds)
                 put(image, top + i, left + 3, height, width, group, y3, adds)
+
+
+@wp.kernel(module="unique", module_options=OPTIONS)
+def moments_kernel(
+    pixels: wp.array3d(dtype=vector),
+    length: wp.int32,
+    sums: wp.array3d(dtype=vector),
+    squares: wp.array3d(dtype=vector),
+):
+    """Sums and sums of squares of each channel over a run of pixels."""
+    image, run = wp.tid()
+    # In the order of the memory, which the processor fetches ahead; the sums stay in its cache.
+    for pixel in range(run * length, wp.min((run + 1) * length, pixels.shape[1])):
+        for group in range(pixels.shape[2]):
+            value = pixels[image, pixel, group]
+            sums[image, run, group] = sums[image, run, group] + value
+            squares[image, run, group] = squares[image, run, group] + wp.cw_mul(value, value)
+
+
+@wp.kernel(module="unique", module_options=OPTIONS)
+def scaled_relu_kernel(
+    pixels: wp.array2d(dtype=vector),
+    scale: wp.array1d(dtype=vector),
+    shift: wp.array1d(dtype=vector),
+    length: wp.int32,
+    result: wp.array2d(dtype=vector),
+):
+    """A factor and a summand for each channel, negative results set to 0; one thread per run of pixels."""
+    run = wp.tid()
+    for pixel in range(run * length, wp.min((run + 1) * length, pixels.shape[0])):
+        for group in range(pixels.shape[1]):
+            value = wp.cw_mul(pixels[pixel, group], scale[group]) + shift[group]
+            result[pixel, group] = wp.max(value, vector())
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and sums of squares, (b, runs, c), of some neighbouring pixels each.
+
+    Args:
+        images: (b, h, w, c), contiguous.
+    """
+    grouped = images.flatten(1, 2).unflatten(2, (-1, LANES))
+    size = (len(images), -(-grouped.shape[1] // _PIXELS_AT_ONCE))
+    sums, squares = grouped.new_zeros((2, *size, *grouped.shape[2:]))
+    launch(moments_kernel, size, Vectors(grouped), _PIXELS_AT_ONCE, Vectors(sums), Vectors(squares))
+    return sums.flatten(2), squares.flatten(2)
+
+
+def scaled_relu(image: Tensor, scale: Tensor, shift: Tensor, result: Tensor) -> None:
+    """Write the larger of 0 and ``scale * image + shift``.
+
+    Args:
+        image: (h, w, c), contiguous.
+        scale: (c,).
+        shift: (c,).
+        result: like ``image``.
+    """
+    affine = (Vectors(tensor.unflatten(0, (-1, LANES))) for tensor in (scale, shift))
+    size = (-(-image.shape[0] * image.shape[1] // _PIXELS_AT_ONCE),)
+    launch(scaled_relu_kernel, size, _grouped(image), *affine, _PIXELS_AT_ONCE, _grouped(result))
 
 
 def to_spectrum(image: Tensor, spectrum: Tensor, first: int, num_lines: int, doubled: bool) -> None:

@@ -318,7 +318,7 @@ def read_clips(head: HeadModel, folder: Path, max_frames: int = 24) -> list[Clip
 def fitted_views(head: HeadModel, clip: ClipLandmarks, weight: float) -> list[View]:
     """Views of a clip by the fit with the head's present embedding."""
     fit = fit_clip(head, clip.landmarks_px, (clip.side, clip.side), clip.blendshapes)
-    world = head.to_world(head(fit.params), fit.params)
+    world = head(fit.params, in_world=True)
     vertices_px = project(world, fit.params.camera, (clip.side, clip.side))
     facing = vertex_normals(world, head.faces)[..., 2]
     unit = iris_distance(clip.landmarks_px)

@@ -90,7 +90,7 @@ def render(head: HeadModel, params: HeadParams) -> tuple[list[UInt8[np.ndarray, 
     Returns:
         RGB pictures; vertices in pixels (b, v, 3); cosine of each vertex normal to the viewer (b, v).
     """
-    world = head.to_world(head(params), params)
+    world = head(params, in_world=True)
     normals = vertex_normals(world, head.faces)
     vertices_px = project(world, params.camera, (IMAGE_SIZE, IMAGE_SIZE))
     rest = head(HeadParams.neutral(1, head.num_shape, head.num_expression))

@@ -202,6 +202,13 @@ def test_an_eye_turns_about_its_own_joint() -> None:
     torch.testing.assert_close(head(params)[0, 0], expected, atol=1e-6, rtol=0)
 
 
+def test_posing_in_the_world_is_posing_and_turning() -> None:
+    head, params = HeadModel(make_data()), make_params(2)
+    expected = head.to_world(head(params), params)
+    assert (expected - head(params)).abs().max() > 0.01
+    torch.testing.assert_close(head(params, in_world=True), expected, atol=1e-5, rtol=0)
+
+
 def test_the_world_turns_about_the_root() -> None:
     data, params = make_data(), make_params(2)
     head = HeadModel(data)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet
+from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet, pointwise
 from rome_lightning.networks.winograd import WinogradConv2d
 
 SIZE = 32
@@ -25,8 +25,11 @@ def networks() -> dict[str, torch.nn.Module]:
     }
 
 
+@pytest.mark.parametrize("large", [2**25, 0])
 @pytest.mark.parametrize("name", networks())
-def test_outputs_are_those_of_the_network(name):
+def test_outputs_are_those_of_the_network(name, large, monkeypatch):
+    """Also with what is left to features of 32 MiB and more."""
+    monkeypatch.setattr(pointwise, "_LARGE", large)
     network = networks()[name]
     inputs = torch.rand(2, _channels(network), SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     kept = inputs.clone()

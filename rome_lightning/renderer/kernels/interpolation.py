@@ -9,8 +9,8 @@ import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration.channels import channel_parts
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
-from rome_lightning.renderer.kernels.barycentric import weights_at
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
+from rome_lightning.renderer.kernels.barycentric import slopes_of, weights_at
 
 
 class _Kernels(NamedTuple):
@@ -59,7 +59,7 @@ def _kernels(num_channels: int) -> _Kernels:
                     at_a = attributes[source, attribute_faces[face, 0]]
                     at_b = attributes[source, attribute_faces[face, 1]]
                     at_c = attributes[source, attribute_faces[face, 2]]
-                weights = weights_at(a, b, c, column, row).value
+                weights = weights_at(a, b, c, column, row)
                 value = weights[0] * at_a + weights[1] * at_b + weights[2] * at_c
             values[image, first + column] = value
 
@@ -87,9 +87,8 @@ def _kernels(num_channels: int) -> _Kernels:
         a = wp.vec3()
         b = wp.vec3()
         c = wp.vec3()
-        at_a = vector()
-        at_b = vector()
-        at_c = vector()
+        along_x = vector()
+        along_y = vector()
         to_a = vector()
         to_b = vector()
         to_c = vector()
@@ -120,6 +119,9 @@ def _kernels(num_channels: int) -> _Kernels:
                     at_a = attributes[source, attribute_faces[face, 0]]
                     at_b = attributes[source, attribute_faces[face, 1]]
                     at_c = attributes[source, attribute_faces[face, 2]]
+                    slopes = slopes_of(a, b, c)
+                    along_x = slopes.along_x[0] * at_a + slopes.along_x[1] * at_b + slopes.along_x[2] * at_c
+                    along_y = slopes.along_y[0] * at_a + slopes.along_y[1] * at_b + slopes.along_y[2] * at_c
                     to_a = vector()
                     to_b = vector()
                     to_c = vector()
@@ -129,14 +131,13 @@ def _kernels(num_channels: int) -> _Kernels:
             if face >= 0:
                 weights = weights_at(a, b, c, column, row)
                 arriving = gradient[image, first + column]
-                to_a += weights.value[0] * arriving
-                to_b += weights.value[1] * arriving
-                to_c += weights.value[2] * arriving
-                per_corner = wp.vec3(wp.dot(at_a, arriving), wp.dot(at_b, arriving), wp.dot(at_c, arriving))
-                step = wp.vec3(wp.dot(weights.along_x, per_corner), wp.dot(weights.along_y, per_corner), 0.0)
-                move_a -= weights.value[0] * step
-                move_b -= weights.value[1] * step
-                move_c -= weights.value[2] * step
+                to_a += weights[0] * arriving
+                to_b += weights[1] * arriving
+                to_c += weights[2] * arriving
+                step = wp.vec3(wp.dot(along_x, arriving), wp.dot(along_y, arriving), 0.0)
+                move_a -= weights[0] * step
+                move_b -= weights[1] * step
+                move_c -= weights[2] * step
 
     return _Kernels(interpolate_kernel, interpolate_backward_kernel)
 
@@ -149,12 +150,12 @@ def interpolate(
     height, width = ids.shape[1:]
     values = attributes.new_empty((batch, height, width, num_channels))
     count, length = runs(width, ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
-    attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
+    attributes, attribute_faces = attributes.contiguous(), Shared(attribute_faces.int())
     for part in channel_parts(num_channels):
         inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
         kernel, outputs = _kernels(part.stop - part.start).forward, Vectors(values[..., part].flatten(1, 2))
-        launch(kernel, (batch, height, count), *inputs, outputs)
+        launch_images(kernel, (batch, height, count), *inputs, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -175,11 +176,11 @@ def interpolate_backward(
     height, width = ids.shape[1:]
     count, length = runs(width, ids.device)
     gradient = gradient.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
-    attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
+    attributes, attribute_faces = attributes.contiguous(), Shared(attribute_faces.int())
     for part in channel_parts(num_channels):
         inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
         outputs = (to_vertices, to_attributes, Vectors(to_vertex), Vectors(to_attribute[..., part]))
         kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
-        launch(kernel, (len(gradient), height, count), arriving, *inputs, *outputs)
+        launch_images(kernel, (len(gradient), height, count), arriving, *inputs, *outputs)
     return to_vertex, to_attribute

@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
 from rome_lightning.renderer.kernels.pixels import centres_within, ordered_bits
 
 wp.set_module_options(OPTIONS)
@@ -102,7 +102,7 @@ def soft_kernel(
     height: wp.int32,
     width: wp.int32,
     empty: wp.int64,
-    keys: wp.array2d(dtype=wp.int64),
+    keys: wp.array3d(dtype=wp.int64),
 ):
     """Keep the first faces within reach of each pixel, sorted by key; one thread per face.
 
@@ -112,7 +112,7 @@ def soft_kernel(
     Source: Liu et al., FreePipe: a programmable parallel rendering architecture, 2010.
     """
     image, face = wp.tid()
-    layers = keys.shape[1]
+    layers = keys.shape[2]
     a = vertices[image, faces[face, 0]]
     b = vertices[image, faces[face, 1]]
     c = vertices[image, faces[face, 2]]
@@ -130,14 +130,14 @@ def soft_kernel(
                 elif nearest.inside:
                     rank = -rank
                 key = (ordered_bits(rank) << wp.int64(32)) | wp.int64(face)
-                pixel = (image * height + row) * width + column
+                pixel = row * width + column
                 layer = wp.int32(0)
-                if key >= keys[pixel, layers - 1]:
+                if key >= keys[image, pixel, layers - 1]:
                     layer = layers
                 while layer < layers:
                     # Keys only ever fall: one that is not larger now can be passed.
-                    if key < keys[pixel, layer]:
-                        old = wp.atomic_min(keys, pixel, layer, key)
+                    if key < keys[image, pixel, layer]:
+                        old = wp.atomic_min(keys, image, pixel, layer, key)
                         key = wp.max(old, key)
                         if old == empty:
                             layer = layers
@@ -241,9 +241,9 @@ def soft_layers(
     """See ``soft._layers``."""
     batch = len(vertices_px)
     keys = vertices_px.new_full((batch, height, width, num_layers), EMPTY, dtype=torch.int64)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
     settings = (blur, by_depth, height, width, EMPTY)
-    launch(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.view(-1, num_layers))
+    launch_images(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.flatten(1, 2))
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)
 
@@ -252,9 +252,9 @@ def soft_uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: fl
     """See ``soft._uncovered``."""
     uncovered = vertices_px.new_empty(layers.shape[:3])
     count, length = runs(layers.shape[2], layers.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
     size = (*layers.shape[:2], count)
-    launch(soft_alpha_kernel, size, *mesh, layers, sigma, length, uncovered)
+    launch_images(soft_alpha_kernel, size, *mesh, layers, sigma, length, uncovered)
     return uncovered
 
 
@@ -264,7 +264,15 @@ def soft_uncovered_backward(
     """Gradient of ``soft_uncovered`` for the vertices."""
     to_vertex = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
     count, length = runs(layers.shape[2], layers.device)
-    inputs = (gradient, uncovered, Vectors(vertices_px.contiguous()), faces.int(), layers, sigma, length)
+    inputs = (
+        gradient,
+        uncovered,
+        Vectors(vertices_px.contiguous()),
+        Shared(faces.int()),
+        layers,
+        sigma,
+        length,
+    )
     size = (*layers.shape[:2], count)
-    launch(soft_alpha_backward_kernel, size, *inputs, Vectors(to_vertex))
+    launch_images(soft_alpha_backward_kernel, size, *inputs, Vectors(to_vertex))
     return to_vertex

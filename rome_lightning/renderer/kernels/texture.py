@@ -9,8 +9,8 @@ import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration.channels import channel_parts
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
-from rome_lightning.renderer.kernels.barycentric import weights_at
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
+from rome_lightning.renderer.kernels.barycentric import slopes_of, weights_at
 
 
 @wp.struct
@@ -101,7 +101,7 @@ def _kernels(num_channels: int) -> _Kernels:
                     uv_a = uvs[uv_faces[face, 0]]
                     uv_b = uvs[uv_faces[face, 1]]
                     uv_c = uvs[uv_faces[face, 2]]
-                weights = weights_at(a, b, c, column, row).value
+                weights = weights_at(a, b, c, column, row)
                 uv = weights[0] * uv_a + weights[1] * uv_b + weights[2] * uv_c
                 at = texels_at(uv, texture_width, texture_height)
                 below = at.first + at.below
@@ -140,6 +140,8 @@ def _kernels(num_channels: int) -> _Kernels:
         uv_a = wp.vec2()
         uv_b = wp.vec2()
         uv_c = wp.vec2()
+        along_x = wp.vec2()
+        along_y = wp.vec2()
         move_a = wp.vec3()
         move_b = wp.vec3()
         move_c = wp.vec3()
@@ -162,12 +164,15 @@ def _kernels(num_channels: int) -> _Kernels:
                     uv_a = uvs[uv_faces[face, 0]]
                     uv_b = uvs[uv_faces[face, 1]]
                     uv_c = uvs[uv_faces[face, 2]]
+                    slopes = slopes_of(a, b, c)
+                    along_x = slopes.along_x[0] * uv_a + slopes.along_x[1] * uv_b + slopes.along_x[2] * uv_c
+                    along_y = slopes.along_y[0] * uv_a + slopes.along_y[1] * uv_b + slopes.along_y[2] * uv_c
                     move_a = wp.vec3()
                     move_b = wp.vec3()
                     move_c = wp.vec3()
             if face >= 0:
                 weights = weights_at(a, b, c, column, row)
-                uv = weights.value[0] * uv_a + weights.value[1] * uv_b + weights.value[2] * uv_c
+                uv = weights[0] * uv_a + weights[1] * uv_b + weights[2] * uv_c
                 at = texels_at(uv, texture_width, texture_height)
                 arriving = gradient[image, first + column]
                 below = at.first + at.below
@@ -181,24 +186,22 @@ def _kernels(num_channels: int) -> _Kernels:
                     wp.atomic_add(to_texture, source, below, to_bottom - to_right)
                     wp.atomic_add(to_texture, source, below + at.right, to_right)
                 if to_vertices:
-                    top_left = wp.dot(texture[source, at.first], arriving)
-                    top_right = wp.dot(texture[source, at.first + at.right], arriving)
-                    bottom_left = wp.dot(texture[source, below], arriving)
-                    bottom_right = wp.dot(texture[source, below + at.right], arriving)
-                    per_u = at.per_u * (
-                        (1.0 - at.y) * (top_right - top_left) + at.y * (bottom_right - bottom_left)
+                    top_left = texture[source, at.first]
+                    top_right = texture[source, at.first + at.right]
+                    bottom_left = texture[source, below]
+                    bottom_right = texture[source, below + at.right]
+                    along = top_right - top_left
+                    along += at.y * (bottom_right - bottom_left - along)
+                    down = bottom_left - top_left
+                    down += at.x * (bottom_right - top_right - down)
+                    per_uv = wp.vec2(
+                        at.per_u * wp.dot(along, arriving),
+                        at.per_v * wp.dot(down, arriving),
                     )
-                    per_v = at.per_v * (
-                        (1.0 - at.x) * (bottom_left - top_left) + at.x * (bottom_right - top_right)
-                    )
-                    per_uv = wp.vec2(per_u, per_v)
-                    per_corner = wp.vec3(wp.dot(uv_a, per_uv), wp.dot(uv_b, per_uv), wp.dot(uv_c, per_uv))
-                    step = wp.vec3(
-                        wp.dot(weights.along_x, per_corner), wp.dot(weights.along_y, per_corner), 0.0
-                    )
-                    move_a -= weights.value[0] * step
-                    move_b -= weights.value[1] * step
-                    move_c -= weights.value[2] * step
+                    step = wp.vec3(wp.dot(along_x, per_uv), wp.dot(along_y, per_uv), 0.0)
+                    move_a -= weights[0] * step
+                    move_b -= weights[1] * step
+                    move_c -= weights[2] * step
 
     return _Kernels(render_texture_kernel, render_texture_backward_kernel)
 
@@ -212,7 +215,7 @@ def render_texture(
     for part in channel_parts(texture.shape[1]):
         outputs = Vectors(values[..., part].flatten(1, 2))
         kernel = _kernels(part.stop - part.start).forward
-        launch(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)
+        launch_images(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -235,7 +238,7 @@ def render_texture_backward(
     for part in channel_parts(texture.shape[1]):
         outputs = (to_vertices, to_textures, Vectors(to_vertex), Vectors(to_texture[..., part]))
         kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
-        launch(kernel, threads, arriving, *mesh, Vectors(texels[..., part]), *sizes, *outputs)
+        launch_images(kernel, threads, arriving, *mesh, Vectors(texels[..., part]), *sizes, *outputs)
     size = texture.shape[2:] if to_textures else (0, 0)
     return to_vertex, to_texture.unflatten(1, size).permute(0, 3, 1, 2)
 
@@ -244,9 +247,14 @@ def _inputs(
     vertices_px: Tensor, faces: Tensor, ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> tuple[tuple[object, ...], Tensor, tuple[int, ...], tuple[int, ...]]:
     """The mesh, the texels one after the other, sizes, and how many threads work on a batch."""
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
     texels = texture.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     batch, height, width = ids.shape
     count, length = runs(width, ids.device)
     sizes = (*texture.shape[2:], width, length)
-    return (*mesh, Vectors(uvs.contiguous()), uv_faces.int()), texels, sizes, (batch, height, count)
+    return (
+        (*mesh, Shared(Vectors(uvs.contiguous())), Shared(uv_faces.int())),
+        texels,
+        sizes,
+        (batch, height, count),
+    )

@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images
 from rome_lightning.renderer.kernels.pixels import centres_within, first_centre, ordered_bits
 
 wp.set_module_options(OPTIONS)
@@ -34,7 +34,7 @@ def visibility_kernel(
     height: wp.int32,
     width: wp.int32,
     cull: wp.bool,
-    keys: wp.array3d(dtype=wp.int64),
+    keys: wp.array2d(dtype=wp.int64),
 ):
     """Offer every fragment of a face to its pixel; one thread per face."""
     image, face = wp.tid()
@@ -71,6 +71,7 @@ def visibility_kernel(
     high = wp.max(wp.max(a[2], b[2]), c[2])
     for row in range(box.top, box.bottom):
         y = wp.float64(row)
+        line = row * width
         one = crossing(a, c, y)
         other = crossing(b, c, y)
         if y < b[1]:
@@ -79,14 +80,16 @@ def visibility_kernel(
             depth = a[2] + ((wp.float64(column) - a[0]) * slope_x + (y - a[1]) * slope_y)
             depth = wp.min(wp.max(depth, low), high)
             key = (ordered_bits(wp.float32(depth)) << wp.int64(32)) | wp.int64(face)
-            wp.atomic_min(keys, image, row, column, key)
+            wp.atomic_min(keys, image, line + column, key)
 
 
 def face_ids(vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool) -> Tensor:
     """See ``torch_visibility.visible_faces``."""
     batch = len(vertices_px)
     keys = torch.full((batch, height, width), EMPTY, dtype=torch.int64, device=vertices_px.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
-    launch(visibility_kernel, (batch, len(faces)), *mesh, height, width, cull_backfaces, keys)
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
+    launch_images(
+        visibility_kernel, (batch, len(faces)), *mesh, height, width, cull_backfaces, keys.flatten(1)
+    )
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)

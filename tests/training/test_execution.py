@@ -1,0 +1,76 @@
+"""The training step as a whole: one graph for compilers, no waiting for the device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import perturbed, random_frames, small_config
+
+from rome_lightning.acceleration import warp_status
+from rome_lightning.data import AvatarBatch
+from rome_lightning.models import AvatarModel
+from rome_lightning.training.config import TERMS, LossConfig
+from rome_lightning.training.objective import Objective, composited
+
+# The terms that need no file and no second network.
+OWN_TERMS = [
+    name
+    for name in TERMS
+    if name not in ("perceptual", "gaze", "identity", "adversarial", "feature_matching")
+]
+
+pytestmark = pytest.mark.skipif(warp_status() != "ok", reason=f"needs Warp: {warp_status()}")
+
+
+class Step(torch.nn.Module):
+    """Reproduction of the targets and the objective."""
+
+    def __init__(self, silhouette: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = perturbed(AvatarModel(dataclasses.replace(small_config(), rasterizer="warp")))
+        weights = dict.fromkeys(TERMS, 0.0) | dict.fromkeys(OWN_TERMS, 1.0)
+        self.objective = Objective(LossConfig(**weights, silhouette=silhouette), self.model.head)
+
+    def forward(self, batch: AvatarBatch, background: torch.Tensor) -> torch.Tensor:
+        rendered = self.model(batch.source, batch.target.params, background)
+        images = composited(rendered, batch.target, background)
+        return self.objective(rendered, batch, images).total
+
+
+def batch_of(step: Step) -> AvatarBatch:
+    head = step.model.head
+    return AvatarBatch(random_frames(head, 1), random_frames(head, 2, seed=1))
+
+
+@pytest.mark.parametrize("silhouette", ["antialiased", "official"])
+def test_the_training_forward_is_one_graph(silhouette):
+    """Without a break: all that a compiler cannot look into are the named operators of the renderer."""
+    step = Step(silhouette)
+    batch, background = batch_of(step), torch.full((2, 3), 0.5)
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        step.zero_grad()
+        torch.manual_seed(1)  # the chamfer term draws points
+        loss = function(batch, background)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
+        results.append((loss.detach(), gradient))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_the_training_step_never_waits_for_the_device():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    step = Step("antialiased").cuda()
+    batch, background = batch_of(step).to("cuda"), torch.full((2, 3), 0.5, device="cuda")
+    step(batch, background).backward()  # kernels are compiled and loaded, which waits
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batch, background).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
