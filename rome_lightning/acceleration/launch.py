@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -21,12 +19,6 @@ class Vectors(NamedTuple):
     """A tensor whose last dimension is to be passed as one vector, e.g. x, y, z."""
 
     tensor: Tensor
-
-
-class Shared(NamedTuple):
-    """A tensor, or its vectors, that all images of a batch share: see ``launch_images``."""
-
-    item: Tensor | Vectors
 
 
 def _start() -> None:
@@ -62,61 +54,6 @@ def runs(length: int, device: torch.device) -> tuple[int, int]:
     return (length, 1) if device.type == "cuda" else (1, length)
 
 
-def launch_images(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
-    """Launch for a batch of images, which torch's threads share among them on the CPU.
-
-    Args:
-        kernel: its first index is that of the image.
-        size: images, then anything.
-        arguments: tensors and vectors have an entry per image, unless they are ``Shared`` or empty. Where one
-            has another number of entries the batch stays together, because the kernel may add to them.
-    """
-    batch = size[0]
-    num_threads = min(torch.get_num_threads(), batch)
-    tensors = [_tensor(item) for item in arguments if not isinstance(item, Shared)]
-    own = [tensor for tensor in tensors if tensor is not None and tensor.numel()]
-    if num_threads < 2 or own[0].is_cuda or any(len(tensor) != batch for tensor in own):
-        launch(kernel, size, *(item.item if isinstance(item, Shared) else item for item in arguments))
-        return
-    # Compiled once, before several threads want it.
-    wp.load_module(kernel.module, device="cpu")
-    bounds = [batch * part // num_threads for part in range(num_threads + 1)]
-
-    def launch_part(part: int) -> None:
-        images = slice(bounds[part], bounds[part + 1])
-        own_part = [_entries(item, images) for item in arguments]
-        launch(kernel, (images.stop - images.start, *size[1:]), *own_part)
-
-    waiting = [_pool(num_threads - 1).submit(launch_part, part) for part in range(1, num_threads)]
-    launch_part(0)
-    for part in waiting:
-        part.result()
-
-
-@functools.cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads that wait for work."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="rome-kernels")
-
-
-# A forked process has no threads but the one that forked.
-os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _tensor(item: object) -> Tensor | None:
-    item = item.tensor if isinstance(item, Vectors) else item
-    return item if isinstance(item, Tensor) else None
-
-
-def _entries(item: object, images: slice) -> object:
-    """What an argument holds for some images."""
-    if isinstance(item, Shared):
-        return item.item
-    if isinstance(item, Vectors):
-        return Vectors(item.tensor[images])
-    return item[images] if isinstance(item, Tensor) else item
-
-
 def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
     """Launch on the device of the tensors, on torch's current stream there.
 
@@ -126,6 +63,11 @@ def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     inputs = [_shared(item) for item in arguments]
     wp.launch(kernel, dim=tuple(size), inputs=inputs, device=wp.device_from_torch(device), stream=stream)
+
+
+def _tensor(item: object) -> Tensor | None:
+    item = item.tensor if isinstance(item, Vectors) else item
+    return item if isinstance(item, Tensor) else None
 
 
 def _shared(item: object) -> object:

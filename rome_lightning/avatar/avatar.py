@@ -134,9 +134,11 @@ class Avatar:
         for index, amount in amounts.items():
             offsets = offsets + amount * basis.std[index] * basis.components[index]
         # The texture stays where it was observed: the surface carries it along.
-        return Avatar(
-            self.model, dataclasses.replace(self.code, offsets=offsets), self.photos, self.image_size[0]
-        )
+        code = dataclasses.replace(self.code, offsets=offsets)
+        edited = Avatar(self.model, code, self.photos, self.image_size[0])
+        # The networks are the same: to make their fast copy takes longer than a picture.
+        edited._drawing = self._drawing
+        return edited
 
     def save(self, path: Path) -> None:
         """Write one self-contained file: person, photographs and networks; never a pickle."""

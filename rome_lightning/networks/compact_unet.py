@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rome_lightning.networks.sizes import check_divisible
+
 
 class CompactUNet(nn.Module):
     """U-Net with GroupNorm and skip concatenation; image sides must divide by ``2 ** (num_levels - 1)``.
@@ -83,12 +85,7 @@ class CompactUNet(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run the network; the output has the resolution of the input."""
-        height, width = inputs.shape[-2:]
-        if height % self.divisor or width % self.divisor:
-            raise ValueError(
-                f"image sides must be divisible by {self.divisor}, got {height}x{width}; choose another "
-                "size, or fewer num_levels"
-            )
+        check_divisible(inputs, self.divisor)
         features = self.stem(inputs.contiguous(memory_format=torch.channels_last))
         skips = []
         for down in self.downs:

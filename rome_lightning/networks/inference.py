@@ -13,13 +13,16 @@ from torch.nn import functional as F
 
 from rome_lightning.networks.compact_unet import CompactUNet
 from rome_lightning.networks.pointwise import AddedPointwise, NormalizedPointwise
+from rome_lightning.networks.sizes import check_divisible
 from rome_lightning.networks.texture_encoder import Bottleneck, TextureEncoder
 from rome_lightning.networks.unet import UNet
 from rome_lightning.networks.weight_standardization import fold_weight_standardization
 from rome_lightning.networks.winograd import WinogradConv2d, can_replace
 
-_FEWEST_CHANNELS = 32
-"""With fewer, the direct convolution is as fast."""
+_CHANNELS_PER_THREAD = 10
+_CHANNELS_PER_THREAD_DOUBLED = 21
+"""Half the harmonic mean of a convolution's channels from which on minimal filtering pays, for each thread of
+torch: threads share its products, but not its transforms, whose work grows with the channels only."""
 _FIRST_3X3 = 2
 """Which layer of a bottleneck that is, counted behind the first 1x1 convolution."""
 
@@ -27,7 +30,8 @@ _FIRST_3X3 = 2
 class InferenceNetwork(nn.Module):
     """A network's fast copy, which cannot be trained; later changes of the weights do not reach it.
 
-    Outputs differ from the network's by rounding.
+    Outputs differ from the network's by rounding. Which convolutions are replaced depends on the number of
+    torch's threads when the copy is made: more threads leave more of them direct.
 
     Args:
         network: what to copy; the copy stays on its device.
@@ -35,6 +39,7 @@ class InferenceNetwork(nn.Module):
 
     def __init__(self, network: UNet | CompactUNet | TextureEncoder) -> None:
         super().__init__()
+        self.divisor = network.divisor
         folded = fold_weight_standardization(network)
         rewritten = _coarse_encoder(folded) if isinstance(folded, TextureEncoder) else _JoinedUNet(folded)
         self.network = _with_fast_layers(rewritten)
@@ -43,6 +48,7 @@ class InferenceNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run the network; the output has the resolution of the input."""
+        check_divisible(inputs, self.divisor)
         outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
         return outputs
 
@@ -50,17 +56,20 @@ class InferenceNetwork(nn.Module):
 def _with_fast_layers(module: nn.Module) -> nn.Module:
     """Replace the layers for which there are faster ones here, in place."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and _is_wide(child) and can_replace(child):
+        if isinstance(child, nn.Conv2d) and can_replace(child) and _pays(child, _CHANNELS_PER_THREAD):
             setattr(module, name, WinogradConv2d(child))
-        elif isinstance(child, _UpsampledConv) and can_replace(child.conv):
-            setattr(module, name, WinogradConv2d(child.conv, doubled=True))
+        elif isinstance(child, _UpsampledConv):
+            if can_replace(child.conv) and _pays(child.conv, _CHANNELS_PER_THREAD_DOUBLED):
+                setattr(module, name, WinogradConv2d(child.conv, doubled=True))
         else:
             _with_fast_layers(child)
     return module
 
 
-def _is_wide(conv: nn.Conv2d) -> bool:
-    return min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
+def _pays(conv: nn.Conv2d, channels_per_thread: int) -> bool:
+    """Whether a convolution has channels enough for the threads that torch has now."""
+    inputs, outputs = conv.in_channels, conv.out_channels
+    return inputs * outputs >= channels_per_thread * torch.get_num_threads() * (inputs + outputs)
 
 
 class _JoinedUNet(nn.Module):

@@ -185,48 +185,53 @@ def winograd_output_kernel(
     num_groups: wp.int32,
     first: wp.int32,
     side: wp.int32,
+    step: wp.int32,
     adds: wp.bool,
     image: wp.array2d(dtype=vector),
 ):
-    """Tiles of 4 x 4 pixels from their frequencies, 6 x 6 or, without the third, 5 x 5; a thread per row."""
+    """Tiles of 4 x 4 pixels from their frequencies, 6 x 6 or, without the third, 5 x 5.
+
+    Frequencies lie ``step`` tiles apart, those of one row of them after the other.
+    """
     line = wp.tid()
     num_tiles = (width + 3) // 4
     top = 4 * (first + line)
+    down = side * step
     # Where the frequencies after the third are.
     late = side - 3
     for tile in range(num_tiles):
         left = 4 * tile
-        start = side * side * (line * num_tiles + tile)
+        start = line * num_tiles + tile
         for group in range(num_groups):
             for j in range(side):
-                at = start + j
+                at = start + j * step
                 f2 = vector()
                 if side == 6:
-                    f2 = spectrum[at + 2 * side, group]
+                    f2 = spectrum[at + 2 * down, group]
                 y0, y1, y2, y3 = from_frequencies(
                     spectrum[at, group],
-                    spectrum[at + side, group],
+                    spectrum[at + down, group],
                     f2,
-                    spectrum[at + late * side, group],
-                    spectrum[at + (late + 1) * side, group],
-                    spectrum[at + (late + 2) * side, group],
+                    spectrum[at + late * down, group],
+                    spectrum[at + (late + 1) * down, group],
+                    spectrum[at + (late + 2) * down, group],
                 )
                 spectrum[at, group] = y0
-                spectrum[at + side, group] = y1
-                spectrum[at + 2 * side, group] = y2
-                spectrum[at + 3 * side, group] = y3
+                spectrum[at + down, group] = y1
+                spectrum[at + 2 * down, group] = y2
+                spectrum[at + 3 * down, group] = y3
             for i in range(4):
-                at = start + side * i
+                at = start + i * down
                 f2 = vector()
                 if side == 6:
-                    f2 = spectrum[at + 2, group]
+                    f2 = spectrum[at + 2 * step, group]
                 y0, y1, y2, y3 = from_frequencies(
                     spectrum[at, group],
-                    spectrum[at + 1, group],
+                    spectrum[at + step, group],
                     f2,
-                    spectrum[at + late, group],
-                    spectrum[at + late + 1, group],
-                    spectrum[at + late + 2, group],
+                    spectrum[at + late * step, group],
+                    spectrum[at + (late + 1) * step, group],
+                    spectrum[at + (late + 2) * step, group],
                 )
                 put(image, top + i, left, height, width, group, y0, adds)
                 put(image, top + i, left + 1, height, width, group, y1, adds)
@@ -316,7 +321,7 @@ def from_spectrum(
     """The tiles of some rows of tiles from their frequencies, which are destroyed.
 
     Args:
-        spectrum: (tiles, frequencies, c), as in ``to_spectrum``.
+        spectrum: (frequencies, tiles, c).
         image: is written or added to, (h, w, c).
         first: row of tiles.
         num_lines: rows of tiles.
@@ -324,7 +329,7 @@ def from_spectrum(
         adds: add to the image instead of replacing it.
     """
     height, width, channels = image.shape
-    sizes = (height, width, channels // LANES, first, 5 if doubled else 6)
+    sizes = (height, width, channels // LANES, first, 5 if doubled else 6, spectrum.shape[1])
     launch(winograd_output_kernel, (num_lines,), _grouped(spectrum), *sizes, adds, _grouped(image))
 
 

@@ -15,6 +15,8 @@ from rome_lightning.acceleration import LANES, has_kernels, kernels
 
 _LARGE = 32 * 2**20
 """Bytes from which on the C library asks the system for memory every time."""
+_MOST_THREADS = 2
+"""Of torch: with more, its own normalization is faster, because the kernels have one."""
 _AT_ONCE = 2**18
 """Numbers of features between normalization and product, which stay in the processor's cache."""
 
@@ -33,7 +35,7 @@ class NormalizedPointwise(nn.Module):
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Normalize and convolve."""
-        if not _pays(features):
+        if torch.get_num_threads() > _MOST_THREADS or not _is_large(features):
             return self.conv(F.relu_(self.norm(features)))
         images = features.permute(0, 2, 3, 1)
         batch, height, width, channels = images.shape
@@ -80,14 +82,14 @@ class AddedPointwise(nn.Module):
         self, features: Float[Tensor, "b i h w"], total: Float[Tensor, "b o h w"]
     ) -> Float[Tensor, "b o h w"]:
         """Convolve and add; ``total`` is changed."""
-        if not _pays(total) or not _is_channels_last(features):
+        if not _is_large(total) or not _is_channels_last(features):
             return total.add_(self.conv(features))
         pixels, sums = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (features, total))
         torch.addmm(sums, pixels, self.conv.weight.flatten(1).T, out=sums)
         return total
 
 
-def _pays(features: Tensor) -> bool:
+def _is_large(features: Tensor) -> bool:
     """Whether features are so large that their memory counts, and in a form that the kernels take."""
     return (
         features.device.type == "cpu"

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lightning.networks.recomputed_input import conv_of_activated
+from rome_lightning.networks.sizes import check_divisible
 from rome_lightning.networks.weight_standardization import WeightStandardizedConv2d, group_norm
 
 
@@ -89,12 +90,7 @@ class TextureEncoder(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run the network; the output has the resolution of the input."""
-        height, width = inputs.shape[-2:]
-        if height % self.divisor or width % self.divisor:
-            raise ValueError(
-                f"image sides must be divisible by {self.divisor}, got {height}x{width}; choose another "
-                "size, or fewer num_levels"
-            )
+        check_divisible(inputs, self.divisor)
         *layers, norm, _, to_outputs = self.net
         features = inputs
         for layer in layers:

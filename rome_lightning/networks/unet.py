@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.networks.recomputed_input import conv_of_activated, conv_of_kept, conv_of_prepared
+from rome_lightning.networks.sizes import check_divisible
 from rome_lightning.networks.weight_standardization import WeightStandardizedConv2d, group_norm
 
 
@@ -103,12 +104,7 @@ class UNet(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Run the network; the output has the resolution of the input."""
-        height, width = inputs.shape[-2:]
-        if height % self.divisor or width % self.divisor:
-            raise ValueError(
-                f"image sides must be divisible by {self.divisor}, got {height}x{width}; choose another "
-                "size, or fewer num_levels"
-            )
+        check_divisible(inputs, self.divisor)
         skips: list[Tensor] = []
         features = inputs
         for level, block in enumerate(self.encoder):

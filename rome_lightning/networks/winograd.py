@@ -13,7 +13,7 @@ OUTPUTS = 4
 _TILES_AT_ONCE = 256
 """So many products are enough for the matrix product to reach its speed, and few enough for the cache."""
 _PAD = 16
-"""Channels left free behind each frequency, which at powers of two would compete for cache lines."""
+"""Channels left free behind each frequency before the products, for the same reason as a tile after them."""
 _FILTER_TRANSFORM = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -66,7 +66,7 @@ class WinogradConv2d(nn.Module):
 
         Args:
             image: any memory format; channels-last is not copied.
-            addend: is added to in place, if it is given.
+            addend: is added to, in its own memory if that is channels-last.
 
         Returns:
             The sum or the convolution, channels-last.
@@ -78,7 +78,7 @@ class WinogradConv2d(nn.Module):
         if addend is None:
             results = images.new_empty((batch, scale * height, scale * width, num_outputs))
         else:
-            results = addend.permute(0, 2, 3, 1)
+            results = addend.permute(0, 2, 3, 1).contiguous()
         for one, result in zip(images, results, strict=True):
             self._convolve(one, result, addend is not None)
         if self.bias is not None:
@@ -90,16 +90,15 @@ class WinogradConv2d(nn.Module):
         code = kernels("networks")
         num_frequencies, num_inputs, num_outputs = self.filters.shape
         num_lines, per_line = (-(-side // OUTPUTS) for side in result.shape[:2])
-        at_once = max(1, _TILES_AT_ONCE // per_line)
-        size = (min(at_once, num_lines) * per_line, num_frequencies)
-        before = image.new_empty((*size, num_inputs + _PAD))[..., :num_inputs]
-        after = image.new_empty((*size, num_outputs + _PAD))[..., :num_outputs]
+        at_once = min(max(1, _TILES_AT_ONCE // per_line), num_lines)
+        # One tile more than needed: at a distance of a power of two frequencies compete for cache lines.
+        num_tiles = at_once * per_line + 1
+        before = image.new_zeros((num_tiles, num_frequencies, num_inputs + _PAD))[..., :num_inputs]
+        after = image.new_empty((num_frequencies, num_tiles, num_outputs))
         for first in range(0, num_lines, at_once):
             lines = min(at_once, num_lines - first)
-            tiles = slice(lines * per_line)
             code.to_spectrum(image, before, first, lines, self.doubled)
-            products = after[tiles].transpose(0, 1)
-            torch.bmm(before[tiles].transpose(0, 1), self.filters, out=products)
+            torch.bmm(before.transpose(0, 1), self.filters, out=after)
             code.from_spectrum(after, result, first, lines, self.doubled, adds)
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from rome_lightning.acceleration import warp_status
 from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet, pointwise
 from rome_lightning.networks.winograd import WinogradConv2d
 
@@ -56,12 +57,22 @@ def test_the_original_stays_as_it_was():
     assert network.training
 
 
-def test_wide_convolutions_are_the_fast_ones():
+def test_sizes_that_do_not_halve_are_refused():
+    network = InferenceNetwork(networks()["compact"])
+    with pytest.raises(ValueError, match="must be divisible by 4, got 30x32"):
+        network(torch.rand(1, 20, 30, 32))
+
+
+@pytest.mark.parametrize(("num_threads", "num_fast"), [(1, 11), (4, 6), (64, 0)])
+def test_wide_convolutions_are_the_fast_ones(num_threads, num_fast, monkeypatch):
+    """The more threads share the products, the more channels it takes."""
+    if warp_status() != "ok":
+        pytest.skip(warp_status())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     kinds = [type(module) for module in InferenceNetwork(networks()["released"]).modules()]
     # Five in the encoder and three in each of two blocks of the decoder, whose joins count twice. The first,
-    # of 47 channels, and the last, which is 1x1, are left as they are.
-    assert kinds.count(WinogradConv2d) == 11
-    assert kinds.count(torch.nn.Conv2d) == 2
+    # of 47 channels, and the last, which is 1x1, are always left as they are.
+    assert kinds.count(WinogradConv2d) == num_fast
 
 
 def _channels(network: torch.nn.Module) -> int:

@@ -53,6 +53,9 @@ def test_adds_to_what_it_is_given():
     found = WinogradConv2d(conv)(image, start)
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)
     assert found.data_ptr() == start.data_ptr()
+    rows_first = image_of(1, 48, 9, 9)
+    expected = rows_first.double() + exact(conv, image)
+    torch.testing.assert_close(WinogradConv2d(conv)(image, rows_first).double(), expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
