@@ -1,4 +1,4 @@
-"""The kernels' CUDA source compiles, which needs no GPU; that it gives the right pictures is tested on one."""
+"""The kernels' CUDA source compiles, which needs no GPU; a GPU checks that its pictures are right."""
 
 import pytest
 
