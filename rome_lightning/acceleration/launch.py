@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,14 +12,26 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from rome_lightning.acceleration.threads import num_threads, share
+
 OPTIONS = {"enable_backward": False, "fuse_fp": False, "fast_math": False}
 """Of every module of kernels: without contraction a product and a sum round as in torch."""
+
+
+_compiling = threading.Lock()
+"""Held where a kernel may have to be compiled, which several threads would do at once."""
 
 
 class Vectors(NamedTuple):
     """A tensor whose last dimension is to be passed as one vector, e.g. x, y, z."""
 
     tensor: Tensor
+
+
+class Shared(NamedTuple):
+    """A tensor, or its vectors, that all images of a batch share: see ``launch_images``."""
+
+    item: Tensor | Vectors
 
 
 def _start() -> None:
@@ -54,6 +67,45 @@ def runs(length: int, device: torch.device) -> tuple[int, int]:
     return (length, 1) if device.type == "cuda" else (1, length)
 
 
+def launch_images(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
+    """Launch for a batch of images, which torch's threads share among them on the CPU.
+
+    Args:
+        kernel: its first index is that of the image.
+        size: images, then anything.
+        arguments: tensors and vectors have an entry per image, unless they are ``Shared`` or empty. Where one
+            has another number of entries the batch stays together, because the kernel may add to them.
+    """
+    batch = size[0]
+    num_parts = min(num_threads(), batch)
+    tensors = [_tensor(item) for item in arguments if not isinstance(item, Shared)]
+    own = [tensor for tensor in tensors if tensor is not None and tensor.numel()]
+    if num_parts < 2 or own[0].is_cuda or any(len(tensor) != batch for tensor in own):
+        launch(kernel, size, *(item.item if isinstance(item, Shared) else item for item in arguments))
+        return
+
+    def launch_part(part: int) -> None:
+        images = slice(batch * part // num_parts, batch * (part + 1) // num_parts)
+        of_images = [_entries(item, images) for item in arguments]
+        launch(kernel, (images.stop - images.start, *size[1:]), *of_images)
+
+    share(launch_part, range(num_parts))
+
+
+def _tensor(item: object) -> Tensor | None:
+    item = item.tensor if isinstance(item, Vectors) else item
+    return item if isinstance(item, Tensor) else None
+
+
+def _entries(item: object, images: slice) -> object:
+    """What an argument holds for some images."""
+    if isinstance(item, Shared):
+        return item.item
+    if isinstance(item, Vectors):
+        return Vectors(item.tensor[images])
+    return item[images] if isinstance(item, Tensor) else item
+
+
 def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
     """Launch on the device of the tensors, on torch's current stream there.
 
@@ -62,12 +114,10 @@ def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
     device = next(tensor.device for tensor in map(_tensor, arguments) if tensor is not None)
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     inputs = [_shared(item) for item in arguments]
+    if device.type == "cpu":
+        with _compiling:
+            wp.load_module(kernel.module, device="cpu")
     wp.launch(kernel, dim=tuple(size), inputs=inputs, device=wp.device_from_torch(device), stream=stream)
-
-
-def _tensor(item: object) -> Tensor | None:
-    item = item.tensor if isinstance(item, Vectors) else item
-    return item if isinstance(item, Tensor) else None
 
 
 def _shared(item: object) -> object:

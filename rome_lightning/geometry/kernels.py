@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images
 
 wp.set_module_options(OPTIONS)
 
@@ -71,8 +71,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor, shortest: float) -> tuple[Te
     """See ``mesh._vertex_normals``."""
     vertices = vertices.contiguous()
     sums, normals = torch.zeros_like(vertices), torch.empty_like(vertices)
-    inputs = (Vectors(vertices), faces.int(), shortest)
-    launch(vertex_normals_kernel, (len(vertices),), *inputs, Vectors(sums), Vectors(normals))
+    inputs = (Vectors(vertices), Shared(faces.int()), shortest)
+    launch_images(vertex_normals_kernel, (len(vertices),), *inputs, Vectors(sums), Vectors(normals))
     return normals, sums
 
 
@@ -82,6 +82,8 @@ def vertex_normals_backward(
     """Gradient of ``vertex_normals`` for the vertices."""
     vertices = vertices.contiguous()
     to_sum, to_vertex = torch.empty_like(vertices), torch.zeros_like(vertices)
-    inputs = (Vectors(gradient.contiguous()), Vectors(vertices), faces.int(), shortest, Vectors(sums))
-    launch(vertex_normals_backward_kernel, (len(vertices),), *inputs, Vectors(to_sum), Vectors(to_vertex))
+    inputs = (Vectors(gradient.contiguous()), Vectors(vertices), Shared(faces.int()), shortest, Vectors(sums))
+    launch_images(
+        vertex_normals_backward_kernel, (len(vertices),), *inputs, Vectors(to_sum), Vectors(to_vertex)
+    )
     return to_vertex

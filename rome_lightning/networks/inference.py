@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rome_lightning.acceleration.threads import num_threads
 from rome_lightning.networks.compact_unet import CompactUNet
 from rome_lightning.networks.pointwise import AddedPointwise, NormalizedPointwise
 from rome_lightning.networks.sizes import check_divisible
@@ -19,10 +20,10 @@ from rome_lightning.networks.unet import UNet
 from rome_lightning.networks.weight_standardization import fold_weight_standardization
 from rome_lightning.networks.winograd import WinogradConv2d, can_replace
 
-_CHANNELS_PER_THREAD = 10
-_CHANNELS_PER_THREAD_DOUBLED = 21
-"""Half the harmonic mean of a convolution's channels from which on minimal filtering pays, for each thread of
-torch: threads share its products, but not its transforms, whose work grows with the channels only."""
+_LEAST_CHANNELS = 10
+_LEAST_CHANNELS_DOUBLED = 21
+"""Half the harmonic mean of a convolution's channels from which on minimal filtering pays: the work of the
+transforms grows with the channels only, that of the products with their square."""
 _FIRST_3X3 = 2
 """Which layer of a bottleneck that is, counted behind the first 1x1 convolution."""
 
@@ -30,8 +31,7 @@ _FIRST_3X3 = 2
 class InferenceNetwork(nn.Module):
     """A network's fast copy, which cannot be trained; later changes of the weights do not reach it.
 
-    Outputs differ from the network's by rounding. Which convolutions are replaced depends on the number of
-    torch's threads when the copy is made: more threads leave more of them direct.
+    Outputs differ from the network's by rounding.
 
     Args:
         network: what to copy; the copy stays on its device.
@@ -56,20 +56,22 @@ class InferenceNetwork(nn.Module):
 def _with_fast_layers(module: nn.Module) -> nn.Module:
     """Replace the layers for which there are faster ones here, in place."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and can_replace(child) and _pays(child, _CHANNELS_PER_THREAD):
+        if isinstance(child, nn.Conv2d) and can_replace(child) and _pays(child, _LEAST_CHANNELS):
             setattr(module, name, WinogradConv2d(child))
         elif isinstance(child, _UpsampledConv):
-            if can_replace(child.conv) and _pays(child.conv, _CHANNELS_PER_THREAD_DOUBLED):
+            if can_replace(child.conv) and _pays(child.conv, _LEAST_CHANNELS_DOUBLED):
                 setattr(module, name, WinogradConv2d(child.conv, doubled=True))
         else:
             _with_fast_layers(child)
     return module
 
 
-def _pays(conv: nn.Conv2d, channels_per_thread: int) -> bool:
-    """Whether a convolution has channels enough for the threads that torch has now."""
+def _pays(conv: nn.Conv2d, least_channels: int) -> bool:
+    """Whether a convolution has channels enough."""
     inputs, outputs = conv.in_channels, conv.out_channels
-    return inputs * outputs >= channels_per_thread * torch.get_num_threads() * (inputs + outputs)
+    # Where threads cannot share the transforms, they still share the products and direct convolutions.
+    unshared = torch.get_num_threads() / num_threads()
+    return inputs * outputs >= least_channels * unshared * (inputs + outputs)
 
 
 class _JoinedUNet(nn.Module):

@@ -7,14 +7,16 @@ Source: Lavin & Gray, Fast algorithms for convolutional neural networks, 2016, F
 # Kernels are Warp's own language in Python's syntax, which mypy misreads.
 # mypy: ignore-errors
 
+import math
+
 import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration import LANES
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
+from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, launch_images
 
 _PIXELS_AT_ONCE = 256
-"""Sums in single precision are over so many pixels; the caller adds those in double precision."""
+"""Sums in single precision are over at most so many pixels; the caller adds those in double precision."""
 
 vector = wp.types.vector(length=LANES, dtype=wp.float32)
 
@@ -242,18 +244,17 @@ def winograd_output_kernel(
 @wp.kernel(module="unique", module_options=OPTIONS)
 def moments_kernel(
     pixels: wp.array3d(dtype=vector),
-    length: wp.int32,
-    sums: wp.array3d(dtype=vector),
-    squares: wp.array3d(dtype=vector),
+    sums: wp.array2d(dtype=vector),
+    squares: wp.array2d(dtype=vector),
 ):
     """Sums and sums of squares of each channel over a run of pixels."""
-    image, run = wp.tid()
+    run = wp.tid()
     # In the order of the memory, which the processor fetches ahead; the sums stay in its cache.
-    for pixel in range(run * length, wp.min((run + 1) * length, pixels.shape[1])):
+    for pixel in range(pixels.shape[1]):
         for group in range(pixels.shape[2]):
-            value = pixels[image, pixel, group]
-            sums[image, run, group] = sums[image, run, group] + value
-            squares[image, run, group] = squares[image, run, group] + wp.cw_mul(value, value)
+            value = pixels[run, pixel, group]
+            sums[run, group] = sums[run, group] + value
+            squares[run, group] = squares[run, group] + wp.cw_mul(value, value)
 
 
 @wp.kernel(module="unique", module_options=OPTIONS)
@@ -278,11 +279,12 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         images: (b, h, w, c), contiguous.
     """
-    grouped = images.flatten(1, 2).unflatten(2, (-1, LANES))
-    size = (len(images), -(-grouped.shape[1] // _PIXELS_AT_ONCE))
-    sums, squares = grouped.new_zeros((2, *size, *grouped.shape[2:]))
-    launch(moments_kernel, size, Vectors(grouped), _PIXELS_AT_ONCE, Vectors(sums), Vectors(squares))
-    return sums.flatten(2), squares.flatten(2)
+    batch, height, width, channels = images.shape
+    length = math.gcd(height * width, _PIXELS_AT_ONCE)
+    pixel_runs = images.view(-1, length, channels // LANES, LANES)
+    sums, squares = images.new_zeros((2, len(pixel_runs), *pixel_runs.shape[2:]))
+    launch_images(moments_kernel, (len(pixel_runs),), Vectors(pixel_runs), Vectors(sums), Vectors(squares))
+    return sums.view(batch, -1, channels), squares.view(batch, -1, channels)
 
 
 def scaled_relu(image: Tensor, scale: Tensor, shift: Tensor, result: Tensor) -> None:

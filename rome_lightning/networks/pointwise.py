@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.acceleration import LANES, has_kernels, kernels
+from rome_lightning.acceleration.threads import num_threads, share
 
 _LARGE = 32 * 2**20
 """Bytes from which on the C library asks the system for memory every time."""
-_MOST_THREADS = 2
-"""Of torch: with more, its own normalization is faster, because the kernels have one."""
 _AT_ONCE = 2**18
 """Numbers of features between normalization and product, which stay in the processor's cache."""
 
@@ -35,7 +34,7 @@ class NormalizedPointwise(nn.Module):
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Normalize and convolve."""
-        if torch.get_num_threads() > _MOST_THREADS or not _is_large(features):
+        if not _is_large(features):
             return self.conv(F.relu_(self.norm(features)))
         images = features.permute(0, 2, 3, 1)
         batch, height, width, channels = images.shape
@@ -43,13 +42,20 @@ class NormalizedPointwise(nn.Module):
         filters = self.conv.weight.flatten(1).T
         results = images.new_empty((batch, height, width, filters.shape[1]))
         num_rows = max(1, _AT_ONCE // (width * channels))
-        normalized = images.new_empty((num_rows, width, channels))
-        for image, result, *affine in zip(images, results, scale, shift, strict=True):
-            for first in range(0, height, num_rows):
-                rows = slice(first, first + num_rows)
-                part = normalized[: len(image[rows])]
-                kernels("networks").scaled_relu(image[rows], *affine, part)
-                torch.mm(part.flatten(0, 1), filters, out=result[rows].flatten(0, 1))
+        parts = [(image, first) for image in range(batch) for first in range(0, height, num_rows)]
+        free = [images.new_empty((num_rows, width, channels)) for _ in range(num_threads())]
+
+        def normalize_and_convolve(part: tuple[int, int]) -> None:
+            image, first = part
+            rows = images[image, first : first + num_rows]
+            buffer = free.pop()
+            normalized = buffer[: len(rows)]
+            kernels("networks").scaled_relu(rows, scale[image], shift[image], normalized)
+            result = results[image, first : first + num_rows]
+            torch.mm(normalized.flatten(0, 1), filters, out=result.flatten(0, 1))
+            free.append(buffer)
+
+        share(normalize_and_convolve, parts)
         if self.conv.bias is not None:
             results += self.conv.bias
         return results.permute(0, 3, 1, 2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lightning.acceleration import LANES, has_kernels, kernels
+from rome_lightning.acceleration.threads import num_threads, share
 
 OUTPUTS = 4
 """Side of the tiles that are computed at once, pixels."""
@@ -79,27 +82,42 @@ class WinogradConv2d(nn.Module):
             results = images.new_empty((batch, scale * height, scale * width, num_outputs))
         else:
             results = addend.permute(0, 2, 3, 1).contiguous()
-        for one, result in zip(images, results, strict=True):
-            self._convolve(one, result, addend is not None)
-        if self.bias is not None:
-            results += self.bias
+        self._convolve(images, results, addend is not None)
         return results.permute(0, 3, 1, 2)
 
-    def _convolve(self, image: Float[Tensor, "h w i"], result: Float[Tensor, "h2 w2 o"], adds: bool) -> None:
-        """One image, some rows of tiles at a time, so that their frequencies stay in the cache."""
+    def _convolve(
+        self, images: Float[Tensor, "b h w i"], results: Float[Tensor, "b h2 w2 o"], adds: bool
+    ) -> None:
+        """Some rows of tiles at a time, so that their frequencies stay in the cache; threads share them."""
         code = kernels("networks")
         num_frequencies, num_inputs, num_outputs = self.filters.shape
-        num_lines, per_line = (-(-side // OUTPUTS) for side in result.shape[:2])
+        num_lines, per_line = (-(-side // OUTPUTS) for side in results.shape[1:3])
         at_once = min(max(1, _TILES_AT_ONCE // per_line), num_lines)
         # One tile more than needed: at a distance of a power of two frequencies compete for cache lines.
         num_tiles = at_once * per_line + 1
-        before = image.new_zeros((num_tiles, num_frequencies, num_inputs + _PAD))[..., :num_inputs]
-        after = image.new_empty((num_frequencies, num_tiles, num_outputs))
-        for first in range(0, num_lines, at_once):
+        parts = [(image, first) for image in range(len(images)) for first in range(0, num_lines, at_once)]
+        free = [
+            (
+                images.new_empty((num_tiles, num_frequencies, num_inputs + _PAD))[..., :num_inputs],
+                images.new_empty((num_frequencies, num_tiles, num_outputs)),
+            )
+            for _ in range(min(num_threads(), len(parts)))
+        ]
+        # Frequency 1 along both axes, by which all outputs of a tile grow alike.
+        constant = 1 + math.isqrt(num_frequencies)
+
+        def convolve(part: tuple[int, int]) -> None:
+            image, first = part
+            before, after = free.pop()
             lines = min(at_once, num_lines - first)
-            code.to_spectrum(image, before, first, lines, self.doubled)
+            code.to_spectrum(images[image], before, first, lines, self.doubled)
             torch.bmm(before.transpose(0, 1), self.filters, out=after)
-            code.from_spectrum(after, result, first, lines, self.doubled, adds)
+            if self.bias is not None:
+                after[constant] += self.bias
+            code.from_spectrum(after, results[image], first, lines, self.doubled, adds)
+            free.append((before, after))
+
+        share(convolve, parts)
 
 
 def can_replace(conv: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rome_lightning.acceleration import warp_status
-from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet, pointwise
+from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet, inference, pointwise
 from rome_lightning.networks.winograd import WinogradConv2d
 
 SIZE = 32
@@ -63,12 +63,13 @@ def test_sizes_that_do_not_halve_are_refused():
         network(torch.rand(1, 20, 30, 32))
 
 
-@pytest.mark.parametrize(("num_threads", "num_fast"), [(1, 11), (4, 6), (64, 0)])
-def test_wide_convolutions_are_the_fast_ones(num_threads, num_fast, monkeypatch):
-    """The more threads share the products, the more channels it takes."""
+@pytest.mark.parametrize(("num_threads", "num_sharing", "num_fast"), [(4, 4, 11), (4, 1, 6), (64, 1, 0)])
+def test_wide_convolutions_are_the_fast_ones(num_threads, num_sharing, num_fast, monkeypatch):
+    """The more threads share the products but not the transforms, the more channels it takes."""
     if warp_status() != "ok":
         pytest.skip(warp_status())
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    monkeypatch.setattr(inference, "num_threads", lambda: num_sharing)
     kinds = [type(module) for module in InferenceNetwork(networks()["released"]).modules()]
     # Five in the encoder and three in each of two blocks of the decoder, whose joins count twice. The first,
     # of 47 channels, and the last, which is 1x1, are always left as they are.

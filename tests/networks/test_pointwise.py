@@ -25,7 +25,7 @@ def features_of(channels: int, seed: int = 0) -> torch.Tensor:
     return features.contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.usefixtures("_size")
+@pytest.mark.usefixtures("_size", "torch_threads")
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_normalization_and_convolution(bias):
@@ -41,7 +41,7 @@ def test_normalization_and_convolution(bias):
     assert torch.equal(features, kept)
 
 
-@pytest.mark.usefixtures("_size")
+@pytest.mark.usefixtures("_size", "torch_threads")
 @torch.no_grad()
 def test_convolution_is_added_in_place():
     conv = nn.Conv2d(16, 48, 1, bias=False)

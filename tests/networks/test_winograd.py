@@ -8,7 +8,10 @@ from torch.nn import functional as F
 from rome_lightning.acceleration import warp_status
 from rome_lightning.networks.winograd import WinogradConv2d, can_replace
 
-pytestmark = pytest.mark.skipif(warp_status() != "ok", reason=f"needs Warp: {warp_status()}")
+pytestmark = [
+    pytest.mark.skipif(warp_status() != "ok", reason=f"needs Warp: {warp_status()}"),
+    pytest.mark.usefixtures("torch_threads"),
+]
 
 
 def conv_of(inputs: int = 32, outputs: int = 48, bias: bool = True, **options) -> nn.Conv2d:

@@ -10,7 +10,7 @@ import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration.channels import channel_parts
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch_images, runs
 
 wp.set_module_options(OPTIONS)
 
@@ -143,8 +143,8 @@ def nearest_covered(mask: Tensor) -> tuple[Tensor, Tensor]:
     nearest, sites, starts = torch.empty((3, *mask.shape), dtype=torch.int32, device=mask.device)
     source = torch.empty(mask.shape, dtype=torch.int32, device=mask.device)
     distance = torch.empty(mask.shape, device=mask.device)
-    launch(nearest_row_kernel, (batch, width), mask.contiguous(), nearest)
-    launch(nearest_column_kernel, (batch, height), nearest, sites, starts, source, distance)
+    launch_images(nearest_row_kernel, (batch, width), mask.contiguous(), nearest)
+    launch_images(nearest_column_kernel, (batch, height), nearest, sites, starts, source, distance)
     return source, distance
 
 
@@ -157,7 +157,7 @@ def carry(values: Tensor, source: Tensor) -> Tensor:
     for part in channel_parts(num_channels):
         kernel = _carriers(part.stop - part.start).forward
         planes = (Vectors(tensor[..., part].flatten(1, 2)) for tensor in (values, carried))
-        launch(kernel, (batch, count), next(planes), source.flatten(1), length, next(planes))
+        launch_images(kernel, (batch, count), next(planes), source.flatten(1), length, next(planes))
     return carried.permute(0, 3, 1, 2)
 
 
@@ -170,5 +170,5 @@ def carry_backward(gradient: Tensor, source: Tensor) -> Tensor:
     for part in channel_parts(num_channels):
         kernel = _carriers(part.stop - part.start).backward
         planes = (Vectors(tensor[..., part].flatten(1, 2)) for tensor in (gradient, to_values))
-        launch(kernel, (batch, count), next(planes), source.flatten(1), length, next(planes))
+        launch_images(kernel, (batch, count), next(planes), source.flatten(1), length, next(planes))
     return to_values.permute(0, 3, 1, 2)

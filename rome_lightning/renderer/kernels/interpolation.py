@@ -9,7 +9,7 @@ import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration.channels import channel_parts
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
 from rome_lightning.renderer.kernels.barycentric import slopes_of, weights_at
 
 
@@ -150,12 +150,12 @@ def interpolate(
     height, width = ids.shape[1:]
     values = attributes.new_empty((batch, height, width, num_channels))
     count, length = runs(width, ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
-    attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
+    attributes, attribute_faces = attributes.contiguous(), Shared(attribute_faces.int())
     for part in channel_parts(num_channels):
         inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
         kernel, outputs = _kernels(part.stop - part.start).forward, Vectors(values[..., part].flatten(1, 2))
-        launch(kernel, (batch, height, count), *inputs, outputs)
+        launch_images(kernel, (batch, height, count), *inputs, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -176,11 +176,11 @@ def interpolate_backward(
     height, width = ids.shape[1:]
     count, length = runs(width, ids.device)
     gradient = gradient.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
-    attributes, attribute_faces = attributes.contiguous(), attribute_faces.int()
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
+    attributes, attribute_faces = attributes.contiguous(), Shared(attribute_faces.int())
     for part in channel_parts(num_channels):
         inputs = (*mesh, Vectors(attributes[..., part]), attribute_faces, width, length)
         outputs = (to_vertices, to_attributes, Vectors(to_vertex), Vectors(to_attribute[..., part]))
         kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
-        launch(kernel, (len(gradient), height, count), arriving, *inputs, *outputs)
+        launch_images(kernel, (len(gradient), height, count), arriving, *inputs, *outputs)
     return to_vertex, to_attribute

@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
 from rome_lightning.renderer import silhouette
 from rome_lightning.renderer.kernels.pixels import centres_within, first_centre, ordered_bits
 
@@ -286,14 +286,14 @@ def coverage(vertices_px: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, T
     count, length = runs(width, ids.device)
     tiles = ids.new_zeros((batch, -(-height // TILE), -(-width // TILE)))
     keys = torch.full((batch, 2, height, width), EMPTY, dtype=torch.int64, device=ids.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids)
-    launch(tiles_kernel, (batch, height, count), ids, length, tiles)
-    launch(contour_kernel, (batch, len(faces)), *mesh, tiles, keys)
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids)
+    launch_images(tiles_kernel, (batch, height, count), ids, length, tiles)
+    launch_images(contour_kernel, (batch, len(faces)), *mesh, tiles, keys)
     # The lower half of a key is the edge; that of the empty key is -1.
     contour = keys.to(torch.int32)
     values = (ids >= 0).to(vertices_px.dtype)
     squares, side = _squares(ids)
-    launch(coverage_kernel, squares, *mesh, contour, tiles, side, values)
+    launch_images(coverage_kernel, squares, *mesh, contour, tiles, side, values)
     return values.clamp(0, 1), values, contour, tiles
 
 
@@ -308,9 +308,9 @@ def coverage_backward(
 ) -> Tensor:
     """Gradient of ``coverage`` for the vertices."""
     to_vertex = torch.zeros_like(vertices_px, memory_format=torch.contiguous_format)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids, contour, tiles)
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids, contour, tiles)
     squares, side = _squares(ids)
-    launch(coverage_backward_kernel, squares, gradient, unclamped, *mesh, side, to_vertex)
+    launch_images(coverage_backward_kernel, squares, gradient, unclamped, *mesh, side, to_vertex)
     return to_vertex
 
 

@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
 from rome_lightning.renderer.kernels.pixels import centres_within, ordered_bits
 
 wp.set_module_options(OPTIONS)
@@ -241,9 +241,9 @@ def soft_layers(
     """See ``soft._layers``."""
     batch = len(vertices_px)
     keys = vertices_px.new_full((batch, height, width, num_layers), EMPTY, dtype=torch.int64)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
     settings = (blur, by_depth, height, width, EMPTY)
-    launch(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.flatten(1, 2))
+    launch_images(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.flatten(1, 2))
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)
 
@@ -252,9 +252,9 @@ def soft_uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: fl
     """See ``soft._uncovered``."""
     uncovered = vertices_px.new_empty(layers.shape[:3])
     count, length = runs(layers.shape[2], layers.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
     size = (*layers.shape[:2], count)
-    launch(soft_alpha_kernel, size, *mesh, layers, sigma, length, uncovered)
+    launch_images(soft_alpha_kernel, size, *mesh, layers, sigma, length, uncovered)
     return uncovered
 
 
@@ -268,11 +268,11 @@ def soft_uncovered_backward(
         gradient,
         uncovered,
         Vectors(vertices_px.contiguous()),
-        faces.int(),
+        Shared(faces.int()),
         layers,
         sigma,
         length,
     )
     size = (*layers.shape[:2], count)
-    launch(soft_alpha_backward_kernel, size, *inputs, Vectors(to_vertex))
+    launch_images(soft_alpha_backward_kernel, size, *inputs, Vectors(to_vertex))
     return to_vertex

@@ -9,7 +9,7 @@ import warp as wp
 from torch import Tensor
 
 from rome_lightning.acceleration.channels import channel_parts
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch, runs
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images, runs
 from rome_lightning.renderer.kernels.barycentric import slopes_of, weights_at
 
 
@@ -215,7 +215,7 @@ def render_texture(
     for part in channel_parts(texture.shape[1]):
         outputs = Vectors(values[..., part].flatten(1, 2))
         kernel = _kernels(part.stop - part.start).forward
-        launch(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)
+        launch_images(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)
     return values.permute(0, 3, 1, 2)
 
 
@@ -238,7 +238,7 @@ def render_texture_backward(
     for part in channel_parts(texture.shape[1]):
         outputs = (to_vertices, to_textures, Vectors(to_vertex), Vectors(to_texture[..., part]))
         kernel, arriving = _kernels(part.stop - part.start).backward, Vectors(gradient[..., part])
-        launch(kernel, threads, arriving, *mesh, Vectors(texels[..., part]), *sizes, *outputs)
+        launch_images(kernel, threads, arriving, *mesh, Vectors(texels[..., part]), *sizes, *outputs)
     size = texture.shape[2:] if to_textures else (0, 0)
     return to_vertex, to_texture.unflatten(1, size).permute(0, 3, 1, 2)
 
@@ -247,13 +247,13 @@ def _inputs(
     vertices_px: Tensor, faces: Tensor, ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> tuple[tuple[object, ...], Tensor, tuple[int, ...], tuple[int, ...]]:
     """The mesh, the texels one after the other, sizes, and how many threads work on a batch."""
-    mesh = (Vectors(vertices_px.contiguous()), faces.int(), ids.flatten(1))
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
     texels = texture.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     batch, height, width = ids.shape
     count, length = runs(width, ids.device)
     sizes = (*texture.shape[2:], width, length)
     return (
-        (*mesh, Vectors(uvs.contiguous()), uv_faces.int()),
+        (*mesh, Shared(Vectors(uvs.contiguous())), Shared(uv_faces.int())),
         texels,
         sizes,
         (batch, height, count),

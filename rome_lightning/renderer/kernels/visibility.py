@@ -6,7 +6,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from rome_lightning.acceleration.launch import OPTIONS, Vectors, launch
+from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images
 from rome_lightning.renderer.kernels.pixels import centres_within, first_centre, ordered_bits
 
 wp.set_module_options(OPTIONS)
@@ -87,7 +87,9 @@ def face_ids(vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_b
     """See ``torch_visibility.visible_faces``."""
     batch = len(vertices_px)
     keys = torch.full((batch, height, width), EMPTY, dtype=torch.int64, device=vertices_px.device)
-    mesh = (Vectors(vertices_px.contiguous()), faces.int())
-    launch(visibility_kernel, (batch, len(faces)), *mesh, height, width, cull_backfaces, keys.flatten(1))
+    mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
+    launch_images(
+        visibility_kernel, (batch, len(faces)), *mesh, height, width, cull_backfaces, keys.flatten(1)
+    )
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)

@@ -1,10 +1,10 @@
-"""Memory stays where it was."""
+"""All operations together: threads change nothing, and memory stays where it was."""
 
 import resource
 
 import pytest
 import torch
-from renderer_meshes import bumpy, sphere
+from renderer_meshes import bumpy, random_soup, sphere
 
 from rome_lightning.acceleration import warp_status
 from rome_lightning.geometry import vertex_normals
@@ -37,6 +37,18 @@ def everything(vertices: torch.Tensor, faces: torch.Tensor) -> list[torch.Tensor
     ]  # fmt: skip
     sum(image.sin().sum() for image in images[1:]).backward()
     return [*(image.detach() for image in images), leaf.grad, texture.grad]
+
+
+@pytest.mark.parametrize("torch_threads", [2, 3, 8], indirect=True)
+def test_threads_change_nothing(torch_threads):
+    """Each image is drawn by one thread, so that sums keep their order."""
+    vertices, faces = random_soup(3, batch=5)
+    torch.set_num_threads(1)
+    expected = everything(vertices, faces)
+    torch.set_num_threads(torch_threads)
+    for _ in range(3):
+        for one, other in zip(everything(vertices, faces), expected, strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.slow
