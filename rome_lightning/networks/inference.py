@@ -61,6 +61,10 @@ def _with_fast_layers(module: nn.Module) -> nn.Module:
         elif isinstance(child, _UpsampledConv):
             if can_replace(child.conv) and _pays(child.conv, _LEAST_CHANNELS_DOUBLED):
                 setattr(module, name, WinogradConv2d(child.conv, doubled=True))
+        elif isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and not child.weight.is_cuda:
+            # A dilation means nothing here but leads torch to oneDNN, a fifth faster than what it takes for
+            # one thread.
+            child.dilation = (2, 2)
         else:
             _with_fast_layers(child)
     return module

@@ -13,8 +13,10 @@ from rome_lightning.acceleration.threads import num_threads, share
 
 OUTPUTS = 4
 """Side of the tiles that are computed at once, pixels."""
-_TILES_AT_ONCE = 256
-"""So many products are enough for the matrix product to reach its speed, and few enough for the cache."""
+_FEATURES_AT_ONCE = 2**14
+"""Tiles times channels that are transformed before their products: few enough for the cache."""
+_LEAST_TILES = 64
+"""With fewer the matrix product does not reach its speed."""
 _PAD = 16
 """Channels left free behind each frequency before the products, for the same reason as a tile after them."""
 _FILTER_TRANSFORM = (
@@ -92,7 +94,8 @@ class WinogradConv2d(nn.Module):
         code = kernels("networks")
         num_frequencies, num_inputs, num_outputs = self.filters.shape
         num_lines, per_line = (-(-side // OUTPUTS) for side in results.shape[1:3])
-        at_once = min(max(1, _TILES_AT_ONCE // per_line), num_lines)
+        tiles_at_once = max(_LEAST_TILES, _FEATURES_AT_ONCE // max(num_inputs, num_outputs))
+        at_once = min(max(1, tiles_at_once // per_line), num_lines)
         # One tile more than needed: at a distance of a power of two frequencies compete for cache lines.
         num_tiles = at_once * per_line + 1
         parts = [(image, first) for image in range(len(images)) for first in range(0, num_lines, at_once)]

@@ -49,6 +49,15 @@ def test_doubled_equals_the_convolution_of_the_upsampled_image(size):
     torch.testing.assert_close(found.double(), exact(conv, upsampled), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("doubled", [False, True])
+def test_threads_change_nothing(doubled, torch_threads):
+    """Whichever thread takes a row of tiles, it does the same sums."""
+    conv, image = conv_of(), image_of(3, 32, 70, 33)
+    found = WinogradConv2d(conv, doubled)(image)
+    torch.set_num_threads(1)
+    assert torch.equal(found, WinogradConv2d(conv, doubled)(image))
+
+
 def test_adds_to_what_it_is_given():
     conv, image = conv_of(), image_of(1, 32, 9, 9)
     start = image_of(1, 48, 9, 9).contiguous(memory_format=torch.channels_last)
