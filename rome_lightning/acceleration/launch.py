@@ -17,7 +17,6 @@ from rome_lightning.acceleration.threads import num_threads, share
 OPTIONS = {"enable_backward": False, "fuse_fp": False, "fast_math": False}
 """Of every module of kernels: without contraction a product and a sum round as in torch."""
 
-
 _compiling = threading.Lock()
 """Held where a kernel may have to be compiled, which several threads would do at once."""
 
@@ -78,9 +77,7 @@ def launch_images(kernel: wp.Kernel, size: Sequence[int], *arguments: object) ->
     """
     batch = size[0]
     num_parts = min(num_threads(), batch)
-    tensors = [_tensor(item) for item in arguments if not isinstance(item, Shared)]
-    own = [tensor for tensor in tensors if tensor is not None and tensor.numel()]
-    if num_parts < 2 or own[0].is_cuda or any(len(tensor) != batch for tensor in own):
+    if num_parts < 2 or not _can_part(arguments, batch):
         launch(kernel, size, *(item.item if isinstance(item, Shared) else item for item in arguments))
         return
 
@@ -90,6 +87,13 @@ def launch_images(kernel: wp.Kernel, size: Sequence[int], *arguments: object) ->
         launch(kernel, (images.stop - images.start, *size[1:]), *of_images)
 
     share(launch_part, range(num_parts))
+
+
+def _can_part(arguments: Sequence[object], batch: int) -> bool:
+    """Whether each image has entries of its own, on the CPU."""
+    tensors = [_tensor(item) for item in arguments if not isinstance(item, Shared)]
+    own = [tensor for tensor in tensors if tensor is not None and tensor.numel()]
+    return not own[0].is_cuda and all(len(tensor) == batch for tensor in own)
 
 
 def _tensor(item: object) -> Tensor | None:
