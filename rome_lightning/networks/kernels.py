@@ -187,53 +187,48 @@ def winograd_output_kernel(
     num_groups: wp.int32,
     first: wp.int32,
     side: wp.int32,
-    step: wp.int32,
     adds: wp.bool,
     image: wp.array2d(dtype=vector),
 ):
-    """Tiles of 4 x 4 pixels from their frequencies, 6 x 6 or, without the third, 5 x 5.
-
-    Frequencies lie ``step`` tiles apart, those of one row of them after the other.
-    """
+    """Tiles of 4 x 4 pixels from their frequencies, 6 x 6 or, without the third, 5 x 5."""
     line = wp.tid()
     num_tiles = (width + 3) // 4
     top = 4 * (first + line)
-    down = side * step
     # Where the frequencies after the third are.
     late = side - 3
     for tile in range(num_tiles):
         left = 4 * tile
-        start = line * num_tiles + tile
+        start = side * side * (line * num_tiles + tile)
         for group in range(num_groups):
             for j in range(side):
-                at = start + j * step
+                at = start + j
                 f2 = vector()
                 if side == 6:
-                    f2 = spectrum[at + 2 * down, group]
+                    f2 = spectrum[at + 2 * side, group]
                 y0, y1, y2, y3 = from_frequencies(
                     spectrum[at, group],
-                    spectrum[at + down, group],
+                    spectrum[at + side, group],
                     f2,
-                    spectrum[at + late * down, group],
-                    spectrum[at + (late + 1) * down, group],
-                    spectrum[at + (late + 2) * down, group],
+                    spectrum[at + late * side, group],
+                    spectrum[at + (late + 1) * side, group],
+                    spectrum[at + (late + 2) * side, group],
                 )
                 spectrum[at, group] = y0
-                spectrum[at + down, group] = y1
-                spectrum[at + 2 * down, group] = y2
-                spectrum[at + 3 * down, group] = y3
+                spectrum[at + side, group] = y1
+                spectrum[at + 2 * side, group] = y2
+                spectrum[at + 3 * side, group] = y3
             for i in range(4):
-                at = start + i * down
+                at = start + i * side
                 f2 = vector()
                 if side == 6:
-                    f2 = spectrum[at + 2 * step, group]
+                    f2 = spectrum[at + 2, group]
                 y0, y1, y2, y3 = from_frequencies(
                     spectrum[at, group],
-                    spectrum[at + step, group],
+                    spectrum[at + 1, group],
                     f2,
-                    spectrum[at + late * step, group],
-                    spectrum[at + (late + 1) * step, group],
-                    spectrum[at + (late + 2) * step, group],
+                    spectrum[at + late, group],
+                    spectrum[at + late + 1, group],
+                    spectrum[at + late + 2, group],
                 )
                 put(image, top + i, left, height, width, group, y0, adds)
                 put(image, top + i, left + 1, height, width, group, y1, adds)
@@ -306,7 +301,7 @@ def to_spectrum(image: Tensor, spectrum: Tensor, first: int, num_lines: int, dou
 
     Args:
         image: (h, w, c).
-        spectrum: is written, (tiles, frequencies, c), with any stride between frequencies.
+        spectrum: is written, (tiles, frequencies, c).
         first: row of tiles.
         num_lines: rows of tiles.
         doubled: of the image doubled by nearest upsampling.
@@ -323,7 +318,7 @@ def from_spectrum(
     """The tiles of some rows of tiles from their frequencies, which are destroyed.
 
     Args:
-        spectrum: (frequencies, tiles, c).
+        spectrum: (tiles, frequencies, c).
         image: is written or added to, (h, w, c).
         first: row of tiles.
         num_lines: rows of tiles.
@@ -331,7 +326,7 @@ def from_spectrum(
         adds: add to the image instead of replacing it.
     """
     height, width, channels = image.shape
-    sizes = (height, width, channels // LANES, first, 5 if doubled else 6, spectrum.shape[1])
+    sizes = (height, width, channels // LANES, first, 5 if doubled else 6)
     launch(winograd_output_kernel, (num_lines,), _grouped(spectrum), *sizes, adds, _grouped(image))
 
 

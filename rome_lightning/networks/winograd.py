@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lightning.acceleration import LANES, has_kernels, kernels
 from rome_lightning.acceleration.threads import num_threads, share
+from rome_lightning.networks.products import Products
 
 OUTPUTS = 4
 """Side of the tiles that are computed at once, pixels."""
@@ -17,8 +16,6 @@ _FEATURES_AT_ONCE = 2**14
 """Tiles times channels that are transformed before their products: few enough for the cache."""
 _LEAST_TILES = 64
 """With fewer the matrix product does not reach its speed."""
-_PAD = 16
-"""Channels left free behind each frequency before the products, for the same reason as a tile after them."""
 _FILTER_TRANSFORM = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -45,7 +42,7 @@ class WinogradConv2d(nn.Module):
     Source: Lavin & Gray, Fast algorithms for convolutional neural networks, 2016.
     """
 
-    filters: Tensor
+    weight: Tensor
     bias: Tensor | None
 
     def __init__(self, conv: nn.Conv2d, doubled: bool = False) -> None:
@@ -56,13 +53,9 @@ class WinogradConv2d(nn.Module):
                 f"got {conv}"
             )
         self.doubled = doubled
-        transform = torch.tensor(_FILTER_TRANSFORM, dtype=torch.float64)
-        if doubled:
-            transform = transform[list(_OF_DOUBLED)]
-        # In double precision: the transform of the filters then rounds once.
-        spectrum = torch.einsum("au,oiuv,bv->abio", transform, conv.weight.detach().double().cpu(), transform)
-        self.register_buffer("filters", spectrum.flatten(0, 1).float())
+        self.register_buffer("weight", conv.weight.detach().clone())
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().clone())
+        self._latest_products: Products | None = None
 
     def forward(
         self, image: Float[Tensor, "b i h w"], addend: Float[Tensor, "b o h2 w2"] | None = None
@@ -79,9 +72,8 @@ class WinogradConv2d(nn.Module):
         images = image.permute(0, 2, 3, 1).contiguous()
         scale = 2 if self.doubled else 1
         batch, height, width, _ = images.shape
-        num_outputs = self.filters.shape[2]
         if addend is None:
-            results = images.new_empty((batch, scale * height, scale * width, num_outputs))
+            results = images.new_empty((batch, scale * height, scale * width, len(self.weight)))
         else:
             results = addend.permute(0, 2, 3, 1).contiguous()
         self._convolve(images, results, addend is not None)
@@ -92,35 +84,42 @@ class WinogradConv2d(nn.Module):
     ) -> None:
         """Some rows of tiles at a time, so that their frequencies stay in the cache; threads share them."""
         code = kernels("networks")
-        num_frequencies, num_inputs, num_outputs = self.filters.shape
+        num_outputs, num_inputs = self.weight.shape[:2]
         num_lines, per_line = (-(-side // OUTPUTS) for side in results.shape[1:3])
         tiles_at_once = max(_LEAST_TILES, _FEATURES_AT_ONCE // max(num_inputs, num_outputs))
-        at_once = min(max(1, tiles_at_once // per_line), num_lines)
-        # One tile more than needed: at a distance of a power of two frequencies compete for cache lines.
-        num_tiles = at_once * per_line + 1
+        # Parts of the same size, because filters are arranged for one number of tiles.
+        most = max(1, tiles_at_once // per_line)
+        at_once = max(n for n in range(1, num_lines + 1) if num_lines % n == 0 and n <= most)
         parts = [(image, first) for image in range(len(images)) for first in range(0, num_lines, at_once)]
-        free = [
-            (
-                images.new_empty((num_tiles, num_frequencies, num_inputs + _PAD))[..., :num_inputs],
-                images.new_empty((num_frequencies, num_tiles, num_outputs)),
-            )
-            for _ in range(min(num_threads(), len(parts)))
-        ]
-        # Frequency 1 along both axes, by which all outputs of a tile grow alike.
-        constant = 1 + math.isqrt(num_frequencies)
+        products = self._products(at_once * per_line)
+        size = (at_once * per_line, products.num_groups, num_inputs)
+        free = [images.new_empty(size) for _ in range(min(num_threads(), len(parts)))]
 
         def convolve(part: tuple[int, int]) -> None:
             image, first = part
-            before, after = free.pop()
-            lines = min(at_once, num_lines - first)
-            code.to_spectrum(images[image], before, first, lines, self.doubled)
-            torch.bmm(before.transpose(0, 1), self.filters, out=after)
-            if self.bias is not None:
-                after[constant] += self.bias
-            code.from_spectrum(after, results[image], first, lines, self.doubled, adds)
-            free.append((before, after))
+            spectrum = free.pop()
+            code.to_spectrum(images[image], spectrum, first, at_once, self.doubled)
+            code.from_spectrum(products(spectrum), results[image], first, at_once, self.doubled, adds)
+            free.append(spectrum)
 
         share(convolve, parts)
+
+    def _products(self, num_tiles: int) -> Products:
+        """The filters' frequencies; those for the latest number of tiles are kept."""
+        if self._latest_products is None or self._latest_products.num_rows != num_tiles:
+            transform = torch.tensor(_FILTER_TRANSFORM, dtype=torch.float64)
+            if self.doubled:
+                transform = transform[list(_OF_DOUBLED)]
+            # In double precision: the transform of the filters then rounds once.
+            spectrum = torch.einsum("au,oiuv,bv->abio", transform, self.weight.double(), transform)
+            bias = None
+            if self.bias is not None:
+                # Frequency 1 along both axes, by which all outputs of a tile grow alike.
+                bias = self.bias.new_zeros(len(transform), len(transform), len(self.bias))
+                bias[1, 1] = self.bias
+                bias = bias.flatten(0, 1)
+            self._latest_products = Products(spectrum.flatten(0, 1).float(), bias, num_tiles)
+        return self._latest_products
 
 
 def can_replace(conv: nn.Module) -> bool:

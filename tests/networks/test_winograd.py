@@ -58,6 +58,14 @@ def test_threads_change_nothing(doubled, torch_threads):
     assert torch.equal(found, WinogradConv2d(conv, doubled)(image))
 
 
+def test_sizes_may_change():
+    conv = conv_of()
+    fast = WinogradConv2d(conv)
+    for size in ((8, 12), (40, 12), (8, 12), (5, 3)):
+        image = image_of(1, 32, *size)
+        torch.testing.assert_close(fast(image).double(), exact(conv, image), atol=2e-5, rtol=0)
+
+
 def test_adds_to_what_it_is_given():
     conv, image = conv_of(), image_of(1, 32, 9, 9)
     start = image_of(1, 48, 9, 9).contiguous(memory_format=torch.channels_last)
