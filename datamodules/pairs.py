@@ -120,6 +120,7 @@ class PairSource:
 
     def _write(self, place: Place, rows: list[int], arrays: BatchArrays) -> tuple[Pair, int]:
         """Write one pair; returns it and how many others failed before it."""
+        # Which pair a place has is what the subclasses differ in.
         raise NotImplementedError
 
     def _write_pair(self, pair: Pair, rows: list[int], arrays: BatchArrays) -> None:

@@ -118,7 +118,7 @@ def export_networks(
     differences, described = {}, {}
     for part in _parts(model, image_size):
         path = folder / f"{part.name}.onnx"
-        program = torch.export.export(part.module, tuple(part.inputs.values()), strict=False)
+        program = torch.export.export(part.module, tuple(part.inputs.values()))
         torch.onnx.export(
             program,
             f=str(path),

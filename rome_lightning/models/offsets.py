@@ -64,6 +64,7 @@ class OffsetSource(nn.Module):
             texture: neural texture seen on the bare head, if ``needs_texture``.
             vertices: the bare head at rest, metres.
         """
+        # Each kind of offsets has its own; which of the two is asked for, its class says.
         raise NotImplementedError
 
     def posed_offsets(
@@ -75,6 +76,7 @@ class OffsetSource(nn.Module):
             texture: neural texture of the avatar.
             vertices: the bare head under the driver's expression and pose, metres.
         """
+        # Never asked of those that are not expression-dependent.
         raise NotImplementedError
 
     def basis(self, head: HeadModel) -> LinearBasis | None:

@@ -104,6 +104,7 @@ class PatchDiscriminator(nn.Module):
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         conv = SpectralNormConv2d if spectral_norm else nn.Conv2d
         widths = [min(base_width * 2**index, max_width) for index in range(num_blocks)]
+        # Pairs of neighbours: the list of inputs is one longer.
         self.blocks = nn.ModuleList(
             _Block(conv, inputs, outputs, stride=1 if index == num_blocks - 1 else 2)
             for index, (inputs, outputs) in enumerate(zip([in_channels, *widths], widths, strict=False))

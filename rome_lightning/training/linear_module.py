@@ -116,6 +116,7 @@ class LinearModule(RomeModule):
             for key, value in weights.items()
             if not key.startswith(("offset_network.", "driver_network."))
         }
+        # Only what the two models do not share may be missing, as checked below.
         missing = self.avatar.load_state_dict(shared, strict=False)
         left = [
             key for key in missing.missing_keys if not key.startswith(("offset_network.", "driver_network."))

@@ -95,6 +95,7 @@ def fit(data: TalkingHeadDataModule, *callbacks: lightning.Callback, **options: 
     recorder = Recorder(options.pop("stop_after", None))
     run = trainer(*callbacks, **options)
     try:
+        # Lightning's plain checkpoints, which this test has just written, hold more than weights.
         run.fit(recorder, data, ckpt_path=checkpoint, weights_only=False)
     except KeyError:
         assert recorder.steps == recorder.stop_after
@@ -173,6 +174,7 @@ def test_evaluation_may_use_other_data(
 ) -> None:
     write_dataset(tmp_path, {"train": [[make_clip("a", "a")]], "val": [[make_clip("b", "b")]]})
     run = trainer()
+    # Written by this test, as above.
     run.validate(Recorder(), module(tmp_path), ckpt_path=saved[1].saved[0][1], weights_only=False)
 
 
