@@ -20,10 +20,10 @@ from figures import Figure, arguments, figure, finish, installed
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadData, HeadModel
 from rome_lightning.head.data import REGIONS
+from rome_lightning.types import HeadParams
 
 NUM_VERTICES, NUM_FACES, NUM_SHAPE, NUM_EXPRESSION = 5023, 9976, 100, 50
 

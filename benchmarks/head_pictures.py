@@ -16,10 +16,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, project, vertex_normals
 from rome_lightning.head import REGIONS, HeadModel, load_head
 from rome_lightning.renderer import get_rasterizer, interpolate
+from rome_lightning.types import HeadParams
 
 COLOURS = {
     "face": (0.93, 0.77, 0.68),

@@ -17,7 +17,6 @@ import dataclasses
 import torch
 
 from datamodules.synthetic import SyntheticHeads
-from rome_lightning.data import Frames
 from rome_lightning.distillation.measures import stage_times
 from rome_lightning.head import load_head
 from rome_lightning.models import (
@@ -29,6 +28,7 @@ from rome_lightning.models import (
     OffsetConfig,
     TextureConfig,
 )
+from rome_lightning.types import Frames
 
 RELEASE_FRAME_S = 36.2
 """CPU seconds of a further frame of the released inference path (eight rasterizations and its networks)."""

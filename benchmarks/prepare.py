@@ -34,11 +34,11 @@ from datamodules.prepare.inputs import VideoInput
 from datamodules.prepare.parts import Part, default_tracker, make_part
 from datamodules.prepare.processes import limit_threads
 from rome_lightning.head import load_head
+from rome_lightning.media.video import read_video
 from rome_lightning.tracking import tracker as tracking
 from rome_lightning.tracking.identity import default_embedder
 from rome_lightning.tracking.matting import Matter
 from rome_lightning.tracking.tracker import Tracker
-from rome_lightning.tracking.video import read_video
 
 NETWORKS = ("faces", "regions", "matte")
 

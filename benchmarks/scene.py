@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.types import HeadParams
 
 NUM_ATTRIBUTES = 8
 TEXTURE_SIZE = 256

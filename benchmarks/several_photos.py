@@ -22,9 +22,9 @@ from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
 from rome_lightning import assets
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import Frames, HeadParams
 from rome_lightning.metrics import load_lpips, lpips, psnr, ssim
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+from rome_lightning.types import Frames, HeadParams
 
 HELD_OUT = 10
 METRICS = ("psnr", "ssim", "lpips_alex")

@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel
 from rome_lightning.head.open_head import load_open_head
+from rome_lightning.media.video import read_video
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector
 from rome_lightning.tracking.fit import ClipFit, FitSettings, fit_clip, match_blendshapes
 from rome_lightning.tracking.segmenter import Segmenter
-from rome_lightning.tracking.video import read_video
 
 COLUMNS = ("residual", "p95", "lips", "lids", "oval", "irises", "start", "jitter", "outside", "frames_per_s")
 SPREAD_LANDMARKS = (1, 33, 263, 61, 291, 152)

@@ -139,8 +139,8 @@ def release_rasterizations() -> Callable[[], None]:
 
 def posed_head() -> tuple[Tensor, Tensor]:
     """The open head filling the image as a face crop does, in PyTorch3D's NDC."""
-    from rome_lightning.data import HeadParams
     from rome_lightning.head import load_head
+    from rome_lightning.types import HeadParams
 
     head = load_head("open")
     vertices = head(HeadParams.neutral(1, head.num_shape, head.num_expression)).detach()
@@ -153,8 +153,8 @@ def our_times(configs: list[Path], repeats: int) -> list[float]:
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
 
+    from datamodules.base import RomeDataModule
     from rome_lightning.cli.fit import RomeCLI
-    from rome_lightning.data.datamodule import RomeDataModule
     from rome_lightning.training import RomeModule
 
     class Clock(Callback):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from datamodules.pairs import BatchArrays, BatchNote, PairSource
 from datamodules.reading import ClipReader, JoinedReader
-from rome_lightning.data import AvatarBatch, Frames, HeadParams
-from rome_lightning.data.struct import TensorStruct
+from rome_lightning.types import AvatarBatch, Frames, HeadParams
+from rome_lightning.types.struct import TensorStruct
 
 
 @dataclass(frozen=True)

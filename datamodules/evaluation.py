@@ -15,9 +15,9 @@ from datamodules.manifest import Manifest
 from datamodules.plan import split_holdout
 from datamodules.reading import ClipReader
 from datamodules.synthetic import SyntheticHeads
-from rome_lightning.data import Frames, HeadParams
-from rome_lightning.data.clip import ClipInfo
 from rome_lightning.head import HeadModel
+from rome_lightning.types import Frames, HeadParams
+from rome_lightning.types.clip import ClipInfo
 
 
 class StoredClips:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.base import RomeDataModule
 from datamodules.plan import (
     Pair,
     PlanClip,
@@ -28,12 +29,11 @@ from datamodules.plan import (
 )
 from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.synthetic_paint import HeadSurface, Person, random_person
-from rome_lightning.data import AvatarBatch, Frames, HeadParams
-from rome_lightning.data.datamodule import RomeDataModule
-from rome_lightning.data.struct import TensorStruct
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.renderer import get_rasterizer, interpolate, sample_texture
+from rome_lightning.types import AvatarBatch, Frames, HeadParams
+from rome_lightning.types.struct import TensorStruct
 
 _SUPERSAMPLING = 2
 """Subpixels per axis: texture and silhouette are anti-aliased by averaging them."""

@@ -12,10 +12,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from rome_lightning.data import HeadParams, Region
 from rome_lightning.geometry import unique_edges
 from rome_lightning.head import REGIONS, HeadModel
 from rome_lightning.renderer import UVLayout, extend_outside
+from rome_lightning.types import HeadParams, Region
 
 _SKIN = np.array(
     [[0.96, 0.80, 0.69], [0.90, 0.71, 0.57], [0.78, 0.57, 0.42], [0.58, 0.40, 0.28], [0.38, 0.26, 0.19]]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from datamodules.base import RomeDataModule
 from datamodules.batches import ColourJitter, RawBatch, to_avatar_batch
 from datamodules.loader import PairLoader
 from datamodules.manifest import Manifest
@@ -23,7 +24,6 @@ from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.shards import sha256_of
 from datamodules.strategies import PairChoice
 from rome_lightning.assets.resolver import cache_folder
-from rome_lightning.data.datamodule import RomeDataModule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import torch
 
-from rome_lightning.data import POSE_SIZE, Frames, HeadParams, Region
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarConfig, DecoderConfig, FullAvatar, OffsetConfig, TextureConfig
+from rome_lightning.types import POSE_SIZE, Frames, HeadParams, Region
 
 SIZE = 64
 

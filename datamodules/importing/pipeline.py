@@ -21,7 +21,7 @@ from datamodules.prepare.pipeline import head_fingerprint
 from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.head import HeadModel, load_head
-from rome_lightning.tracking.video import Video
+from rome_lightning.media.video import Video
 
 _FPS = 25.0
 """Frame rate of pictures, which have none of their own."""

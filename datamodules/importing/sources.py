@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from rome_lightning.head.restricted_pickle import load_pickle, loads
+from rome_lightning.pretrained.restricted_pickle import load_pickle, loads
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 ROME_CHUNKS = 128

@@ -15,14 +15,14 @@ from PIL import Image
 
 from datamodules.codec import encode_image, select_frames
 from datamodules.manifest import SPLITS, Manifest
-from datamodules.prepare.charts import bars, histogram
 from datamodules.prepare.clips import VideoReport
 from datamodules.reading import ClipReader, FrameImages
 from datamodules.shards import ShardInfo, write_atomic
-from rome_lightning.data import HeadParams, Region
 from rome_lightning.head import HeadModel
+from rome_lightning.report.charts import bars, histogram
+from rome_lightning.report.overlay import REGION_COLOURS, draw_mesh, draw_regions
 from rome_lightning.tracking.identity import alike
-from rome_lightning.tracking.overlay import REGION_COLOURS, draw_mesh, draw_regions
+from rome_lightning.types import HeadParams, Region
 
 _MAX_CLIPS = 60
 """Clips shown with pictures; the report stays below about 10 MB."""

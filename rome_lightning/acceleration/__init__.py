@@ -1,8 +1,8 @@
 """Fused kernels in Warp: whether they can be used, and how they are started and launched.
 
 The kernels themselves stand beside the torch code that defines what they mean: ``geometry.kernels``,
-``networks.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first use
-and caches the result.
+``networks.fast.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first
+use and caches the result.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def kernels(module: str) -> Any:
     """A module of kernels; those are compiled at their first use.
 
     Args:
-        module: ``geometry``, ``networks`` or ``renderer``.
+        module: ``geometry``, ``networks.fast`` or ``renderer``.
 
     Raises:
         ImportError: Warp is missing.

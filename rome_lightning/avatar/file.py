@@ -14,10 +14,10 @@ from torch import Tensor
 
 import rome_lightning
 from rome_lightning.avatar.avatar import Avatar
-from rome_lightning.data import Frames, HeadParams
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.models.checkpoint import config_from_dict, load_state
+from rome_lightning.types import Frames, HeadParams
 
 FORMAT = "rome-avatar/2"
 """Written into every avatar file; others are refused."""

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import UInt8
 
 from rome_lightning.avatar.avatar import Avatar
-from rome_lightning.data import HeadParams
 from rome_lightning.tracking.live import LiveTracker
+from rome_lightning.types import HeadParams
 
 STAGES = ("read", "track", "render")
 """Parts of the way of a frame, in order; what the caller does with it is ``out``."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from rome_lightning.types import HeadParams
 
 LostFrames = Literal["hold", "interpolate", "skip"]
 """What is shown while the driver is lost: the last pose, the way from there to the next one, or nothing."""

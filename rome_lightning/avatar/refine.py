@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lightning.avatar.several import person_texture
-from rome_lightning.data import Frames, Region
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.losses import laplacian, occupancy
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.renderer import coverage
+from rome_lightning.types import Frames, Region
 
 SMOOTHNESS = 60.0
 """Weight of the mesh Laplacian in the step's metric: an outline's pull reaches a few rings of vertices."""

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lightning.data import Frames
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import UnprojectedTexture
 from rome_lightning.renderer import UVLayout
+from rome_lightning.types import Frames
 
 _POOR, _GOOD = 0.0, 0.05
 """Visibility in the first photograph up to which others are used, and from which they are not: mixed, mouth

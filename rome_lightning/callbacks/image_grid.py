@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.data import AvatarBatch, Frames, Rendered
-from rome_lightning.evaluation.pictures import mesh_overlay, shaded, to_uint8
+from rome_lightning.report.pictures import mesh_overlay, shaded, to_uint8
 from rome_lightning.training.base import RomeModule
+from rome_lightning.types import AvatarBatch, Frames, Rendered
 
 GRID_COLUMNS = ("source", "driver", "render", "error", "mesh", "normals", "mask", "texture")
 """What a row shows, from left to right."""

@@ -11,7 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from rome_lightning.data import AvatarBatch
+from rome_lightning.types import AvatarBatch
 
 
 class Throughput(Callback):

@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from rome_lightning.data import AvatarBatch, Frames
 from rome_lightning.evaluation.metric_table import result_name, spec_of
-from rome_lightning.evaluation.pictures import comparison_rows, to_uint8
 from rome_lightning.evaluation.protocol import DatasetRule, Protocol, Task
 from rome_lightning.evaluation.scoring import Scorer, Scores
+from rome_lightning.report.pictures import comparison_rows, to_uint8
 from rome_lightning.training.base import RomeModule
+from rome_lightning.types import AvatarBatch, Frames
 
 SELF_METRICS = (
     "psnr/masked",

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.avatar_export import add_export, export
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from rome_lightning.avatar import Avatar
-    from rome_lightning.data import Frames, HeadParams
-    from rome_lightning.tracking import TrackedClip, Video
+    from rome_lightning.media.video import Video
+    from rome_lightning.tracking import TrackedClip
+    from rome_lightning.types import Frames, HeadParams
 
-AVATAR_FILE = "avatar.safetensors"
 DEMO_CHECKPOINT = Path("runs/demo/checkpoints/last.ckpt")
 PHOTO_SIZE = 512
 """Least side of the crop that an avatar keeps of its photographs, pixels."""
-LARGEST_FRAME = 1280
-"""Drivers' frames are reduced to this longer side: more helps nobody and fills the memory."""
 SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_create(commands)
     _add_animate(commands)
     _add_edit(commands)
-    _add_export(commands)
+    add_export(commands)
     _add_view(commands)
     return parser
 
@@ -62,11 +63,11 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
     )
     create.add_argument(
         "--refine-steps",
-        type=_count,
+        type=count,
         default=100,
         help="Steps that fit hair and shoulders to the outlines (default: 100; 0: the network's own).",
     )
-    create.add_argument("--image-size", type=_count, help="Side of the images, pixels (default: as trained).")
+    create.add_argument("--image-size", type=count, help="Side of the images, pixels (default: as trained).")
 
 
 def _add_animate(commands: argparse._SubParsersAction) -> None:
@@ -77,7 +78,7 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
         "held in memory meanwhile: some 4 GB per minute of 720p at 25 frames/s. For longer ones use "
         "--max-frames, cut the video, or take `rome live`, which forgets each frame.",
     )
-    _add_avatar(animate)
+    add_avatar(animate)
     animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
     animate.add_argument(
         "-o",
@@ -87,7 +88,7 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
         help="Video to write (.mp4, with the driver's sound), or a folder for one .png per frame. A .json "
         "beside it says which frames of the driver were lost.",
     )
-    animate.add_argument("--max-frames", type=_count, help="Stop after so many frames of the driver.")
+    animate.add_argument("--max-frames", type=count, help="Stop after so many frames of the driver.")
     animate.add_argument(
         "--lost",
         choices=("hold", "interpolate", "skip"),
@@ -110,11 +111,11 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
 
 def _add_edit(commands: argparse._SubParsersAction) -> None:
     edit = commands.add_parser("edit", help="Change an avatar's hair or shoulders along a linear basis.")
-    _add_avatar(edit)
+    add_avatar(edit)
     edit.add_argument("--basis", type=Path, required=True, help="Basis written by `rome distill basis`.")
     edit.add_argument(
         "--component",
-        type=_count,
+        type=count,
         action="append",
         required=True,
         help="Component to change, from 1; may be given several times, each with its --amount.",
@@ -129,52 +130,13 @@ def _add_edit(commands: argparse._SubParsersAction) -> None:
     edit.add_argument("-o", "--output", type=Path, required=True, help="Folder for the edited avatar.")
 
 
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    export = commands.add_parser("export", help="Write the avatar for other tools.")
-    _add_avatar(export)
-    export.add_argument(
-        "--format",
-        choices=("glb", "obj", "ply", "usd", "params", "flipbook", "smplx"),
-        default="glb",
-        help="glb, usd: rigged mesh with a morph target per expression; obj: textured mesh; ply: mesh with "
-        "coloured vertices; params: numbers of the head model, FLAME's names (.npz); flipbook: the neural "
-        "render over a driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's "
-        "hair and shoulders (.npz). Default: glb.",
-    )
-    export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
-    export.add_argument(
-        "--driver",
-        type=Path,
-        help="Video whose poses obj, ply and params show (default: at rest); required for flipbook.",
-    )
-    export.add_argument(
-        "--frame",
-        type=_count,
-        action="append",
-        help="Frame of the driver, from 0; may be given several times, one file each (default: the first "
-        "for obj and ply, all for params).",
-    )
-    export.add_argument(
-        "--max-frames", type=_count, help="flipbook: stop after so many frames of the driver."
-    )
-    export.add_argument(
-        "--body", type=Path, help="smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de."
-    )
-    export.add_argument(
-        "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
-    )
-    export.add_argument(
-        "--flame", type=Path, help="smplx: your generic_model.pkl, for an avatar on another head than FLAME."
-    )
-
-
 def _add_view(commands: argparse._SubParsersAction) -> None:
     view = commands.add_parser(
         "view", help="Show the exported mesh and the neural render in a browser, with sliders for both."
     )
-    _add_avatar(view)
+    add_avatar(view)
     view.add_argument(
-        "--port", type=_count, default=8420, help="Port on this machine (default: 8420; 0: any free one)."
+        "--port", type=count, default=8420, help="Port on this machine (default: 8420; 0: any free one)."
     )
     view.add_argument(
         "--basis", type=Path, help="Basis written by `rome distill basis`: sliders for hair and shoulders."
@@ -191,33 +153,18 @@ def _add_view(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _add_avatar(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
-
-
-def _count(text: str) -> int:
-    """A number of steps, pixels or frames, as argparse wants its types."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"wanted a whole number, 0 or more, got {text!r}")
-    return int(text)
-
-
 def main(argv: list[str]) -> int:
     """Run a sub-command; ``argv`` is what follows ``rome avatar``."""
     args = build_parser().parse_args(argv)
-    commands = {"create": _create, "animate": _animate, "edit": _edit, "export": _export, "view": _view}
+    commands = {"create": _create, "animate": _animate, "edit": _edit, "export": export, "view": _view}
     return commands[args.command](args)
-
-
-def avatar_path(given: Path) -> Path:
-    """The avatar file of a folder, or the file itself."""
-    return given / AVATAR_FILE if given.is_dir() or not given.suffix else given
 
 
 def _create(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
+    from rome_lightning.media.video import read_image
     from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
-    from rome_lightning.tracking import Tracker, read_image, track_photos
+    from rome_lightning.tracking import Tracker, track_photos
 
     if args.checkpoint == DEMO_CHECKPOINT and not DEMO_CHECKPOINT.is_file():
         raise FileNotFoundError(
@@ -241,7 +188,7 @@ def _save(avatar: Avatar, folder: Path) -> Path:
     """The avatar and a picture of it."""
     from PIL import Image
 
-    from rome_lightning.evaluation.pictures import preview, to_uint8
+    from rome_lightning.report.pictures import preview, to_uint8
 
     avatar.save(folder / AVATAR_FILE)
     Image.fromarray(to_uint8(preview(avatar))).save(folder / "preview.png")
@@ -278,7 +225,7 @@ def _animate(args: argparse.Namespace) -> int:
     if args.output.suffix.lower() not in ("", ".mp4"):
         raise ValueError(f"--output is a .mp4 file or a folder without a suffix, got {args.output}")
     avatar = Avatar.load(avatar_path(args.avatar))
-    video, tracked = _track_driver(avatar, args.driver, args.max_frames)
+    video, tracked = track_driver(avatar, args.driver, args.max_frames)
     lost = ~tracked.valid
     params, shown = fill_lost(tracked.params, lost, args.lost)
     if args.relative:
@@ -287,7 +234,7 @@ def _animate(args: argparse.Namespace) -> int:
     frames = _with_params(tracked, shown, params)
     _write(args.output, _drawn(avatar, frames, lost[shown], args.compare), len(frames), video)
     if args.output.suffix and args.lost != "skip":
-        from rome_lightning.tracking.audio import copy_audio
+        from rome_lightning.media.audio import copy_audio
 
         copy_audio(args.output, args.driver)
     spans = runs(lost.nonzero().flatten())
@@ -308,15 +255,6 @@ def _animate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[Video, TrackedClip]:
-    from rome_lightning.tracking import Tracker, read_video
-
-    video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
-    print(f"tracking {len(video)} frames of {path}", file=sys.stderr)
-    tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
-    return video, tracker.track(video.frames, fps=video.fps, masks=False)
-
-
 def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: HeadParams) -> Frames:
     """The driver's frames that are shown, with the parameters that they are shown with."""
     import dataclasses
@@ -326,7 +264,7 @@ def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: HeadParams) 
 
 def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) -> Iterator[np.ndarray]:
     """The frames to write; in a comparison a red border shows where the driver is lost."""
-    from rome_lightning.evaluation.pictures import driven_frames
+    from rome_lightning.report.pictures import driven_frames
 
     for frame, is_lost in zip(driven_frames(avatar, frames, compare), lost.tolist(), strict=True):
         if compare and is_lost:
@@ -341,7 +279,7 @@ def _write(output: Path, frames: Iterator[np.ndarray], total: int, video: Video)
     from PIL import Image
     from rich.progress import track
 
-    from rome_lightning.tracking import write_video
+    from rome_lightning.media.video import write_video
 
     frames = iter(track(frames, description="rendering", total=total))
     if output.suffix:
@@ -372,113 +310,6 @@ def _edit(args: argparse.Namespace) -> int:
     changes = ", ".join(f"{basis.names[index]} {amount:+g}" for index, amount in amounts.items())
     print(f"{path}: {changes}; vertices moved by up to {1e3 * float(moved.max()):.1f} mm")
     return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from rome_lightning.avatar import Avatar
-    from rome_lightning.export.person import export_avatar
-
-    path, output = avatar_path(args.avatar), _export_file(args)
-    avatar = Avatar.load(path)
-    if args.format == "smplx":
-        written = [_export_smplx(avatar, args, output)]
-    elif args.format == "flipbook":
-        written = _export_flipbook(avatar, args, output)
-    elif args.driver is None:
-        written = [export_avatar(avatar, output, args.format)]
-    else:
-        written = _export_poses(avatar, args, output)
-    for file in written:
-        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
-    return 0
-
-
-def _export_file(args: argparse.Namespace) -> Path:
-    """File to write, once the options are found to fit each other."""
-    from rome_lightning.export.person import RIGGED, SUFFIXES
-
-    names: dict[str, str] = {name: f"avatar{suffix}" for name, suffix in SUFFIXES.items()}
-    # Beside the avatar lie `params` and the texture of `obj` under the plain names.
-    names |= {"smplx": "avatar_smplx.npz", "flipbook": "avatar_flipbook.png"}
-    suffix = Path(names[args.format]).suffix
-    if args.output is not None and args.output.suffix.lower() != suffix:
-        raise ValueError(f"--format {args.format} writes a {suffix} file, got --output {args.output}")
-    if args.format in (*RIGGED, "smplx") and (args.driver or args.frame):
-        raise ValueError(
-            f"--format {args.format} is rigged and holds every pose; --driver is for obj, ply, params and "
-            "flipbook"
-        )
-    if args.frame and not args.driver:
-        raise ValueError("--frame is a frame of --driver VIDEO, which is missing")
-    if args.format == "flipbook" and (args.frame or not args.driver):
-        raise ValueError(
-            "--format flipbook shows the frames of --driver VIDEO one after the other, no --frame"
-        )
-    if args.format == "smplx" and not (args.body and args.correspondence):
-        raise ValueError(
-            "--format smplx needs --body SMPLX_NEUTRAL.npz and --correspondence "
-            "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
-        )
-    owners = {"body": "smplx", "correspondence": "smplx", "flame": "smplx", "max_frames": "flipbook"}
-    for name, owner in owners.items():
-        if getattr(args, name) is not None and args.format != owner:
-            raise ValueError(f"--{name.replace('_', '-')} is for --format {owner}, got {args.format}")
-    given: Path | None = args.output
-    return given or avatar_path(args.avatar).with_name(names[args.format])
-
-
-def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Path:
-    from rome_lightning.export.smplx import SMPLX_LICENCE, export_smplx
-    from rome_lightning.head import load_head
-
-    flame = avatar.model.head if args.flame is None else load_head(args.flame)
-    written = export_smplx(avatar, output, args.body, args.correspondence, flame)
-    print(f"under the licence of {args.body}: {SMPLX_LICENCE}", file=sys.stderr)
-    return written
-
-
-def _export_flipbook(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
-    from rome_lightning.avatar.motion import fill_lost
-    from rome_lightning.export.flipbook import export_flipbook
-
-    video, tracked = _track_driver(avatar, args.driver, args.max_frames)
-    params, _ = fill_lost(tracked.params, ~tracked.valid, "hold")
-    lost = int((~tracked.valid).sum())
-    if lost:
-        print(f"lost {lost} of {len(params)} frames, the last pose is held", file=sys.stderr)
-    return export_flipbook(avatar, output, params, video.fps)
-
-
-def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
-    """One file per wanted frame of the driver, or one with the parameters of all."""
-    import torch
-
-    from rome_lightning.export.person import export_avatar
-
-    last = max(args.frame) + 1 if args.frame else (None if args.format == "params" else 1)
-    _, tracked = _track_driver(avatar, args.driver, last)
-    wanted = torch.tensor(args.frame or range(len(tracked)))
-    if int(wanted.max()) >= len(tracked):
-        raise ValueError(f"{args.driver} has {len(tracked)} frames, --frame {int(wanted.max())} is not there")
-    lost = wanted[~tracked.valid[wanted]]
-    if len(lost) and args.frame:
-        reason = tracked.reasons[int(lost[0])]
-        raise ValueError(f"frame {int(lost[0])} of {args.driver} cannot be used: {reason}; take another one")
-    if args.format == "params":
-        kept = wanted[tracked.valid[wanted]]
-        if len(lost):
-            print(f"left out {len(lost)} lost frames", file=sys.stderr)
-        return [export_avatar(avatar, output, args.format, tracked.params[kept])]
-    many = len(wanted) > 1
-    return [
-        export_avatar(
-            avatar,
-            output.with_name(f"{output.stem}_{number:05d}{output.suffix}") if many else output,
-            args.format,
-            tracked.params[slice(number, number + 1)],
-        )
-        for number in wanted.tolist()
-    ]
 
 
 def _view(args: argparse.Namespace) -> int:

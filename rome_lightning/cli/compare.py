@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
-    from rome_lightning.evaluation.comparison import Comparison
-    from rome_lightning.evaluation.comparison_page import Truth
-    from rome_lightning.evaluation.runs import Configuration, Run
+    from rome_lightning.comparison.comparing import Comparison
+    from rome_lightning.comparison.page import Truth
+    from rome_lightning.comparison.runs import Configuration, Run
 
 TRAINING = "training"
 """Stands for a protocol: the validation metrics of the training."""
 
 
 def _parser() -> ArgumentParser:
-    from rome_lightning.evaluation.comparison import CompareOptions
+    from rome_lightning.comparison.judging import CompareOptions
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -99,8 +99,8 @@ def main(argv: list[str]) -> int:
     if len(runs) < 2:
         parser.error("compare what? give at least two run folders")
     if options.protocol == TRAINING:
-        from rome_lightning.evaluation.comparison_tables import as_markdown
-        from rome_lightning.evaluation.training_metrics import training_table
+        from rome_lightning.comparison.tables import as_markdown
+        from rome_lightning.comparison.training_metrics import training_table
 
         table = training_table(_configurations(runs, options), options.metrics)
         text = as_markdown(table) if options.format == "md" else f"{table.as_text()}\n{table.caption}"
@@ -108,25 +108,25 @@ def main(argv: list[str]) -> int:
     comparison = _compare(runs, options)
     if options.format == "html":
         return _write_page(options, comparison)
-    from rome_lightning.evaluation.comparison_tables import render
+    from rome_lightning.comparison.tables import render
 
     return _write(options, render(comparison, options.format))
 
 
 def _read(paths: Sequence[str]) -> list[Run]:
-    from rome_lightning.evaluation.runs import read_run
+    from rome_lightning.comparison.runs import read_run
 
     return [read_run(Path(path)) for path in paths]
 
 
 def _fetched(options: Namespace) -> list[Run]:
-    from rome_lightning.evaluation.wandb_runs import fetch_runs
+    from rome_lightning.comparison.wandb_runs import fetch_runs
 
     return fetch_runs(options.wandb, options.runs)
 
 
 def _configurations(runs: Sequence[Run], options: Namespace) -> list[Configuration]:
-    from rome_lightning.evaluation.runs import Configuration, pool_seeds
+    from rome_lightning.comparison.runs import Configuration, pool_seeds
 
     if options.separate_seeds:
         return [Configuration(run.name, (run,)) for run in runs]
@@ -134,7 +134,8 @@ def _configurations(runs: Sequence[Run], options: Namespace) -> list[Configurati
 
 
 def _compare(runs: Sequence[Run], options: Namespace) -> Comparison:
-    from rome_lightning.evaluation.comparison import CompareOptions, common_protocol, compare
+    from rome_lightning.comparison.comparing import common_protocol, compare
+    from rome_lightning.comparison.judging import CompareOptions
 
     configurations = _configurations(runs, options)
     protocol = options.protocol or common_protocol(runs)
@@ -172,8 +173,8 @@ def _write(options: Namespace, text: str) -> int:
 
 def _write_page(options: Namespace, comparison: Comparison) -> int:
     from rome_lightning.callbacks import code_and_versions
-    from rome_lightning.evaluation.comparison_page import write_page
-    from rome_lightning.evaluation.comparison_tables import render
+    from rome_lightning.comparison.page import write_page
+    from rome_lightning.comparison.tables import render
 
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_page(options.output, comparison, {"code": code_and_versions()}, _truth(options, comparison))
@@ -192,7 +193,7 @@ def _truth(options: Namespace, comparison: Comparison) -> Truth | None:
         return None
     from datamodules.evaluation import StoredClips
     from datamodules.manifest import Manifest
-    from rome_lightning.evaluation.pictures import to_uint8
+    from rome_lightning.report.pictures import to_uint8
 
     manifest = Manifest.load(options.data)
     scored = comparison.runs[0].evaluation(comparison.protocol).summary["dataset_hash"]
@@ -213,7 +214,7 @@ def _truth(options: Namespace, comparison: Comparison) -> Truth | None:
 
 
 def _rank(options: Namespace) -> int:
-    from rome_lightning.evaluation.ranking import rank_sweep, ranking_text, write_ranking
+    from rome_lightning.sweeps.ranking import rank_sweep, ranking_text, write_ranking
 
     ranking = rank_sweep(options.sweep)
     if options.format == "html":

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datamodules.evaluation import StoredClips
     from rome_lightning.avatar import Avatar
-    from rome_lightning.data import Frames
     from rome_lightning.evaluation.evaluator import Evaluation
-    from rome_lightning.evaluation.report import Media, Section
     from rome_lightning.evaluation.results import Rows
     from rome_lightning.evaluation.systems import AvatarSystem
+    from rome_lightning.report.page import Media, Section
+    from rome_lightning.types import Frames
 
 TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitallens_2")
 HELD_BACK_CLIP = "clip_single_face"
@@ -154,7 +154,7 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.cli import avatar as command
-    from rome_lightning.tracking import read_video
+    from rome_lightning.media.video import read_video
 
     photos = output / "photos"
     photos.mkdir(exist_ok=True)
@@ -173,8 +173,8 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
 
 def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> tuple[Section, list[Section]]:
     """Videos, meshes and pictures of the avatars, each also as a file of its own."""
-    from rome_lightning.evaluation.report import Media, Section
     from rome_lightning.export.person import export_avatar
+    from rome_lightning.report.page import Media, Section
 
     driver, fps = _track_driver(clips[DRIVER_CLIP], avatars["astronaut"])
     videos, files = [], []
@@ -204,7 +204,8 @@ def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> t
 
 def _track_driver(path: Path, avatar: Avatar) -> tuple[Frames, float]:
     """The driver's frames and their rate; a frame without a face holds the pose of its neighbour."""
-    from rome_lightning.tracking import Tracker, read_video
+    from rome_lightning.media.video import read_video
+    from rome_lightning.tracking import Tracker
 
     video = read_video(path, start_s=DRIVER_START_S, max_frames=DRIVER_FRAMES)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
@@ -213,8 +214,8 @@ def _track_driver(path: Path, avatar: Avatar) -> tuple[Frames, float]:
 
 
 def _write_comparison(avatar: Avatar, driver: Frames, fps: float, path: Path) -> None:
-    from rome_lightning.evaluation.pictures import driven_frames
-    from rome_lightning.tracking import write_video
+    from rome_lightning.media.video import write_video
+    from rome_lightning.report.pictures import driven_frames
 
     write_video(path, driven_frames(avatar, driver, compare=True), fps)
 
@@ -224,8 +225,8 @@ def _score(checkpoint: Path, experiments: Path, output: Path) -> list[Section]:
     from datamodules.evaluation import StoredClips
     from rome_lightning.evaluation.page import clip_table
     from rome_lightning.evaluation.protocol import load_protocol
-    from rome_lightning.evaluation.report import Media, Section
     from rome_lightning.evaluation.systems import AvatarSystem
+    from rome_lightning.report.page import Media, Section
 
     path = experiments / "protocols" / "demo.yaml"
     size = load_protocol(path).resolution
@@ -281,8 +282,8 @@ def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path:
     import torch
     from PIL import Image
 
-    from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
-    from rome_lightning.evaluation.report import Media
+    from rome_lightning.report.page import Media
+    from rome_lightning.report.pictures import COLUMNS, comparison_rows, to_uint8
 
     rows = []
     for clip in clips:
@@ -300,8 +301,8 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
     import torch
     from PIL import Image
 
-    from rome_lightning.evaluation.pictures import COLUMNS, comparison_rows, to_uint8
-    from rome_lightning.evaluation.report import Media
+    from rome_lightning.report.page import Media
+    from rome_lightning.report.pictures import COLUMNS, comparison_rows, to_uint8
 
     picked = driver[torch.linspace(0, len(driver) - 1, 4).long()]
     rows = []
@@ -314,7 +315,7 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
 
 def _report(output: Path, sections: list[Section], clock: Clock) -> None:
     from rome_lightning.callbacks import code_and_versions
-    from rome_lightning.evaluation.report import write_report
+    from rome_lightning.report.page import write_report
 
     provenance = {
         "code": code_and_versions(),

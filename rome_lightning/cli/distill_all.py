@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rome_lightning.cli.distill import BasisConfig, make_basis
+from rome_lightning.cli.distill_basis import BasisConfig, make_basis
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rome_lightning.evaluation.report import Table
+    from rome_lightning.report.page import Table
 
 _QUALITY = (
     # Task and metric in a summary, heading of the column, decimals.
@@ -189,7 +189,7 @@ def _examples(config: AllConfig, image_size: int) -> list[Any]:
 
 
 def _quality_table(results: dict[str, Any]) -> Table:
-    from rome_lightning.evaluation.report import Table
+    from rome_lightning.report.page import Table
 
     columns = [entry for entry in _QUALITY if f"{entry[0]}/{entry[1]}" in results["full"]["quality"]]
     rows = []
@@ -205,7 +205,7 @@ def _quality_table(results: dict[str, Any]) -> Table:
 
 
 def _speed_table(results: dict[str, Any]) -> Table:
-    from rome_lightning.evaluation.report import Table
+    from rome_lightning.report.page import Table
 
     stages = list(dict.fromkeys(stage for result in results.values() for stage in result["milliseconds"]))
     rows = []
@@ -220,7 +220,7 @@ def _write_page(config: AllConfig, basis: Path, models: dict[str, Path], tables:
 
     from rome_lightning.callbacks import code_and_versions
     from rome_lightning.distillation.fitting import beside
-    from rome_lightning.evaluation.report import Media, Section, write_report
+    from rome_lightning.report.page import Media, Section, write_report
 
     assert config.output is not None
     Image.fromarray(_strip(config, models)).save(config.output / "strip.png")
@@ -244,8 +244,8 @@ def _strip(config: AllConfig, models: dict[str, Path]) -> np.ndarray:
     """A row per clip: source, target, and what every model makes of them."""
     import torch
 
-    from rome_lightning.evaluation.pictures import shaded, to_uint8
     from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+    from rome_lightning.report.pictures import shaded, to_uint8
 
     loaded = [(load_avatar(path), int(read_checkpoint(path)["image_size"])) for path in models.values()]
     rows = []

@@ -371,8 +371,8 @@ def finish(
 
 def _speed(evaluation: Evaluation) -> dict[str, float]:
     """Speed of a model of ours, measured once and remembered."""
-    from rome_lightning.evaluation.files import write_atomic
     from rome_lightning.evaluation.systems import AvatarSystem
+    from rome_lightning.media.atomic import write_atomic
 
     if not isinstance(evaluation.system, AvatarSystem):
         return {}

@@ -15,9 +15,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
-from rome_lightning.data.datamodule import RomeDataModule
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
 from rome_lightning.training.checking import check_continuation, check_run

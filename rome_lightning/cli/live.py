@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.live import Timing, drive
-    from rome_lightning.cli.avatar import avatar_path
+    from rome_lightning.cli.avatar_common import avatar_path
     from rome_lightning.tracking.live import LiveTracker
 
     if args.output is None and not args.show:
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _video(path: Path) -> tuple[Iterator[np.ndarray], float]:
-    from rome_lightning.tracking.video import probe, stream_video
+    from rome_lightning.media.video import probe, stream_video
 
     return stream_video(path), probe(path).fps
 
@@ -128,7 +128,7 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
 
 
 def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float) -> None:
-    from rome_lightning.tracking import write_video
+    from rome_lightning.media.video import write_video
 
     if output is not None:
         write_video(output, (frame.image for frame in frames), fps)
@@ -139,7 +139,7 @@ def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float) -> No
 
 def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None:
     """Latencies as a table, and beside the video as JSON."""
-    from rome_lightning.evaluation.report import Table
+    from rome_lightning.report.page import Table
 
     summary = timing.summary()
     rows = [

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 if TYPE_CHECKING:
-    from rome_lightning.evaluation.sweep import SweepFolder
-    from rome_lightning.evaluation.sweep_trials import Trial
+    from rome_lightning.sweeps.engine import SweepFolder
+    from rome_lightning.sweeps.trials import Trial
 
 
 @dataclass
@@ -78,8 +78,8 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     config = SweepConfig(**{name: options[name] for name in SweepConfig.__dataclass_fields__})
-    from rome_lightning.evaluation.sweep import SweepFolder, forget_failures, run_wandb
-    from rome_lightning.evaluation.sweep_file import read_sweep
+    from rome_lightning.sweeps.engine import SweepFolder, forget_failures, run_wandb
+    from rome_lightning.sweeps.file import read_sweep
 
     sweep = read_sweep(options.file)
     if config.engine == "wandb":
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(folder: SweepFolder, config: SweepConfig) -> None:
-    from rome_lightning.evaluation.sweep import run_local, run_submitit
+    from rome_lightning.sweeps.engine import run_local, run_submitit
 
     def report(trial: Trial) -> None:
         over = sum(other.is_over for other in folder.trials())
@@ -117,7 +117,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 def _finish(folder: SweepFolder) -> int:
     """Rank the trials; tells what failed."""
     from rome_lightning.callbacks import code_and_versions
-    from rome_lightning.evaluation.ranking import rank_sweep, ranking_text, write_ranking
+    from rome_lightning.sweeps.ranking import rank_sweep, ranking_text, write_ranking
 
     ranking = rank_sweep(folder.path)
     page = folder.path / "ranking.html"
@@ -131,7 +131,7 @@ def _finish(folder: SweepFolder) -> int:
 
 
 def _sync(argv: list[str]) -> int:
-    from rome_lightning.evaluation.sweep import sync_offline
+    from rome_lightning.sweeps.engine import sync_offline
 
     parser = ArgumentParser(
         prog="rome sweep sync",

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.avatar.refine import refine_offsets
-from rome_lightning.data import Frames
+from rome_lightning.media.tensors import read_tensors, write_tensors
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.avatar_model import at_rest
-from rome_lightning.models.files import read_tensors, write_tensors
+from rome_lightning.types import Frames
 
 BLOCK_FORMAT = "rome-offsets/1"
 """Of the files of an ``OffsetStore``."""

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.distillation.fitting import BasisFit
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models import LinearBasis
 from rome_lightning.renderer import get_rasterizer, interpolate
+from rome_lightning.types import HeadParams
 
 _CAMERA = (4.2, 0.0, 0.02)
 _YAWS = (0.0, 1.0)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lightning.data import Frames
 from rome_lightning.losses.mesh_chamfer import chamfer_3d
 from rome_lightning.models import AvatarModel
+from rome_lightning.types import Frames
 
 STAGES = ("mesh of a photo", "avatar of a photo", "mesh of a frame", "whole frame")
 """What ``stage_times`` measures; the first two once per avatar, the others for every driver frame."""

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.distillation.fitting import PARTS
 from rome_lightning.head import HeadModel
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.types import HeadParams
 
 LANDMARKS = "ibug68"
 """Embedding that both heads need."""

@@ -12,9 +12,9 @@ from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.data import Frames
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
 from rome_lightning.evaluation.systems import Predictions
+from rome_lightning.types import Frames
 
 BASELINES = ("source", "mean", "warp")
 _GRID = 48

@@ -20,12 +20,12 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 import rome_lightning
-from rome_lightning.evaluation.files import write_atomic
 from rome_lightning.evaluation.metric_table import kind_of
 from rome_lightning.evaluation.pairs import ClipSource, PairItem, format_pairs
 from rome_lightning.evaluation.protocol import Protocol, text_hash
 from rome_lightning.evaluation.scoring import RealImages, Scorer, Scores
 from rome_lightning.evaluation.systems import Predictions, System
+from rome_lightning.media.atomic import write_atomic
 
 UNIT_SIZE = 16
 """Pairs of one source that are scored at once."""

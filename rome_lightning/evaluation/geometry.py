@@ -12,15 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lightning.data import Frames
-from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.evaluator import Evaluation, Unit
-from rome_lightning.evaluation.meshes import Mesh, read_landmarks, read_mesh
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
 from rome_lightning.evaluation.protocol import MeshRule, Protocol, file_hash, text_hash
 from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.systems import AvatarSystem, Predictions
 from rome_lightning.head import HeadModel
+from rome_lightning.media.meshes import Mesh, read_landmarks, read_mesh
+from rome_lightning.media.video import read_image
 from rome_lightning.metrics.mesh_distance import (
     SurfacePoints,
     distances_to_mesh,
@@ -30,7 +29,9 @@ from rome_lightning.metrics.mesh_distance import (
     sample_surface,
     transform,
 )
-from rome_lightning.tracking import Tracker, read_image
+from rome_lightning.tracking import Tracker
+from rome_lightning.types import Frames
+from rome_lightning.types.clip import ClipInfo
 
 _FACE_POINTS = (36, 39, 42, 45, 33, 48, 54)
 """Corners of the eyes, base of the nose, corners of the mouth: NoW's seven among the 68."""

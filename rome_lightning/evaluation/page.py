@@ -15,9 +15,9 @@ from torch import Tensor
 from rome_lightning.evaluation.evaluator import Evaluation, write_png
 from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
-from rome_lightning.evaluation.report import Media, Section, Table, write_report
 from rome_lightning.evaluation.results import Rows
 from rome_lightning.evaluation.scoring import RealImages, Scorer
+from rome_lightning.report.page import Media, Section, Table, write_report
 
 CASES = ("worst", "median", "best")
 _EXAMPLES = 3

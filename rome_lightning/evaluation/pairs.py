@@ -9,9 +9,9 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from rome_lightning.data import Frames
-from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.protocol import PairRule, Protocol
+from rome_lightning.types import Frames
+from rome_lightning.types.clip import ClipInfo
 
 LIST_FORMAT = "# rome-pairs/1"
 _COLUMNS = ("task", "clip", "source", "driver_clip", "frame")

@@ -13,13 +13,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from rome_lightning.data import Frames, HeadParams, Region
-from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import Protocol, file_hash
 from rome_lightning.evaluation.systems import Predictions
-from rome_lightning.tracking import Segmenter, Video, probe, read_image, read_video
+from rome_lightning.media.video import Video, probe, read_image, read_video
+from rome_lightning.tracking import Segmenter
 from rome_lightning.tracking.crop import Crop
+from rome_lightning.types import Frames, HeadParams, Region
+from rome_lightning.types.clip import ClipInfo
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from rome_lightning.evaluation.evaluator import Evaluation, Part
-from rome_lightning.evaluation.files import write_atomic
 from rome_lightning.evaluation.metric_table import result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import text_hash
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.metrics import acceleration, frechet_distance
 from rome_lightning.metrics.fid import Moments
 

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
-from rome_lightning.assets.quality import load_brisque, load_inception
-from rome_lightning.data import Frames, Region
 from rome_lightning.evaluation.metric_table import SPECS, kind_of, result_name, spec_of
 from rome_lightning.evaluation.protocol import Protocol
 from rome_lightning.metrics import (
@@ -41,8 +39,10 @@ from rome_lightning.metrics import (
     ssim_map,
 )
 from rome_lightning.metrics.lpips import LPIPSNet
+from rome_lightning.pretrained.quality import load_brisque, load_inception
 from rome_lightning.tracking import Detections, FaceDetector
 from rome_lightning.tracking.detector import open_task
+from rome_lightning.types import Frames, Region
 
 FIVE_POINTS = (468, 473, 4, 61, 291)
 """MediaPipe's irises, tip of the nose and corners of the mouth."""

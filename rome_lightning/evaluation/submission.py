@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rome_lightning.data import Frames
-from rome_lightning.evaluation.files import write_atomic
 from rome_lightning.evaluation.geometry import in_millimetres
-from rome_lightning.evaluation.meshes import ply_bytes
 from rome_lightning.evaluation.systems import AvatarSystem
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.meshes import ply_bytes
+from rome_lightning.media.video import read_image
 from rome_lightning.models.avatar_model import at_rest
-from rome_lightning.tracking import Tracker, read_image
+from rome_lightning.tracking import Tracker
+from rome_lightning.types import Frames
 
 FILE = "svfr_submission.zip"
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.avatar.refine import refine_offsets
-from rome_lightning.data import Frames, Rendered
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import file_hash
 from rome_lightning.models import AvatarCode
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+from rome_lightning.types import Frames, Rendered
 
 _CACHED_AVATARS = 8
 

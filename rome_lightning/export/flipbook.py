@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import HeadParams
+from rome_lightning.types import HeadParams
 
 FORMAT = "rome-flipbook/1"
 LARGEST_SIDE = 8192

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import rome_lightning
-from rome_lightning.data import HeadParams
-from rome_lightning.export.image import encode_png
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import JOINTS, HeadModel
+from rome_lightning.media.image import encode_png
+from rome_lightning.types import HeadParams
 
 _PARENTS = {"root": None, "neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}

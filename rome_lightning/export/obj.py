@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lightning.export.image import encode_png
+from rome_lightning.media.image import encode_png
 
 
 def export_obj(

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 import rome_lightning
-from rome_lightning.data import Frames, HeadParams, Region
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.models.offsets import BasisOffsets, OffsetNetwork
 from rome_lightning.models.texture import DirectTexture, UnprojectedTexture
 from rome_lightning.renderer import UVLayout, interpolate
+from rome_lightning.types import Frames, HeadParams, Region
 
 OPSET = 18
 TOLERANCE = 1e-3

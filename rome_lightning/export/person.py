@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import HeadParams
-from rome_lightning.export.bake import bake_colour_texture
+from rome_lightning.export.colour_texture import bake_colour_texture
 from rome_lightning.export.glb import export_glb
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.usd import export_usd, load_usd
 from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.renderer import sample_texture
+from rome_lightning.types import HeadParams
 
 FileFormat = Literal["glb", "obj", "ply", "usd", "params"]
 SUFFIXES: dict[FileFormat, str] = {

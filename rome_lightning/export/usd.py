@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.export.glb import SMALLEST_MOVE, rest_and_joints, skin_weights, unit_normals
-from rome_lightning.export.image import encode_png
 from rome_lightning.head import HeadModel
+from rome_lightning.media.image import encode_png
 
 _JOINT_PATHS = ("root", "root/neck", "root/neck/jaw", "root/neck/left_eye", "root/neck/right_eye")
 _PARENTS = (None, 0, 1, 1, 1)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, full_precision, rotate_about
 from rome_lightning.head.data import REGIONS, HeadData
+from rome_lightning.types import HeadParams
 
 
 class HeadModel(nn.Module):

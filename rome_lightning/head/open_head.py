@@ -14,7 +14,7 @@ from rome_lightning.head.model import HeadModel
 
 OPEN_HEAD_FILE = Path(__file__).with_name("open_head.safetensors")
 OPEN_HEAD_SHA256 = "ce5bcf414ad05faeafbced5f5df256a9e4f64f8400ef616b69933d112eb65df0"
-"""Hash of the shipped file; ``python -m rome_lightning.head.bake`` makes the same bytes."""
+"""Hash of the shipped file; ``python -m rome_lightning.baking.head`` makes the same bytes."""
 
 FORMAT = "rome-head/1"
 
@@ -28,7 +28,7 @@ def load_open_head(path: Path | None = None) -> HeadModel:
     ``eye_pose`` only.
 
     Args:
-        path: a file written by ``python -m rome_lightning.head.bake``; default is the shipped one,
+        path: a file written by ``python -m rome_lightning.baking.head``; default is the shipped one,
             whose hash is checked.
 
     Returns:
@@ -46,7 +46,7 @@ def read_head(path: Path | None = None) -> HeadData:
     file = OPEN_HEAD_FILE if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"no head at {file}; `python -m rome_lightning.head.bake {file.name}` makes one (extra: bake)"
+            f"no head at {file}; `python -m rome_lightning.baking.head {file.name}` makes one (extra: bake)"
         )
     if path is None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -21,7 +21,7 @@ class GazeLoss(nn.Module):
     release does not contain either).
 
     Args:
-        left: convolutions for the subject's left eye, see ``assets.weights.load_gaze_vgg16``.
+        left: convolutions for the subject's left eye, see ``pretrained.weights.load_gaze_vgg16``.
         right: convolutions for the right eye; may be the same.
     """
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.losses.crops import aligned_faces
-from rome_lightning.networks.frozen import FrozenNetwork
+from rome_lightning.pretrained.frozen import FrozenNetwork
 
 
 class IdentityLoss(nn.Module):

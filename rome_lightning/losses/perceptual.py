@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.networks.frozen import FrozenNetwork
+from rome_lightning.pretrained.frozen import FrozenNetwork
 
 PAPER_LAYERS = {"conv1_1": 1 / 32, "conv2_1": 1 / 16, "conv3_1": 1 / 8, "conv4_1": 1 / 4, "conv5_1": 1.0}
 """Layers of VGG-19 and their weights in ROME."""
@@ -70,7 +70,7 @@ class PerceptualLoss(nn.Module):
     2016, eq. 2, with L1).
 
     Args:
-        weights: of the network, see ``VGGFeatures`` and ``assets.weights``.
+        weights: of the network, see ``VGGFeatures`` and ``pretrained.weights``.
         layers: weight of each convolution to compare.
     """
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.assets.quality import SupportVectors
 from rome_lightning.metrics.per_image import MeanOverImages
+from rome_lightning.pretrained.quality import SupportVectors
 
 NUM_FEATURES = 36
 _WINDOW = 7
@@ -85,7 +85,7 @@ def brisque(model: SupportVectors, images: Float[Tensor, "b 3 h w"]) -> Float[Te
     Uniform areas, such as a white background, have no natural statistics: compare within one protocol.
 
     Args:
-        model: from ``assets.quality.load_brisque``.
+        model: from ``pretrained.quality.load_brisque``.
         images: RGB in [0, 1].
     """
     features = brisque_features(images)
@@ -99,7 +99,7 @@ class Brisque(MeanOverImages):
     """Mean over images of ``brisque``, lower is better.
 
     Args:
-        model: from ``assets.quality.load_brisque``.
+        model: from ``pretrained.quality.load_brisque``.
     """
 
     higher_is_better = False

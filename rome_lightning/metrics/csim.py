@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from rome_lightning.assets.faces import load_arcface, load_face_detector, load_sface
+from rome_lightning.pretrained.faces import load_arcface, load_face_detector, load_sface
 
 DETECTION_THRESHOLD = 0.6
 """Lowest score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""

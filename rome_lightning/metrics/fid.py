@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from rome_lightning.networks.frozen import FrozenNetwork
+from rome_lightning.pretrained.frozen import FrozenNetwork
 
 NUM_FEATURES = 2048
 _SIDE = 299
@@ -20,7 +20,7 @@ def inception_features(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> 
     """Features of the last pooling layer.
 
     Args:
-        network: from ``assets.quality.load_inception``.
+        network: from ``pretrained.quality.load_inception``.
         images: RGB in [0, 1]; rounded to 8 bits, then resized like TensorFlow 1 does, as the original FID.
     """
     pixels = (images.clamp(0, 1) * 255).round()
@@ -86,7 +86,7 @@ class FID(Metric):
     verified against a published value with the registered network.
 
     Args:
-        network: from ``assets.quality.load_inception``, or any that gives features.
+        network: from ``pretrained.quality.load_inception``, or any that gives features.
         num_features: of the network.
     """
 

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rome_lightning.assets.quality import load_squeezenet_features
-from rome_lightning.assets.weights import load_alexnet_features, load_vgg16_features
 from rome_lightning.metrics.per_image import MeanOverImages
-from rome_lightning.networks.frozen import FrozenNetwork
+from rome_lightning.pretrained.frozen import FrozenNetwork
+from rome_lightning.pretrained.quality import load_squeezenet_features
+from rome_lightning.pretrained.weights import load_alexnet_features, load_vgg16_features
 
 LPIPSNet = Literal["alex", "vgg", "squeeze"]
 _BACKBONES = {

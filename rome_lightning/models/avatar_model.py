@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rome_lightning.data import Frames, HeadParams, Rendered
-from rome_lightning.data.struct import TensorStruct
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models.basis import LinearBasis
 from rome_lightning.models.config import AvatarConfig
-from rome_lightning.models.decoder import DeferredRenderer
+from rome_lightning.models.deferred_renderer import DeferredRenderer
 from rome_lightning.models.offsets import build_offset_source
 from rome_lightning.models.regressors import DriverEncoder
 from rome_lightning.models.texture import build_texture_model
 from rome_lightning.renderer import get_rasterizer
+from rome_lightning.types import Frames, HeadParams, Rendered
+from rome_lightning.types.struct import TensorStruct
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.head import HeadModel
-from rome_lightning.models.files import read_tensors, write_tensors
+from rome_lightning.media.tensors import read_tensors, write_tensors
 
 FORMAT = "rome-basis/1"
 """Written into every basis file; others are refused."""

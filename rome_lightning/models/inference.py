@@ -8,7 +8,8 @@ from typing import TypeVar
 from torch import nn
 
 from rome_lightning.models.avatar_model import AvatarModel
-from rome_lightning.networks import CompactUNet, InferenceNetwork, TextureEncoder, UNet
+from rome_lightning.networks import CompactUNet, TextureEncoder, UNet
+from rome_lightning.networks.fast import InferenceNetwork
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -276,7 +276,7 @@ def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[d
 
     Args:
         path: the official ``rome.pth``.
-        head: FLAME's ``generic_model.pkl``; see ``head.flame.FlameFiles`` for what is used beside it.
+        head: FLAME's ``generic_model.pkl``; see ``head.flame.loading.FlameFiles`` for what is used beside it.
         rasterizer: visibility backend.
 
     Returns:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rome_lightning.data import POSE_SIZE
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.basis import OFFICIAL_HAIR, OFFICIAL_NECK, LinearBasis, read_official
 from rome_lightning.models.checkpoint import CONFIG_KEY, avatar_weights, config_from_dict, load_state
 from rome_lightning.models.config import AvatarConfig, BasisConfig, DriverConfig
 from rome_lightning.models.offsets import BasisOffsets
+from rome_lightning.types import POSE_SIZE
 
 OFFICIAL_EXPRESSION, OFFICIAL_POSE, OFFICIAL_CAMERA = 50, 6, 3
 """Outputs of ``disp_model.pth`` in their order; the pose is global, then jaw, as in DECA."""

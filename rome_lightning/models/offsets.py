@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.data import Frames
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.basis import LinearBasis, head_fingerprint
@@ -15,6 +14,7 @@ from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
 from rome_lightning.models.regressors import ImageRegressor
 from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
 from rome_lightning.renderer import UVLayout
+from rome_lightning.types import Frames
 
 POSITION_SCALE = 5.0
 """Metres to the unit of the position map, as in the release."""

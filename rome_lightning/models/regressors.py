@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
-from rome_lightning.data import POSE_SIZE, HeadParams
 from rome_lightning.head import HeadModel
 from rome_lightning.models.config import DriverConfig, EncoderName
+from rome_lightning.types import POSE_SIZE, HeadParams
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": models.resnet50,

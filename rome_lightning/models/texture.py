@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rome_lightning.data import Frames
 from rome_lightning.head import HeadModel
 from rome_lightning.models.config import TextureConfig
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
+from rome_lightning.types import Frames
 
 
 def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:

@@ -1,14 +1,13 @@
 """Networks of the avatar: encoders, decoders and the discriminator.
 
 ``TextureEncoder``, ``UNet``, ``OffsetMLP`` and ``PatchDiscriminator`` are the released architectures
-with the released key names; ``CompactUNet`` is the small one for a CPU. ``InferenceNetwork`` runs any of the
-image networks faster, without gradients.
+with the released key names; ``CompactUNet`` is the small one for a CPU. ``networks.fast`` runs any of
+the image networks faster, without gradients.
 """
 
 from rome_lightning.networks.compact_unet import CompactUNet
 from rome_lightning.networks.discriminator import PatchDiscriminator
 from rome_lightning.networks.harmonic import harmonic_encoding
-from rome_lightning.networks.inference import InferenceNetwork
 from rome_lightning.networks.offset_mlp import OffsetMLP
 from rome_lightning.networks.texture_encoder import TextureEncoder
 from rome_lightning.networks.unet import UNet
@@ -19,7 +18,6 @@ from rome_lightning.networks.weight_standardization import (
 
 __all__ = [
     "CompactUNet",
-    "InferenceNetwork",
     "OffsetMLP",
     "PatchDiscriminator",
     "TextureEncoder",

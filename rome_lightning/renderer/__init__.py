@@ -6,9 +6,9 @@ its gradient, ``sample_texture`` and ``UVLayout`` connect pixels, texels and ver
 pixel-centre rule are those of ``rome_lightning.geometry``: x right, y down, smaller z nearer.
 """
 
-from rome_lightning.renderer.extension import extend_outside
 from rome_lightning.renderer.fill import push_pull
 from rome_lightning.renderer.interpolation import interpolate
+from rome_lightning.renderer.nearest_fill import extend_outside
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
 from rome_lightning.renderer.silhouette import coverage
 from rome_lightning.renderer.soft import OFFICIAL, soft_silhouette

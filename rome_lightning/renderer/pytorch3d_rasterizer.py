@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from rome_lightning.renderer.rasterizer import check_mesh
+from rome_lightning.renderer.mesh_check import check_mesh
 
 INSTALL_PAGE = "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md"
 

@@ -1,4 +1,4 @@
-"""Choice of the visibility backend, checks of its input and its registration with torch."""
+"""Choice of the visibility backend and its registration with torch."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 from typing import Protocol, runtime_checkable
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels, warp_status
 from rome_lightning.renderer import torch_visibility
+from rome_lightning.renderer.mesh_check import check_mesh
 
 
 @runtime_checkable
@@ -77,24 +78,6 @@ class WarpRasterizer(_Builtin):
     """
 
     name = "warp"
-
-
-def check_mesh(vertices_px: Tensor, faces: Tensor) -> None:
-    """Refuse shapes that do not fit and vertices that are not finite."""
-    if vertices_px.ndim != 3 or vertices_px.shape[-1] != 3:
-        raise ValueError(f"vertices_px must have shape (batch, vertices, 3), got {tuple(vertices_px.shape)}")
-    if faces.ndim != 2 or faces.shape[-1] != 3:
-        raise ValueError(f"faces must have shape (faces, 3), got {tuple(faces.shape)}")
-    if vertices_px.device.type == "cuda":
-        # Reading the flag would make the host wait at every frame; the device stops by itself.
-        torch._assert_async(vertices_px.isfinite().all(), "vertices_px holds NaN or infinity")
-    elif not vertices_px.sum().isfinite():
-        count = int((~vertices_px.isfinite()).any(-1).sum())
-        if count:
-            raise ValueError(
-                f"vertices_px must be finite, got {count} vertices with NaN or infinity; "
-                "the networks or the head parameters have diverged"
-            )
 
 
 @torch.library.custom_op("rome_lightning::face_ids", mutates_args=())

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
-from rome_lightning.renderer.rasterizer import check_mesh
+from rome_lightning.renderer.mesh_check import check_mesh
 from rome_lightning.renderer.torch_visibility import _expand
 
 FULL_REACH = 9.21

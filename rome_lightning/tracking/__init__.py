@@ -9,7 +9,6 @@ from rome_lightning.tracking.photos import track_photos
 from rome_lightning.tracking.quality import QualityRule
 from rome_lightning.tracking.segmenter import Segmentation, Segmenter
 from rome_lightning.tracking.tracker import REASONS, Problem, TrackedClip, Tracker
-from rome_lightning.tracking.video import Video, VideoInfo, probe, read_image, read_video, write_video
 
 __all__ = [
     "BLENDSHAPE_NAMES",
@@ -27,14 +26,8 @@ __all__ = [
     "Segmenter",
     "TrackedClip",
     "Tracker",
-    "Video",
-    "VideoInfo",
     "crop_clip",
     "fit_clip",
     "match_blendshapes",
-    "probe",
-    "read_image",
-    "read_video",
     "track_photos",
-    "write_video",
 ]

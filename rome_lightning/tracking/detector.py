@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning import assets
-from rome_lightning.data.struct import TensorStruct
+from rome_lightning.types.struct import TensorStruct
 
 NUM_LANDMARKS = 478
 # fmt: off

@@ -18,12 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames, solve_shape
-from rome_lightning.tracking.landmark_groups import (
+from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.silhouette import SilhouetteTerm
+from rome_lightning.types import HeadParams
+from rome_lightning.types.landmarks import (
     FACE_OVAL,
     INNER_LIPS,
     LEFT_IRIS,
@@ -34,8 +36,6 @@ from rome_lightning.tracking.landmark_groups import (
     RIGHT_IRIS,
     RIGHT_LIDS,
 )
-from rome_lightning.tracking.landmark_model import LandmarkModel
-from rome_lightning.tracking.silhouette import SilhouetteTerm
 
 RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
     "lips": OUTER_LIPS + INNER_LIPS,

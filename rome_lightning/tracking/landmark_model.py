@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rome_lightning.head import HeadModel
-from rome_lightning.tracking.landmark_groups import LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
+from rome_lightning.types.landmarks import LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
 
 
 @dataclass(frozen=True)

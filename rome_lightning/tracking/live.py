@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
@@ -25,6 +24,7 @@ from rome_lightning.tracking.fit import (
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames
 from rome_lightning.tracking.landmark_model import LandmarkModel
 from rome_lightning.tracking.tracker import Tracker
+from rome_lightning.types import HeadParams
 
 _FIRST_STEPS, _NEXT_STEPS = 5, 2
 """Gauss-Newton steps where nothing is known, and from the frame before."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from rome_lightning.data import Frames, Region
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.tracker import TrackedClip, Tracker
+from rome_lightning.types import Frames, Region
 
 _STILL_SIGMA = 0.3
 """Frames over which shoulders are averaged: fewer than one, because photographs do not follow each other."""

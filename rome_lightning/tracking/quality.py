@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rome_lightning.data import Region
-from rome_lightning.tracking.landmark_groups import FACE_OVAL
+from rome_lightning.types import Region
+from rome_lightning.types.landmarks import FACE_OVAL
 
 # Share of the picture that changes its colour from one shot to another; motion changes less.
 _CUT = 0.5

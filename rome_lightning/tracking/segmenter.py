@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning import assets
-from rome_lightning.data import Region
-from rome_lightning.data.struct import TensorStruct
 from rome_lightning.tracking.detector import Progress, load_mediapipe, open_task
+from rome_lightning.types import Region
+from rome_lightning.types.struct import TensorStruct
 
 _NUM_CLASSES = int(Region.OUTSIDE)
 _NETWORK_SIZE = 256

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 
-from rome_lightning.data import Frames, HeadParams, Region
-from rome_lightning.data.struct import TensorStruct
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections, FaceDetector, Progress
@@ -22,6 +20,8 @@ from rome_lightning.tracking.landmark_model import LandmarkModel
 from rome_lightning.tracking.matting import Matter, bounded_matte
 from rome_lightning.tracking.quality import QualityRule, continuous_shot, covered_ratio, yaw_degrees
 from rome_lightning.tracking.segmenter import Segmenter
+from rome_lightning.types import Frames, HeadParams, Region
+from rome_lightning.types.struct import TensorStruct
 
 
 class Problem(IntFlag):

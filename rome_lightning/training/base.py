@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
 from rome_lightning.assets import resolve
-from rome_lightning.data import AvatarBatch, Rendered
 from rome_lightning.metrics import LPIPS, PSNR, SSIM
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
@@ -22,6 +21,7 @@ from rome_lightning.networks import CompactUNet, OffsetMLP, PatchDiscriminator, 
 from rome_lightning.training.config import ExecutionConfig, OptimizerConfig
 from rome_lightning.training.optimization import build_adam, build_schedule, finish_gradients
 from rome_lightning.training.skipped_steps import SkippedSteps
+from rome_lightning.types import AvatarBatch, Rendered
 
 _COMPILED = (CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet)
 """Networks that ``compile_networks`` compiles, each by itself; the renderer between them stays as it is."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rome_lightning.assets import resolve
-from rome_lightning.assets.onnx_reader import read_onnx
-from rome_lightning.assets.weights import load_gaze_vgg16, load_vgg16_features, load_vgg19_normalized
 from rome_lightning.losses import GazeLoss, IdentityLoss, PerceptualLoss
-from rome_lightning.networks.onnx_network import OnnxNetwork
+from rome_lightning.pretrained.onnx_network import OnnxNetwork
+from rome_lightning.pretrained.onnx_reader import read_onnx
+from rome_lightning.pretrained.weights import load_gaze_vgg16, load_vgg16_features, load_vgg19_normalized
 from rome_lightning.training.config import LossConfig
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rome_lightning.data import AvatarBatch
 from rome_lightning.losses import hinge_discriminator
 from rome_lightning.models import AvatarConfig, AvatarModel
 from rome_lightning.models.checkpoint import avatar_weights, load_state, read_checkpoint
@@ -18,6 +17,7 @@ from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
 from rome_lightning.training.objective import ImagePair, Objective, composited
+from rome_lightning.types import AvatarBatch
 
 AVATAR, DISCRIMINATOR = 0, 1
 """Indices of the trained parts."""

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lightning.data import AvatarBatch, Frames, HeadParams
 from rome_lightning.distillation.fitting import Targets, beside
 from rome_lightning.losses.mesh_chamfer import chamfer_3d
 from rome_lightning.models import (
@@ -28,6 +27,7 @@ from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import LossConfig, OptimizerConfig
 from rome_lightning.training.objective import Objective, composited
+from rome_lightning.types import AvatarBatch, Frames, HeadParams
 
 
 @dataclass(frozen=True)

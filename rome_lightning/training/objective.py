@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.data import AvatarBatch, Frames, Region, Rendered
 from rome_lightning.geometry import full_precision, unique_edges
 from rome_lightning.head import HeadModel
 from rome_lightning.losses import (
@@ -23,7 +22,10 @@ from rome_lightning.losses import (
     photometric,
 )
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
-from rome_lightning.tracking.landmark_groups import (
+from rome_lightning.training.config import TERMS, LossConfig
+from rome_lightning.training.critics import build_gaze, build_identity, build_perceptual
+from rome_lightning.types import AvatarBatch, Frames, Region, Rendered
+from rome_lightning.types.landmarks import (
     IBUG68,
     INNER_LIPS,
     LEFT_IRIS,
@@ -33,8 +35,6 @@ from rome_lightning.tracking.landmark_groups import (
     RIGHT_IRIS,
     RIGHT_LIDS,
 )
-from rome_lightning.training.config import TERMS, LossConfig
-from rome_lightning.training.critics import build_gaze, build_identity, build_perceptual
 
 LIPS_AND_EYES = (*OUTER_LIPS, *INNER_LIPS, *RIGHT_LIDS, *LEFT_LIDS, RIGHT_IRIS[0], LEFT_IRIS[0])
 """MediaPipe landmarks around which expressions are read."""

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from rome_lightning.data import AvatarBatch
+from rome_lightning.types import AvatarBatch
 
 FOLDER = "skipped_steps"
 """Where the batches are kept, in the run folder."""

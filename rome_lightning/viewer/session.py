@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import HeadParams
 from rome_lightning.export.person import export_avatar
 from rome_lightning.geometry import matrix_to_axis_angle
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.avatar_model import at_rest
+from rome_lightning.types import HeadParams
 
 JOINT_SLIDERS: tuple[tuple[str, str, str, float], ...] = (
     ("neck", "x", "neck nod", 0.6),

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import Frames
 from rome_lightning.models import AvatarModel
+from rome_lightning.types import Frames
 
 
 @pytest.fixture(scope="module")

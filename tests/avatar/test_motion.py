@@ -9,9 +9,9 @@ import torch
 from helpers import random_params
 
 from rome_lightning.avatar.motion import fill_lost, relative_motion, runs
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import load_head
+from rome_lightning.types import HeadParams
 
 LOST = torch.tensor([True, False, True, True, True, False, True])
 

@@ -13,12 +13,12 @@ from helpers import SIZE, random_frames
 from test_experiment_files import EXPERIMENTS, resolve_configuration
 from tiny_run import BASE, need
 
-from rome_lightning.data import AvatarBatch
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.config import LossConfig, Ramp
 from rome_lightning.training.objective import Objective, composited
+from rome_lightning.types import AvatarBatch
 
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 RECIPES = [EXPERIMENTS / "full" / f"{name}.yaml" for name in ("base", "cpu", "paper", "release")]

@@ -10,9 +10,9 @@ from test_experiment_files import resolve_configuration
 from tiny_run import ROOT
 
 from rome_lightning.callbacks.run_logger import BEST
-from rome_lightning.evaluation.runs import flatten
-from rome_lightning.evaluation.sweep_file import Parameter, SweepFile, Value, read_sweep
-from rome_lightning.evaluation.sweep_methods import num_trials, settings_of
+from rome_lightning.comparison.runs import flatten
+from rome_lightning.sweeps.file import Parameter, SweepFile, Value, read_sweep
+from rome_lightning.sweeps.methods import num_trials, settings_of
 
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").iterdir())
 

@@ -21,10 +21,10 @@ from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli import prepare as cli
 from rome_lightning.cli.main import main as rome
-from rome_lightning.data import HeadParams, Region
 from rome_lightning.geometry import project
 from rome_lightning.head import load_head
 from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.types import HeadParams, Region
 
 CONFIG = PrepareConfig(
     image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2, min_identity_similarity=None

@@ -37,7 +37,7 @@ from datamodules.manifest import Manifest
 from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 from datamodules.reading import ClipReader
 from datamodules.shards import ShardInfo, ShardWriter
-from rome_lightning.tracking.video import write_video
+from rome_lightning.media.video import write_video
 
 CONFIG = PrepareConfig(
     image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2, min_identity_similarity=None

@@ -12,9 +12,9 @@ from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 from datamodules.reading import ClipReader
 from datamodules.synthetic import SyntheticHeads
 from rome_lightning import assets
-from rome_lightning.data import Region
 from rome_lightning.head import load_head
-from rome_lightning.tracking.video import write_video
+from rome_lightning.media.video import write_video
+from rome_lightning.types import Region
 
 SIZE = 256
 MODELS = ("face_landmarker", "selfie_multiclass", "modnet", "yunet", "sface")

@@ -13,7 +13,7 @@ import torch
 from small_dataset import SIZE, make_clip, write_dataset
 
 from datamodules.talking_heads import TalkingHeadDataModule
-from rome_lightning.data import AvatarBatch
+from rome_lightning.types import AvatarBatch
 
 PAIRS_PER_EPOCH = 18
 """No multiple of the batch sizes: the ragged tail of an epoch must be dropped on resume as well."""

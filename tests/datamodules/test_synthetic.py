@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from datamodules.synthetic import SyntheticBatch, SyntheticDataModule, SyntheticHeads
-from rome_lightning.data import Region
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.types import Region
 
 SIZE = 64
 

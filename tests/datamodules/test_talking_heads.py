@@ -22,7 +22,7 @@ from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule, WeightedManifest
-from rome_lightning.data import AvatarBatch, Region
+from rome_lightning.types import AvatarBatch, Region
 
 
 def module(dataset: Path | None, **changes: Any) -> TalkingHeadDataModule:

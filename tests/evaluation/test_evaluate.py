@@ -16,8 +16,8 @@ from tiny_run import IMAGE_SIZE, need
 from rome_lightning.cli.main import main
 from rome_lightning.evaluation.metric_table import SPECS
 from rome_lightning.evaluation.results import hierarchical_mean
+from rome_lightning.media.video import write_video
 from rome_lightning.metrics import psnr
-from rome_lightning.tracking import write_video
 
 Shrunk = Callable[..., Path]
 COLUMNS = ["task", "identity", "clip", "source", "frame", "driver_identity"]

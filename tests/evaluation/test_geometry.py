@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from rome_lightning.cli.main import main
 from rome_lightning.evaluation import submission
 from rome_lightning.evaluation.geometry import PredictedMesh, TrueMesh, mesh_scores
-from rome_lightning.evaluation.meshes import Mesh, ply_bytes, read_landmarks, read_mesh
 from rome_lightning.evaluation.protocol import MeshRule
+from rome_lightning.media.meshes import Mesh, ply_bytes, read_landmarks, read_mesh
 
 Shrunk = Callable[..., Path]
 

@@ -5,10 +5,10 @@ import yaml
 from tiny_protocol import PROTOCOLS
 
 from rome_lightning.cli.main import main
-from rome_lightning.data.clip import ClipInfo
 from rome_lightning.evaluation.metric_table import spec_of
 from rome_lightning.evaluation.pairs import format_pairs, pairs_of, read_pairs
 from rome_lightning.evaluation.protocol import load_protocol
+from rome_lightning.types.clip import ClipInfo
 
 NAMES = {
     "demo", "rome_eccv22", "vfhq_self_cross", "fomm_vox256", "geometry_h3ds", "geometry_synthetic",

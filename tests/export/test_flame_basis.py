@@ -11,11 +11,11 @@ import torch
 from flame_files import chumpy, flame_arrays, flame_path  # noqa: F401
 
 from rome_lightning.cli.main import main
-from rome_lightning.data import HeadParams
 from rome_lightning.export.flame_basis import join_flame
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.types import HeadParams
 
 NUM_HAIR, NUM_NECK = 3, 2
 

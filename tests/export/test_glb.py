@@ -17,9 +17,9 @@ import torch
 from glb_reader import Reader
 from PIL import Image
 
-from rome_lightning.data import HeadParams
 from rome_lightning.export import export_glb
 from rome_lightning.head import JOINTS, HeadModel
+from rome_lightning.types import HeadParams
 
 
 @pytest.fixture(scope="module")

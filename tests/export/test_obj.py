@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rome_lightning.data import HeadParams
 from rome_lightning.export import export_obj, export_ply
 from rome_lightning.head import HeadModel
+from rome_lightning.types import HeadParams
 
 trimesh = pytest.importorskip("trimesh")
 

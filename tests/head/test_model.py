@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rome_lightning.data import HeadParams
 from rome_lightning.head import JOINTS, REGIONS, HeadData, HeadModel, LandmarkEmbedding
+from rome_lightning.types import HeadParams
 
 NUM_SHAPE, NUM_EXPRESSION, NUM_CARRIERS = 4, 3, 12
 PARENTS = {"neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}

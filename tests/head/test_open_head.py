@@ -15,10 +15,10 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from rome_lightning.data import HeadParams
 from rome_lightning.head import JOINTS, REGIONS, HeadModel
 from rome_lightning.head import open_head as module
 from rome_lightning.head.open_head import OPEN_HEAD_FILE, OPEN_HEAD_SHA256, load_open_head, read_head
+from rome_lightning.types import HeadParams
 
 NUM_HEAD = 84
 """Components of the head; the others belong to neck and shoulders."""
@@ -441,7 +441,7 @@ def test_landmark_weights_are_barycentric(head: HeadModel) -> None:
 
 
 def test_landmarks_off_the_surface_are_refused(tmp_path: Path, head: HeadModel) -> None:
-    from rome_lightning.head.bake import _landmarks
+    from rome_lightning.baking.head import _landmarks
 
     file = tmp_path / "embedding.json"
     file.write_text(json.dumps({"mediapipe": [[0, 1, 6108, 0.2, 0.3, 0.5]]}))
@@ -455,7 +455,7 @@ def test_landmarks_off_the_surface_are_refused(tmp_path: Path, head: HeadModel) 
 @pytest.mark.slow
 def test_bake_makes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("anny", reason="baking needs the extra: pip install 'rome-lightning[bake]'")
-    from rome_lightning.head.bake import bake
+    from rome_lightning.baking.head import bake
 
     threads = torch.get_num_threads()
     try:

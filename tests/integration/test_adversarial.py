@@ -13,7 +13,6 @@ from helpers import small_config
 from tiny_run import IMAGE_SIZE, tiny_arguments, tiny_overlay
 
 from datamodules.synthetic import SyntheticHeads
-from rome_lightning.data import AvatarBatch
 from rome_lightning.head import load_head
 from rome_lightning.models import AvatarModel
 from rome_lightning.networks import PatchDiscriminator
@@ -21,6 +20,7 @@ from rome_lightning.training import LossConfig, OptimizerConfig
 from rome_lightning.training.full_module import discriminator_loss
 from rome_lightning.training.objective import Objective, composited
 from rome_lightning.training.optimization import build_adam, finish_gradients
+from rome_lightning.types import AvatarBatch
 
 NUM_STEPS = 40
 

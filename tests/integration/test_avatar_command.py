@@ -15,9 +15,9 @@ from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
 from rome_lightning.models.basis import head_fingerprint
-from rome_lightning.tracking import read_video, write_video
 from rome_lightning.viewer.browser import find_browser
 
 NUM_FRAMES = 5

@@ -8,11 +8,11 @@ from helpers import small_config
 from tiny_run import IMAGE_SIZE
 
 from datamodules.synthetic import SyntheticHeads
-from rome_lightning.data import AvatarBatch
 from rome_lightning.head import load_head
 from rome_lightning.models import FullAvatar
 from rome_lightning.training import LossConfig
 from rome_lightning.training.objective import Objective, composited
+from rome_lightning.types import AvatarBatch
 
 NUM_STEPS = 60
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from rome_lightning.losses import PerceptualLoss
 from rome_lightning.losses.perceptual import PAPER_LAYERS, VGGFeatures
-from rome_lightning.networks.frozen import FrozenNetwork
+from rome_lightning.pretrained.frozen import FrozenNetwork
 
 CONVS = (2, 2, 4, 4, 4)
 

@@ -15,12 +15,12 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
-from rome_lightning.assets.onnx_reader import read_onnx
-from rome_lightning.assets.weights import load_gaze_vgg16
 from rome_lightning.losses import GazeLoss, IdentityLoss, PerceptualLoss, landmark_distance
 from rome_lightning.losses.crops import LEFT_EYE, RIGHT_EYE, aligned_faces, eye_crops
 from rome_lightning.losses.landmarks import POINT_WEIGHTS
-from rome_lightning.networks.onnx_network import OnnxNetwork
+from rome_lightning.pretrained.onnx_network import OnnxNetwork
+from rome_lightning.pretrained.onnx_reader import read_onnx
+from rome_lightning.pretrained.weights import load_gaze_vgg16
 
 TEMPLATE = {(33, 133): (38.2946, 51.6963), (362, 263): (73.5318, 51.5014), (4,): (56.0252, 71.7366)}
 TEMPLATE |= {(61,): (41.5493, 92.3655), (291,): (70.7299, 92.2041)}

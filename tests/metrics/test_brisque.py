@@ -4,9 +4,9 @@ import pytest
 import torch
 from skimage import data
 
-from rome_lightning.assets.quality import SupportVectors, load_brisque
 from rome_lightning.metrics import brisque
 from rome_lightning.metrics.brisque import brisque_features
+from rome_lightning.pretrained.quality import SupportVectors, load_brisque
 
 
 def picture() -> torch.Tensor:

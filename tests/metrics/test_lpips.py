@@ -107,7 +107,7 @@ def test_squeezenet_backbone_comes_from_the_file(tmp_path: Path, monkeypatch: py
     """Against the package's own network with the same random weights."""
     import lpips as package
 
-    from rome_lightning.assets import quality
+    from rome_lightning.pretrained import quality
 
     with torch.random.fork_rng(), warnings.catch_warnings():
         # torchvision deprecates an argument that the package gives.

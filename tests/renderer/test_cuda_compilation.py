@@ -12,14 +12,8 @@ def test_all_kernels_compile_for_cuda(tmp_path):
     import warp
 
     kernels("renderer")
-    from rome_lightning.renderer.kernels import (
-        extension,
-        interpolation,
-        silhouette,
-        soft,
-        texture,
-        visibility,
-    )
+    from rome_lightning.renderer.kernels import interpolation, silhouette, soft, texture, visibility
+    from rome_lightning.renderer.kernels import nearest_fill as extension
 
     whole = (visibility.visibility_kernel, silhouette.contour_kernel, soft.soft_kernel)
     wanted = [*whole, extension.nearest_row_kernel]

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from rome_lightning.renderer import (
     UVLayout,
     extend_outside,
-    extension,
     get_rasterizer,
     interpolate,
     sample_texture,
     unproject,
 )
+from rome_lightning.renderer import nearest_fill as extension
 
 IMAGE_SIZE = 64
 

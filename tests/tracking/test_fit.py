@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import axis_angle_to_matrix, project
 from rome_lightning.head import HeadData, HeadModel, LandmarkEmbedding
 from rome_lightning.head.data import REGIONS
@@ -17,8 +16,9 @@ from rome_lightning.tracking.fit import (
     match_blendshapes,
 )
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, bounded_step
-from rome_lightning.tracking.landmark_groups import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
 from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.types import HeadParams
+from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
 
 EXPRESSIONS = ("jawOpen", "mouthClose", "eyeBlinkLeft", "smile", "frown", "browUp")
 SIZE = 400

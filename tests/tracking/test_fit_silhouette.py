@@ -3,15 +3,15 @@ import dataclasses
 import pytest
 import torch
 
-from rome_lightning.data import HeadParams
+from rome_lightning.baking.landmark_views import random_params
 from rome_lightning.geometry import axis_angle_to_matrix, project
 from rome_lightning.head import HeadModel
 from rome_lightning.head.open_head import load_open_head
 from rome_lightning.renderer import get_rasterizer
-from rome_lightning.tracking.embedding_views import random_params
 from rome_lightning.tracking.fit import FitSettings, fit_clip
 from rome_lightning.tracking.gauss_newton import FrameState
 from rome_lightning.tracking.silhouette import THRESHOLD, SilhouetteTerm
+from rome_lightning.types import HeadParams
 
 SIZE = 256
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from rome_lightning.data import HeadParams
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.live import LiveTracker
+from rome_lightning.types import HeadParams
 
 SIZE, NUM_FRAMES = 256, 40
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rome_lightning.data import Region
 from rome_lightning.tracking.matting import Matter, bounded_matte
 from rome_lightning.tracking.segmenter import Segmentation, Segmenter
+from rome_lightning.types import Region
 
 
 def disc(size: int = 128, radius: float = 40.0) -> torch.Tensor:

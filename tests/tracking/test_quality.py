@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rome_lightning.data import Region
-from rome_lightning.tracking.landmark_groups import FACE_OVAL
 from rome_lightning.tracking.quality import continuous_shot, covered_ratio, yaw_degrees
+from rome_lightning.types import Region
+from rome_lightning.types.landmarks import FACE_OVAL
 
 
 def round_face(size: int = 100, radius: float = 40.0) -> torch.Tensor:

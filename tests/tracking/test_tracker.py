@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rome_lightning.data import Region
 from rome_lightning.geometry import axis_angle_to_matrix, project
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.report.overlay import contact_sheet, draw_mesh
 from rome_lightning.tracking import FaceDetector, Matter, Problem, Segmenter, TrackedClip, Tracker
-from rome_lightning.tracking.overlay import contact_sheet, draw_mesh
 from rome_lightning.tracking.tracker import _checked
+from rome_lightning.types import Region
 
 SIZE = 192
 

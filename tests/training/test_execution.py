@@ -9,10 +9,10 @@ import torch
 from helpers import perturbed, random_frames, small_config
 
 from rome_lightning.acceleration import warp_status
-from rome_lightning.data import AvatarBatch
 from rome_lightning.models import AvatarModel
 from rome_lightning.training.config import TERMS, LossConfig
 from rome_lightning.training.objective import Objective, composited
+from rome_lightning.types import AvatarBatch
 
 # The terms that need no file and no second network.
 OWN_TERMS = [

@@ -8,12 +8,12 @@ import pytest
 import torch
 from helpers import SIZE, perturbed, random_frames, small_config
 
-from rome_lightning.data import AvatarBatch, Region
 from rome_lightning.models import AvatarModel
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.config import TERMS, LossConfig, Ramp
 from rome_lightning.training.full_module import discriminator_loss
 from rome_lightning.training.objective import LossTerms, Objective, composited
+from rome_lightning.types import AvatarBatch, Region
 
 # The terms that need no file; those with VGG and SFace are the same code around another network.
 WEIGHTS = {name: 1.0 for name in TERMS if name not in ("perceptual", "gaze", "identity")}

@@ -18,8 +18,8 @@ from helpers import perturbed, random_frames, small_config
 from PIL import Image
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.data import Frames
 from rome_lightning.models import FullAvatar
+from rome_lightning.types import Frames
 from rome_lightning.viewer import ViewerServer, ViewerSession
 from rome_lightning.viewer.browser import find_browser, take_screenshot
 

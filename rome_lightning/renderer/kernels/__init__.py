@@ -4,8 +4,8 @@ Each module belongs to one of the renderer and has a counterpart in torch there 
 contours are bit-equal to it. Imported only where ``warp`` is installed, through ``acceleration.kernels``.
 """
 
-from rome_lightning.renderer.kernels.extension import carry, carry_backward, nearest_covered
 from rome_lightning.renderer.kernels.interpolation import interpolate, interpolate_backward
+from rome_lightning.renderer.kernels.nearest_fill import carry, carry_backward, nearest_covered
 from rome_lightning.renderer.kernels.silhouette import coverage, coverage_backward
 from rome_lightning.renderer.kernels.soft import (
     soft_layers,

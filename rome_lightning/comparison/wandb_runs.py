@@ -1,0 +1,129 @@
+"""Runs of a Weights & Biases project as run folders, so that everything that reads folders reads them too."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rome_lightning.comparison.runs import Run
+
+_WANTED_FILES = ("config.yaml", "pairs.parquet", "summary.json", ".png")
+_COPY = "rome"
+"""Folder, among a run's files on the server, that holds a copy of its run folder."""
+
+
+def fetch_runs(project: str, names: Sequence[str], folder: Path | None = None, api: Any = None) -> list[Run]:
+    """Download runs into folders.
+
+    What a run uploaded under ``rome/`` (see ``upload_run``) is taken as it is; without it, settings, summary
+    and history of the server become ``config.yaml``, ``summary.json`` and ``metrics.csv``.
+
+    Args:
+        project: ``entity/project`` or ``project``.
+        names: names or ids of runs; all finished runs of the project if empty.
+        folder: to write to (default: ``runs/wandb/<project>``).
+        api: stands in for ``wandb.Api()``.
+
+    Raises:
+        ValueError: a name is unknown or not unique.
+    """
+    if api is None:
+        import wandb
+
+        api = wandb.Api()
+    folder = folder or Path("runs") / "wandb" / project.replace("/", "_")
+    found = list(api.runs(project))
+    if not names:
+        chosen = [run for run in found if run.state == "finished"]
+    else:
+        chosen = [_named(found, name, project) for name in names]
+    return [_download(run, folder / f"{run.name}-{run.id}") for run in chosen]
+
+
+def _named(runs: Sequence[Any], name: str, project: str) -> Any:
+    matching = [run for run in runs if name in (run.name, run.id)]
+    if len(matching) != 1:
+        known = ", ".join(f"{run.name} ({run.id})" for run in runs) or "none"
+        problem = "several runs are" if matching else "no run is"
+        raise ValueError(f"{problem} called {name!r} in {project}; there are {known}")
+    return matching[0]
+
+
+def _download(run: Any, folder: Path) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in run.files():
+        inner = Path(file.name)
+        if inner.parts[:1] == (_COPY,) and ".." not in inner.parts and file.name.endswith(_WANTED_FILES):
+            target = folder / Path(*inner.parts[1:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The server's file keeps its path below the root that it is given.
+            file.download(root=str(folder / ".files"), replace=True)
+            (folder / ".files" / inner).replace(target)
+    _write_missing(run, folder)
+    return Run(folder)
+
+
+def _write_missing(run: Any, folder: Path) -> None:
+    """What the run did not upload itself."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        config.write_text(yaml.safe_dump(_plain(dict(run.config))), encoding="utf-8")
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        numbers = {key: _number(value) for key, value in dict(run.summary).items() if "/" in key}
+        metrics = {key: value for key, value in numbers.items() if value is not None}
+        summary.write_text(json.dumps({"metrics": metrics}, indent=1) + "\n", encoding="utf-8")
+    _write_history(run, folder / "metrics.csv")
+
+
+def _plain(value: Any) -> Any:
+    """Settings as YAML can hold them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _number(value: Any) -> float | None:
+    """A summary's value; of ``{"min": x}``, which ``summary="min"`` leaves, the value inside."""
+    if isinstance(value, dict):
+        value = next(iter(value.values()), None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _write_history(run: Any, path: Path) -> None:
+    rows = [dict(row) for row in run.scan_history()]
+    names = sorted({key for row in rows for key in row if "/" in key and key != "trainer/global_step"})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", *names])
+        for row in rows:
+            step = row.get("trainer/global_step", row.get("_step"))
+            numbers = [_number(row.get(name)) for name in names]
+            writer.writerow([step, *("" if number is None else number for number in numbers)])
+
+
+def upload_run(run: Path, wandb_run: Any) -> int:
+    """Put a run folder's settings and evaluations among the files of a W&B run, for ``fetch_runs``.
+
+    Args:
+        run: folder.
+        wandb_run: an open run, as ``wandb.init(id=..., resume="must")`` gives it.
+
+    Returns:
+        Number of files.
+    """
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name.endswith(_WANTED_FILES)]
+    chosen = [path for path in files if path.parent == run or "evaluation" in path.relative_to(run).parts]
+    for path in chosen:
+        target = Path(wandb_run.dir) / _COPY / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        wandb_run.save(str(target), base_path=wandb_run.dir)
+    return len(chosen)

@@ -1,0 +1,187 @@
+"""Deferred neural rendering: rasterized features to colour and mask."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.geometry import vertex_normals
+from rome_lightning.head import HeadModel
+from rome_lightning.models.config import DecoderConfig
+from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
+from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, render_texture, sample_texture
+from rome_lightning.types import Rendered
+
+CAMERA_AXES = (1.0, -1.0, -1.0)
+"""From pixels (y down, z away) to the axes of the head seen from the front: a rotation, which keeps faces
+turned outwards. Pixels scale all three alike, so normals keep their angles."""
+MASK_PRIOR_LOGIT = 3.0
+"""Logit of the mask on the mesh before the network corrects it: 95 %."""
+MASK_BOUND = 1.5
+"""Largest change of that logit on the mesh: the mask does not fall below 82 % there."""
+MASK_PRIOR_WIDTH = 0.06
+"""Distance from the mesh, as a share of the image's width, at which the mask starts at 5 %."""
+
+
+class DeferredRenderer(nn.Module):
+    """Rasterize the mesh once, sample the neural texture, and decode the result to an image.
+
+    Source: ROME sec. 3.3 (after Thies et al., Deferred neural rendering, 2019).
+    """
+
+    faces: Tensor
+    uvs: Tensor
+    uv_faces: Tensor
+
+    def __init__(
+        self, config: DecoderConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.rasterizer = rasterizer
+        # The renderer's kernels take 32-bit indices as they are; others they convert at every call.
+        self.register_buffer("faces", head.faces.int(), persistent=False)
+        self.register_buffer("uvs", head.uvs, persistent=False)
+        self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
+        inputs = (
+            texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
+        )
+        self.network_inputs = inputs
+        self.network = _build_network(config, inputs, 3 if config.mask_network else 4, config.width)
+        self.mask_network = (
+            _build_network(config, inputs, 1, config.width // 2) if config.mask_network else None
+        )
+
+    def forward(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        vertices: Float[Tensor, "b v 3"],
+        offsets: Float[Tensor, "b v 3"],
+        vertices_px: Float[Tensor, "b v 3"],
+        image_size: tuple[int, int],
+        background: Float[Tensor, "b 3"] | float,
+    ) -> Rendered:
+        """Draw meshes with their textures.
+
+        Args:
+            texture: neural textures.
+            vertices: metres, head space; the normals are taken from them, as in the release.
+            offsets: handed through to ``Rendered``.
+            vertices_px: the same vertices in pixels.
+            image_size: (height, width), pixels.
+            background: RGB in [0, 1] per image, or one grey for all.
+        """
+        # Rasterization needs float32 whatever the trainer's precision: half moves vertices by pixels.
+        with torch.autocast(vertices.device.type, enabled=False):
+            vertices_px = vertices_px.float()
+            face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
+            mesh_mask = (face_ids >= 0).unsqueeze(1)
+            normals = self._normals(vertices.float(), vertices_px, face_ids)
+            seen = normals
+            if self.config.normals == "camera":
+                seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
+            mesh = (vertices_px, self.faces, face_ids)
+            sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture.float())
+            # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
+            distance = 1 - mesh_mask.float()
+            if self.config.extend_outside:
+                sampled, distance = extend_outside(sampled, mesh_mask)
+        rgb, mask = self.paint(sampled, seen, mesh_mask, distance)
+        if not isinstance(background, Tensor):
+            background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
+        image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
+        return Rendered(image, rgb, mask, normals, mesh_mask, face_ids, vertices, vertices_px, offsets)
+
+    def _normals(
+        self, vertices: Float[Tensor, "b v 3"], vertices_px: Float[Tensor, "b v 3"], face_ids: Tensor
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Unit normals of a mesh at the pixels that show it, in the space of ``vertices``; 0 elsewhere."""
+        normals = interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices, self.faces))
+        return F.normalize(normals, dim=1)
+
+    def decode(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        uv: Float[Tensor, "b 2 h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+        """Colour and opacity, [0, 1], of what a rasterizer has found: networks and lookups only.
+
+        ``forward`` has the lookup done in the pass of the interpolation; other programs, which run the
+        exported networks, start from texture coordinates.
+
+        Args:
+            texture: neural textures.
+            uv: texture coordinates; with ``extend_outside`` continued beyond the mesh.
+            normals: unit normals of the mesh; 0 outside the mesh.
+            mesh_mask: pixels whose centre the mesh covers.
+            distance: to the mesh, image widths; see ``extend_outside``.
+        """
+        sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
+        return self.paint(sampled, normals, mesh_mask, distance)
+
+    def paint(
+        self,
+        sampled: Float[Tensor, "b c h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+        """Colour and opacity, [0, 1], from the texture as each pixel sees it; the rest as in ``decode``."""
+        with torch.autocast(sampled.device.type, enabled=False):
+            features = self._features(sampled, normals, mesh_mask, distance)
+        decoded = self.network(features).float()
+        if self.mask_network is not None:
+            decoded = torch.cat([decoded, self.mask_network(features).float()], dim=1)
+        if not self.config.residual:
+            return decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
+        rgb = clamp_colour(sampled[:, :3] + decoded[:, :3])
+        # 1 on the mesh, falling to -1 beside it.
+        inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
+        # What the mesh covers stays opaque whatever an unseen person's colours suggest.
+        change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
+        return rgb, (MASK_PRIOR_LOGIT * inside + change).sigmoid()
+
+    def _features(
+        self,
+        sampled: Float[Tensor, "b c h w"],
+        normals: Float[Tensor, "b 3 h w"],
+        mesh_mask: Bool[Tensor, "b 1 h w"],
+        distance: Float[Tensor, "b 1 h w"],
+    ) -> Float[Tensor, "b k h w"]:
+        """Input of the image network."""
+        encoded = harmonic_encoding(
+            normals, self.config.normal_frequencies, variant=self.config.harmonics, dim=1
+        )
+        parts = [sampled, encoded]
+        if self.config.extend_outside:
+            parts += [mesh_mask.to(sampled.dtype), distance]
+        return torch.cat(parts, dim=1)
+
+
+def _build_network(config: DecoderConfig, inputs: int, outputs: int, width: int) -> nn.Module:
+    if config.network == "release":
+        return UNet(
+            inputs, outputs, base_width=width, downsampling=config.pooling, upsampling=config.upsampling
+        )
+    network = CompactUNet(
+        inputs,
+        outputs,
+        width,
+        config.num_levels,
+        downsampling=config.pooling,
+        upsampling=config.upsampling,
+    )
+    # Starts as the sampled texture: training only has to learn corrections.
+    for parameter in network.head.parameters():
+        nn.init.zeros_(parameter)
+    return network
+
+
+def clamp_colour(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Limit to [0, 1] and let the gradient through, so that a pixel beyond the range can come back."""
+    return rgb + (rgb.clamp(0, 1) - rgb).detach()

@@ -1,0 +1,91 @@
+"""Rows of pictures that show what an avatar does, beside what it should do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.models.avatar_model import at_rest
+from rome_lightning.types import Frames, Rendered
+
+COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
+"""What ``comparison_rows`` shows, from left to right."""
+
+
+def comparison_rows(source: Frames, driver: Frames, rendered: Rendered) -> Float[Tensor, "b 3 h w6"]:
+    """One row per image: ``COLUMNS`` side by side, RGB in [0, 1].
+
+    Args:
+        source: identity frames.
+        driver: frames whose expression, pose and camera were used; the mesh is drawn over them.
+        rendered: the avatar's images of the same size.
+    """
+    overlay = mesh_overlay(driver.image, rendered)
+    columns = [
+        source.image,
+        driver.image,
+        rendered.image,
+        overlay,
+        shaded(rendered),
+        rendered.mask.expand_as(rendered.image),
+    ]
+    return torch.cat([column.detach().float().clamp(0, 1) for column in columns], dim=-1)
+
+
+def shaded(rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
+    """Normals as colours, white outside the mesh."""
+    covered = rendered.mesh_mask.float()
+    return (rendered.normals * 0.5 + 0.5) * covered + (1 - covered)
+
+
+def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
+    """The mesh, lit from the viewer, half transparent over an image."""
+    light = 0.25 + 0.75 * rendered.normals[:, 2:].clamp(0, 1)
+    tint = light * torch.tensor([0.55, 0.75, 1.0], device=image.device)[:, None, None]
+    return torch.where(rendered.mesh_mask, 0.45 * image + 0.55 * tint, image)
+
+
+def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB image in [0, 1] as bytes, rows first."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def driven_frames(
+    avatar: Avatar, driver: Frames, compare: bool = False, batch_size: int = 8
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The avatar drawn under each driver frame.
+
+    Args:
+        avatar: the person to draw.
+        driver: tracked frames.
+        compare: put the driver before and the avatar's mesh behind each frame.
+        batch_size: frames drawn at once.
+    """
+    index = 0
+    for rendered in avatar.animate(driver.params, batch_size):
+        image = rendered.image
+        if compare:
+            frames = driver.image[index : index + len(image)]
+            image = torch.cat([frames, image, shaded(rendered)], dim=-1)
+        index += len(image)
+        for frame in image:
+            yield to_uint8(frame)
+
+
+def preview(avatar: Avatar) -> Float[Tensor, "3 h w"]:
+    """The photograph, the avatar in the same pose, its mesh over the photograph, and three turned views."""
+    source = avatar.source
+    own = next(avatar.animate(source.params))
+    columns = [source.image, own.image, mesh_overlay(source.image, own)]
+    turns = torch.tensor([-0.5, 0.0, 0.5])
+    pose = torch.stack([torch.zeros(3), turns, torch.zeros(3)], dim=1)
+    still = at_rest(source.params).repeat_interleave(3)
+    views = next(avatar.animate(dataclasses.replace(still, global_pose=pose)))
+    columns += [*views.image.split(1), *shaded(views).split(1)]
+    return torch.cat(columns, dim=-1)[0].clamp(0, 1)

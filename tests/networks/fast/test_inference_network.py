@@ -1,0 +1,82 @@
+"""Networks rewritten for inference give what they gave."""
+
+import copy
+
+import pytest
+import torch
+
+from rome_lightning.acceleration import warp_status
+from rome_lightning.networks import CompactUNet, TextureEncoder, UNet
+from rome_lightning.networks.fast import InferenceNetwork, inference, pointwise
+from rome_lightning.networks.fast.winograd import WinogradConv2d
+
+SIZE = 32
+
+
+def networks() -> dict[str, torch.nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "released": UNet(47, 4, base_width=64, num_levels=3),
+        "paper": UNet(47, 4, base_width=64, num_levels=3, downsampling="average", upsampling="bilinear"),
+        "one level": UNet(5, 3, base_width=32, num_levels=1),
+        "encoder": TextureEncoder(base_width=128, num_levels=2),
+        "compact": CompactUNet(20, 4, base_width=32, num_levels=3),
+        "compact of odd widths": CompactUNet(20, 4, base_width=20, num_levels=3),
+        "compact, paper": CompactUNet(9, 4, 16, 3, downsampling="average", upsampling="bilinear"),
+        "compact, strided": CompactUNet(9, 4, 16, 3, downsampling="stride", activation="relu"),
+    }
+
+
+@pytest.mark.parametrize("large", [2**25, 0])
+@pytest.mark.parametrize("name", networks())
+def test_outputs_are_those_of_the_network(name, large, monkeypatch):
+    """Also with what is left to features of 32 MiB and more."""
+    monkeypatch.setattr(pointwise, "_LARGE", large)
+    network = networks()[name]
+    inputs = torch.rand(2, _channels(network), SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    kept = inputs.clone()
+    with torch.no_grad():
+        exact = copy.deepcopy(network).double()(inputs.double())
+        found = InferenceNetwork(network)(inputs)
+    assert torch.equal(inputs, kept)
+    # Round-off grows a thousandfold in the encoder, whatever the order of its sums.
+    limit = 2e-2 if name == "encoder" else 1e-4
+    assert (found - exact).abs().max() < limit * exact.std()
+
+
+def test_the_original_stays_as_it_was():
+    network = networks()["released"].train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fast = InferenceNetwork(network)
+    inputs = torch.rand(1, 47, SIZE, SIZE)
+    output = fast(inputs)
+    assert not output.requires_grad
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    network(inputs).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.training
+
+
+def test_sizes_that_do_not_halve_are_refused():
+    network = InferenceNetwork(networks()["compact"])
+    with pytest.raises(ValueError, match="must be divisible by 4, got 30x32"):
+        network(torch.rand(1, 20, 30, 32))
+
+
+@pytest.mark.parametrize(("num_threads", "num_sharing", "num_fast"), [(4, 4, 11), (4, 1, 6), (64, 1, 0)])
+def test_wide_convolutions_are_the_fast_ones(num_threads, num_sharing, num_fast, monkeypatch):
+    """The more threads share the products but not the transforms, the more channels it takes."""
+    if warp_status() != "ok":
+        pytest.skip(warp_status())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    monkeypatch.setattr(inference, "num_threads", lambda: num_sharing)
+    kinds = [type(module) for module in InferenceNetwork(networks()["released"]).modules()]
+    # Five in the encoder and three in each of two blocks of the decoder, whose joins count twice. The first,
+    # of 47 channels, and the last, which is 1x1, are always left as they are.
+    assert kinds.count(WinogradConv2d) == num_fast
+
+
+def _channels(network: torch.nn.Module) -> int:
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    return first.in_channels

@@ -1,0 +1,402 @@
+"""Sweeps without a server: what is tried, what is repeated, what is stopped, what is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from tiny_run import ROOT
+
+from rome_lightning.cli import main as cli
+from rome_lightning.sweeps import engine as sweeps
+from rome_lightning.sweeps.engine import SweepFolder, run_local, run_submitit, run_trial, sync_offline
+from rome_lightning.sweeps.file import EarlyTermination, Parameter, SweepFile, read_sweep
+from rome_lightning.sweeps.methods import num_trials, settings_of
+from rome_lightning.sweeps.ranking import level_means, rank_sweep
+from rome_lightning.sweeps.trials import Trial, load_trials, reason_to_stop
+
+COMMAND = ["${env}", "rome", "fit", "--config", "base.yaml", "${args}"]
+TRAINING = """
+import os, sys, time
+options = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if "=" in word)
+folder, x = options["run_dir"], float(options["x"])
+os.makedirs(folder, exist_ok=True)
+with open(folder + "/starts", "a") as file:
+    file.write("start\\n")
+if x == 13:
+    sys.exit("rome: error: thirteen is unlucky")
+path = folder + "/metrics.csv"
+done = max(0, len(open(path).readlines()) - 1) if os.path.exists(path) else 0
+with open(path, "a") as file:
+    if not done:
+        file.write("epoch,step,val/lpips\\n")
+    for step in range(done, 6):
+        file.write(f"{step},{step},{(x - 3) ** 2 + 1 / (step + 1)}\\n")
+        file.flush()
+        time.sleep(float(options.get("pause", 0)))
+"""
+"""Stands in for ``rome fit``: a parabola that is learned in six validations."""
+
+
+def write_sweep(path: Path, parameters: dict[str, Any], method: str = "grid", **more: Any) -> Path:
+    content = {
+        "method": method,
+        "metric": {"name": "val/lpips", "goal": "minimize"},
+        "parameters": parameters,
+        "command": COMMAND,
+        **more,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run the stand-in."""
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    real = SweepFolder.command
+
+    def command(self: SweepFolder, trial: Trial) -> list[str]:
+        words = real(self, trial)
+        assert words[1:4] == ["-m", "rome_lightning", "fit"]
+        return [sys.executable, str(script), *words[4:]]
+
+    monkeypatch.setattr(SweepFolder, "command", command)
+
+
+def _nothing(trial: Trial) -> None:
+    pass
+
+
+def _starts(trial: Trial) -> int:
+    return len((trial.folder / "starts").read_text().splitlines())
+
+
+def _run(file: Path, folder: Path, count: int | None = None, processes: int = 1) -> list[Trial]:
+    opened = SweepFolder.create(file, folder, count, seed=0)
+    run_local(opened, processes, _nothing, poll_s=0.02)
+    return opened.trials()
+
+
+def test_a_grid_is_tried_once_and_in_full(trainings, tmp_path):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 2, 3]}, "y": {"values": ["a", "b"]}})
+    trials = _run(file, tmp_path / "out", processes=2)
+    assert sorted((t.settings["x"], t.settings["y"]) for t in trials) == [
+        (x, y) for x in (1, 2, 3) for y in "ab"
+    ]
+    assert {t.status for t in trials} == {"finished"}
+    best = rank_sweep(tmp_path / "out").best
+    assert best.settings["x"] == 3
+    # The best validation, not the last: here they are the same, 1/6.
+    assert best.value == pytest.approx(1 / 6)
+    again = _run(file, tmp_path / "out", processes=2)
+    assert again == trials
+    assert all(_starts(t) == 1 for t in again)
+
+
+def test_a_failed_trial_is_told_with_its_reason_and_run_again_on_request(trainings, tmp_path, capsys):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [13, 3]}})
+    arguments = ["sweep", str(file), "--output", str(tmp_path / "out")]
+    assert cli.main(arguments) == cli.EXIT_FAILURE
+    shown = capsys.readouterr()
+    assert "failed: thirteen is unlucky" in shown.err
+    assert "1 finished" in shown.out
+    assert "thirteen is unlucky" in (tmp_path / "out" / "ranking.html").read_text()
+    failed, fine = load_trials(tmp_path / "out")
+    assert (_starts(failed), _starts(fine)) == (1, 1)
+    assert cli.main([*arguments, "--retry_failed", "true"]) == cli.EXIT_FAILURE
+    assert (_starts(failed), _starts(fine)) == (2, 1)
+
+
+def test_a_training_without_the_metric_failed(trainings, tmp_path):
+    file = write_sweep(
+        tmp_path / "s.yaml", {"x": {"values": [1]}}, metric={"name": "val/nothing", "goal": "minimize"}
+    )
+    (trial,) = _run(file, tmp_path / "out")
+    assert trial.status == "failed"
+    assert "no finite val/nothing" in trial.reason
+
+
+def test_a_killed_sweep_goes_on(trainings, tmp_path):
+    """The sweep's process dies at once; its training lives on, and neither is done twice."""
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 2]}, "pause": {"value": 0.15}})
+    folder = tmp_path / "out"
+    opened = SweepFolder.create(file, folder, None, 0)
+    first = opened.next_trial()
+    code = (
+        "import sys; from pathlib import Path; from rome_lightning.evaluation import sweep\n"
+        f"sweep.SweepFolder.command = lambda self, trial: {opened.command(first)!r}\n"
+        "sweep.run_trial(sweep.SweepFolder.open(Path(sys.argv[1])), 0)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (first.folder / "starts").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_trials(folder)[0].status == "running"
+    trials = _run(file, folder)
+    assert [t.status for t in trials] == ["finished", "finished"]
+    # The second start found all six validations done and added nothing.
+    assert len((first.folder / "metrics.csv").read_text().splitlines()) == 7
+    assert _starts(trials[1]) == 1
+
+
+def test_an_interrupted_trial_stays_unfinished(trainings, tmp_path, monkeypatch):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}, "pause": {"value": 5}})
+    opened = SweepFolder.create(file, tmp_path / "out", None, 0)
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_local(opened, 1, _nothing, poll_s=0.02)
+    (trial,) = opened.trials()
+    assert trial.status == "running"
+
+
+def test_a_second_sweep_is_kept_out(trainings, tmp_path):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    opened = SweepFolder.create(file, tmp_path / "out", None, 0)
+    with opened.only_one(), pytest.raises(ValueError, match="another process runs the sweep"):
+        run_local(opened, 1, _nothing)
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path):
+    SweepFolder.create(write_sweep(tmp_path / "a.yaml", {"x": {"values": [1]}}), tmp_path / "out", None, 0)
+    with pytest.raises(ValueError, match="holds another sweep"):
+        SweepFolder.create(
+            write_sweep(tmp_path / "b.yaml", {"x": {"values": [2]}}), tmp_path / "out", None, 0
+        )
+
+
+def test_a_poor_trial_is_stopped_early(trainings, tmp_path):
+    file = write_sweep(
+        tmp_path / "s.yaml",
+        {"x": {"values": [3, 2, 1, 9]}, "pause": {"value": 0.15}},
+        early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2},
+    )
+    trials = _run(file, tmp_path / "out")
+    assert trials[0].status == "finished"
+    assert trials[-1].status == "stopped"
+    assert "other trials were better after" in trials[-1].reason
+    # Its value counts: it is the last of the ranking, not missing from it.
+    assert rank_sweep(tmp_path / "out").trials[-1].value > 30
+
+
+def test_random_search_repeats_itself_by_seed(tmp_path):
+    parameters = {
+        "rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
+        "width": {"min": 8, "max": 32},
+        "kind": {"values": ["a", "b"], "probabilities": [0.9, 0.1]},
+        "step": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25},
+    }
+    sweep = read_sweep(write_sweep(tmp_path / "s.yaml", parameters, "random"))
+    drawn = [settings_of(sweep, number, 0, []) for number in range(200)]
+    assert drawn == [settings_of(sweep, number, 0, []) for number in range(200)]
+    assert drawn[0] != settings_of(sweep, 0, 1, [])
+    rates = sorted(float(s["rate"]) for s in drawn)
+    assert 1e-4 <= rates[0] < 2e-4
+    # Half of the values are below the geometric mean.
+    assert 6e-4 < rates[100] < 1.6e-3
+    assert {s["width"] for s in drawn} == set(range(8, 33))
+    assert Counter(s["kind"] for s in drawn)["a"] > 160
+    assert {s["step"] for s in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_bayesian_search_finds_the_minimum_and_depends_on_what_is_on_disk_alone(tmp_path):
+    pytest.importorskip("optuna")
+    parameters = {"x": {"min": -10.0, "max": 10.0}, "kind": {"values": ["good", "bad"]}}
+    sweep = read_sweep(write_sweep(tmp_path / "s.yaml", parameters, "bayes", run_cap=40))
+    trials: list[Trial] = []
+    for number in range(40):
+        settings = settings_of(sweep, number, 0, trials)
+        assert settings == settings_of(sweep, number, 0, trials)
+        value = (float(settings["x"]) - 3) ** 2 + (5 if settings["kind"] == "bad" else 0)
+        trials.append(Trial(tmp_path / str(number), number, settings, "finished", value))
+    first, last = trials[:10], trials[-10:]
+    assert min(t.value for t in trials) < 1
+    assert sum(t.value for t in last) < 0.3 * sum(t.value for t in first)
+    assert Counter(t.settings["kind"] for t in last)["good"] >= 7
+
+
+def test_bayesian_search_says_what_it_needs(tmp_path, monkeypatch):
+    sweep = read_sweep(write_sweep(tmp_path / "s.yaml", {"x": {"min": 0.0, "max": 1.0}}, "bayes"))
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match=r"pip install 'rome-lightning\[sweep\]'"):
+        settings_of(sweep, 0, 0, [])
+
+
+def test_the_settings_that_matter_are_found(trainings, tmp_path):
+    pytest.importorskip("optuna")
+    pytest.importorskip("sklearn")
+    file = write_sweep(
+        tmp_path / "s.yaml", {"x": {"min": 0.0, "max": 6.0}, "y": {"min": 0.0, "max": 1.0}}, "random"
+    )
+    _run(file, tmp_path / "out", count=12, processes=2)
+    ranking = rank_sweep(tmp_path / "out")
+    assert ranking.importance["x"] > 0.7
+    assert sum(ranking.importance.values()) == pytest.approx(1.0)
+
+
+def test_means_by_value_of_a_setting():
+    trials = [Trial(Path(), i, {"x": x}, "finished", float(i)) for i, x in enumerate([1, 2, 1, 2])]
+    assert level_means(Parameter((1, 2)), "x", trials) == [("1", 1.0, 2), ("2", 2.0, 2)]
+    ranges = level_means(Parameter(distribution="uniform", low=0, high=3), "x", trials)
+    assert sum(number for _, _, number in ranges) == 4
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "stops"),
+    [
+        ([1.0], [[0.0, 0.0]], False),  # before the first bracket
+        ([5.0, 5.0], [[0.0, 0.0], [1.0, 1.0]], True),
+        ([0.0, 0.0], [[5.0, 5.0], [1.0, 1.0]], False),
+        ([5.0, 5.0], [[0.0, 0.0]], False),  # too few to judge
+        ([float("nan")] * 2, [[0.0, 0.0], [1.0, 1.0]], True),
+    ],
+)
+def test_hyperband_keeps_the_best_third(own, others, stops):
+    rule = EarlyTermination("hyperband", (2, 6), 3.0)
+    assert bool(reason_to_stop(rule, own, others, "minimize")) == stops
+    negated = [[-v for v in values] for values in others]
+    assert bool(reason_to_stop(rule, [-v for v in own], negated, "maximize")) == stops
+
+
+def test_the_median_rule_waits_for_enough_trials():
+    rule = EarlyTermination("median", (1,))
+    assert not reason_to_stop(rule, [9.0], [[1.0], [2.0]], "minimize")
+    assert reason_to_stop(rule, [9.0], [[1.0], [2.0], [3.0], [10.0]], "minimize")
+    assert not reason_to_stop(rule, [0.5], [[1.0], [2.0], [3.0], [10.0]], "minimize")
+
+
+def test_submitit_runs_the_same_trials(trainings, tmp_path):
+    """Its debug executor runs jobs in this process."""
+    pytest.importorskip("submitit")
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 3, 13]}})
+    opened = SweepFolder.create(file, tmp_path / "out", None, 0)
+    told: list[Trial] = []
+    run_submitit(opened, 2, {}, told.append, cluster="debug")
+    assert [t.status for t in told] == ["finished", "finished", "failed"]
+    assert told[2].reason == "thirteen is unlucky"
+
+
+def test_a_cluster_job_goes_on_after_its_time_is_over(trainings, tmp_path):
+    submitit = pytest.importorskip("submitit")
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    SweepFolder.create(file, tmp_path / "out", None, 0).next_trial()
+    job = sweeps.TrialJob(tmp_path / "out", 0)
+    assert isinstance(job.checkpoint(), submitit.helpers.DelayedSubmission)
+    assert job() == "finished"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"method": "annealing"}, "method must be grid, random or bayes"),
+        ({"method": "grid", "parameters": {"x": {"min": 0.0, "max": 1.0}}}, "x is a range"),
+        ({"command": ["rome", "fit", "${args_no_hyphens}"]}, r"must contain \$\{args\}"),
+        ({"command": ["${env}", "python", "train.py", "${args}"]}, "must run `rome fit`"),
+        ({"parameters": {"x": {"parameters": {}}}}, "write dotted keys"),
+        ({"parameters": {"x": {"distribution": "beta", "min": 0, "max": 1}}}, "distribution 'beta'"),
+        ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}}}, "above 0"),
+        ({"early_terminate": {"type": "envelope"}}, "must be hyperband or median"),
+        ({"metrik": 1}, "unknown entries metrik"),
+        ({"metric": {"goal": "minimize"}}, "'name' is missing"),
+    ],
+)
+def test_files_that_mean_nothing_are_refused(tmp_path, change, complaint):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    content = {**yaml.safe_load(file.read_text()), **change}
+    if "method" not in change and "parameters" in change:
+        content["method"] = "random"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=complaint):
+        read_sweep(file)
+
+
+def test_an_endless_search_wants_a_number(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}}, "random"))
+    with pytest.raises(ValueError, match="give --count, or run_cap"):
+        num_trials(sweep, None)
+    assert num_trials(sweep, 7) == 7
+
+
+def test_flags_are_written_as_the_command_line_takes_them():
+    sweep = SweepFile(Path(), "s", "grid", "m", "minimize", {}, tuple(COMMAND), None, None)
+    words = sweep.arguments({"a": True, "b": None, "c": 0.1, "d": "x y"})
+    assert words == ["rome", "fit", "--config", "base.yaml", "--a=true", "--b=null", "--c=0.1", "--d=x y"]
+
+
+def test_the_server_gets_the_file_as_it_is(tmp_path, monkeypatch, capsys):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    calls: list[Any] = []
+
+    def register(content: dict[str, Any], entity: str | None, project: str | None) -> str:
+        calls.append((content, entity, project))
+        return "abc"
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(sweep=register))
+    monkeypatch.setattr(sweeps.subprocess, "call", lambda words: calls.append(words) or 0)
+    assert (
+        cli.main(["sweep", str(file), "--engine", "wandb", "--entity", "me", "--count", "3"]) == cli.EXIT_OK
+    )
+    assert calls[0] == (yaml.safe_load(file.read_text()), "me", "rome_lightning")
+    assert calls[1][1:] == ["-m", "wandb", "agent", "--count", "3", "me/rome_lightning/abc"]
+    assert "wandb agent me/rome_lightning/abc" in capsys.readouterr().out
+
+
+def test_offline_runs_are_sent_with_one_command(tmp_path, monkeypatch):
+    for number in range(2):
+        (tmp_path / f"trials/{number}/wandb/offline-run-{number}").mkdir(parents=True)
+    sent: list[list[str]] = []
+    monkeypatch.setattr(sweeps.subprocess, "call", lambda words: sent.append(words) or len(sent) - 1)
+    assert sync_offline(tmp_path) == 1
+    assert [Path(words[-1]).name for words in sent] == ["offline-run-0", "offline-run-1"]
+    with pytest.raises(FileNotFoundError, match="no offline W&B run"):
+        sync_offline(tmp_path / "trials/0/wandb/offline-run-0")
+
+
+def test_ranking_is_a_comparison_too(trainings, tmp_path, capsys):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 3]}})
+    _run(file, tmp_path / "out")
+    assert cli.main(["compare", "--sweep", str(tmp_path / "out"), "--format", "csv"]) == cli.EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "trial,val/lpips,x,state,why"
+    assert lines[1].startswith("0001,")
+
+
+def test_a_trial_of_the_state_file_survives_a_round_trip(tmp_path):
+    trial = Trial(tmp_path / "0000", 0, {"x": 1.5, "y": None, "z": True}, "stopped", 0.25, "poor")
+    trial.save()
+    assert json.loads((tmp_path / "0000" / "trial.json").read_text())["settings"] == trial.settings
+    assert sweeps.load_trial(tmp_path / "0000") == trial
+
+
+def test_trials_get_a_folder_and_go_on_from_their_checkpoint(tmp_path):
+    opened = SweepFolder.create(
+        write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}}),
+        tmp_path / "out",
+        None,
+        0,
+        ("--wandb=offline",),
+    )
+    words = opened.command(opened.next_trial())
+    assert words[1:] == [
+        *("-m", "rome_lightning", "fit", "--config", "base.yaml", "--x=1", "--wandb=offline"),
+        *(f"--run_dir={tmp_path / 'out' / 'trials' / '0000'}", "--ckpt_path=auto"),
+    ]
+    assert run_trial.__module__ == "rome_lightning.sweeps.engine"
+    assert os.path.isdir(ROOT / "experiments" / "sweeps")
