@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from datamodules.pairs import BatchArrays, BatchNote, PairSource
@@ -58,6 +58,8 @@ class RawBatch(TensorStruct):
     clips: tuple[str, ...]
     jitter: Float[Tensor, "b 4"] | None
     """Uniform in [-1, 1]; None if nothing is to be augmented."""
+    offsets: Float16[Tensor, "b v 3"] | None = None
+    """Of the person of each source and its targets, see ``Frames.offsets``."""
     skipped: int = 0
     """Pairs that could not be read and were replaced."""
     restarted: int = 0
@@ -93,6 +95,7 @@ def to_frames(
     raw: RawFrames,
     image_size: int,
     colour: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]] | None = None,
+    offsets: Float[Tensor, "b v 3"] | None = None,
 ) -> Frames:
     """Bytes to floats at the wanted size, on the device where they are.
 
@@ -100,10 +103,11 @@ def to_frames(
         raw: as stored.
         image_size: at most the stored size; smaller images are anti-aliased.
         colour: affine colour change of each frame.
+        offsets: of each frame's person, see ``Frames.offsets``.
     """
     image = raw.image.permute(0, 3, 1, 2).float() / 255
     mask = raw.matte[:, None].float() / 255
-    frames = Frames(image, mask, raw.regions, raw.landmarks, raw.params).resized(image_size)
+    frames = Frames(image, mask, raw.regions, raw.landmarks, raw.params, offsets).resized(image_size)
     if colour is None:
         return frames
     matrix, shift = colour
@@ -113,15 +117,18 @@ def to_frames(
 
 def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: ColourJitter | None = None) -> AvatarBatch:
     """Decode a raw batch; source and targets of a pair get the same colour change."""
-    source_colour = target_colour = None
+    source_colour = target_colour = source_offsets = target_offsets = None
+    repeats = len(raw.target) // len(raw.source)
+    if raw.offsets is not None:
+        source_offsets = raw.offsets.float()
+        target_offsets = source_offsets.repeat_interleave(repeats, 0) if repeats > 1 else source_offsets
     if augmentation is not None and raw.jitter is not None:
         matrix, shift = colour_matrix(raw.jitter, augmentation)
-        repeats = len(raw.target) // len(raw.source)
         source_colour = (matrix, shift)
         target_colour = (matrix.repeat_interleave(repeats, 0), shift.repeat_interleave(repeats, 0))
     return AvatarBatch(
-        to_frames(raw.source, image_size, source_colour),
-        to_frames(raw.target, image_size, target_colour),
+        to_frames(raw.source, image_size, source_colour, source_offsets),
+        to_frames(raw.target, image_size, target_colour, target_offsets),
         raw.clips,
     )
 
@@ -134,6 +141,7 @@ def raw_batch(arrays: BatchArrays, note: BatchNote, source: PairSource, restarte
         target=_raw_frames(arrays, slice(count, count * (1 + num_driving))),
         clips=note.clips,
         jitter=torch.from_numpy(arrays["jitter"][:count]) if source.augmented else None,
+        offsets=torch.from_numpy(arrays["offsets"][:count]) if "offsets" in arrays else None,
         skipped=note.skipped,
         restarted=restarted,
     )
@@ -161,4 +169,11 @@ def load_frames(
     images = [reader.frame(clip, frame) for frame in frames]
     arrays = {name: np.stack([getattr(i, name) for i in images]) for name in ("image", "matte", "regions")}
     arrays |= {name: np.array(values) for name, values in reader.parameters(clip, frames).items()}
-    return to_frames(_raw_frames(arrays, slice(None)), image_size)
+    return to_frames(_raw_frames(arrays, slice(None)), image_size, offsets=clip_offsets(arrays, len(frames)))
+
+
+def clip_offsets(arrays: Mapping[str, np.ndarray], count: int) -> Float[Tensor, "n v 3"] | None:
+    """The offsets of a clip for so many of its frames; None if it has none."""
+    if "offsets" not in arrays:
+        return None
+    return torch.from_numpy(arrays["offsets"].astype(np.float32)).expand(count, -1, -1)

@@ -50,8 +50,14 @@ META_TENSORS: dict[str, tuple[str, str]] = {
 }
 """Tensors of ``meta.safetensors``: safetensors type, and shape and meaning."""
 
+OPTIONAL_META_TENSORS: dict[str, tuple[str, str]] = {
+    "offsets": ("F16", "[v, 3] metres, head at rest, shared by the frames; fitted to the person's outline"),
+}
+"""Tensors that all clips of a shard have, or none."""
+
 _LONGEST_RUN = 255
-_DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
+_KINDS = {**META_TENSORS, **OPTIONAL_META_TENSORS}
+_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
@@ -72,7 +78,7 @@ class Clip:
     matte: UInt8[np.ndarray, "n h w"]
     """Soft foreground mask, 255 is the person."""
     arrays: Mapping[str, np.ndarray]
-    """Those of ``META_TENSORS`` that are not offsets or checksums."""
+    """Those of ``META_TENSORS`` that are not offsets or checksums, and any optional ones."""
     header: Mapping[str, str] = field(default_factory=dict)
     """Further strings for the header: dataset, source, source_sha256, tracker, fps, ..."""
 
@@ -94,7 +100,7 @@ class PackedClip:
     members: dict[str, bytes]
     """By suffix, in the order of ``MEMBERS``."""
     meta: dict[str, np.ndarray]
-    """All of ``META_TENSORS``."""
+    """All of ``META_TENSORS``, and any optional ones."""
 
 
 def pack_clip(clip: Clip, schema: str) -> PackedClip:
@@ -223,13 +229,14 @@ def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> 
     """
     values = {
         name: np.ascontiguousarray(arrays[name], dtype=_DTYPES[kind])
-        for name, (kind, _) in META_TENSORS.items()
+        for name, (kind, _) in _KINDS.items()
+        if name in META_TENSORS or name in arrays
     }
     entries: dict[str, object] = {"__metadata__": {key: header[key] for key in sorted(header)}}
     blobs = []
     for name, (start, end) in meta_layout({name: value.shape for name, value in values.items()}).items():
         shape = list(values[name].shape)
-        entries[name] = {"dtype": META_TENSORS[name][0], "shape": shape, "data_offsets": [start, end]}
+        entries[name] = {"dtype": _KINDS[name][0], "shape": shape, "data_offsets": [start, end]}
         blobs.append(values[name].tobytes())
     head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
@@ -241,7 +248,7 @@ def meta_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, i
 
     Wide types first keeps every tensor aligned, as the format's own writer does.
     """
-    widths = {name: np.dtype(_DTYPES[META_TENSORS[name][0]]).itemsize for name in shapes}
+    widths = {name: np.dtype(_DTYPES[_KINDS[name][0]]).itemsize for name in shapes}
     places, position = {}, 0
     for name in sorted(shapes, key=lambda name: (-widths[name], name)):
         end = position + widths[name] * math.prod(shapes[name])
@@ -268,10 +275,11 @@ def decode_meta(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def select_frames(arrays: Mapping[str, np.ndarray], frames: Iterable[int]) -> dict[str, np.ndarray]:
-    """Rows of the per-frame tensors for the given frames; ``shape`` is repeated."""
+    """Rows of the per-frame tensors for the given frames; ``shape`` is repeated, ``offsets`` are not."""
     index = np.fromiter(frames, dtype=np.int64)
     chosen = {name: arrays[name][index] for name in ("expression", "pose", "camera", "landmarks")}
     chosen["shape"] = np.broadcast_to(arrays["shape"], (len(index), len(arrays["shape"])))
+    chosen |= {name: arrays[name] for name in OPTIONAL_META_TENSORS if name in arrays}
     return chosen
 
 
@@ -282,9 +290,12 @@ PARAMETER_TENSORS = ("expression", "pose", "camera", "landmarks")
 def parameter_crc32(arrays: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, " n"]:
     """Checksum of each frame's parameters: the clip's ``shape``, then its rows of ``PARAMETER_TENSORS``.
 
-    With it one frame's parameters can be read and checked without the rest of the clip.
+    Between the two come the clip's ``offsets``, if it has them. With it one frame's parameters can be read
+    and checked without the rest of the clip.
     """
     shape = zlib.crc32(np.ascontiguousarray(arrays["shape"], dtype="<f4").tobytes())
+    if "offsets" in arrays:
+        shape = zlib.crc32(np.ascontiguousarray(arrays["offsets"], dtype="<f2").tobytes(), shape)
     rows = [np.ascontiguousarray(arrays[name], dtype="<f4") for name in PARAMETER_TENSORS]
     sums = np.zeros(len(rows[0]), dtype=np.uint32)
     for frame in range(len(sums)):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.batches import clip_offsets
 from datamodules.codec import select_frames
 from datamodules.manifest import Manifest
 from datamodules.plan import split_holdout
@@ -78,7 +79,7 @@ class StoredClips:
         index, places = self._index[clip]
         chosen = [places[number] for number in numbers]
         rows = select_frames(self._reader.meta(index)[0], chosen)
-        values = {name: torch.from_numpy(np.array(rows[name])) for name in rows}
+        values = {name: torch.from_numpy(np.array(rows[name])) for name in rows if name != "offsets"}
         images = [self._reader.frame(index, place) for place in chosen]
 
         def stacked(name: str) -> Tensor:
@@ -92,6 +93,7 @@ class StoredClips:
             params=HeadParams.from_packed(
                 values["shape"], values["expression"], values["pose"], values["camera"]
             ),
+            offsets=clip_offsets(rows, len(chosen)),
         ).resized(self.image_size)
 
 

@@ -23,7 +23,8 @@ _ALIGNMENT = 64
 Place = tuple[int, int]
 """Epoch and position in it."""
 BatchArrays = dict[str, np.ndarray]
-"""By field of ``BatchLayout``; row i is the source of pair i, its targets follow the sources of all pairs."""
+"""By field of ``BatchLayout``; row i is the source of pair i, its targets follow the sources of all pairs.
+``jitter`` and ``offsets`` have one row per pair."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,20 @@ class BatchLayout:
     """As stored."""
     row_shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """Shape of one frame's parameters by name."""
+    offsets_shape: tuple[int, ...] | None = None
+    """Of a clip's offsets; None if it has none."""
 
     def _fields(self) -> list[tuple[str, tuple[int, ...], np.dtype]]:
         rows, size = self.batch_size * (1 + self.num_driving), self.image_size
         byte, number = np.dtype(np.uint8), np.dtype(np.float32)
+        offsets = (self.batch_size, *self.offsets_shape) if self.offsets_shape else None
         return [
             ("image", (rows, size, size, 3), byte),
             ("matte", (rows, size, size), byte),
             ("regions", (rows, size, size), byte),
             *((name, (rows, *shape), number) for name, shape in self.row_shapes),
             ("jitter", (self.batch_size, 4), number),
+            *([("offsets", offsets, np.dtype(np.float16))] if offsets else []),
         ]
 
     @property
@@ -95,8 +100,9 @@ class PairSource:
 
     def __init__(self, reader: ClipReader | JoinedReader, batch_size: int, num_driving: int) -> None:
         self.reader = reader
-        shapes = tuple(reader.parameter_shapes().items())
-        self.layout = BatchLayout(batch_size, num_driving, reader.image_size, shapes)
+        shapes = dict(reader.parameter_shapes())
+        offsets = shapes.pop("offsets", None)
+        self.layout = BatchLayout(batch_size, num_driving, reader.image_size, tuple(shapes.items()), offsets)
 
     def write(self, places: Sequence[Place], arrays: BatchArrays) -> BatchNote:
         """Decode the pairs at some places of the stream.
@@ -128,8 +134,12 @@ class PairSource:
         for frame, row in zip(frames, rows, strict=True):
             out = FrameImages(arrays["image"][row], arrays["regions"][row], arrays["matte"][row])
             self.reader.frame(pair.clip, frame, out)
-        for name, values in self.reader.parameters(pair.clip, frames).items():
-            arrays[name][rows] = values
+        parameters = self.reader.parameters(pair.clip, frames)
+        for name, _ in self.layout.row_shapes:
+            arrays[name][rows] = parameters[name]
+        if self.layout.offsets_shape:
+            # Once per pair: 36 KB for every frame would be a third of its picture.
+            arrays["offsets"][rows[0]] = parameters["offsets"]
 
 
 class TrainingPairs(PairSource):

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from datamodules.codec import (
     META_TENSORS,
+    OPTIONAL_META_TENSORS,
     PARAMETER_TENSORS,
     CorruptDataError,
     decode_image,
@@ -72,6 +73,8 @@ class ClipReader:
                     remote.fetch(f"{shard.name}.{kind}.npy")
         self.split = split
         self.image_size = manifest.image_size
+        self.has_offsets = bool(manifest.configuration.get("fit_outline", False))
+        """Whether the clips have offsets that were fitted to the person's outline."""
         self.shards = manifest.split(split)
         self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
         self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
@@ -149,7 +152,7 @@ class ClipReader:
         return self._metas[clip]
 
     def parameters(self, clip: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """Rows of ``PARAMETER_TENSORS`` for frames of a clip, and its ``shape``, repeated.
+        """Rows of ``PARAMETER_TENSORS`` for frames of a clip, its ``shape``, repeated, and any ``offsets``.
 
         Reads no more than these rows where the shard has their checksums (``NAME.params.npy``), else the
         meta of the whole clip.
@@ -165,10 +168,17 @@ class ClipReader:
         count = int(row["num_frames"])
         layout = _meta_places(count, rest)
         body = int(row["meta_position"]) + int(row["meta_length"]) - layout["valid"][1]
-        shape = self._pread(shard, body + layout["shape"][0], layout["shape"][1] - layout["shape"][0])
+        shared = {
+            name: self._pread(shard, body + layout[name][0], layout[name][1] - layout[name][0])
+            for name in ("shape", "offsets")
+            if name in layout
+        }
+        start_value = 0
+        for data in shared.values():
+            start_value = zlib.crc32(data, start_value)
         rows: dict[str, list[bytes]] = {name: [] for name in PARAMETER_TENSORS}
         for frame in frames:
-            value = zlib.crc32(shape)
+            value = start_value
             for name in PARAMETER_TENSORS:
                 start, end = layout[name]
                 length = (end - start) // count
@@ -183,15 +193,24 @@ class ClipReader:
             name: np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(frames), *rest[name])
             for name, parts in rows.items()
         }
-        values["shape"] = np.broadcast_to(np.frombuffer(shape, dtype="<f4"), (len(frames), *rest["shape"]))
+        shape = np.frombuffer(shared["shape"], dtype="<f4")
+        values["shape"] = np.broadcast_to(shape, (len(frames), *rest["shape"]))
+        if "offsets" in shared:
+            values["offsets"] = np.frombuffer(shared["offsets"], dtype="<f2").reshape(rest["offsets"])
         return values
 
     def _parameter_shapes(self, shard: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors of a shard's clips, without the number of frames."""
         if shard not in self._shapes:
             arrays = self._first_readable_meta(shard)
+            if self.has_offsets != ("offsets" in arrays):
+                raise ValueError(
+                    f"{self.shards[shard].name}.tar does not belong to its manifest, which says "
+                    f"fit_outline: {self.has_offsets}; prepare the dataset again"
+                )
             shapes = {name: arrays[name].shape[1:] for name in PARAMETER_TENSORS}
-            self._shapes[shard] = {"shape": arrays["shape"].shape, **shapes}
+            shared = ("shape", "offsets") if self.has_offsets else ("shape",)
+            self._shapes[shard] = {**{name: arrays[name].shape for name in shared}, **shapes}
         return self._shapes[shard]
 
     def _first_readable_meta(self, shard: int) -> dict[str, np.ndarray]:
@@ -203,7 +222,7 @@ class ClipReader:
         raise CorruptDataError(f"{self.shards[shard].name}.tar: no clip has readable parameters")
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of one frame's parameters, as every clip of the dataset has them.
+        """Shapes of one frame's parameters and of a clip's ``offsets``; those of all clips of the dataset.
 
         Raises:
             CorruptDataError: no clip is readable.
@@ -283,8 +302,11 @@ class JoinedReader:
         return self.readers[0].image_size
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """See ``ClipReader.parameter_shapes``."""
-        return self.readers[0].parameter_shapes()
+        """See ``ClipReader.parameter_shapes``; without ``offsets`` if some of the datasets have none."""
+        shapes = self.readers[0].parameter_shapes()
+        if not all(reader.has_offsets for reader in self.readers):
+            shapes = {name: shape for name, shape in shapes.items() if name != "offsets"}
+        return shapes
 
     def _locate(self, clip: int) -> tuple[ClipReader, int]:
         if not 0 <= clip < len(self):
@@ -329,6 +351,7 @@ def _meta_layout_of(
     known = dict(shapes)
     full = {name: (count, *known.get(name, ())) for name in META_TENSORS}
     full |= {"shape": known["shape"], "bbox": (count, 4)}
+    full |= {name: known[name] for name in OPTIONAL_META_TENSORS if name in known}
     full |= {"frame_offsets": (count + 1,), "mask_offsets": (count + 1,)}
     return meta_layout(full)
 

@@ -33,6 +33,7 @@ import numpy as np
 
 from datamodules.codec import (
     MEMBERS,
+    OPTIONAL_META_TENSORS,
     Clip,
     CorruptDataError,
     PackedClip,
@@ -181,6 +182,7 @@ class ShardIndex:
         self.clips: list[tuple[Any, ...]] = []
         self.identities: list[str] = []
         self.num_frames = 0
+        self._optional: set[str] | None = None
         self._frames: list[np.ndarray] = []
         self._checks: list[np.ndarray] = []
 
@@ -200,7 +202,17 @@ class ShardIndex:
             meta: tensors of ``meta.safetensors``.
             meta_bytes: the member itself.
             start: position in the tar of each member's data, by suffix.
+
+        Raises:
+            ValueError: some clips of the shard have an optional tensor that others lack.
         """
+        optional = set(meta) & set(OPTIONAL_META_TENSORS)
+        if self._optional not in (None, optional):
+            # Readers find parameters by a layout that the clips of a shard share.
+            raise ValueError(
+                f"{key}: all clips of a shard have offsets or none; prepare them with one fit_outline"
+            )
+        self._optional = optional
         rows = np.zeros(len(meta["valid"]), dtype=FRAME_ROW)
         for prefix, name, member in (("", "frame", "frames.bin"), ("mask_", "mask", "masks.bin")):
             offsets = np.asarray(meta[f"{name}_offsets"], dtype=np.uint64)

@@ -16,6 +16,7 @@ from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput, split_of
+from datamodules.prepare.outlines import outline_fitter
 from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports, write_reports
 from datamodules.prepare.pipeline import head_fingerprint
 from datamodules.prepare.report import write_report
@@ -163,7 +164,8 @@ class _Importer:
 
     def _add(self, writer: ShardWriter, video: VideoInput, clip: FrameClip, report: VideoReport) -> None:
         if self._tools is None:
-            self._tools = VideoTools(self._make_tracker(self.head, self.config), None)
+            outline = outline_fitter(self.head) if self.config.fit_outline else None
+            self._tools = VideoTools(self._make_tracker(self.head, self.config), None, outline)
         frames = clip.decode(self.config.max_frames)
         numbers = np.arange(len(frames), dtype=np.int32)
         content = Video(frames, _FPS, numbers / _FPS, numbers)

@@ -15,6 +15,7 @@ import rome_lightning
 from datamodules.codec import Clip
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput
+from datamodules.prepare.outlines import OutlineFitter
 from datamodules.prepare.statistics import clip_statistics, head_angles, sharpness, thumbnail
 from rome_lightning.media.video import Video, read_video
 from rome_lightning.tracking.identity import Embedder, is_person, similarity_to_most
@@ -52,6 +53,8 @@ class VideoTools:
     tracker: SupportsTrack
     embed: Embedder | None
     """Tells people apart; None does not."""
+    fit_outline: OutlineFitter | None = None
+    """Fits offsets to the person's outline; None leaves clips without."""
 
 
 @dataclass
@@ -143,7 +146,7 @@ def make_clips(
         if len(complaints) == 1 and not shots:
             raise ValueError(complaints[0])
         raise ValueError(_why_nothing(num_good, len(content), +counts, complaints, config))
-    return list(_cut(video, shots, content, config, head, report))
+    return list(_cut(video, shots, content, config, head, tools.fit_outline, report))
 
 
 def _track_shots(
@@ -273,6 +276,7 @@ def _cut(
     content: Video,
     config: PrepareConfig,
     head: str,
+    fit_outline: OutlineFitter | None,
     report: VideoReport,
 ) -> Iterator[Clip]:
     number = 0
@@ -283,6 +287,9 @@ def _cut(
             clip = replace(
                 clip, header={**clip.header, "dataset": config.dataset, "head": head, "tracker": TRACKER}
             )
+            if fit_outline is not None:
+                offsets = fit_outline(shot.clip[torch.from_numpy(part)])
+                clip = replace(clip, arrays={**clip.arrays, "offsets": offsets})
             report.clips.append(clip_statistics(clip, shot.sharpness[part]))
             number += 1
             yield clip

@@ -61,6 +61,9 @@ class PrepareConfig:
     """Identities that belong to testing, whatever ``test_ratio`` says."""
     licence: str = ""
     """Terms under which the videos may be used; kept in the manifest."""
+    fit_outline: bool = False
+    """Fit offsets of hair, neck and shoulders to the person's outline in up to four frames of each clip and
+    store them, for models with ``avatar.offsets.kind: fitted``."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "max_frames", "frames_per_clip", "max_side", "videos_per_shard"):
@@ -96,6 +99,9 @@ class PrepareConfig:
             "head", "videos_per_shard", "licence",
             "val_ratio", "test_ratio", "val_identities", "test_identities",
         }  # fmt: skip
+        if not self.fit_outline:
+            # Clips without offsets are those of versions that knew no other.
+            others.add("fit_outline")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
 

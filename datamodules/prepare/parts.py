@@ -21,6 +21,7 @@ from datamodules.codec import MEMBERS, PackedClip, decode_meta
 from datamodules.prepare.clips import SupportsTrack, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput
+from datamodules.prepare.outlines import outline_fitter
 from datamodules.shards import ShardInfo, ShardWriter, finished_shard, write_atomic
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.identity import Embedder
@@ -69,7 +70,11 @@ class PartMaker:
         cv2.setNumThreads(1)
         head = load_head(self.config.head)
         checks = self.config.min_identity_similarity is not None
-        tools = VideoTools(self.make_tracker(head, self.config), self.make_embedder() if checks else None)
+        tools = VideoTools(
+            self.make_tracker(head, self.config),
+            self.make_embedder() if checks else None,
+            outline_fitter(head) if self.config.fit_outline else None,
+        )
         return lambda part: make_part(part, self.folder, tools, self.config, head.name)
 
 

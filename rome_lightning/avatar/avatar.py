@@ -14,10 +14,10 @@ from torch import Tensor
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.avatar.several import encode_person, fuse, texels_of_the_head
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import observe
 from rome_lightning.renderer import UVLayout
 from rome_lightning.types import Frames, HeadParams, Rendered
+from rome_lightning.types.params import at_rest
 
 
 class Avatar:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarCode, AvatarModel
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.texture import UnprojectedTexture
 from rome_lightning.renderer import UVLayout
 from rome_lightning.types import Frames
+from rome_lightning.types.params import at_rest
 
 _POOR, _GOOD = 0.0, 0.05
 """Visibility in the first photograph up to which others are used, and from which they are not: mixed, mouth

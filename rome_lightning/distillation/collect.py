@@ -16,8 +16,8 @@ from torch import Tensor
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.media.tensors import read_tensors, write_tensors
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.types import Frames
+from rome_lightning.types.params import at_rest
 
 BLOCK_FORMAT = "rome-offsets/1"
 """Of the files of an ``OffsetStore``."""

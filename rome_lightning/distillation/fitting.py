@@ -13,10 +13,10 @@ from torch import Tensor
 from rome_lightning.distillation.collect import OffsetStore
 from rome_lightning.distillation.pca import StreamingPCA
 from rome_lightning.head import HeadModel
+from rome_lightning.head.moving import MOVING_REGIONS
 from rome_lightning.media.tensors import read_tensors, write_tensors
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import head_fingerprint
-from rome_lightning.models.offsets import MOVING_REGIONS
 
 PARTS = {"hair": ("scalp",), "neck": ("neck", "shoulders")}
 """Regions of the head that each part of the basis moves; each gets its own components."""

@@ -14,9 +14,9 @@ from rome_lightning.export.colour_texture import bake_colour_texture
 from rome_lightning.export.glb import export_glb
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.usd import export_usd, load_usd
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.renderer import sample_texture
 from rome_lightning.types import HeadParams
+from rome_lightning.types.params import at_rest
 
 FileFormat = Literal["glb", "obj", "ply", "usd", "params"]
 SUFFIXES: dict[FileFormat, str] = {

@@ -19,6 +19,7 @@ from rome_lightning.models.regressors import DriverEncoder
 from rome_lightning.models.texture import build_texture_model
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.types import Frames, HeadParams, Rendered
+from rome_lightning.types.params import at_rest
 from rome_lightning.types.struct import TensorStruct
 
 
@@ -202,12 +203,3 @@ class AvatarModel(nn.Module):
     ) -> Float[Tensor, "b v 3"]:
         """Head space to pixels through the global pose and camera of ``params``."""
         return project(self.head.to_world(vertices, params), params.camera, image_size)
-
-
-def at_rest(params: HeadParams) -> HeadParams:
-    """The same identity with a neutral expression, unposed."""
-    zero = {
-        name: torch.zeros_like(getattr(params, name))
-        for name in ("expression", "global_pose", "neck_pose", "jaw_pose", "eye_pose")
-    }
-    return dataclasses.replace(params, **zero)

@@ -35,9 +35,11 @@ class TextureConfig:
 class OffsetConfig:
     """How vertices leave the parametric head to form hair, neck and shoulders."""
 
-    kind: Literal["network", "basis", "none"] = "network"
-    """``network``: the full model; ``basis``: the linear one (see ``BasisConfig``), which knows none of the
-    options here but ``max_offset``; ``none`` keeps the bare parametric head."""
+    kind: Literal["network", "basis", "fitted", "none"] = "network"
+    """``network``: the full model; ``basis``: the linear one (see ``BasisConfig``); ``fitted``: no network,
+    ``rome prepare`` stores offsets with ``fit_outline``, and an avatar gets its own when it is made;
+    ``none`` keeps the bare parametric head. ``basis`` and ``fitted`` know none of the options here but
+    ``max_offset``."""
     direction: Literal["normal", "elementwise", "free"] = "normal"
     """``normal``: one signed length along the normal (paper); ``elementwise``: three factors times the
     normal's components (release); ``free``: an unconstrained displacement (the paper's ablation)."""

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.geometry import unique_edges, vertex_normals
+from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.head.moving import moving_vertices
 from rome_lightning.models.basis import LinearBasis, head_fingerprint
 from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
 from rome_lightning.models.regressors import ImageRegressor
@@ -18,8 +19,6 @@ from rome_lightning.types import Frames
 
 POSITION_SCALE = 5.0
 """Metres to the unit of the position map, as in the release."""
-MOVING_REGIONS = ("scalp", "neck", "shoulders")
-"""Face, ears, eyes and mouth interior stay on the parametric model (ROME sec. 3.2)."""
 
 
 def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource | None:
@@ -28,6 +27,8 @@ def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource |
         return None
     if config.offsets.kind == "basis":
         return BasisOffsets(config.basis, head)
+    if config.offsets.kind == "fitted":
+        return FittedOffsets(head)
     return OffsetNetwork(config.offsets, head, config.texture.channels)
 
 
@@ -49,10 +50,9 @@ class OffsetSource(nn.Module):
 
     def __init__(self, head: HeadModel) -> None:
         super().__init__()
-        mask = head.region(*MOVING_REGIONS)
-        moving = mask.nonzero().squeeze(1)
+        moving, falloff = moving_vertices(head)
         self.register_buffer("moving", moving, persistent=False)
-        self.register_buffer("falloff", smooth_mask(mask, head.faces)[moving][:, None], persistent=False)
+        self.register_buffer("falloff", falloff, persistent=False)
 
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
@@ -235,19 +235,19 @@ class BasisOffsets(OffsetSource):
         return self.mean + torch.einsum("bk,kvc->bvc", self.coefficients(source), self.components)
 
 
-def smooth_mask(mask: Tensor, faces: Tensor, num_rings: int = 4) -> Float[Tensor, " v"]:
-    """Fade a vertex mask to 0 over the rings of vertices next to its inner border.
+class FittedOffsets(OffsetSource):
+    """Offsets that were fitted to each person's outline beforehand, see ``tracking.outline.fit_outline``.
 
-    Args:
-        mask: vertices that belong.
-        faces: triangles.
-        num_rings: width of the transition, in edges.
+    Training takes them from the dataset (``rome prepare --fit_outline true``); an avatar gets its own when it
+    is created, by ``refine_offsets``.
+
+    Departure from ROME: no network has to learn hair that can be measured in the photograph.
     """
-    edges = unique_edges(faces)
-    start, end = torch.cat([edges, edges.flip(1)]).unbind(1)
-    eroded = mask.float()
-    total = eroded
-    for _ in range(num_rings):
-        eroded = eroded.scatter_reduce(0, start, eroded[end], "amin", include_self=True)
-        total = total + eroded
-    return total / (num_rings + 1)
+
+    needs_texture = False
+
+    def rest_offsets(
+        self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        """Those of the frames, or 0 where nobody has fitted any; the texture is not looked at."""
+        return torch.zeros_like(vertices) if source.offsets is None else source.offsets

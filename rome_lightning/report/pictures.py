@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.types import Frames, Rendered
+from rome_lightning.types.params import at_rest
 
 COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
 """What ``comparison_rows`` shows, from left to right."""

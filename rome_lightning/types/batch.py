@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -27,6 +27,9 @@ class Frames(TensorStruct):
     landmarks: Float[Tensor, "b l 2"]
     """MediaPipe landmarks in pixels (x, y) of ``image``; pixel centres at integers."""
     params: HeadParams
+    offsets: Float[Tensor, "b v 3"] | None = None
+    """Displacements of the head at rest, metres, that were fitted to the person's outline beforehand (see
+    ``tracking.outline.fit_outline``); they turn with the skin. ``None`` where nobody has fitted any."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -54,7 +57,13 @@ class Frames(TensorStruct):
         regions = F.interpolate(self.regions[:, None], size, mode="nearest-exact")[:, 0]
         # Pixel centres are integers, so the image's corner is at -1/2.
         landmarks = (self.landmarks + 0.5) * (image_size / stored) - 0.5
-        return Frames(image.clamp(0, 1), mask.clamp(0, 1), regions, landmarks, self.params)
+        return replace(
+            self,
+            image=image.clamp(0, 1),
+            foreground_mask=mask.clamp(0, 1),
+            regions=regions,
+            landmarks=landmarks,
+        )
 
     def region_mask(self, *regions: Region) -> Float[Tensor, "b 1 h w"]:
         """1 where the pixel belongs to one of ``regions``, else 0."""

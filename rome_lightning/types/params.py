@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -65,3 +65,12 @@ class HeadParams(TensorStruct):
             torch.zeros(batch_size, POSE_SIZE),
             camera,
         )
+
+
+def at_rest(params: HeadParams) -> HeadParams:
+    """The same identity with a neutral expression, unposed."""
+    zero = {
+        name: torch.zeros_like(getattr(params, name))
+        for name in ("expression", "global_pose", "neck_pose", "jaw_pose", "eye_pose")
+    }
+    return replace(params, **zero)

@@ -52,12 +52,17 @@ class TensorStruct:
 
     @classmethod
     def cat(cls: type[Struct], items: Sequence[Struct]) -> Struct:
-        """Concatenate along the batch dimension; non-tensor fields are taken from the first item."""
+        """Concatenate along the batch dimension; non-tensor fields are taken from the first item.
+
+        A field that is ``None`` in one item is ``None`` in the result.
+        """
         first = items[0]
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(first):  # type: ignore[arg-type]
             values = [getattr(item, field.name) for item in items]
-            if isinstance(values[0], Tensor):
+            if any(value is None for value in values):
+                changes[field.name] = None
+            elif isinstance(values[0], Tensor):
                 changes[field.name] = torch.cat(values)
             elif isinstance(values[0], TensorStruct):
                 changes[field.name] = type(values[0]).cat(values)

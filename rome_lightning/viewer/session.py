@@ -16,8 +16,8 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import export_avatar
 from rome_lightning.geometry import matrix_to_axis_angle
 from rome_lightning.models import LinearBasis
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.types import HeadParams
+from rome_lightning.types.params import at_rest
 
 JOINT_SLIDERS: tuple[tuple[str, str, str, float], ...] = (
     ("neck", "x", "neck nod", 0.6),

@@ -4,8 +4,8 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.head.moving import MOVING_REGIONS
 from rome_lightning.models import FullAvatar
-from rome_lightning.models.offsets import MOVING_REGIONS
 from rome_lightning.renderer import coverage
 
 
@@ -31,3 +31,14 @@ def test_outline_grows_to_a_larger_head_and_the_face_stays() -> None:
     # Ears and chin are part of the outline too, but cannot move.
     assert (grown - wanted).square().mean() < 0.6 * (outline - wanted).square().mean()
     assert refine_offsets(model, code, source, num_steps=0) is code
+
+
+def test_avatars_of_fitted_offsets_get_theirs_at_creation() -> None:
+    torch.manual_seed(0)
+    model = FullAvatar(small_config(kind="fitted")).eval().requires_grad_(False)
+    source = dataclasses.replace(random_frames(model.head, 1), foreground_mask=torch.ones(1, 1, SIZE, SIZE))
+    code = model.encode(source)
+    refined = refine_offsets(model, code, source, num_steps=5)
+    assert code.offsets.abs().max() == 0
+    assert refined.offsets.abs().max() > 1e-3
+    assert not torch.equal(refined.texture, code.texture)

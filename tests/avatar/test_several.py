@@ -12,8 +12,8 @@ from datamodules.synthetic import SyntheticHeads
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.avatar.several import encode_person, fuse
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.types import Frames, HeadParams
+from rome_lightning.types.params import at_rest
 
 
 @pytest.fixture(scope="module")

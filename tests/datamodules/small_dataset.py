@@ -38,7 +38,9 @@ def make_clip(key: str, identity: str, num_frames: int = 12, seed: int = 0) -> C
     return Clip(key, identity, images, regions, matte, arrays, {"fps": "25", "tracker": "none"})
 
 
-def write_dataset(folder: Path, clips: dict[str, list[list[Clip]]]) -> Manifest:
+def write_dataset(
+    folder: Path, clips: dict[str, list[list[Clip]]], configuration: dict[str, object] | None = None
+) -> Manifest:
     """Write shards per split and the manifest."""
     shards = []
     for split, groups in clips.items():
@@ -48,7 +50,7 @@ def write_dataset(folder: Path, clips: dict[str, list[list[Clip]]]) -> Manifest:
                     writer.add(clip)
                 shards.append((split, writer.finish()))
     head = {"name": "test-head", "num_shape": NUM_SHAPE, "num_expression": NUM_EXPRESSION}
-    manifest = build_manifest("test", SIZE, head, shards, {"fps": 6})
+    manifest = build_manifest("test", SIZE, head, shards, {"fps": 6, **(configuration or {})})
     manifest.save(folder / "manifest.json")
     return manifest
 

@@ -13,8 +13,8 @@ from rome_lightning.distillation import OffsetStore, collect, fit_basis
 from rome_lightning.distillation.collect import Block, source_frames
 from rome_lightning.distillation.fitting import Targets, targets_of
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.head.moving import MOVING_REGIONS
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.offsets import MOVING_REGIONS
 from rome_lightning.types import Frames
 
 NUM_CLIPS, IMAGE_SIZE = 7, 64

@@ -14,9 +14,9 @@ from helpers import SIZE, perturbed, random_frames, small_config
 from rome_lightning.export import onnx as export
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, TextureConfig
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.renderer import extend_outside, interpolate
+from rome_lightning.types.params import at_rest
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
 

@@ -16,9 +16,9 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import export_avatar
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.avatar_model import at_rest
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.types import HeadParams
+from rome_lightning.types.params import at_rest
 
 trimesh = pytest.importorskip("trimesh")
 

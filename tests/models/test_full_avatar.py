@@ -7,9 +7,9 @@ from helpers import SIZE, perturbed, random_frames, random_params, small_config
 
 from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.head.moving import MOVING_REGIONS, smooth_mask
 from rome_lightning.models import FullAvatar
-from rome_lightning.models.avatar_model import at_rest
-from rome_lightning.models.offsets import MOVING_REGIONS, smooth_mask
+from rome_lightning.types.params import at_rest
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,21 @@ def test_every_tensor_moves_with_the_model(head: HeadModel) -> None:
     ]
     buffers = [name for name, value in model.named_buffers() if value.device.type != "meta"]
     assert left + buffers == []
+
+
+def test_fitted_offsets_are_those_of_the_frames(head: HeadModel) -> None:
+    model = FullAvatar(small_config(kind="fitted"), head).eval()
+    assert model.offset_network is not None
+    assert not list(model.offset_network.parameters())
+    frames, drivers = random_frames(head, 2), random_params(head, 4, seed=1)
+    bare = model.deform(model.encode(frames), frames.params)
+    assert bare.offsets.abs().max() == 0
+    offsets = torch.zeros_like(bare.offsets)
+    offsets[:, head.region("scalp")] = torch.tensor([[[0.02, 0.0, 0.0]], [[0.0, 0.03, 0.0]]])
+    frames = dataclasses.replace(frames, offsets=offsets)
+    code = model.encode(frames)
+    assert torch.equal(code.offsets, offsets)
+    # Each source's offsets serve all of its drivers, turned with the head.
+    mesh = model.deform(code.repeat_interleave(2), drivers)
+    torch.testing.assert_close(mesh.offsets, head.turn(offsets.repeat_interleave(2, 0), drivers))
+    assert torch.equal(model.reconstruct(frames).offsets, head.turn(offsets, frames.params))

@@ -1,0 +1,146 @@
+"""Offsets of hair, neck and shoulders that bring the head's outline to that of a person in pictures."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rome_lightning.geometry import project, unique_edges, vertex_normals
+from rome_lightning.head import HeadModel
+from rome_lightning.head.moving import moving_vertices
+from rome_lightning.losses import laplacian, occupancy
+from rome_lightning.renderer import Rasterizer, coverage
+from rome_lightning.types import Frames, Region
+from rome_lightning.types.params import at_rest
+
+SMOOTHNESS = 60.0
+"""Weight of the mesh Laplacian in the step's metric: an outline's pull reaches a few rings of vertices."""
+LEARNING_RATE = 2e-3
+"""Step of Adam in the smoothed coordinates, metres."""
+OTHERS_WEIGHT = 0.5
+"""Of further pictures against the first."""
+LAPLACIAN_WEIGHT = 10.0
+"""Of the roughness of the offsets against the squared error of the silhouette."""
+
+_SMOOTHERS: WeakKeyDictionary[HeadModel, Tensor] = WeakKeyDictionary()
+"""Of the heads in use: datasets fit thousands of people on one head, and an inverse takes half a second."""
+
+
+def fit_outline(
+    head: HeadModel,
+    frames: Frames,
+    rasterizer: Rasterizer,
+    start: Float[Tensor, "b v 3"] | None = None,
+    num_steps: int = 60,
+    max_offset: float = 0.12,
+    falloff: Float[Tensor, "m 1"] | None = None,
+) -> Float[Tensor, "b v 3"]:
+    """Offsets that move hair, neck and shoulders until the mesh's outline is the person's in every picture.
+
+    Steps are taken in coordinates smoothed over the surface, so that the contour, which alone gets
+    gradients, takes its surroundings with it and the far side of the head follows smoothly.
+
+    Source: the smoothed coordinates: Nicolet et al., Large steps in inverse rendering of geometry, 2021.
+
+    Args:
+        head: the model that ``frames`` were tracked with.
+        frames: one picture of each person, or all those of one person, the most trusted first.
+        rasterizer: finds the visible triangles.
+        start: offsets to begin with, one row per person, metres; by default 0, for one person.
+        num_steps: of Adam.
+        max_offset: longest offset, metres.
+        falloff: share of its offset that each of ``moving_vertices`` keeps; by default theirs.
+
+    Returns:
+        Displacements of each person's head at rest, metres, head space; they turn with the skin.
+    """
+    if start is None:
+        start = frames.image.new_zeros(1, head.num_vertices, 3)
+    moving, usual_falloff = moving_vertices(head)
+    falloff = usual_falloff if falloff is None else falloff
+    edges = unique_edges(head.faces)
+    smooth = _smoother_of(head)
+    pictures_each = len(frames) // len(start)
+    normals = vertex_normals(head(at_rest(frames.params[slice(0, len(start))])), head.faces)
+    posed = head(frames.params).detach()
+    outline, known = _outlines(frames, pictures_each)
+    steps = torch.zeros_like(start[:, moving, :1]).requires_grad_()
+    optimizer = torch.optim.Adam([steps], LEARNING_RATE, betas=(0.9, 0.99))
+
+    def current() -> Float[Tensor, "b v 3"]:
+        lengths = torch.zeros_like(start[..., :1])
+        lengths = lengths.index_copy(1, moving, falloff * (smooth @ steps))
+        return _shortened(start + lengths * normals, max_offset)
+
+    with torch.enable_grad():
+        for _ in range(num_steps):
+            turned = head.turn(current().repeat_interleave(pictures_each, dim=0), frames.params)
+            world = head.to_world(posed + turned, frames.params)
+            vertices_px = project(world, frames.params.camera, frames.image_size)
+            face_ids = rasterizer.face_ids(vertices_px, head.faces, frames.image_size)
+            silhouette = coverage(vertices_px, head.faces, face_ids)
+            # A sum over the pictures of a person: further ones must not make the first count less.
+            loss = pictures_each * occupancy(silhouette * known, outline)
+            loss = loss + LAPLACIAN_WEIGHT * laplacian(turned, edges)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return current().detach()
+
+
+def _outlines(
+    frames: Frames, pictures_each: int
+) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+    """Where the person is, and how far each pixel is known and counts, [0, 1]."""
+    # Nobody knows what is beyond the border of a picture.
+    known = 1 - frames.region_mask(Region.OUTSIDE)
+    if pictures_each > 1:
+        known[1:] = OTHERS_WEIGHT * known[1:] * beside_head(frames[slice(1, None)])
+    return frames.foreground_mask * known, known
+
+
+def beside_head(pictures: Frames) -> Float[Tensor, "b 1 h w"]:
+    """Where further pictures show background above the chin, [0, 1]: the mesh must not be there.
+
+    They only carve: hair hangs and poses are off by a little from one picture to another, so a mesh that
+    grew into every outline would be larger than the head in each. Below the chin tracking guesses: the
+    shoulders of two pictures do not agree.
+    """
+    rows = torch.arange(pictures.image_size[0], device=pictures.image.device).view(1, 1, -1, 1)
+    chin = pictures.landmarks[..., 1].amax(1).view(-1, 1, 1, 1)
+    return (rows < chin).to(pictures.image.dtype) * (1 - pictures.foreground_mask)
+
+
+def _shortened(offsets: Float[Tensor, "b v 3"], limit: float) -> Float[Tensor, "b v 3"]:
+    """The same directions with lengths of at most ``limit``; its gradient is finite at 0."""
+    square = offsets.square().sum(-1, keepdim=True)
+    return offsets * (limit / square.clamp_min(limit**2).sqrt())
+
+
+def _smoother_of(head: HeadModel) -> Float[Tensor, "m m"]:
+    """``_smoother`` of the vertices of a head that may move."""
+    moving, _ = moving_vertices(head)
+    known = _SMOOTHERS.get(head)
+    if known is None or known.device != moving.device:
+        known = _SMOOTHERS[head] = _smoother(moving, unique_edges(head.faces), head.num_vertices)
+    return known
+
+
+def _smoother(
+    moving: Int[Tensor, " m"], edges: Int[Tensor, "e 2"], num_vertices: int
+) -> Float[Tensor, "m m"]:
+    """Inverse of (1 + weight x Laplacian) over the moving vertices, whose other neighbours stay at 0."""
+    index = torch.full((num_vertices,), -1, dtype=torch.long, device=moving.device)
+    index[moving] = torch.arange(len(moving), device=moving.device)
+    start, end = torch.cat([edges, edges.flip(1)]).unbind(1)
+    matrix = torch.eye(len(moving), device=moving.device)
+    ours = index[start] >= 0
+    row, column = index[start[ours]], index[end[ours]]
+    weight = torch.full_like(row, SMOOTHNESS, dtype=matrix.dtype)
+    matrix.index_put_((row, row), weight, accumulate=True)
+    inside = column >= 0
+    matrix.index_put_((row[inside], column[inside]), -weight[inside], accumulate=True)
+    return torch.linalg.inv(matrix)
