@@ -67,6 +67,13 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         default=100,
         help="Steps that fit hair and shoulders to the outlines (default: 100; 0: the network's own).",
     )
+    create.add_argument(
+        "--face",
+        type=_person,
+        metavar="N",
+        help="The person to take where a photo shows several: from left to right, from 1 (default: the "
+        "largest face).",
+    )
     create.add_argument("--image-size", type=count, help="Side of the images, pixels (default: as trained).")
 
 
@@ -153,6 +160,14 @@ def _add_view(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _person(text: str) -> int:
+    """Number of a person in a photo."""
+    number = count(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("people are counted from 1")
+    return number
+
+
 def main(argv: list[str]) -> int:
     """Run a sub-command; ``argv`` is what follows ``rome avatar``."""
     args = build_parser().parse_args(argv)
@@ -175,7 +190,10 @@ def _create(args: argparse.Namespace) -> int:
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
     # Sharper than the model needs: the exported texture is taken from it.
     tracker = Tracker(model.head, image_size=max(image_size, PHOTO_SIZE))
-    frames = track_photos(tracker, photos, [str(path) for path in args.photos])
+    paths = [str(path) for path in args.photos]
+    frames = track_photos(
+        tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
+    )
     _warn_of_others(frames, args.photos)
     avatar = Avatar.create(model, frames, image_size, args.refine_steps)
     path = _save(avatar, args.output)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning import assets
+from rome_lightning.tracking.turned import quarter_turns, stands_upside_down
 from rome_lightning.types.struct import TensorStruct
 
 NUM_LANDMARKS = 478
@@ -44,6 +45,7 @@ _DARK = 70.0
 # and for a second person where the first is smaller than this share of the longer side.
 _THOROUGH_FRAMES = 8
 _SMALL_SHARE = 0.25
+_FACES_TO_CHOOSE = 10
 # A second face counts when it is at least this large relative to the largest one.
 _RIVAL_SHARE = 0.4
 
@@ -106,27 +108,36 @@ class FaceDetector:
         frames: UInt8[np.ndarray, "n h w 3"],
         progress: Progress | None = None,
         find: Callable[[np.ndarray], list[_Face]] | None = None,
+        face: int = 0,
     ) -> Detections:
         """Find the main face of each frame.
 
-        Where several faces are seen, the main one is the largest; in later frames the one nearest to the
-        main face of the frame before, unless another is 1.5 times as large.
+        Where several faces are seen, the main one is the largest, or the one that ``face`` names; in later
+        frames the one nearest to the main face of the frame before, unless none was named and another is
+        1.5 times as large.
 
         Args:
             frames: RGB.
             progress: called after each frame.
             find: what ``open_task(detector.create, frame)`` gives, where the caller keeps it open for many
                 calls; by default the network is loaded for this call.
+            face: number of the face in the first frame that shows any, from left to right, from 1; 0 takes
+                the largest.
+
+        Raises:
+            ValueError: there are fewer faces than ``face``.
         """
+        if face < 0:
+            raise ValueError(f"face is a number from 1, or 0 for the largest, got {face}")
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
-        opened = nullcontext(find) if find is not None else open_task(self.create, frames[0])
+        opened = nullcontext(find) if find is not None else open_task(lambda: self.create(face), frames[0])
         with opened as find:
             previous: _Face | None = None
             for index, frame in enumerate(frames):
                 faces = self._search(find, np.ascontiguousarray(frame), previous, index in thorough)
-                chosen = _main_face(faces, previous)
+                chosen = _main_face(faces, previous, face)
                 previous = chosen or previous
                 results.append(chosen)
                 counts.append(sum(face.height > _RIVAL_SHARE * faces[0].height for face in faces))
@@ -148,14 +159,49 @@ class FaceDetector:
         faces = _distinct(find(np.ascontiguousarray(frame)))
         return _stack([faces[0]], [len(faces)]) if faces else None
 
-    def create(self) -> Callable[[np.ndarray], list[_Face]]:
-        """The network itself, for ``open_task`` and ``detect_next``."""
+    def upside_down(
+        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections
+    ) -> Bool[Tensor, " n"]:
+        """Frames whose landmarks are an upright face read into one that stands on its head.
+
+        Two frames of a clip are looked at, all of one of 8 or less, and all where one of these is so.
+
+        Args:
+            frames: RGB.
+            detections: what ``detect`` gave.
+        """
+        found = detections.found.nonzero().flatten().tolist()
+        result = torch.zeros(len(frames), dtype=torch.bool)
+        if not found:
+            return result
+        few = found if len(found) <= _THOROUGH_FRAMES else found[len(found) // 4 :: len(found) // 2]
+        with open_task(self.create, frames[0]) as find:
+
+            def turned(index: int) -> bool:
+                points = detections.landmarks[index].numpy()
+                box = detections.boxes[index].numpy()
+                centre, height = (box[:2] + box[2:]) / 2, float(np.linalg.norm(box[2:] - box[:2]))
+                view, offset, scale = _tile(frames[index], centre, 2.0 * height)
+                # The inverse of ``_Face.moved``.
+                return stands_upside_down(find, view, (points - np.asarray(offset) + 0.5) / scale - 0.5)
+
+            if any(turned(index) for index in few):
+                result[found] = torch.tensor([turned(index) for index in found])
+        return result
+
+    def quarter_turns(self, photo: UInt8[np.ndarray, "h w 3"]) -> int:
+        """Counter-clockwise quarter turns that set the face of a photo upright, 0 to 3; 0 if there is none."""
+        with open_task(self.create, photo) as find:
+            return quarter_turns(find, photo)
+
+    def create(self, face: int = 0) -> Callable[[np.ndarray], list[_Face]]:
+        """The network itself, for ``open_task`` and ``detect_next``; looks for more if one is to be chosen."""
         mediapipe = load_mediapipe()
         model = self.model or assets.resolve("face_landmarker")
         vision = mediapipe.tasks.vision
         options = vision.FaceLandmarkerOptions(
             base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(model)),
-            num_faces=self.num_faces,
+            num_faces=max(self.num_faces, _FACES_TO_CHOOSE) if face else self.num_faces,
             min_face_detection_confidence=self.min_confidence,
             min_face_presence_confidence=self.min_confidence,
             output_face_blendshapes=True,
@@ -300,11 +346,19 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.prod(size.clip(0))) / max(min(areas), 1e-6)
 
 
-def _main_face(faces: list[_Face], previous: _Face | None) -> _Face | None:
-    if not faces or previous is None:
-        return faces[0] if faces else None
+def _main_face(faces: list[_Face], previous: _Face | None, number: int) -> _Face | None:
+    if not faces:
+        return None
+    if previous is None:
+        return _numbered(faces, number) if number else faces[0]
     nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - previous.centre)))
-    return faces[0] if faces[0].height > 1.5 * nearest.height else nearest
+    return faces[0] if not number and faces[0].height > 1.5 * nearest.height else nearest
+
+
+def _numbered(faces: list[_Face], number: int) -> _Face:
+    if number > len(faces):
+        raise ValueError(f"face {number} was asked for, counted from the left, but {len(faces)} were found")
+    return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1]
 
 
 def _stack(faces: Sequence[_Face | None], counts: Sequence[int]) -> Detections:

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from rome_lightning.tracking.detector import BLENDSHAPE_NAMES
+from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
-from rome_lightning.tracking.tracker import TrackedClip, Tracker
+from rome_lightning.tracking.quality import worn
+from rome_lightning.tracking.tracker import Problem, TrackedClip, Tracker
 from rome_lightning.types import Frames, Region
+from rome_lightning.types.landmarks import LEFT_IRIS, RIGHT_IRIS
 
 _STILL_SIGMA = 0.3
 """Frames over which shoulders are averaged: fewer than one, because photographs do not follow each other."""
 
 
+SIDEWAYS = 50.0
+"""Roll of a face, degrees, beyond which a photo is turned by a quarter."""
+_MIN_SHOWN = 0.03
+"""Share of a zone from which something worn is mentioned; masks have specks."""
+_BEARABLE = (
+    Problem.SEVERAL_FACES | Problem.SMALL | Problem.OUTSIDE | Problem.PROFILE | Problem.COVERED
+)
+"""Problems of a photo that only make the avatar worse. In a video such frames have better neighbours."""
+
+
 def track_photos(
-    tracker: Tracker, photos: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None
+    tracker: Tracker,
+    photos: Sequence[UInt8[np.ndarray, "h w 3"]],
+    names: Sequence[str] | None = None,
+    face: int | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Frames:
     """Track photographs of one person, of any sizes.
+
+    Only photographs in which no face can be tracked are refused. What will look wrong is said: glasses,
+    hats, hands and things, a face that is small, in profile, cut off, or one of several. Photographs whose
+    face lies on its side or stands on its head are turned by quarters.
 
     Args:
         tracker: sets the size of the crops.
         photos: RGB.
         names: of the photographs, for messages.
+        face: number of the person in each photo, from left to right, from 1; by default the largest.
+        warn: called with each warning; by default Python's ``warnings``.
 
     Returns:
         One frame per photograph, in order, all with the same identity coefficients.
@@ -34,28 +58,35 @@ def track_photos(
     Raises:
         ValueError: a photograph cannot be used; says which and why.
     """
+    warn = warn or _python_warning
     names = names or [f"photograph {index + 1}" for index in range(len(photos))]
     if not photos:
         raise ValueError("at least one photograph is needed")
-    clips = [_track_one(tracker, photo, name) for photo, name in zip(photos, names, strict=True)]
-    if len(clips) == 1:
-        return clips[0].to_frames()
-    frames = Frames.cat([clip.to_frames() for clip in clips])
+    tracked = [
+        _track_one(tracker, photo, name, face, warn) for photo, name in zip(photos, names, strict=True)
+    ]
+    if len(tracked) == 1:
+        return tracked[0].clip.to_frames()
+    return _with_one_identity(tracker, tracked)
+
+
+def _with_one_identity(tracker: Tracker, photos: Sequence[_Photo]) -> Frames:
+    """Fit all photographs again with the identity that explains all of them."""
+    frames = Frames.cat([photo.clip.to_frames() for photo in photos])
     settings = dataclasses.replace(
         tracker.fit_settings,
         smooth_pose=False,
         bust_sigma=_STILL_SIGMA,
-        max_keyframes=max(len(clips), tracker.fit_settings.max_keyframes),
+        max_keyframes=max(len(photos), tracker.fit_settings.max_keyframes),
     )
     landmarks, scores = [], []
-    for clip, photo in zip(clips, photos, strict=True):
-        # A tracked clip keeps neither depth nor scores, and detection is quick.
-        found = tracker.detector.detect(photo[None])
+    for photo in photos:
+        found = photo.found
         points = torch.cat([found.landmarks, found.depth[..., None]], dim=-1)
-        landmarks.append(clip.crop.to_crop(points, tracker.image_size))
+        landmarks.append(photo.clip.crop.to_crop(points, tracker.image_size))
         scores.append(match_blendshapes(found.blendshapes, BLENDSHAPE_NAMES, tracker.head.expression_names))
     size = (tracker.image_size, tracker.image_size)
-    inside = torch.stack([clip.crop.inside(tracker.image_size) for clip in clips])
+    inside = torch.stack([photo.clip.crop.inside(tracker.image_size) for photo in photos])
     known = inside & (frames.regions != int(Region.OUTSIDE))
     person = torch.where(known, frames.foreground_mask[:, 0], 1.0)
     fit = fit_clip(
@@ -64,11 +95,78 @@ def track_photos(
     return dataclasses.replace(frames, params=fit.params)
 
 
-def _track_one(tracker: Tracker, photo: UInt8[np.ndarray, "h w 3"], name: str) -> TrackedClip:
+@dataclass(frozen=True)
+class _Photo:
+    """What was found in a photograph, turned so that the face stands upright."""
+
+    found: Detections
+    clip: TrackedClip
+
+
+def _track_one(
+    tracker: Tracker,
+    picture: UInt8[np.ndarray, "h w 3"],
+    name: str,
+    face: int | None,
+    warn: Callable[[str], None],
+) -> _Photo:
     try:
-        clip = tracker.track(photo[None])
+        photo, turns = _upright(tracker, picture, face or 0)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if not bool(clip.valid.all()):
+    clip, people = photo.clip, int(photo.found.num_faces[0])
+    if int(clip.problems[0]) & ~_BEARABLE:
         raise ValueError(f"{name} cannot be used: {clip.reasons[0]}; take another photo")
-    return clip
+    if turns:
+        warn(f"{name} was turned by {90 * turns} degrees counter-clockwise to set the face upright")
+    if face is None and people > 1:
+        warn(f"{name} shows {people} people, the largest face is taken; name another by its number, face=N")
+    for text in faults_to_expect(clip):
+        warn(f"{name}: {text}")
+    return photo
+
+
+def _upright(tracker: Tracker, picture: UInt8[np.ndarray, "h w 3"], face: int) -> tuple[_Photo, int]:
+    """Track the picture, turned if the face does not stand upright in it; and the quarter turns made."""
+    detector = tracker.detector
+    found = detector.detect(picture[None], face=face)
+    eyes = found.landmarks[0, LEFT_IRIS[0]] - found.landmarks[0, RIGHT_IRIS[0]]
+    upright = bool(found.found[0]) and abs(float(torch.rad2deg(torch.atan2(eyes[1], eyes[0])))) < SIDEWAYS
+    clip = tracker.track(picture[None], face=face, detections=found) if upright else None
+    if clip is not None and not int(clip.problems[0]) & Problem.UPSIDE_DOWN:
+        return _Photo(found, clip), 0
+    turns = detector.quarter_turns(picture)
+    if turns:
+        picture = np.ascontiguousarray(np.rot90(picture, turns))
+        found = detector.detect(picture[None], face=face)
+    return _Photo(found, tracker.track(picture[None], face=face, detections=found)), turns
+
+
+def faults_to_expect(clip: TrackedClip) -> list[str]:
+    """What will look wrong in an avatar of a photograph, one sentence each.
+
+    Args:
+        clip: of one frame.
+    """
+    problems = int(clip.problems[0])
+    shares = worn(clip.landmarks[0], clip.regions[0], clip.regions[0] != int(Region.OUTSIDE))
+    texts = {
+        "glasses or another thing before the eyes: they move like skin, and what dark lenses hide stays "
+        "hidden": shares["eyewear"] > _MIN_SHOWN,
+        "a hat, hood or veil: it moves like hair, and what is under it is not known": shares["headwear"]
+        > 0.3,
+        "a beard or hair over mouth and chin: it stretches with the skin when the mouth opens": shares[
+            "lower_hair"
+        ]
+        > 0.15,
+        f"a hand or thing before {float(clip.covered[0]):.0%} of the face: it sticks to the face and "
+        "hides what is behind it": float(clip.covered[0]) > _MIN_SHOWN,
+        "the face is small: the avatar will be blurred": bool(problems & Problem.SMALL),
+        "the face reaches beyond the photo: what is cut off is guessed": bool(problems & Problem.OUTSIDE),
+        "the face is in profile: its far half is guessed": bool(problems & Problem.PROFILE),
+    }
+    return [text for text, applies in texts.items() if applies]
+
+
+def _python_warning(text: str) -> None:
+    warnings.warn(text, stacklevel=4)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from rome_lightning.types import Region
-from rome_lightning.types.landmarks import FACE_OVAL
+from rome_lightning.types.landmarks import CHIN, FACE_OVAL, FOREHEAD, LEFT_IRIS, RIGHT_IRIS
 
 # Share of the picture that changes its colour from one shot to another; motion changes less.
 _CUT = 0.5
@@ -26,13 +26,16 @@ class QualityRule:
     max_yaw: float = 60.0
     """Degrees from the front beyond which the far half of the landmarks is guessed."""
     max_covered: float = 0.05
-    """Share of the face behind hands or things, [0, 1]."""
+    """Share of the face behind hands or things, [0, 1]; eyewear does not count. 1 allows any."""
     max_crowd_ratio: float = 0.5
     """Share of frames with several people beyond which the clip is refused, [0, 1]."""
     max_residual: float = 0.06
     """Landmark error of the fit, as a fraction of the distance of the irises, that is always accepted."""
     max_residual_ratio: float = 2.5
     """Landmark error relative to the clip's median beyond which a frame is left out."""
+    lost_residual: float = 0.12
+    """Landmark error, as ``max_residual``, beyond which a frame is left out however poor the others are: no
+    turn and no grimace of a face that was found reaches it."""
 
 
 def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
@@ -44,10 +47,14 @@ def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
 def covered_ratio(
     landmarks: Float[Tensor, "n 478 2"], regions: UInt8[Tensor, "n s s"], inside: Bool[Tensor, "s s"]
 ) -> Float[Tensor, " n"]:
-    """Share of the inner face that the segmenter takes for something else than face or hair.
+    """Share of the inner face behind hands or things, eyewear left out.
 
     The landmarks of a hidden face are the detector's invention, its skin is not: hands count as body
     skin, other things as objects, clothes or background.
+
+    The segmenter has one label for objects of all kinds, so place tells eyewear from the rest: objects
+    at the height of the eyes are taken for it, whatever they are. A hand at the chin that the segmenter
+    calls face skin goes unnoticed.
 
     Args:
         landmarks: pixels of the region maps.
@@ -55,16 +62,74 @@ def covered_ratio(
         inside: pixels that show the video; others are not counted.
     """
     own = torch.tensor([Region.FACE_SKIN, Region.HAIR], dtype=regions.dtype)
-    size = regions.shape[-1]
     ratios = torch.zeros(len(landmarks))
     for index, points in enumerate(landmarks):
+        zones = _Zones.of(points, inside)
+        labels = regions[index]
+        foreign = ~torch.isin(labels, own) & ~(zones.eyes & (labels == Region.OTHER))
+        ratios[index] = _share(foreign, zones.face)
+    return ratios
+
+
+def worn(
+    landmarks: Float[Tensor, "478 2"], regions: UInt8[Tensor, "s s"], inside: Bool[Tensor, "s s"]
+) -> dict[str, float]:
+    """Shares of zones of one face that show something worn, [0, 1].
+
+    ``eyewear``: objects at the height of the eyes. ``headwear``: objects or cloth where hair or scalp
+    would be, from a hat to a veil. ``lower_hair``: hair over mouth and chin, a full beard or strands; most
+    beards the segmenter calls face skin.
+
+    Args:
+        landmarks: pixels of the region map.
+        regions: labels, see ``Region``.
+        inside: pixels that show the photo.
+    """
+    zones = _Zones.of(landmarks, inside)
+    objects = regions == Region.OTHER
+    return {
+        "eyewear": _share(objects, zones.face & zones.eyes),
+        "headwear": _share(objects | (regions == Region.CLOTHES), zones.above),
+        "lower_hair": _share(regions == Region.HAIR, zones.face & zones.lower),
+    }
+
+
+@dataclass(frozen=True)
+class _Zones:
+    """Parts of a face by height along its own axis; the unit is the distance from forehead to chin."""
+
+    face: Bool[Tensor, "s s"]
+    eyes: Bool[Tensor, "s s"]
+    """Brow to cheekbone: as far as large sunglasses reach."""
+    lower: Bool[Tensor, "s s"]
+    above: Bool[Tensor, "s s"]
+    """Over the forehead, as wide as the face."""
+
+    @classmethod
+    def of(cls, points: Float[Tensor, "478 2"], inside: Bool[Tensor, "s s"]) -> _Zones:
+        size = inside.shape[-1]
         oval = points[list(FACE_OVAL)]
         # The rim of the oval slides on the silhouette and over the neck.
         oval = oval.mean(0) + 0.85 * (oval - oval.mean(0))
-        face = _polygon(oval, size) & inside
-        foreign = face & ~torch.isin(regions[index], own)
-        ratios[index] = float(foreign.sum()) / max(int(face.sum()), 1)
-    return ratios
+        eyes = (points[RIGHT_IRIS[0]] + points[LEFT_IRIS[0]]) / 2
+        down = points[CHIN] - points[FOREHEAD]
+        unit = down.norm().clamp_min(1e-6)
+        down = down / unit
+        rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+        offset = torch.stack([columns, rows], dim=-1) - eyes
+        height = (offset @ down) / unit
+        aside = (offset @ torch.stack([-down[1], down[0]])).abs() / unit
+        top = float((points[FOREHEAD] - eyes) @ down / unit)
+        return cls(
+            face=_polygon(oval, size) & inside,
+            eyes=(height > -0.2) & (height < 0.25),
+            lower=height > 0.35,
+            above=(height < top) & (height > top - 0.3) & (aside < 0.3) & inside,
+        )
+
+
+def _share(mask: Bool[Tensor, "s s"], zone: Bool[Tensor, "s s"]) -> float:
+    return float((mask & zone).sum()) / max(int(zone.sum()), 1)
 
 
 def continuous_shot(

@@ -35,10 +35,12 @@ class Problem(IntFlag):
     PROFILE = 32
     COVERED = 64
     POOR_FIT = 128
+    UPSIDE_DOWN = 256
 
 
 REASONS = {
     Problem.NO_FACE: "no face",
+    Problem.UPSIDE_DOWN: "face upside down",
     Problem.SEVERAL_FACES: "several faces",
     Problem.OTHER_SHOT: "another shot or a jump",
     Problem.SMALL: "face too small",
@@ -68,7 +70,7 @@ class TrackedClip(TensorStruct):
     residual: Float[Tensor, " n"]
     """Mean landmark error of the fit divided by the distance of the irises; NaN where not fitted."""
     covered: Float[Tensor, " n"]
-    """Share of the face behind hands or things, [0, 1]; NaN where no face was found or no mask drawn."""
+    """Share of the face behind hands or things, eyewear left out, [0, 1]; NaN where no face was found or no mask drawn."""
     problems: Int16[Tensor, " n"]
     """Bits of ``Problem``; 0 for a frame to be used."""
     crop: Crop
@@ -156,6 +158,8 @@ class Tracker:
         fps: float | None = None,
         progress: Progress | None = None,
         masks: bool = True,
+        face: int | None = None,
+        detections: Detections | None = None,
     ) -> TrackedClip:
         """Track one person.
 
@@ -165,14 +169,18 @@ class Tracker:
             progress: called as ``progress(stage, done, total)``, from several threads.
             masks: whether to find regions and mattes. A driver needs neither and is tracked five times as
                 fast without; ``regions`` and ``matte`` are then 0, and covered faces go unnoticed.
+            face: which person of several: the number from left to right, from 1, in the first frame that
+                shows any, or 0 for the largest. None marks frames with several people of similar size.
+            detections: what the detector gave for these frames, where the caller has it.
 
         Raises:
-            ValueError: no frame shows a face, or most show several people.
+            ValueError: no frame shows a face; most show several people and ``face`` is None; or there are
+                fewer people than ``face``.
         """
         frames = _checked(frames)
         fps = fps or 25.0
-        detections = _in_halves(self.detector, frames, progress)
-        problems = self._look(frames, detections, fps)
+        detections = detections or _detected(self.detector, frames, progress, face)
+        problems = self._look(frames, detections, fps, face)
         usable = problems == 0
         trusted = usable if bool(usable.any()) else detections.found
         frame_size = (int(frames.shape[1]), int(frames.shape[2]))
@@ -210,7 +218,7 @@ class Tracker:
         )
 
     def _look(
-        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections, fps: float
+        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections, fps: float, face: int | None = None
     ) -> Int16[Tensor, " n"]:
         """Problems that the detections alone show; raises where the whole clip is of no use."""
         found = detections.found
@@ -219,18 +227,19 @@ class Tracker:
                 f"no face found in {_amount(len(frames))}; the face must be seen from the front, "
                 "lit, and at least a tenth of the picture high"
             )
-        crowd = found & (detections.num_faces > 1)
+        crowd = found & (detections.num_faces > 1) & (face is None)
         share = float(crowd.sum() / found.sum())
         if share > self.quality.max_crowd_ratio:
             most = int(detections.num_faces.max())
             raise ValueError(
                 f"{most} people of similar size in {share:.0%} of {_amount(len(frames))}; "
-                "crop the picture to the one to be tracked"
+                "name the one to be tracked by face=N, from the left, or crop the picture"
             )
         boxes = detections.boxes
         height = boxes[:, 3] - boxes[:, 1]
         problems = torch.zeros(len(frames), dtype=torch.int16)
         problems |= Problem.NO_FACE * ~found
+        problems |= Problem.UPSIDE_DOWN * self.detector.upside_down(frames, detections)
         problems |= Problem.SEVERAL_FACES * crowd
         problems |= Problem.SMALL * (found & (height < self.quality.min_face_px))
         problems |= Problem.PROFILE * (found & (yaw_degrees(detections.pose) > self.quality.max_yaw))
@@ -282,6 +291,7 @@ class Tracker:
         params, residual = fitted(good if bool(good.any()) else detections.found)
         usual = residual[~residual.isnan()].median()
         limit = max(self.quality.max_residual, self.quality.max_residual_ratio * float(usual))
+        limit = min(limit, self.quality.lost_residual)
         poor = residual > limit
         problems = problems | (Problem.POOR_FIT * poor).to(problems.dtype)
         if bool(poor.any()) and bool((good & ~poor).any()):
@@ -307,15 +317,19 @@ def _checked(frames: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
     return frames
 
 
-def _in_halves(
-    detector: FaceDetector, frames: UInt8[np.ndarray, "n h w 3"], progress: Progress | None
+def _detected(
+    detector: FaceDetector,
+    frames: UInt8[np.ndarray, "n h w 3"],
+    progress: Progress | None,
+    face: int | None,
 ) -> Detections:
     """Detect in two threads where that pays: the detector leaves the interpreter while it computes.
 
-    Long clips are halved with one thread too: what is found must not depend on the machine.
+    Long clips are halved with one thread too: what is found must not depend on the machine. A person named
+    by number is followed from the first frame on.
     """
-    if len(frames) < 64:
-        return detector.detect(frames, progress)
+    if len(frames) < 64 or face:
+        return detector.detect(frames, progress, face=face or 0)
     half = len(frames) // 2
     with ThreadPoolExecutor(min(2, torch.get_num_threads())) as pool:
         parts = list(pool.map(lambda part: detector.detect(part, progress), (frames[:half], frames[half:])))

@@ -10,6 +10,9 @@ RIGHT_IRIS = (468, 469, 470, 471, 472)
 """Centre, then four points of the ring."""
 LEFT_IRIS = (473, 474, 475, 476, 477)
 
+FOREHEAD, CHIN = 10, 152
+"""Where the midline meets the hairline and the jaw."""
+
 RIGHT_LIDS = (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)
 LEFT_LIDS = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
 
