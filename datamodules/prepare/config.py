@@ -40,7 +40,8 @@ class PrepareConfig:
     """Frames are rejected whose confidence is lower: the uncovered share of the face, halved by a fit
     error of 5 % of the distance of the irises. [0, 1]."""
     max_covered: float = 0.05
-    """Frames are rejected in which hands or things hide more of the face than this share, [0, 1]."""
+    """Frames are rejected in which hands or things hide more of the face than this share, [0, 1]; eyewear
+    does not count, and 1 keeps all."""
     min_identity_similarity: float | None = 0.363
     """Frames are rejected as another person whose face is less alike the one seen most in the video:
     cosine similarity of SFace, whose authors take faces above 0.363 for one person. null does not check."""

@@ -52,7 +52,7 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         type=Path,
         nargs="+",
         metavar="PHOTO",
-        help="Image file with one face, hair and shoulders visible.",
+        help="Image file of a person, hair and shoulders visible.",
     )
     create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
     create.add_argument(

@@ -159,9 +159,7 @@ class FaceDetector:
         faces = _distinct(find(np.ascontiguousarray(frame)))
         return _stack([faces[0]], [len(faces)]) if faces else None
 
-    def upside_down(
-        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections
-    ) -> Bool[Tensor, " n"]:
+    def upside_down(self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections) -> Bool[Tensor, " n"]:
         """Frames whose landmarks are an upright face read into one that stands on its head.
 
         Two frames of a clip are looked at, all of one of 8 or less, and all where one of these is so.
@@ -190,12 +188,12 @@ class FaceDetector:
         return result
 
     def quarter_turns(self, photo: UInt8[np.ndarray, "h w 3"]) -> int:
-        """Counter-clockwise quarter turns that set the face of a photo upright, 0 to 3; 0 if there is none."""
+        """Counter-clockwise quarter turns, 0 to 3, that set the face of a photo upright; 0 without a face."""
         with open_task(self.create, photo) as find:
             return quarter_turns(find, photo)
 
     def create(self, face: int = 0) -> Callable[[np.ndarray], list[_Face]]:
-        """The network itself, for ``open_task`` and ``detect_next``; looks for more if one is to be chosen."""
+        """The network itself, for ``open_task`` and ``detect_next``; looks for more faces if one is named."""
         mediapipe = load_mediapipe()
         model = self.model or assets.resolve("face_landmarker")
         vision = mediapipe.tasks.vision

@@ -26,9 +26,7 @@ SIDEWAYS = 50.0
 """Roll of a face, degrees, beyond which a photo is turned by a quarter."""
 _MIN_SHOWN = 0.03
 """Share of a zone from which something worn is mentioned; masks have specks."""
-_BEARABLE = (
-    Problem.SEVERAL_FACES | Problem.SMALL | Problem.OUTSIDE | Problem.PROFILE | Problem.COVERED
-)
+_BEARABLE = Problem.SEVERAL_FACES | Problem.SMALL | Problem.OUTSIDE | Problem.PROFILE | Problem.COVERED
 """Problems of a photo that only make the avatar worse. In a video such frames have better neighbours."""
 
 

@@ -70,7 +70,8 @@ class TrackedClip(TensorStruct):
     residual: Float[Tensor, " n"]
     """Mean landmark error of the fit divided by the distance of the irises; NaN where not fitted."""
     covered: Float[Tensor, " n"]
-    """Share of the face behind hands or things, eyewear left out, [0, 1]; NaN where no face was found or no mask drawn."""
+    """Share of the face behind hands or things, eyewear left out, [0, 1]; NaN where no face was found or no
+    mask drawn."""
     problems: Int16[Tensor, " n"]
     """Bits of ``Problem``; 0 for a frame to be used."""
     crop: Crop
@@ -218,7 +219,11 @@ class Tracker:
         )
 
     def _look(
-        self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections, fps: float, face: int | None = None
+        self,
+        frames: UInt8[np.ndarray, "n h w 3"],
+        detections: Detections,
+        fps: float,
+        face: int | None = None,
     ) -> Int16[Tensor, " n"]:
         """Problems that the detections alone show; raises where the whole clip is of no use."""
         found = detections.found

@@ -74,9 +74,7 @@ def _genuine(
 ) -> Float[np.ndarray, "478 2"] | None:
     """Landmarks of the face that most quarter turns of the picture show, the largest if several do."""
     size = picture.shape[:2]
-    found = [
-        _turned_back(face, size, turns) for turns in range(4) for face in find(_turned(picture, turns))
-    ]
+    found = [_turned_back(face, size, turns) for turns in range(4) for face in find(_turned(picture, turns))]
     votes = [sum(_distance(points, other) < AGREEMENT for other in found) for points in found]
     if max(votes, default=0) < 2:
         return None

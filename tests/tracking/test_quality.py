@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rome_lightning.tracking.quality import continuous_shot, covered_ratio, yaw_degrees
+from rome_lightning.tracking.quality import continuous_shot, covered_ratio, worn, yaw_degrees
 from rome_lightning.types import Region
-from rome_lightning.types.landmarks import FACE_OVAL
+from rome_lightning.types.landmarks import FACE_OVAL, LEFT_IRIS, RIGHT_IRIS
 
 
 def round_face(size: int = 100, radius: float = 40.0) -> torch.Tensor:
@@ -21,6 +21,46 @@ def round_face(size: int = 100, radius: float = 40.0) -> torch.Tensor:
     return points
 
 
+def face_with_eyes() -> torch.Tensor:
+    """A round face with its eyes a little above the middle, forehead to chin 80 pixels."""
+    points = round_face()
+    points[0, LEFT_IRIS[0]] = torch.tensor([65.0, 45.0])
+    points[0, RIGHT_IRIS[0]] = torch.tensor([35.0, 45.0])
+    return points
+
+
+def test_things_at_the_height_of_the_eyes_are_eyewear_and_elsewhere_a_cover() -> None:
+    inside = torch.ones(100, 100, dtype=torch.bool)
+    skin = torch.full((1, 100, 100), int(Region.FACE_SKIN), dtype=torch.uint8)
+    glasses, hand, cup, hat = skin.clone(), skin.clone(), skin.clone(), skin.clone()
+    glasses[:, 38:55, 20:80] = Region.OTHER
+    hand[:, 38:55, 20:80] = Region.BODY_SKIN
+    cup[:, 70:90, 30:70] = Region.OTHER
+    hat[:, :12] = Region.OTHER
+    covered = [float(covered_ratio(face_with_eyes(), labels, inside)) for labels in (glasses, hand, cup, hat)]
+    assert covered[0] == covered[3] == 0
+    assert covered[1] > 0.2
+    assert covered[2] > 0.05
+    shares = [worn(face_with_eyes()[0], labels[0], inside) for labels in (glasses, hand, cup, hat)]
+    assert shares[0]["eyewear"] > 0.4
+    assert [share["eyewear"] for share in shares[1:]] == [0, 0, 0]
+    assert [share["headwear"] for share in shares[:3]] == [0, 0, 0]
+    assert shares[3]["headwear"] > 0.9
+    beard = skin.clone()
+    beard[:, 75:] = Region.HAIR
+    assert worn(face_with_eyes()[0], beard[0], inside)["lower_hair"] > 0.5
+    assert float(covered_ratio(face_with_eyes(), beard, inside)) == 0
+
+
+def test_zones_turn_with_the_face() -> None:
+    inside = torch.ones(100, 100, dtype=torch.bool)
+    labels = torch.full((1, 100, 100), int(Region.FACE_SKIN), dtype=torch.uint8)
+    labels[:, 38:55, 20:80] = Region.OTHER
+    turned = face_with_eyes().flip(-1)
+    assert float(covered_ratio(turned, labels.transpose(1, 2), inside)) == 0
+    assert float(covered_ratio(turned, labels, inside)) > 0.1
+
+
 def test_covered_ratio_is_the_share_of_foreign_labels() -> None:
     inside = torch.ones(100, 100, dtype=torch.bool)
     skin = torch.full((1, 100, 100), int(Region.FACE_SKIN), dtype=torch.uint8)
@@ -28,7 +68,7 @@ def test_covered_ratio_is_the_share_of_foreign_labels() -> None:
     fringe = skin.clone()
     fringe[:, :30] = Region.HAIR
     assert covered_ratio(round_face(), fringe, inside).tolist() == [0]
-    for label in (Region.BODY_SKIN, Region.OTHER, Region.CLOTHES, Region.BACKGROUND):
+    for label in (Region.BODY_SKIN, Region.CLOTHES, Region.BACKGROUND):
         hand = skin.clone()
         hand[:, :, 50:] = label
         assert covered_ratio(round_face(), hand, inside)[0] == pytest.approx(0.5, abs=0.02)
