@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames, solve_shape
 from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.shoulders import joints_of, steady_bust, steady_neck
 from rome_lightning.tracking.silhouette import SilhouetteTerm
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import (
@@ -125,10 +125,12 @@ def fit_clip(
         silhouette = SilhouetteTerm.build(head, masks, image_size[1], settings.silhouette_weight)
     shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes), silhouette)
     state = solve_frames(problem, shape, state, steps=settings.frame_steps)
+    runs = consecutive_runs(found)
     if settings.smooth_pose:
-        state = smooth_pose(problem, shape, state, found)
+        state = steady_neck(head, problem, shape, smooth_pose(problem, shape, state, runs), runs)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
-    return _assemble(head, problem, shape, state, found, image_size)
+    bust = steady_bust(head, shape, state, runs, settings)
+    return _assemble(head, problem, shape, state, bust, found, image_size)
 
 
 def landmark_problem(
@@ -190,8 +192,18 @@ def choose_keyframes(rotation: Float[Tensor, "n 3 3"], count: int) -> Int[Tensor
     return torch.tensor(sorted(chosen))
 
 
+def consecutive_runs(found: Bool[Tensor, " n"]) -> Sequence[Int[Tensor, " r"]]:
+    """Rows, among the frames with a face, that follow each other without a gap."""
+    times = found.nonzero().flatten()
+    breaks = ((times[1:] - times[:-1]) > 1).nonzero().flatten() + 1
+    return torch.arange(len(times)).tensor_split(breaks)
+
+
 def smooth_pose(
-    problem: LandmarkProblem, shape: Float[Tensor, " s"], state: FrameState, found: Bool[Tensor, " n"]
+    problem: LandmarkProblem,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    runs: Sequence[Int[Tensor, " r"]],
 ) -> FrameState:
     """Smooth rotation and camera with a symmetric quadratic filter, which has no lag.
 
@@ -202,7 +214,7 @@ def smooth_pose(
         problem: of the found frames.
         shape: identity.
         state: of the found frames.
-        found: of all frames; the filter does not reach across frames without a face.
+        runs: rows of frames that follow each other; the filter does not reach across frames without a face.
 
     Source: Savitzky & Golay, Smoothing and differentiation of data, 1964 (5 points, second order).
     """
@@ -210,10 +222,8 @@ def smooth_pose(
     relative = matrix_to_axis_angle(state.rotation @ reference.T)
     signal = torch.cat([relative, state.log_scale[:, None], state.shift], dim=-1)
     kernel = torch.tensor([-3.0, 12.0, 17.0, 12.0, -3.0], dtype=signal.dtype) / 35
-    times = found.nonzero().flatten()
-    breaks = ((times[1:] - times[:-1]) > 1).nonzero().flatten() + 1
     smoothed = signal.clone()
-    for run in torch.arange(len(times)).tensor_split(breaks):
+    for run in runs:
         if len(run) >= 5:
             windows = signal[run].unfold(0, 5, 1)
             smoothed[run[2:-2]] = windows @ kernel
@@ -226,29 +236,6 @@ def smooth_pose(
     ratio = moved.norm(dim=-1).mean(1) / problem.unit / problem.settings.smooth_limit
     share = 1 / (1 + ratio.square())
     return with_pose(torch.lerp(signal, smoothed, share[:, None]))
-
-
-def bust_rotation(head_rotation: Float[Tensor, "n 3 3"], settings: FitSettings) -> Float[Tensor, "n 3 3"]:
-    """Rotation of the shoulders: a share of the slow part of the head's rotation.
-
-    Landmarks do not see the shoulders. They follow where a person faces over seconds and ignore nods
-    and shakes, which the neck then carries.
-    """
-    vectors = matrix_to_axis_angle(head_rotation)
-    radius = min(int(3 * settings.bust_sigma), len(vectors) - 1)
-    offsets = torch.arange(-radius, radius + 1, dtype=vectors.dtype)
-    kernel = torch.exp(-0.5 * (offsets / settings.bust_sigma).square())
-    sums = (
-        F.conv1d(
-            torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1).T[:, None],
-            kernel[None, None],
-            padding=radius,
-        )
-        .squeeze(1)
-        .T
-    )
-    slow = sums[:, :3] / sums[:, 3:]
-    return axis_angle_to_matrix(slow * torch.tensor(settings.bust_share, dtype=slow.dtype))
 
 
 def _check(landmarks_px: Tensor, image_size: tuple[int, int], blendshapes: Tensor, found: Tensor) -> None:
@@ -309,13 +296,13 @@ def _assemble(
     problem: LandmarkProblem,
     shape: Float[Tensor, " s"],
     state: FrameState,
+    bust: Float[Tensor, "n 3 3"],
     found: Bool[Tensor, " n"],
     image_size: tuple[int, int],
 ) -> ClipFit:
     """Convert to the project's parameters and spread the fitted frames over the clip."""
     predicted = problem.predict(shape, state)
     distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
-    bust = bust_rotation(state.rotation, problem.settings)
     params = to_params(head, shape, state, bust, image_size)
     times, fitted = torch.arange(len(found)), found.nonzero().flatten()
     nearest = (times[:, None] - fitted[None]).abs().argmin(dim=1)
@@ -355,9 +342,7 @@ def to_params(
     world points ``R_g (R_n (p - j) + j - r) + r + t'`` agree for ``R_h = R_g R_n`` and the t' below.
     """
     count = len(state.expression)
-    coefficients = torch.cat([shape.expand(count, -1), state.expression], dim=-1)
-    joints = torch.addmm(head.joint_template, coefficients, head.joint_basis).unflatten(-1, (-1, 3))
-    root, neck = joints[:, 0, :, None], joints[:, 1, :, None]
+    root, neck = (joint[..., None] for joint in joints_of(head, shape, state))
     bend = bust.transpose(1, 2) @ state.rotation
     moved = bust @ (neck - bend @ neck - root) + root
     size = image_size[1]

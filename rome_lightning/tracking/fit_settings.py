@@ -36,6 +36,14 @@ class FitSettings:
     """Whether rotation and camera are smoothed over five frames, without lag; expression never is."""
     smooth_limit: float = 0.008
     """Movement of the landmarks, in iris distances, at which the smoothing has faded to one half."""
+    scale_sigma: float = 4.0
+    """Frames over which the scale is averaged where the pose is smoothed."""
+    neck_sigma: float = 2.0
+    """Frames over which the place of the neck in the image is averaged where the pose is smoothed."""
+    shoulder_sigma: float = 12.0
+    """Frames over which the place of the shoulders in the image is averaged; they follow slow motion only."""
+    bust_prior: float = 1e-3
+    """Cost of a squared radian by which the shoulders turn away from ``bust_share``, squared metres."""
     bust_sigma: float = 40.0
     """Frames over which the rotation of the bust is averaged."""
     bust_share: tuple[float, float, float] = (0.3, 0.5, 0.2)

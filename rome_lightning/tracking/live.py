@@ -132,7 +132,7 @@ class LiveTracker:
     def _bust_of(self, state: FrameState) -> Float[Tensor, "1 3 3"]:
         """Rotation of the shoulders: a share of the running mean of the head's rotation.
 
-        ``fit.bust_rotation`` averages over the future too, which a live tracker does not know.
+        ``shoulders.bust_rotation`` averages over the future too, which a live tracker does not know.
         """
         rotation = matrix_to_axis_angle(state.rotation)
         if self._bust is None:

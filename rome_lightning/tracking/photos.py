@@ -75,6 +75,7 @@ def _with_one_identity(tracker: Tracker, photos: Sequence[_Photo]) -> Frames:
         tracker.fit_settings,
         smooth_pose=False,
         bust_sigma=_STILL_SIGMA,
+        shoulder_sigma=_STILL_SIGMA,
         max_keyframes=max(len(photos), tracker.fit_settings.max_keyframes),
     )
     landmarks, scores = [], []

@@ -309,7 +309,12 @@ class Tracker:
 def _settings_at(settings: FitSettings, fps: float) -> FitSettings:
     """Settings for another frame rate: five frames of a slow clip span a turn of the head."""
     smooth = settings.smooth_pose and fps >= 20
-    return replace(settings, smooth_pose=smooth, bust_sigma=settings.bust_sigma * fps / 25)
+    return replace(
+        settings,
+        smooth_pose=smooth,
+        bust_sigma=settings.bust_sigma * fps / 25,
+        shoulder_sigma=settings.shoulder_sigma * fps / 25,
+    )
 
 
 def _checked(frames: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:

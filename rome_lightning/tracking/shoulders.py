@@ -1,0 +1,185 @@
+"""Neck and shoulders over time: no landmark sees them, and they hang on the noisy end of the head's pose.
+
+The neck joint lies a decimetre behind and below the face, so a tenth of a degree in the head's rotation or a
+hundredth of a per cent in its scale, neither of which the landmarks notice, shakes the whole coat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem
+
+_POINT_STRIDE = 4
+"""Every so many vertices of the shoulders stand for all."""
+_STEPS = 3
+
+
+def gaussian_mean(values: Float[Tensor, "n k"], sigma: float) -> Float[Tensor, "n k"]:
+    """Mean of the rows near each row, weighted by a Gaussian of that many rows that ends at the ends."""
+    radius = min(int(3 * sigma), len(values) - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    columns = torch.cat([values, torch.ones_like(values[:, :1])], dim=1).T[:, None]
+    sums = F.conv1d(columns, kernel[None, None], padding=radius).squeeze(1).T
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def local_line(values: Float[Tensor, "n k"], sigma: float) -> Float[Tensor, "n k"]:
+    """Value at each row of the line through the rows near it, weighted by a Gaussian of that many rows.
+
+    Within a clip that is the Gaussian mean; at its ends even motion is not held back.
+
+    Source: Cleveland, Robust locally weighted regression and smoothing scatterplots, 1979.
+    """
+    radius = min(int(3 * sigma), len(values) - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    moments = torch.stack([kernel, kernel * offsets, kernel * offsets.square()])[:, None]
+    columns = torch.cat([values, torch.ones_like(values[:, :1])], dim=1).T[:, None]
+    sums = F.conv1d(columns, moments, padding=radius)
+    (mean, slope), (weight, first, second) = sums[:-1, :2].unbind(1), sums[-1]
+    # One row has no slope.
+    second = second + 1e-6
+    return ((second * mean - first * slope) / (second * weight - first.square())).T
+
+
+def bust_rotation(head_rotation: Float[Tensor, "n 3 3"], settings: FitSettings) -> Float[Tensor, "n 3 3"]:
+    """Rotation of the shoulders that is likely a priori: a share of the slow part of the head's rotation.
+
+    They follow where a person faces over seconds and ignore nods and shakes, which the neck then carries.
+    """
+    slow = gaussian_mean(matrix_to_axis_angle(head_rotation), settings.bust_sigma)
+    return axis_angle_to_matrix(slow * torch.tensor(settings.bust_share, dtype=slow.dtype))
+
+
+def joints_of(
+    head: HeadModel, shape: Float[Tensor, " s"], state: FrameState
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+    """Root and neck joint at rest, metres, head space."""
+    coefficients = torch.cat([shape.expand(len(state.expression), -1), state.expression], dim=-1)
+    joints = torch.addmm(head.joint_template, coefficients, head.joint_basis).unflatten(-1, (-1, 3))
+    return joints[:, 0], joints[:, 1]
+
+
+def steady_neck(
+    head: HeadModel,
+    problem: LandmarkProblem,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    runs: Sequence[Int[Tensor, " r"]],
+) -> FrameState:
+    """Turn and scale the head about the face by as little as keeps the neck from shaking.
+
+    Where that would move the landmarks by more than the detector's noise it is faded out.
+
+    Args:
+        head: that is fitted.
+        problem: of the frames of ``state``.
+        shape: identity.
+        state: of the frames with a face.
+        runs: rows of frames that follow each other without a gap.
+    """
+    settings = problem.settings
+    face = problem.rest(shape, state).mean(1)
+    scale = state.log_scale.exp()
+    growth = _smoothed(state.log_scale[:, None], runs, settings.scale_sigma)[:, 0] - state.log_scale
+    # Landmarks lie about an iris distance from the middle of the face.
+    calm = state.log_scale + growth / (1 + (growth / settings.smooth_limit).square())
+    place = _rotated(state.rotation, face)[:, :2]
+    steadied = replace(state, log_scale=calm, shift=state.shift + (scale - calm.exp())[:, None] * place)
+    arm = _rotated(state.rotation, joints_of(head, shape, state)[1] - face)
+    neck = steadied.shift + calm.exp()[:, None] * (place + arm[:, :2])
+    wanted = (_smoothed(neck, runs, settings.neck_sigma) - neck) / calm.exp()[:, None]
+    # The smallest rotation that moves the end of the arm as wanted.
+    turn = (torch.linalg.pinv(_by_rotation(arm)) @ wanted[..., None]).squeeze(-1)
+
+    def turned(turn: Float[Tensor, "n 3"]) -> FrameState:
+        rotation = axis_angle_to_matrix(turn) @ state.rotation
+        moved = place - _rotated(rotation, face)[:, :2]
+        return replace(steadied, rotation=rotation, shift=steadied.shift + calm.exp()[:, None] * moved)
+
+    change = problem.predict(shape, turned(turn)) - problem.predict(shape, state)
+    ratio = change.norm(dim=-1).mean(1) / problem.unit / settings.smooth_limit
+    return turned(turn / (1 + ratio.square())[:, None])
+
+
+def steady_bust(
+    head: HeadModel,
+    shape: Float[Tensor, " s"],
+    state: FrameState,
+    runs: Sequence[Int[Tensor, " r"]],
+    settings: FitSettings,
+) -> Float[Tensor, "n 3 3"]:
+    """Rotation of the shoulders with which they stay where they are on average over half a second.
+
+    The neck joint goes with the head; the torso leans about it so that shoulders and chest, seen in the
+    image, move no more than they must, and follow slow motion only.
+
+    Args:
+        head: that was fitted.
+        shape: identity.
+        state: of the frames with a face.
+        runs: rows of frames that follow each other without a gap.
+        settings: weights.
+    """
+    likely = bust_rotation(state.rotation, settings)
+    neck = joints_of(head, shape, state)[1]
+    points = _shoulders(head, shape) - neck[:, None]
+    if points.shape[1] == 0:
+        # A head that ends at the neck.
+        return likely
+    scale = state.log_scale.exp()[:, None]
+    place = state.shift + scale * _rotated(state.rotation, neck)[:, :2]
+
+    def seen(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n p 2"]:
+        return scale[..., None] * (points @ rotation.transpose(1, 2))[..., :2] + place[:, None]
+
+    goal = seen(likely)
+    goal = _smoothed(goal.flatten(1), runs, settings.shoulder_sigma).view_as(goal)
+    rotation = likely
+    for _ in range(_STEPS):
+        error = (seen(rotation) - goal) / scale[..., None]
+        jacobian = _by_rotation(points @ rotation.transpose(1, 2)).flatten(1, 2)
+        away = matrix_to_axis_angle(rotation @ likely.transpose(1, 2))
+        hessian = jacobian.transpose(1, 2) @ jacobian / points.shape[1]
+        hessian.diagonal(dim1=1, dim2=2).add_(settings.bust_prior)
+        slope = (jacobian.transpose(1, 2) @ error.flatten(1)[..., None]).squeeze(-1) / points.shape[1]
+        step = torch.linalg.solve(hessian, slope + settings.bust_prior * away)
+        rotation = axis_angle_to_matrix(-step) @ rotation
+    return rotation
+
+
+def _shoulders(head: HeadModel, shape: Float[Tensor, " s"]) -> Float[Tensor, "p 3"]:
+    """Points of the shoulders that do not move with the neck, at rest."""
+    rows = head.region("shoulders")[: head.num_carriers] & (head.skinning_weights[:, 0] > 0.95)
+    index = rows.nonzero().flatten()[::_POINT_STRIDE]
+    identity = head.template + shape @ head.basis[: head.num_shape]
+    return identity.unflatten(0, (-1, 3))[index]
+
+
+def _smoothed(values: Float[Tensor, "n k"], runs: Sequence[Tensor], sigma: float) -> Float[Tensor, "n k"]:
+    result = values.clone()
+    for run in runs:
+        result[run] = local_line(values[run], sigma)
+    return result
+
+
+def _rotated(rotation: Float[Tensor, "n 3 3"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    return (rotation @ points[..., None]).squeeze(-1)
+
+
+def _by_rotation(points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2 3"]:
+    """Derivative of a point's x and y by a rotation about the origin, radians."""
+    x, y, z = points.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([torch.stack([zero, z, -y], -1), torch.stack([-z, zero, x], -1)], -2)
