@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.shards import SCHEMA, ShardInfo, check_schema, sha256_of, write_atomic
+from datamodules.shards import SCHEMA, ShardInfo, check_schema, sha256_of
+from rome_lightning.media.atomic import write_atomic
 
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -7,7 +7,6 @@ through the ``aws`` program, and ``pipe:COMMAND`` with ``{}`` in place of the fi
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from filelock import FileLock
 
 from datamodules.manifest import Manifest, ManifestShard
 from datamodules.shards import sha256_of
+from rome_lightning.media.atomic import atomic_path
 
 _CHUNK = 1 << 20
 
@@ -51,16 +51,14 @@ class RemoteFolder:
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(self.cache / f".{name}.lock"):
             if not path.exists():
-                temporary = self.cache / f".{name}.tmp"
-                found = self._download(name, temporary)
-                if (num_bytes, sha256) != (None, None) and found != (num_bytes, sha256):
-                    temporary.unlink()
-                    raise ValueError(
-                        f"{self._url(name)} has {found[0]} bytes with sha256 {found[1][:12]}, the manifest "
-                        f"wants {num_bytes} with {str(sha256)[:12]}; it is damaged or of another version: "
-                        "copy it there again"
-                    )
-                temporary.replace(path)
+                with atomic_path(path) as temporary:
+                    found = self._download(name, temporary)
+                    if (num_bytes, sha256) not in ((None, None), found):
+                        raise ValueError(
+                            f"{self._url(name)} has {found[0]} bytes with sha256 {found[1][:12]}, the "
+                            f"manifest wants {num_bytes} with {str(sha256)[:12]}; it is damaged or of "
+                            "another version: copy it there again"
+                        )
         return path
 
     def fetch_shard(self, shard: ManifestShard) -> Path:
@@ -86,10 +84,7 @@ class RemoteFolder:
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
-            target.unlink(missing_ok=True)
             raise OSError(
                 f"cannot fetch {url} ({error}); is the address right, and may you read it?"
             ) from error

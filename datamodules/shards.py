@@ -41,6 +41,7 @@ from datamodules.codec import (
     pack_clip,
     parameter_crc32,
 )
+from rome_lightning.media.atomic import commit, temporary_for, write_atomic
 
 SCHEMA = "rome-shard/1.2"
 """Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
@@ -105,29 +106,6 @@ def canonical_json(value: Any) -> bytes:
 def sha256_of(value: Any) -> str:
     """Hash of a JSON value."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it has either its old content or all of the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            _commit(file, temporary, path)
-    finally:
-        # Gone after success; after a full disk it must not stay.
-        temporary.unlink(missing_ok=True)
-
-
-def _commit(file: Any, temporary: Path, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -283,20 +261,22 @@ class ShardWriter:
     """Writes one shard clip by clip; a context manager that leaves nothing behind after an error.
 
     Args:
-        folder: an existing folder.
+        folder: made if needed.
         name: file name without suffix.
         spec: what the shard is made from, as JSON values; its hash identifies the shard.
     """
 
     def __init__(self, folder: Path, name: str, spec: Mapping[str, Any]) -> None:
         self.folder, self.name, self.spec = folder, name, dict(spec)
-        self._temporary = folder / f".{name}.tar.{os.getpid()}.tmp"
+        self._path = folder / f"{name}.tar"
+        self._temporary = self._path
         self._tar: tarfile.TarFile | None = None
         self._file: Any = None
         self._index = ShardIndex()
         self._last_key = ""
 
     def __enter__(self) -> ShardWriter:
+        self._temporary = temporary_for(self._path)
         self._file = self._temporary.open("w+b")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self
@@ -348,7 +328,7 @@ class ShardWriter:
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()
             size = os.fstat(self._file.fileno()).st_size
             self._index.write(self.folder, self.name)
-            _commit(self._file, self._temporary, self.folder / f"{self.name}.tar")
+            commit(self._temporary, self._path)
         info = ShardInfo(
             name=self.name,
             schema=SCHEMA,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.prepare.config import PrepareConfig
-from datamodules.shards import write_atomic
+from rome_lightning.media.atomic import write_atomic
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")

@@ -22,8 +22,9 @@ from datamodules.prepare.clips import SupportsTrack, VideoReport, VideoTools, ma
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput
 from datamodules.prepare.outlines import outline_fitter
-from datamodules.shards import ShardInfo, ShardWriter, finished_shard, write_atomic
+from datamodules.shards import ShardInfo, ShardWriter, finished_shard
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.tracking.identity import Embedder
 from rome_lightning.tracking.quality import QualityRule
 from rome_lightning.tracking.tracker import Tracker

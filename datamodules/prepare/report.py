@@ -17,8 +17,9 @@ from datamodules.codec import encode_image, select_frames
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.prepare.clips import VideoReport
 from datamodules.reading import ClipReader, FrameImages
-from datamodules.shards import ShardInfo, write_atomic
+from datamodules.shards import ShardInfo
 from rome_lightning.head import HeadModel
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.report.charts import bars, histogram
 from rome_lightning.report.overlay import REGION_COLOURS, draw_mesh, draw_regions
 from rome_lightning.tracking.identity import alike

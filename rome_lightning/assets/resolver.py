@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from rome_lightning.assets.archives import SourceError, extract_member, sha256_of
 from rome_lightning.assets.registry import REGISTRY, Archive, Asset, NpmArchive, Source, WebAddress
 from rome_lightning.assets.transport import Transport
+from rome_lightning.media.atomic import commit
 
 State = Literal["user", "cache", "missing", "damaged"]
 
@@ -235,7 +236,7 @@ class Resolver:
             )
         target = self._cached_path(asset)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, target)
+        commit(part, target)
 
     @contextmanager
     def _incoming(self) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.media.image import to_uint8
 from rome_lightning.renderer import get_rasterizer, interpolate
 from rome_lightning.tracking.detector import FaceDetector
 from rome_lightning.types import HeadParams
@@ -108,8 +109,7 @@ def render(head: HeadModel, params: HeadParams) -> tuple[list[UInt8[np.ndarray, 
     colour = _shade(
         image[:, :3], image[:, 3:6], image[:, 6:7], image[:, 7:8], face_ids[:, None] >= 0, iris_angle(head)
     )
-    pictures = (colour.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return list(pictures), vertices_px, normals[..., 2]
+    return list(to_uint8(colour)), vertices_px, normals[..., 2]
 
 
 def _shade(

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.report.pictures import mesh_overlay, shaded, to_uint8
+from rome_lightning.media.image import to_uint8
+from rome_lightning.report.pictures import mesh_overlay, shaded
 from rome_lightning.training.base import RomeModule
 from rome_lightning.types import AvatarBatch, Frames, Rendered
 

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rome_lightning.media.atomic import atomic_file
+
 _PANEL_SIZE = (4.2, 2.8)
 _NUM_COLUMNS = 3
 Curves = dict[str, list[tuple[float, float]]]
@@ -60,9 +62,8 @@ def draw_curves(curves: Curves, path: Path) -> None:
     figure = Figure((_PANEL_SIZE[0] * _NUM_COLUMNS, _PANEL_SIZE[1] * num_rows), layout="constrained")
     for index, (title, keys, is_log) in enumerate(shown):
         _draw_panel(figure.add_subplot(num_rows, _NUM_COLUMNS, index + 1), title, keys, is_log, curves)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=100)
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def _draw_panel(axes: Axes, title: str, keys: list[str], is_log: bool, curves: Curves) -> None:

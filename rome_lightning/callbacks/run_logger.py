@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from rome_lightning.media.atomic import write_atomic
 
 WANDB_ID_FILE = "wandb_id.txt"
 
@@ -115,12 +118,11 @@ class RunCSVLogger(CSVLogger):
             # A row that a killed process left unfinished lacks columns.
             kept = [row for row in reader if None not in row.values() and int(row["step"]) < step]
             header = reader.fieldnames or []
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=header)
-            writer.writeheader()
-            writer.writerows(kept)
-        temporary.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=header)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_atomic(path, text.getvalue())
 
 
 class _AppendingWriter(ExperimentWriter):

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 import rome_lightning
 from rome_lightning.assets import used_licences
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.training.base import RomeModule
 
 
@@ -110,9 +111,7 @@ class RunSummary(Callback):
             **code_and_versions(),
         }
         path = Path(trainer.default_root_dir) / "summary.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(path)
+        write_atomic(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _directions(module: LightningModule) -> dict[str, bool]:

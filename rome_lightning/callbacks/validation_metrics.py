@@ -16,7 +16,8 @@ from PIL import Image
 from rome_lightning.evaluation.metric_table import result_name, spec_of
 from rome_lightning.evaluation.protocol import DatasetRule, Protocol, Task
 from rome_lightning.evaluation.scoring import Scorer, Scores
-from rome_lightning.report.pictures import comparison_rows, to_uint8
+from rome_lightning.media.image import to_uint8
+from rome_lightning.report.pictures import comparison_rows
 from rome_lightning.training.base import RomeModule
 from rome_lightning.types import AvatarBatch, Frames
 

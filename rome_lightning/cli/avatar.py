@@ -206,7 +206,8 @@ def _save(avatar: Avatar, folder: Path) -> Path:
     """The avatar and a picture of it."""
     from PIL import Image
 
-    from rome_lightning.report.pictures import preview, to_uint8
+    from rome_lightning.media.image import to_uint8
+    from rome_lightning.report.pictures import preview
 
     avatar.save(folder / AVATAR_FILE)
     Image.fromarray(to_uint8(preview(avatar))).save(folder / "preview.png")

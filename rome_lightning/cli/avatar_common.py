@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.media import Video
+    from rome_lightning.media.video import Video
     from rome_lightning.tracking import TrackedClip
 
 AVATAR_FILE = "avatar.safetensors"

@@ -193,7 +193,7 @@ def _truth(options: Namespace, comparison: Comparison) -> Truth | None:
         return None
     from datamodules.evaluation import StoredClips
     from datamodules.manifest import Manifest
-    from rome_lightning.report.pictures import to_uint8
+    from rome_lightning.media.image import to_uint8
 
     manifest = Manifest.load(options.data)
     scored = comparison.runs[0].evaluation(comparison.protocol).summary["dataset_hash"]

@@ -282,8 +282,9 @@ def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path:
     import torch
     from PIL import Image
 
+    from rome_lightning.media.image import to_uint8
     from rome_lightning.report.page import Media
-    from rome_lightning.report.pictures import COLUMNS, comparison_rows, to_uint8
+    from rome_lightning.report.pictures import COLUMNS, comparison_rows
 
     rows = []
     for clip in clips:
@@ -301,8 +302,9 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
     import torch
     from PIL import Image
 
+    from rome_lightning.media.image import to_uint8
     from rome_lightning.report.page import Media
-    from rome_lightning.report.pictures import COLUMNS, comparison_rows, to_uint8
+    from rome_lightning.report.pictures import COLUMNS, comparison_rows
 
     picked = driver[torch.linspace(0, len(driver) - 1, 4).long()]
     rows = []

@@ -244,8 +244,9 @@ def _strip(config: AllConfig, models: dict[str, Path]) -> np.ndarray:
     """A row per clip: source, target, and what every model makes of them."""
     import torch
 
+    from rome_lightning.media.image import to_uint8
     from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
-    from rome_lightning.report.pictures import shaded, to_uint8
+    from rome_lightning.report.pictures import shaded
 
     loaded = [(load_avatar(path), int(read_checkpoint(path)["image_size"])) for path in models.values()]
     rows = []

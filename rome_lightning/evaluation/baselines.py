@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
 from rome_lightning.evaluation.systems import Predictions
+from rome_lightning.media.image import quantize
 from rome_lightning.types import Frames
 
 BASELINES = ("source", "mean", "warp")
@@ -64,7 +65,7 @@ class Baseline:
                 F.grid_sample(x, grid, padding_mode="border", align_corners=False) for x in (image, mask)
             )
         shown = torch.lerp(torch.full_like(image, self.background), image, mask)
-        return Predictions((shown.clamp(0, 1) * 255).round().to(torch.uint8), ("",) * len(pairs), mask)
+        return Predictions(quantize(shown), ("",) * len(pairs), mask)
 
     def _mean_face(self) -> tuple[Tensor, Tensor]:
         if self._mean is None:

@@ -17,6 +17,7 @@ from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.results import Rows
 from rome_lightning.evaluation.scoring import RealImages, Scorer
+from rome_lightning.media.image import quantize
 from rome_lightning.report.page import Media, Section, Table, write_report
 
 CASES = ("worst", "median", "best")
@@ -134,7 +135,7 @@ def write_pictures(
             pairs = [of_task.pairs[i] for i in chosen]
             file = f"pictures/{task}_{case}.png"
             strips = [_strip(evaluation, scorer, pair) for pair in pairs]
-            write_png(evaluation.folder / file, (torch.cat(strips, dim=1) * 255).round().to(torch.uint8))
+            write_png(evaluation.folder / file, quantize(torch.cat(strips, dim=1)))
             sheets.setdefault(task, {})[case] = file
             kept += pairs
     for pair in kept:
@@ -171,7 +172,7 @@ def _write_real(evaluation: Evaluation, scorer: Scorer, pair: PairItem) -> None:
         path = evaluation.folder / "frames" / "real" / clip / f"{frame:06d}.png"
         if not path.is_file():
             image = _real(evaluation, scorer, clip, frame).image[0]
-            write_png(path, (image * 255).round().to(torch.uint8))
+            write_png(path, quantize(image))
 
 
 def write_page(

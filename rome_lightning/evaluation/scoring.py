@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from rome_lightning.assets import resolve
 from rome_lightning.evaluation.metric_table import SPECS, kind_of, result_name, spec_of
 from rome_lightning.evaluation.protocol import Protocol
+from rome_lightning.media.image import to_uint8
 from rome_lightning.metrics import (
     ArcFaceEmbedder,
     SFaceEmbedder,
@@ -380,7 +381,7 @@ class Scorer:
         )
         index = wanted.nonzero()[:, 0]
         if len(index):
-            pixels = (image[index] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            pixels = to_uint8(image[index])
             found = self._detector.detect(pixels, find=self._landmarker(pixels[0]))
             for name in ("landmarks", "depth", "blendshapes", "pose", "found", "num_faces"):
                 getattr(result, name)[index] = getattr(found, name)

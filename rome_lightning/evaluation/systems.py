@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from rome_lightning.avatar.refine import refine_offsets
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import file_hash
+from rome_lightning.media.image import quantize
 from rome_lightning.models import AvatarCode
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
 from rome_lightning.types import Frames, Rendered
@@ -103,9 +104,9 @@ class AvatarSystem:
         images = _resized(rendered.image, self.resolution)
         finite = images.isfinite().flatten(1).all(1).tolist()
         reasons = tuple("" if fine else "not finite" for fine in finite)
-        return Predictions(
-            _bytes(images.nan_to_num(0)), reasons, _resized(rendered.mask, self.resolution).cpu()
-        )
+        # As a picture file would hold them: every system is scored on 8 bits.
+        pixels = quantize(images.nan_to_num(0)).cpu()
+        return Predictions(pixels, reasons, _resized(rendered.mask, self.resolution).cpu())
 
     @torch.no_grad()
     def render(self, code: AvatarCode, driver: Frames) -> Rendered:
@@ -175,8 +176,3 @@ def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c 
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _bytes(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """As a picture file would hold them: every system is scored on 8 bits."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()

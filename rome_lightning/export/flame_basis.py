@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rome_lightning.head.flame import read_arrays
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.models import LinearBasis
 
 NUM_SHAPE, NUM_EXPRESSION = 300, 100
@@ -75,7 +75,4 @@ def _write(content: dict[str, Any], path: Path) -> None:
     data = pickle.dumps(content, protocol=2).replace(
         b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_atomic(path, data)

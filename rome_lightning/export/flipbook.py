@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.media.atomic import atomic_file, write_atomic
+from rome_lightning.media.image import to_uint8
 from rome_lightning.types import HeadParams
 
 FORMAT = "rome-flipbook/1"
@@ -48,15 +50,13 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
     atlas = np.zeros((rows * height, columns * width, 4), dtype=np.uint8)
     index = 0
     for rendered in avatar.animate(driver):
-        pictures = torch.cat([rendered.rgb, rendered.mask], dim=1).clamp(0, 1).mul(255).round().byte()
-        for picture in pictures.permute(0, 2, 3, 1).cpu().numpy():
+        pictures = torch.cat([rendered.rgb, rendered.mask], dim=1)
+        for picture in to_uint8(pictures):
             top, left = index // columns * height, index % columns * width
             atlas[top : top + height, left : left + width] = picture
             index += 1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(atlas).save(temporary, format="PNG")
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        Image.fromarray(atlas).save(file, format="PNG")
     description = {
         "format": FORMAT,
         "image": path.name,
@@ -68,5 +68,5 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
         "fps": fps,
     }
     document = path.with_suffix(".json")
-    document.write_text(json.dumps(description, indent=2) + "\n")
+    write_atomic(document, json.dumps(description, indent=2) + "\n")
     return [path, document]

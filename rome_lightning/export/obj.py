@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lightning.media.image import encode_png
+from rome_lightning.media.image import encode_png, quantize
 
 
 def export_obj(
@@ -68,7 +68,7 @@ def export_ply(
     for axis, name in enumerate("xyz"):
         points[name] = vertices[:, axis].detach().cpu().numpy()
     if colours is not None:
-        levels = colours.detach().clamp(0, 1).mul(255).round().cpu().numpy()
+        levels = quantize(colours).cpu().numpy()
         for channel, name in enumerate(("red", "green", "blue")):
             points[name] = levels[:, channel]
     triangles = np.zeros(len(faces), dtype=[("count", "u1"), ("corners", "<i4", 3)])

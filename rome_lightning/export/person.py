@@ -14,6 +14,7 @@ from rome_lightning.export.colour_texture import bake_colour_texture
 from rome_lightning.export.glb import export_glb
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.usd import export_usd, load_usd
+from rome_lightning.media.atomic import atomic_file
 from rome_lightning.renderer import sample_texture
 from rome_lightning.types import HeadParams
 from rome_lightning.types.params import at_rest
@@ -112,11 +113,8 @@ def export_params(avatar: Avatar, path: Path, pose: HeadParams | None = None) ->
         "faces": head.faces,
     }
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with atomic_file(path) as file:
         np.savez_compressed(
             file, head=np.str_(head.name), expression_names=np.array(head.expression_names), **arrays
         )
-    temporary.replace(path)
     return path

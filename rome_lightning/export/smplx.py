@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from rome_lightning.avatar import Avatar
 from rome_lightning.distillation.transfer import rest_vertices, similarity, transfer_offsets
 from rome_lightning.head import HeadModel
+from rome_lightning.media.atomic import atomic_file
 from rome_lightning.models.basis import head_fingerprint
 
 SMPLX_PAGE = "https://smpl-x.is.tue.mpg.de"
@@ -97,16 +98,14 @@ def _write(body: Path, template: Float[np.ndarray, "b 3"], path: Path) -> Path:
     """The body's file with another template; the other members are copied unread."""
     if path.exists() and path.samefile(body):
         raise ValueError(f"--output {path} is the body itself; give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     with (
+        atomic_file(path) as file,
         zipfile.ZipFile(body) as source,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target,
     ):
         for name in source.namelist():
             if name != _TEMPLATE:
                 target.writestr(name, source.read(name))
         with target.open(_TEMPLATE, "w") as member:
             np.lib.format.write_array(member, template, allow_pickle=False)
-    temporary.replace(path)
     return path

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rome_lightning.export.glb import SMALLEST_MOVE, rest_and_joints, skin_weights, unit_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 
 _JOINT_PATHS = ("root", "root/neck", "root/neck/jaw", "root/neck/left_eye", "root/neck/right_eye")
@@ -52,7 +53,6 @@ def export_usd(
     from pxr import Sdf, UsdUtils
 
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         texture = Path(folder) / "colour.png"
         texture.write_bytes(encode_png(colour_texture))
@@ -61,9 +61,7 @@ def export_usd(
         packed = Path(folder) / "avatar.usdz"
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(stage_file)), str(packed)):
             raise ValueError(f"USD could not pack {path}")
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(packed.read_bytes())
-        temporary.replace(path)
+        write_atomic(path, packed.read_bytes())
     return path
 
 

@@ -1,14 +1,113 @@
-"""Files that appear under their name only when they are complete."""
+"""Files that appear under their name only when they are complete.
+
+One guarantee for all of them: whoever reads the name, during the write or after a crash or power cut, finds
+the old content or all of the new. When a call returns, content and name are on disk. Several processes may
+write one name; the last one to finish wins. A write that fails leaves the old file and nothing else.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+STALE_SECONDS = 3600.0
+"""A temporary file that nobody has written to for so long belongs to a killed process."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that readers, other processes and crashes never see half of it."""
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file; its folder is made if needed.
+
+    Args:
+        path: of the file.
+        data: text is written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """An open file, for reading and writing, that becomes ``path`` at the end of the block."""
+    with atomic_path(path) as temporary, temporary.open("r+b") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """An empty file that becomes ``path`` at the end of the block, for libraries that want a name."""
+    temporary = temporary_for(path)
+    try:
+        yield temporary
+        commit(temporary, path)
+    except BaseException:
+        # The reason of the failure is what the caller has to see.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_for(path: Path) -> Path:
+    """Make an empty file beside ``path`` under a name of its own, ``.NAME.RANDOM.tmp``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    _collect_stale(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary.touch(exist_ok=False)
+    return temporary
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Give a closed or flushed file its final name, once its content is on disk."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def alias(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what was there; a copy where the file system has no hard links."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        write_atomic(target, source.read_bytes())
+        return
+    try:
+        os.replace(temporary, target)
+    finally:
+        # Renaming one name of a file to another name of the same file does nothing.
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _collect_stale(folder: Path) -> None:
+    """Remove what killed processes left in a folder; looked for once per process."""
+    for path in folder.glob(".*.tmp"):
+        # Another process may have been faster.
+        with contextlib.suppress(FileNotFoundError):
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import av
+
+from rome_lightning.media.atomic import atomic_path
 
 
 def copy_audio(video: Path, source: Path) -> bool:
@@ -19,16 +19,18 @@ def copy_audio(video: Path, source: Path) -> bool:
     Returns:
         Whether ``source`` has sound that MP4 can hold.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{video.stem}-", suffix=".mp4", dir=video.parent)
-    os.close(handle)
     try:
         with av.open(str(video)) as pictures, av.open(str(source)) as sounds:
             if not sounds.streams.audio:
                 return False
             end = float(pictures.duration or 0) / av.time_base
-            with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as target:
+            with (
+                atomic_path(video) as temporary,
+                av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+            ):
                 shown = target.add_stream_from_template(pictures.streams.video[0])
                 heard = target.add_stream_from_template(sounds.streams.audio[0])
+                temporary.chmod(video.stat().st_mode)
                 for container, stream, copy in (
                     (pictures, pictures.streams.video[0], shown),
                     (sounds, sounds.streams.audio[0], heard),
@@ -39,11 +41,7 @@ def copy_audio(video: Path, source: Path) -> bool:
                             continue
                         packet.stream = copy
                         target.mux(packet)
-        Path(temporary).chmod(video.stat().st_mode)
-        os.replace(temporary, video)
         return True
     except (av.FFmpegError, ValueError):
         # A codec that MP4 has no place for: the silent video stays.
         return False
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -1,17 +1,28 @@
-"""Textures as image files."""
+"""Images as bytes and as files."""
 
 from __future__ import annotations
 
 import io
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 
+def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values in [0, 1] as bytes, rounded to the nearest; those outside are clamped."""
+    return (values.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def to_uint8(image: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:
+    """Images in [0, 1] as image libraries take them: bytes, channels innermost, on the CPU."""
+    return quantize(image).movedim(-3, -1).contiguous().cpu().numpy()
+
+
 def encode_png(texture: Float[Tensor, "3 h w"]) -> bytes:
     """A PNG file of an RGB texture in [0, 1]; values outside are clamped."""
-    pixels = texture.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().contiguous()
     file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, format="PNG", optimize=True)
+    Image.fromarray(to_uint8(texture)).save(file, format="PNG", optimize=True)
     return file.getvalue()

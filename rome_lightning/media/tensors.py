@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from rome_lightning.media.atomic import write_atomic
 
 _HEADER = "rome"
 
@@ -22,11 +23,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
         tensors: on any device.
         header: plain data; must have a ``format``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    temporary.write_bytes(save(data, {_HEADER: json.dumps(header)}))
-    temporary.replace(path)
+    write_atomic(path, save(data, {_HEADER: json.dumps(header)}))
 
 
 def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +15,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int32, UInt8
 from PIL import Image, ImageOps
+
+from rome_lightning.media.atomic import atomic_path
 
 # Streams without a colour tag: broadcast rules, standard definition is BT.601 and HD is BT.709.
 _HD_HEIGHT = 720
@@ -175,15 +175,8 @@ def write_video(
     first = next(iterator, None)
     if first is None:
         raise ValueError(f"no frames to write to {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".mp4", dir=path.parent)
-    os.close(handle)
-    try:
-        _encode(temporary, path, first, iterator, fps, quality)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        _encode(str(temporary), path, first, iterator, fps, quality)
     return path
 
 
@@ -339,13 +332,6 @@ def _encode(
             picture.time_base = 1 / rate
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-
-
-def _umask() -> int:
-    """Permissions that new files of this process do not get; mkstemp ignores it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _image_to_rgb(image: Image.Image) -> np.ndarray:

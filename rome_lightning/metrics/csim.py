@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from rome_lightning.media.image import to_uint8
 from rome_lightning.pretrained.faces import load_arcface, load_face_detector, load_sface
 
 DETECTION_THRESHOLD = 0.6
@@ -70,7 +71,7 @@ class SFaceEmbedder:
         Returns:
             Unit embeddings, 0 where no face was found, and whether one was.
         """
-        pixels = images.detach().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_uint8(images)
         embeddings = torch.zeros(len(pixels), self.embedding_size)
         found = torch.zeros(len(pixels), dtype=torch.bool)
         for index, image in enumerate(pixels):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rome_lightning.media.atomic import atomic_file
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
@@ -313,7 +314,5 @@ def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[d
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Save plain data and tensors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        torch.save(content, file)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rome_lightning.pretrained.restricted_pickle import loads
 
 SQUEEZENET_HASH = "b8a52dc0"
 """First digits of the sha256 of torchvision's SqueezeNet 1.1, as its file name states them."""
@@ -52,19 +51,12 @@ def load_brisque(svm: Path, ranges: Path) -> SupportVectors:
             place, value = cell.split(":")
             vectors[index, int(place) - 1] = float(value)
     try:
-        limits = _PlainUnpickler(io.BytesIO(_existing(ranges).read_bytes())).load()
+        limits = loads(_existing(ranges).read_bytes())
         low, high = (torch.tensor(limits[name], dtype=torch.float64) for name in ("min_", "max_"))
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{ranges} does not hold two lists of numbers ({error}); fetch it again") from error
     coefficients = torch.tensor([float(row[0]) for row in rows], dtype=torch.float64)
     return SupportVectors(coefficients, vectors, float(settings["gamma"]), float(settings["rho"]), low, high)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dictionaries and numbers; refuses every name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise ValueError(f"{module}.{name} is not allowed in a file of numbers")
 
 
 def load_inception(path: Path) -> nn.Module:

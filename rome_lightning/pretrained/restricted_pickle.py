@@ -1,10 +1,10 @@
-"""Reads the pickled data files of head models without running anything that a pickle may ask for.
+"""Reads pickled data files without running anything that a pickle may ask for.
 
 Unpickling calls whatever functions the file names, so a downloaded ``.pkl`` can run any program.
 Head models are nevertheless published as pickles of numpy arrays, sparse matrices and objects of
 chumpy, a library that no longer installs. ``loads`` interprets the opcodes itself: it imports no
-module and calls no function for a file, and knows a closed list of constructors (``pickled_data``), each of
-which checks its arguments and builds plain data. Everything else is refused by name.
+module and calls no function for a file, and knows a closed list of constructors (``pickled_data``),
+each of which checks its arguments and builds plain data. Everything else is refused by name.
 """
 
 from __future__ import annotations

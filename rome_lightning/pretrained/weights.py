@@ -1,21 +1,22 @@
 """Reads weights of pretrained feature networks into plain dictionaries of tensors.
 
-Nothing here executes code from a file: pickles of numpy arrays go through an unpickler that knows
-arrays of numbers only, and PyTorch files are read with ``weights_only``.
+Nothing here executes code from a file: pickles of numpy arrays go through ``restricted_pickle``, and
+PyTorch files are read with ``weights_only``.
 """
 
 from __future__ import annotations
 
-import math
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from rome_lightning.pretrained.pickled_data import to_array
+from rome_lightning.pretrained.restricted_pickle import loads
 
 VGG16_CONVS = (2, 2, 3, 3, 3)
 """Convolutions per block."""
@@ -138,15 +139,16 @@ def _existing(path: Path) -> Path:
 
 def _read_numpy_convolutions(path: Path, network: str, count: int) -> list[tuple[Tensor, Tensor]]:
     """Kernels (out, in, kh, kw) and biases of ``count`` convolutions, in network order."""
-    with _existing(path).open("rb") as file:
-        try:
-            content = _NumberUnpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a pickle of numpy arrays ({error}); fetch it again") from error
+    try:
+        content = loads(_existing(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a pickle of numpy arrays ({error}); fetch it again") from error
     try:
         layers = [content[network][f"Conv_{index}"] for index in range(count)]
-        arrays = [(layer["kernel"].array(), layer["bias"].array()) for layer in layers]
-    except (KeyError, TypeError, AttributeError) as error:
+        arrays = [(_float32(layer["kernel"]), _float32(layer["bias"])) for layer in layers]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a pickle of numpy arrays ({error}); fetch it again") from error
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"expected {count} convolutions of {network} in {path}, did not find {error}; fetch it again"
         ) from error
@@ -156,57 +158,5 @@ def _read_numpy_convolutions(path: Path, network: str, count: int) -> list[tuple
     ]
 
 
-class _DType:
-    """Stands for ``numpy.dtype`` in a pickle; numbers only."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if code not in ("f2", "f4", "f8", "i4", "i8"):
-            raise ValueError(f"arrays of {code!r} are not weights; only numbers are read")
-        self.code = code
-        self.order = "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.code).newbyteorder(self.order)  # type: ignore[arg-type]
-
-
-class _Array:
-    """Stands for ``numpy.ndarray`` in a pickle."""
-
-    def __init__(self, *_: Any) -> None:
-        self._value: np.ndarray[Any, Any] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, column_major, data = state
-        if not isinstance(dtype, _DType) or not isinstance(data, bytes):
-            raise ValueError("an array in the pickle does not hold plain numbers")
-        if math.prod(shape) * dtype.numpy().itemsize != len(data):
-            raise ValueError(f"an array in the pickle has {len(data)} bytes for shape {shape}")
-        flat = np.frombuffer(data, dtype=dtype.numpy())
-        self._value = flat.reshape(shape, order="F" if column_major else "C")
-
-    def array(self) -> np.ndarray[Any, Any]:
-        if self._value is None:
-            raise TypeError("an array without content")
-        return self._value.astype(np.float32)
-
-
-class _NumberUnpickler(pickle.Unpickler):
-    """Builds dictionaries of number arrays; refuses every other name before it is imported."""
-
-    _KNOWN: Mapping[tuple[str, str], type] = {
-        ("numpy", "dtype"): _DType,
-        ("numpy", "ndarray"): _Array,
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
-            raise ValueError(f"{module}.{name} is not allowed in a file of weights")
-        return self._KNOWN[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise ValueError(f"external object {pid!r} is not allowed in a file of weights")
+def _float32(value: Any) -> NDArray[np.float32]:
+    return to_array(value).astype(np.float32)

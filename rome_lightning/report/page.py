@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rome_lightning.media.atomic import write_atomic
+
 
 @dataclass(frozen=True)
 class Table:
@@ -70,6 +72,4 @@ def write_report(
     page = environment.get_template("report.html").render(
         title=title, lead=lead, sections=sections, provenance=json.dumps(provenance, indent=2, default=str)
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, page)

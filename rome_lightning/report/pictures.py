@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.media.image import to_uint8
 from rome_lightning.types import Frames, Rendered
 from rome_lightning.types.params import at_rest
 
@@ -49,11 +50,6 @@ def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[T
     light = 0.25 + 0.75 * rendered.normals[:, 2:].clamp(0, 1)
     tint = light * torch.tensor([0.55, 0.75, 1.0], device=image.device)[:, None, None]
     return torch.where(rendered.mesh_mask, 0.45 * image + 0.55 * tint, image)
-
-
-def to_uint8(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """An RGB image in [0, 1] as bytes, rows first."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 def driven_frames(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from rome_lightning.comparison.runs import Run, read_curves, read_json
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.sweeps.file import EarlyTermination, SweepFile, Value
 
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -43,10 +43,7 @@ class Trial:
     def save(self) -> None:
         """Write the state, atomically."""
         content = {key: value for key, value in asdict(self).items() if key != "folder"}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{TRIAL_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / TRIAL_FILE)
+        write_atomic(self.folder / TRIAL_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def trial_folder(sweep: Path, number: int) -> Path:

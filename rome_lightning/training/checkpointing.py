@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zipfile
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from rome_lightning.media.atomic import alias, atomic_file, commit
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -81,50 +82,13 @@ def rotate(new: Path) -> None:
     """
     last, previous = new.with_name(LAST), new.with_name(PREVIOUS)
     if last.is_file():
-        _alias(last, previous)
-    os.replace(new, last)
-    _sync_folder(last.parent)
+        alias(last, previous)
+    commit(new, last)
 
 
 def copy_as(source: Path, target: Path) -> None:
     """Give a file a second name, replacing what was there, at once and for no space where links exist."""
-    _alias(source, target)
-    _sync_folder(target.parent)
-
-
-def _alias(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.link")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        # Some file systems have no hard links.
-        _write_atomically(temporary, source.read_bytes())
-    os.replace(temporary, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    alias(source, target)
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -135,22 +99,12 @@ class RunCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write beside the target, flush to disk, rename."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with atomic_file(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError):
-                # torch reports a failed write of its archive as this; the caller waits for errors of files.
-                raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
-            raise
-        _sync_folder(target.parent)
+        except RuntimeError as error:
+            # torch reports a failed write of its archive as this; the caller waits for errors of files.
+            raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = "cpu", weights_only: bool | None = None

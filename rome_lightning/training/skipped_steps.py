@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from rome_lightning.media.atomic import atomic_file
 from rome_lightning.types import AvatarBatch
 
 FOLDER = "skipped_steps"
@@ -110,12 +110,10 @@ class SkippedSteps:
     def _save(self, step: _Step, folder: Path) -> Path:
         """Write the batch as plain data, to be read by ``torch.load(path, weights_only=True)``."""
         self._num_saved += 1
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step_{step.number:07d}_rank_{torch_rank()}.pt"
-        temporary = path.with_suffix(".tmp")
         content: dict[str, Any] = dataclasses.asdict(step.batch.to("cpu"))
-        torch.save(content | {"step": step.number}, temporary)
-        os.replace(temporary, path)
+        with atomic_file(path) as file:
+            torch.save(content | {"step": step.number}, file)
         return path
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import export_avatar
 from rome_lightning.geometry import matrix_to_axis_angle
+from rome_lightning.media.image import to_uint8
 from rome_lightning.models import LinearBasis
 from rome_lightning.types import HeadParams
 from rome_lightning.types.params import at_rest
@@ -134,9 +135,8 @@ class ViewerSession:
     def render(self, state: dict[str, Any]) -> bytes:
         """PNG of the neural render of a state of the page, on white."""
         rendered = next(self.avatar.animate(self.params(state)))
-        pixels = (rendered.image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
         file = io.BytesIO()
-        Image.fromarray(pixels.cpu().numpy()).save(file, format="PNG", compress_level=1)
+        Image.fromarray(to_uint8(rendered.image[0])).save(file, format="PNG", compress_level=1)
         return file.getvalue()
 
 

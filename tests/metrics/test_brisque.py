@@ -1,3 +1,5 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -57,8 +59,8 @@ def test_files_are_read_as_numbers_only(tmp_path) -> None:
     model = load_brisque(svm, ranges)
     assert model.coefficients.tolist() == [-2, 3]
     assert (float(model.vectors[0, 35]), float(model.vectors[1, 1]), model.offset) == (-1, 0.25, -1.5)
-    ranges.write_bytes(pickle.dumps({"min_": np.zeros(36), "max_": np.ones(36)}))
-    with pytest.raises(ValueError, match="is not allowed in a file of numbers"):
+    ranges.write_bytes(pickle.dumps({"min_": [0.0] * 36, "max_": os.getcwd}))
+    with pytest.raises(ValueError, match=r"asks for \w+\.getcwd"):
         load_brisque(svm, ranges)
     svm.write_text("svm_type c_svc\nSV\n")
     with pytest.raises(ValueError, match="no support vector regression"):
