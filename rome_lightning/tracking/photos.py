@@ -153,7 +153,7 @@ def faults_to_expect(clip: TrackedClip) -> list[str]:
         "glasses or another thing before the eyes: they move like skin, and what dark lenses hide stays "
         "hidden": shares["eyewear"] > _MIN_SHOWN,
         "a hat, hood or veil: it moves like hair, and what is under it is not known": shares["headwear"]
-        > 0.3,
+        > 0.1,
         "a beard or hair over mouth and chin: it stretches with the skin when the mouth opens": shares[
             "lower_hair"
         ]
