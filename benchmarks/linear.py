@@ -34,7 +34,7 @@ RELEASE_FRAME_S = 36.2
 """CPU seconds of a further frame of the released inference path (eight rasterizations and its networks)."""
 
 RELEASE = AvatarConfig(
-    texture=TextureConfig(source="direct", width=256),
+    texture=TextureConfig(source="direct", width=256, mirror=False),
     offsets=OffsetConfig(
         direction="elementwise",
         expression_dependent=True,
@@ -43,7 +43,7 @@ RELEASE = AvatarConfig(
         width=128,
         mlp_width=256,
     ),
-    decoder=DecoderConfig(network="release", width=128, extend_outside=False, residual=False),
+    decoder=DecoderConfig(carry=False, network="release", width=128, extend_outside=False, residual=False),
 )
 BASE = AvatarConfig(
     texture=TextureConfig(size=256, width=24, num_levels=5),

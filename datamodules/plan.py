@@ -82,8 +82,8 @@ class TrainingPlan:
         if not self.clips:
             raise ValueError("a plan needs at least one clip")
         for index, clip in enumerate(self.clips):
-            if len(clip.frames) < 2:
-                raise ValueError(f"clip {index} has {len(clip.frames)} usable frames; a pair needs 2")
+            if not clip.frames:
+                raise ValueError(f"clip {index} has no usable frame")
         if self.groups:
             assert sum(group.num_clips for group in self.groups) == len(self.clips), "groups cover the clips"
 
@@ -198,7 +198,7 @@ def evaluation_pairs(
 
     Args:
         clips: their first frames are the sources, unless ``sources`` says otherwise.
-        targets: frames of each clip that may be targets; the source itself is left out.
+        targets: frames of each clip that may be targets; the source itself only where there is no other.
         pairs_per_clip: at most so many pairs of each clip, each with one driver.
         sources: source frame of each clip.
     """
@@ -206,6 +206,9 @@ def evaluation_pairs(
     for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
         source = clip.frames[0] if sources is None else sources[index]
         others = [frame for frame in allowed if frame != source]
+        if len(clip.frames) == 1:
+            # A photograph of which there is no other is asked to reproduce itself.
+            others = list(allowed)
         if others:
             chosen = _evenly(len(others), pairs_per_clip)
             pairs += [Pair(index, source, (others[place],)) for place in chosen]

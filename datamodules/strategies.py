@@ -48,11 +48,13 @@ class PairChoice:
 
         Args:
             generator: consumed.
-            frames: indices in the clip to choose from; at least 2.
+            frames: indices in the clip to choose from; a single one is source and driver.
             num_driving: drivers wanted.
             tracking: tensors of the clip, see ``datamodules.codec.META_TENSORS``; for all strategies
                 but ``random``.
         """
+        if len(frames) == 1:
+            return frames[0], (frames[0],) * num_driving
         if self.strategy == "random":
             chosen = _random(generator, len(frames), num_driving)
         else:

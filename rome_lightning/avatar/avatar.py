@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from rome_lightning.avatar.refine import refine_offsets
-from rome_lightning.avatar.several import encode_person, fuse, texels_of_the_head
+from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
-from rome_lightning.models.texture import observe
+from rome_lightning.models.fusion import fuse, texels_of_the_head
+from rome_lightning.models.texture import Observation, observe
 from rome_lightning.renderer import UVLayout
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
@@ -55,7 +53,7 @@ class Avatar:
         model = model.eval().requires_grad_(False)
         image_size = image_size or photos.image_size[0]
         sources = photos.resized(image_size)
-        code = refine_offsets(model, encode_person(model, sources), sources, refine_steps)
+        code = encode_refined(model, sources, refine_steps, photos, one_person=True)
         return cls(model, code, photos, image_size)
 
     @property
@@ -93,8 +91,8 @@ class Avatar:
         return self.model.deform(self.code.repeat_interleave(len(driver)), driver)
 
     @torch.no_grad()
-    def observed_texture(self, size: int = 512) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
-        """Colours of the photographs in UV space and how well each texel is seen, [0, 1] each.
+    def observed_texture(self, size: int = 512) -> Observation:
+        """What the photographs show in UV space.
 
         Args:
             size: side of the texture, texels.
@@ -106,7 +104,7 @@ class Avatar:
         observed = observe(self.photos, vertices_px, head.faces, layout, self.model.rasterizer)
         if len(self.photos) == 1:
             return observed
-        return fuse(*observed, texels_of_the_head(head, layout))
+        return fuse(observed, texels_of_the_head(head, layout))
 
     @torch.no_grad()
     def edited(self, basis: LinearBasis, amounts: Mapping[int, float]) -> Avatar:

@@ -16,6 +16,7 @@ import rome_lightning
 from rome_lightning.avatar.avatar import Avatar
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.carrying import CarriedPhotos
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.types import Frames, HeadParams
 
@@ -77,10 +78,20 @@ def read_avatar(path: Path) -> Avatar:
             photo[name] = photo[name].float() / 255
         params = HeadParams(**_group(photo, "params/"))
         photos = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
-        restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"))
+        restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"), _carried(code))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole avatar file: {error}") from error
     return Avatar(model.eval().requires_grad_(False), restored, photos, header["image_size"])
+
+
+def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
+    """The photographs that a decoder with ``carry`` draws with."""
+    parts = _group(code, "carried/")
+    if not parts:
+        return None
+    # Bytes and flags in the file.
+    layers = parts["layers"].float()
+    return CarriedPhotos(layers, parts["vertices"], parts["visibility"].float())
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -105,14 +116,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _tensors(prefix: str, struct: AvatarCode | Frames | HeadParams) -> dict[str, Tensor]:
+def _tensors(prefix: str, struct: AvatarCode | CarriedPhotos | Frames | HeadParams) -> dict[str, Tensor]:
     """Tensor fields by name, nested structs with their name as a folder."""
     found: dict[str, Tensor] = {}
     for field in dataclasses.fields(struct):
         value = getattr(struct, field.name)
         if isinstance(value, Tensor):
             found[prefix + field.name] = value
-        elif isinstance(value, HeadParams):
+        elif isinstance(value, HeadParams | CarriedPhotos):
             found |= _tensors(f"{prefix}{field.name}/", value)
     return found
 

@@ -1,53 +1,70 @@
-"""Fitting an avatar's offsets to the outlines of its photographs."""
+"""Avatars on meshes that are fitted to the outlines of their photographs."""
 
 from __future__ import annotations
 
-import dataclasses
+from jaxtyping import Float
+from torch import Tensor
 
-import torch
-
-from rome_lightning.avatar.several import person_texture
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.tracking.outline import fit_outline
 from rome_lightning.types import Frames
 
 
-def refine_offsets(model: AvatarModel, code: AvatarCode, source: Frames, num_steps: int = 100) -> AvatarCode:
+def encode_refined(
+    model: AvatarModel,
+    source: Frames,
+    num_steps: int = 60,
+    photos: Frames | None = None,
+    one_person: bool = False,
+) -> AvatarCode:
+    """Avatars on meshes whose outlines are those of the photographs.
+
+    Args:
+        model: in evaluation mode.
+        source: the photographs at the size that the networks know.
+        num_steps: see ``refine_offsets``.
+        photos: the same photographs as sharp as they are to be carried; ``source`` if not given.
+        one_person: all photographs show the same person, who gets one avatar; else each gets its own.
+
+    Returns:
+        One avatar, or as many as there are photographs.
+    """
+    offsets = model.rest_offsets(source)
+    if offsets is not None:
+        if one_person:
+            offsets = offsets.mean(0, keepdim=True)
+        offsets = refine_offsets(model, offsets, source, num_steps)
+    if one_person:
+        return model.person_appearance(source, offsets, photos)
+    return model.appearance(source, offsets, photos)
+
+
+def refine_offsets(
+    model: AvatarModel, start: Float[Tensor, "b v 3"], source: Frames, num_steps: int = 60
+) -> Float[Tensor, "b v 3"]:
     """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.
 
     Departure from ROME: its offsets are what the network says; a network trained on few people
     has not seen every haircut.
 
     Args:
-        model: networks; not changed.
-        code: avatars to refine; returned as they are if they have no offsets of their own.
+        model: with offsets at rest; not changed.
+        start: offsets at rest to begin with, metres.
         source: the photographs: one per avatar, or all those of one avatar.
-        num_steps: of Adam, see ``fit_outline``; 0 leaves the offsets to the network.
+        num_steps: of Adam, see ``fit_outline``; 0 keeps the offsets.
 
     Returns:
-        The avatars with new offsets, and textures taken through them.
+        Offsets of the head at rest, metres.
     """
     part = model.offset_network
-    if num_steps == 0 or code.offsets is None or part is None:
-        return code
-    photos_each = len(source) // len(code.offsets)
-    # The avatar's identity, which need not be the one that its photographs were tracked with.
-    shape = code.shape.repeat_interleave(photos_each, dim=0)
-    fitted = dataclasses.replace(source, params=dataclasses.replace(source.params, shape=shape))
-    offsets = fit_outline(
+    if num_steps == 0 or part is None:
+        return start
+    return fit_outline(
         model.head,
-        fitted,
+        source,
         model.rasterizer,
-        code.offsets.detach(),
+        start.detach(),
         num_steps,
         model.config.offsets.max_offset,
         part.falloff,
     )
-    with torch.no_grad():
-        texture = code.texture
-        if model.config.texture.source == "unprojected":
-            if photos_each > 1:
-                texture = person_texture(model, source, offsets)
-            else:
-                texture = model.encode_texture(source, offsets)
-        return AvatarCode(texture, code.shape, offsets)

@@ -173,13 +173,11 @@ def source_frames(clip: Clip, count: int) -> list[int]:
 def _offsets(model: AvatarModel, sources: Frames, refine_steps: int) -> Float[Tensor, "b v 3"]:
     """Offsets at rest; of models whose offsets depend on the expression, those of the neutral one."""
     assert model.offset_network is not None
-    code = model.encode(sources)
-    if code.offsets is None:
+    offsets = model.rest_offsets(sources)
+    if offsets is None:
         rest = model.head(at_rest(sources.params))
-        return model.offset_network.rest_offsets(sources, code.texture, rest)
-    refined = refine_offsets(model, code, sources, refine_steps)
-    assert refined.offsets is not None
-    return refined.offsets
+        return model.offset_network.rest_offsets(sources, model.encode(sources).texture, rest)
+    return refine_offsets(model, offsets, sources, refine_steps)
 
 
 def file_digest(path: Path) -> str:

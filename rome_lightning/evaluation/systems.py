@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.avatar.refine import refine_offsets
+from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import file_hash
 from rome_lightning.media.image import quantize
@@ -128,8 +128,9 @@ class AvatarSystem:
             source: the identity frame.
         """
         if key not in self._codes:
-            small = source.resized(self.image_size).to(self.device)
-            self._codes[key] = refine_offsets(self.model, self.model.encode(small), small, self.refine_steps)
+            sharp = source.to(self.device)
+            small = sharp.resized(self.image_size)
+            self._codes[key] = encode_refined(self.model, small, self.refine_steps, sharp)
             while len(self._codes) > _CACHED_AVATARS:
                 self._codes.popitem(last=False)
         return self._codes[key]
@@ -150,7 +151,7 @@ class AvatarSystem:
         )
         size = (self.image_size, self.image_size)
         start = time.perf_counter()
-        code = refine_offsets(self.model, self.model.encode(small), small, self.refine_steps)
+        code = encode_refined(self.model, small, self.refine_steps)
         self._wait()
         result = {f"creation_s_{kind}": time.perf_counter() - start}
         stages = {

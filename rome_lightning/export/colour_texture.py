@@ -13,22 +13,12 @@ from torch import Tensor
 
 from rome_lightning.geometry import unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.head.topology import face_components
+from rome_lightning.models.interior import interior_colours
 from rome_lightning.renderer import UVLayout, push_pull
-
-SCLERA = (0.78, 0.75, 0.73)
-IRIS = (0.33, 0.23, 0.16)
-PUPIL = (0.05, 0.04, 0.04)
-TEETH = (0.85, 0.80, 0.72)
-TONGUE = (0.70, 0.40, 0.38)
-CAVITY = (0.36, 0.14, 0.13)
-"""sRGB colours of what a photograph seldom shows."""
 
 SKIN = (0.72, 0.55, 0.47)
 """Used only where nothing at all was observed."""
 
-_IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024
-"""Metres."""
 _LEAST_SEEN, _WELL_SEEN = 0.3, 0.8
 """Visibility that counts as nothing and as full."""
 _MIRROR_DISTANCE = 0.004
@@ -79,7 +69,7 @@ def bake_colour_texture(
     colour, weight = _add_mirror(colour, weight, positions, normals, inside, surface)
     outside = weight * ~inside
     skin = surface.continued(colour, outside, *surface.typical(colour, outside))
-    base = torch.where(inside, _inside_colours(head, layout, positions), skin)
+    base = torch.where(inside, interior_colours(head, layout, positions), skin)
     complete = torch.lerp(base, colour, weight)
     # The border around the charts repeats them: bilinear sampling and mipmaps reach beyond.
     return push_pull(complete[None], mask[None, None].float())[0].clamp(0, 1).to(device)
@@ -205,44 +195,3 @@ def _laplacian(edges: NDArray[np.int64], strength: NDArray[np.float64], count: i
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
     adjacency = coo_matrix((np.tile(strength, 2), (rows, columns)), shape=(count, count)).tocsr()
     return diags(np.asarray(adjacency.sum(1)).reshape(-1)) - adjacency
-
-
-def _inside_colours(
-    head: HeadModel, layout: UVLayout, positions: Float[Tensor, "3 s s"]
-) -> Float[Tensor, "3 s s"]:
-    """Colours of eyeballs, teeth, tongue and cavity at every texel; elsewhere arbitrary."""
-    colours = torch.tensor(CAVITY).repeat(head.num_vertices, 1)
-    labels = torch.from_numpy(face_components(head.faces.cpu().numpy()))
-    pieces = torch.zeros(head.num_vertices, dtype=torch.long)
-    pieces[head.faces.cpu().flatten()] = labels.repeat_interleave(3)
-    mouth, outside = head.region("mouth").cpu(), ~head.region("mouth", "eyes").cpu()
-    # Teeth and tongue are pieces of their own; what hangs together with the face is the cavity.
-    loose = mouth & ~torch.isin(pieces, pieces[outside].unique())
-    colours[loose] = torch.tensor(TEETH)
-    if "tongueOut" in head.expression_names:
-        move = head.basis[head.num_shape + head.expression_names.index("tongueOut")].view(-1, 3).norm(dim=-1)
-        moving = torch.zeros(head.num_vertices, dtype=torch.bool)
-        moving[: head.num_carriers] = move.cpu() > 1e-3
-        colours[loose & torch.isin(pieces, pieces[loose & moving].unique())] = torch.tensor(TONGUE)
-    texels = layout.gather(colours[None])[0]
-    eyes = layout.gather(head.region("eyes").cpu().float()[None, :, None])[0, 0] > 0.5
-    texels[:, eyes] = _eye_colours(head, positions[:, eyes].T).T
-    return texels
-
-
-def _eye_colours(head: HeadModel, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Sclera, iris and pupil by the angle to the forward gaze, in human size whatever the eyeball's."""
-    joints = head.joint_template.float().cpu().view(5, 3)
-    centres = torch.where(points[:, :1] > 0, joints[3], joints[4])
-    gaze = points - centres
-    radius = gaze.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    angle = (gaze[:, 2:] / radius).clamp(-1, 1).arccos()
-
-    def within(disc: float) -> Tensor:
-        """1 inside a disc of this radius in metres, 0 outside, soft over 3 degrees."""
-        return (((disc / radius).asin() - angle) / 0.05 + 0.5).clamp(0, 1)
-
-    colours = torch.tensor(SCLERA).expand(len(points), 3)
-    for disc, colour in ((_IRIS_RADIUS, IRIS), (_PUPIL_RADIUS, PUPIL)):
-        colours = torch.lerp(colours, torch.tensor(colour).expand_as(colours), within(disc))
-    return colours

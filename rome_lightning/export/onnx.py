@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import rome_lightning
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.blending import NUM_LAYERS
 from rome_lightning.models.offsets import BasisOffsets, OffsetNetwork
 from rome_lightning.models.texture import DirectTexture, UnprojectedTexture
 from rome_lightning.renderer import UVLayout, interpolate
@@ -40,7 +41,12 @@ OUTSIDE = {
     "camera": "x_px = (scale (x + t_x) + 1) width / 2 - 0.5; y_px = (1 - scale (y + t_y)) height / 2 - 0.5; "
     "after rotating by global_pose about the root joint; pixel centres are integers, y points down",
     "observe": "colour: the photograph sampled bilinearly at each texel's surface point; visibility: 1 where "
-    "the point is seen from the front, falling to 0 at grazing angles, where hidden and beside the outline",
+    "the point is seen from the front, falling to 0 at grazing angles, where hidden and beside the outline; "
+    "hair: 1 where the photograph shows hair",
+    "carry": "with config.decoder.carry, layers hold what the photograph shows of the point at each pixel: "
+    "RGB, matte, 1 within the photograph, distance from the source's mesh in image widths, and visibility (0 "
+    "beside the mesh). The displacement between a point's places in both pictures is interpolated over the "
+    "mesh and continued beyond it by pull-push",
     "rasterize": "uv, mesh_mask and normals per pixel by a z-buffer; normals have unit length in the space "
     "that config.decoder.normals names, 0 outside; with config.decoder.extend_outside, uv beyond the mesh "
     "is that of the nearest covered pixel and distance the way to it in image widths",
@@ -200,6 +206,7 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
         inputs = {
             "colour": rand(3, texture_size, texture_size),
             "visibility": rand(1, texture_size, texture_size),
+            "hair": rand(1, texture_size, texture_size),
         }
         run = _Function(texture_model, texture_model.complete)
     parts = [_Part("texture", run, inputs, ("texture",), exact)]
@@ -209,20 +216,17 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
     normals = torch.nn.functional.normalize(rand(3, *size) - 0.5, dim=1)
     covered = (rand(1, *size) > 0.4).float()
     decoder = model.renderer
-    parts.append(
-        _Part(
-            "decoder",
-            _Function(decoder, lambda t, uv, n, m, d: decoder.decode(t, uv, n, m > 0.5, d)),
-            {
-                "texture": texture,
-                "uv": rand(2, *size),
-                "normals": normals * covered,
-                "mesh_mask": covered,
-                "distance": 0.1 * (1 - covered),
-            },
-            ("rgb", "mask"),
-        )
-    )
+    rasterized = {
+        "texture": texture,
+        "uv": rand(2, *size),
+        "normals": normals * covered,
+        "mesh_mask": covered,
+        "distance": 0.1 * (1 - covered),
+    }
+    if config.decoder.carry:
+        rasterized["layers"] = rand(NUM_LAYERS, *size)
+    decode = _Function(decoder, lambda t, uv, n, m, *others: decoder.decode(t, uv, n, m > 0.5, *others))
+    parts.append(_Part("decoder", decode, rasterized, ("rgb", "mask")))
     if model.driver_network is not None:
         driver, shape = model.driver_network, torch.zeros(1, model.head.num_shape)
 

@@ -79,8 +79,8 @@ def colour_texture(avatar: Avatar, size: int = 512) -> Float[Tensor, "3 s s"]:
         avatar: the person.
         size: side, texels.
     """
-    colour, visibility = avatar.observed_texture(size)
-    return bake_colour_texture(avatar.model.head, colour[0], visibility[0])
+    seen = avatar.observed_texture(size)
+    return bake_colour_texture(avatar.model.head, seen.colour[0], seen.visibility[0])
 
 
 def export_params(avatar: Avatar, path: Path, pose: HeadParams | None = None) -> Path:

@@ -7,6 +7,7 @@ from rome_lightning.losses.gaze import GazeLoss
 from rome_lightning.losses.identity import IdentityLoss
 from rome_lightning.losses.landmarks import landmark_distance
 from rome_lightning.losses.laplacian import laplacian
+from rome_lightning.losses.lpips import LPIPSLoss
 from rome_lightning.losses.occupancy import occupancy
 from rome_lightning.losses.perceptual import PerceptualLoss
 from rome_lightning.losses.photometric import photometric
@@ -14,6 +15,7 @@ from rome_lightning.losses.photometric import photometric
 __all__ = [
     "GazeLoss",
     "IdentityLoss",
+    "LPIPSLoss",
     "PerceptualLoss",
     "chamfer_2d",
     "dice",

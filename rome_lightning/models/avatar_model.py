@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models.basis import LinearBasis
+from rome_lightning.models.carrying import CarriedPhotos, carried_photos
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.deferred_renderer import DeferredRenderer
+from rome_lightning.models.fusion import fuse, texels_of_the_head, trusted_visibility
 from rome_lightning.models.offsets import build_offset_source
 from rome_lightning.models.regressors import DriverEncoder
-from rome_lightning.models.texture import build_texture_model
+from rome_lightning.models.texture import Observation, UnprojectedTexture, build_texture_model
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
@@ -34,6 +36,8 @@ class AvatarCode(TensorStruct):
     offsets: Float[Tensor, "b v 3"] | None
     """Displacements of the head at rest, metres, head space; they turn with the skin. ``None`` when they
     depend on the expression or there are none."""
+    carried: CarriedPhotos | None = None
+    """The photographs themselves, for a decoder with ``carry``."""
 
 
 @dataclass(frozen=True)
@@ -83,57 +87,128 @@ class AvatarModel(nn.Module):
         return self.render(code, driver, image_size or source.image_size, background)
 
     def encode(self, source: Frames) -> AvatarCode:
-        """The avatar of each source frame.
+        """The avatar of each source frame."""
+        offsets = self.rest_offsets(source)
+        return self.appearance(source, offsets)
+
+    def encode_person(self, photos: Frames) -> AvatarCode:
+        """The avatar of one person from all of the photographs together.
+
+        Args:
+            photos: one or several, with the same identity coefficients; the first is trusted most.
+
+        Raises:
+            ValueError: the photographs were fitted with different identities.
+        """
+        offsets = self.rest_offsets(photos)
+        if offsets is not None:
+            offsets = offsets.mean(0, keepdim=True)
+        return self.person_appearance(photos, offsets)
+
+    def rest_offsets(self, source: Frames) -> Float[Tensor, "b v 3"] | None:
+        """Offsets at rest as each source shows them, metres; ``None`` where there are none.
 
         Departure from ROME: an unprojected texture is taken twice, through the bare head to find the
         offsets, then through the mesh that has grown, so that hair keeps its place on the surface.
         """
-        texture, offsets = self._geometry(source)
-        if texture is None or (offsets is not None and self._texture_sees_mesh):
-            texture = self.encode_texture(source, None if offsets is None else offsets.detach())
-        return AvatarCode(texture, source.params.shape, offsets)
+        part = self.offset_network
+        if part is None or part.expression_dependent:
+            return None
+        texture = None
+        if part.needs_texture:
+            # The unprojected one only serves the offsets: it is taken again through the mesh that grows.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.texture_sees_mesh):
+                texture = self._texture(source, None)[0]
+        return part.rest_offsets(source, texture, self.rest(source.params))
 
     def reconstruct(self, source: Frames) -> HeadMesh:
         """The mesh of each source frame alone, without the texture that it would be drawn with."""
-        texture, offsets = self._geometry(source)
-        return self._deform(texture, source.params.shape, offsets, source.params)
+        part = self.offset_network
+        needs_texture = part is not None and part.expression_dependent
+        texture = self._texture(source, None)[0] if needs_texture else None
+        return self._deform(texture, source.params.shape, self.rest_offsets(source), source.params)
 
     @property
-    def _texture_sees_mesh(self) -> bool:
+    def texture_sees_mesh(self) -> bool:
+        """Whether the texture changes with the mesh that the source is seen through."""
         return self.config.texture.source == "unprojected"
 
-    def _geometry(self, source: Frames) -> tuple[Tensor | None, Tensor | None]:
-        """Offsets at rest, if there are any, and the texture that they were found with, if one was needed."""
-        part = self.offset_network
-        if part is None:
-            return None, None
-        if part.expression_dependent:
-            return self.encode_texture(source), None
-        texture = None
-        if part.needs_texture:
-            # Taken again through the mesh that grows from it, this texture only serves the offsets.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._texture_sees_mesh):
-                texture = self.encode_texture(source)
-        return texture, part.rest_offsets(source, texture, self.rest(source.params))
+    def appearance(
+        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None, photos: Frames | None = None
+    ) -> AvatarCode:
+        """The avatar of each source on a mesh with these offsets.
+
+        Args:
+            source: the identity frames, at the size that the networks know.
+            offsets: displacements of the head at rest, metres.
+            photos: the same frames as sharp as they are to be carried; ``source`` if not given.
+        """
+        mesh_offsets = None if offsets is None else offsets.detach()
+        texture, seen = self._texture(source, mesh_offsets)
+        carried = None
+        if seen is not None and self.config.decoder.carry:
+            photos = photos or source
+            carried = self._carried(photos, mesh_offsets, seen.visibility)
+        return AvatarCode(texture, source.params.shape, offsets, carried)
+
+    def person_appearance(
+        self, source: Frames, offsets: Float[Tensor, "1 v 3"] | None, photos: Frames | None = None
+    ) -> AvatarCode:
+        """The avatar of one person of whom there are several frames; arguments as for ``appearance``.
+
+        Unprojected textures see the fused observations; ROME's encoder, which never leaves the image, gives
+        the mean of what it says of each photograph.
+
+        Raises:
+            ValueError: the frames were fitted with different identities.
+        """
+        shape = source.params.shape
+        if float((shape - shape[:1]).abs().max()) > 1e-4:
+            raise ValueError(
+                f"the {len(source)} photographs must share one identity; track them together with "
+                "rome_lightning.tracking.track_photos"
+            )
+        if len(source) == 1:
+            return self.appearance(source, offsets, photos)
+        every = None if offsets is None else offsets.detach().expand(len(source), -1, -1)
+        if not isinstance(self.texture_model, UnprojectedTexture):
+            texture, _ = self._texture(source, every)
+            return AvatarCode(texture.mean(0, keepdim=True), shape[:1], offsets)
+        seen = self.texture_model.observe(source, self._source_px(source, every))
+        trusted = texels_of_the_head(self.head, self.texture_model.layout)
+        texture = self.texture_model(fuse(seen, trusted))
+        carried = None
+        if self.config.decoder.carry:
+            each = self._carried(photos or source, every, trusted_visibility(seen, trusted))
+            carried = each.map(lambda tensor: tensor.transpose(0, 1))
+        return AvatarCode(texture, shape[:1], offsets, carried)
+
+    def _texture(
+        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None
+    ) -> tuple[Float[Tensor, "b c s s"], Observation | None]:
+        """Neural texture of each source and, if it was unprojected, what it was made of."""
+        if not isinstance(self.texture_model, UnprojectedTexture):
+            return self.texture_model(source), None
+        seen = self.texture_model.observe(source, self._source_px(source, offsets))
+        return self.texture_model(seen), seen
+
+    def _source_px(self, source: Frames, offsets: Float[Tensor, "b v 3"] | None) -> Float[Tensor, "b v 3"]:
+        """The mesh in each source frame, pixels."""
+        vertices = self.head(source.params)
+        if offsets is not None:
+            vertices = vertices + self.head.turn(offsets, source.params)
+        return self.project(vertices, source.params, source.image_size)
+
+    def _carried(
+        self, photos: Frames, offsets: Float[Tensor, "b v 3"] | None, visibility: Float[Tensor, "b 1 s s"]
+    ) -> CarriedPhotos:
+        vertices_px = self._source_px(photos, offsets)
+        return carried_photos(photos, vertices_px, visibility, self.head, self.rasterizer)
 
     def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The bare heads at rest, metres."""
         vertices: Tensor = self.head(at_rest(params))
         return vertices
-
-    def encode_texture(
-        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None = None
-    ) -> Float[Tensor, "b c s s"]:
-        """Neural texture of each source, seen on the bare head or on one with offsets.
-
-        Args:
-            source: the identity frames.
-            offsets: displacements of the head at rest, metres.
-        """
-        vertices = self.head(source.params)
-        if offsets is not None:
-            vertices = vertices + self.head.turn(offsets, source.params)
-        return self.texture_model(source, self.project(vertices, source.params, source.image_size))
 
     def deform(self, code: AvatarCode, driver: HeadParams) -> HeadMesh:
         """Pose the avatar: its own shape, the driver's expression and pose."""
@@ -196,7 +271,9 @@ class AvatarModel(nn.Module):
         """
         mesh = self.deform(code, driver)
         vertices_px = self.project(mesh.vertices, driver, image_size)
-        return self.renderer(code.texture, mesh.vertices, mesh.offsets, vertices_px, image_size, background)
+        return self.renderer(
+            code.texture, mesh.vertices, mesh.offsets, vertices_px, image_size, background, code.carried
+        )
 
     def project(
         self, vertices: Float[Tensor, "b v 3"], params: HeadParams, image_size: tuple[int, int]

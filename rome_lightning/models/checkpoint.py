@@ -33,6 +33,9 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
         ValueError: an option is not known to this version.
     """
     try:
+        # Models of earlier versions neither carried the photograph nor mirrored it.
+        earlier = {"decoder": {"carry": False}, "texture": {"mirror": False}}
+        values = values | {part: defaults | values[part] for part, defaults in earlier.items()}
         return AvatarConfig(
             **values
             | {

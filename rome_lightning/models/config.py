@@ -26,6 +26,9 @@ class TextureConfig:
     """Channels of the network's first level; 256 in the release (``direct``)."""
     num_levels: int = 4
     """Resolutions of the U-Net (``unprojected`` only)."""
+    mirror: bool = True
+    """Complete what a photograph hides from the other side of the head and by region, with generic teeth and
+    eyes, before the network sees it; ``false``: a smooth continuation (``unprojected`` only)."""
     prior: bool = True
     """Learn a texture of mouth and eyeballs that all people share, for what sources hide: teeth, tongue, eyes
     behind closed lids (``unprojected`` only)."""
@@ -95,6 +98,16 @@ class DecoderConfig:
 
     network: Literal["compact", "release"] = "compact"
     """Our small U-Net, or the released architecture."""
+    carry: bool = True
+    """Draw with the photograph itself, carried by the mesh, and let the network choose between it, the
+    texture and its own painting. Departure from ROME, whose pictures are as sharp as its texture is. Needs an
+    ``unprojected`` texture and the compact network."""
+    network_size: int | None = 256
+    """Side at which the network sees larger pictures with ``carry``, pixels: its corrections are enlarged,
+    the photograph keeps its resolution. ``null`` for the picture's own size."""
+    unshuffle: int = 1
+    """Fold blocks of so many by so many pixels into channels before the network (``carry`` only): for 2
+    a quarter of the work."""
     width: int = 20
     """Channels of the first level of the U-Net; 128 in the release."""
     num_levels: int = 4
@@ -137,6 +150,26 @@ class AvatarConfig:
     basis: BasisConfig = field(default_factory=BasisConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
 
+    def __post_init__(self) -> None:
+        decoder = self.decoder
+        if not decoder.carry:
+            return
+        wanted = {
+            "texture.source": (self.texture.source, "unprojected"),
+            "decoder.network": (decoder.network, "compact"),
+            "decoder.mask_network": (decoder.mask_network, False),
+            "decoder.extend_outside": (decoder.extend_outside, True),
+            "decoder.residual": (decoder.residual, True),
+        }
+        for name, (value, needed) in wanted.items():
+            if value != needed:
+                raise ValueError(
+                    f"avatar.decoder.carry needs avatar.{name} {needed}, got {value}; set "
+                    "avatar.decoder.carry to false"
+                )
+        if decoder.unshuffle < 1:
+            raise ValueError(f"avatar.decoder.unshuffle must be at least 1, got {decoder.unshuffle}")
+
 
 def check_sizes(config: AvatarConfig, image_size: int) -> None:
     """Refuse sizes that a network cannot halve as often as it does.
@@ -150,7 +183,12 @@ def check_sizes(config: AvatarConfig, image_size: int) -> None:
     """
     compact = config.decoder.network == "compact"
     halvings = config.decoder.num_levels - 1 if compact else RELEASED_HALVINGS
-    _check_size("image_size", image_size, "decoder", halvings, "data.init_args.image_size")
+    known = config.decoder.network_size if config.decoder.carry else None
+    fold = config.decoder.unshuffle if config.decoder.carry else 1
+    if known is not None and image_size > known:
+        _check_size("network_size", known, "decoder", halvings, "avatar.decoder.network_size", fold)
+    else:
+        _check_size("image_size", image_size, "decoder", halvings, "data.init_args.image_size", fold)
     if config.texture.source == "direct":
         size, setting = image_size, "data.init_args.image_size"
         _check_size("image_size", size, "texture encoder", RELEASED_HALVINGS, setting)
@@ -162,8 +200,8 @@ def check_sizes(config: AvatarConfig, image_size: int) -> None:
         _check_size("offsets.uv_size", config.offsets.uv_size, "U-Net", halvings, "avatar.offsets.uv_size")
 
 
-def _check_size(name: str, size: int, network: str, halvings: int, setting: str) -> None:
-    divisor = 2**halvings
+def _check_size(name: str, size: int, network: str, halvings: int, setting: str, fold: int = 1) -> None:
+    divisor = fold * 2**halvings
     if size <= 0 or size % divisor:
         raise ValueError(
             f"{name} must be divisible by {divisor} (the {network} halves it {halvings} times), got {size}; "

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
+from rome_lightning.models.carrying import CarriedPhotos, carry
 from rome_lightning.models.config import DecoderConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, render_texture, sample_texture
@@ -48,8 +50,13 @@ class DeferredRenderer(nn.Module):
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )
+        self.texture_channels = texture_channels
+        outputs = 3 if config.mask_network else 4
+        if config.carry:
+            folded = config.unshuffle**2
+            inputs, outputs = (inputs + NUM_LAYERS) * folded, NUM_CORRECTIONS * folded
         self.network_inputs = inputs
-        self.network = _build_network(config, inputs, 3 if config.mask_network else 4, config.width)
+        self.network = _build_network(config, inputs, outputs, config.width)
         self.mask_network = (
             _build_network(config, inputs, 1, config.width // 2) if config.mask_network else None
         )
@@ -62,6 +69,7 @@ class DeferredRenderer(nn.Module):
         vertices_px: Float[Tensor, "b v 3"],
         image_size: tuple[int, int],
         background: Float[Tensor, "b 3"] | float,
+        carried: CarriedPhotos | None = None,
     ) -> Rendered:
         """Draw meshes with their textures.
 
@@ -72,6 +80,7 @@ class DeferredRenderer(nn.Module):
             vertices_px: the same vertices in pixels.
             image_size: (height, width), pixels.
             background: RGB in [0, 1] per image, or one grey for all.
+            carried: the photographs, if the decoder carries them.
         """
         # Rasterization needs float32 whatever the trainer's precision: half moves vertices by pixels.
         with torch.autocast(vertices.device.type, enabled=False):
@@ -83,12 +92,21 @@ class DeferredRenderer(nn.Module):
             if self.config.normals == "camera":
                 seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
             mesh = (vertices_px, self.faces, face_ids)
-            sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture.float())
+            texture = texture.float()
+            if carried is not None:
+                texture = torch.cat([texture, carried.visibility.float()], dim=1)
+            sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture)
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
             if self.config.extend_outside:
                 sampled, distance = extend_outside(sampled, mesh_mask)
-        rgb, mask = self.paint(sampled, seen, mesh_mask, distance)
+            layers = None
+            if carried is not None:
+                visibility = sampled[:, self.texture_channels :] * mesh_mask
+                sampled = sampled[:, : self.texture_channels]
+                layers = carry(carried, vertices_px, self.faces, face_ids, visibility)
+                layers = torch.cat([layers, visibility.amax(1, keepdim=True)], dim=1)
+        rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
@@ -108,6 +126,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
+        layers: Float[Tensor, "b 8 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], of what a rasterizer has found: networks and lookups only.
 
@@ -120,9 +139,10 @@ class DeferredRenderer(nn.Module):
             normals: unit normals of the mesh; 0 outside the mesh.
             mesh_mask: pixels whose centre the mesh covers.
             distance: to the mesh, image widths; see ``extend_outside``.
+            layers: with ``carry``, the carried photograph, see ``carry``, and the visibility.
         """
         sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
-        return self.paint(sampled, normals, mesh_mask, distance)
+        return self.paint(sampled, normals, mesh_mask, distance, layers)
 
     def paint(
         self,
@@ -130,10 +150,25 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
+        layers: Float[Tensor, "b 8 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-        """Colour and opacity, [0, 1], from the texture as each pixel sees it; the rest as in ``decode``."""
+        """Colour and opacity, [0, 1], from the texture as each pixel sees it.
+
+        Args:
+            sampled: the neural texture.
+            normals: as in ``decode``, like ``mesh_mask`` and ``distance``.
+            mesh_mask: covered pixels.
+            distance: to the mesh.
+            layers: the carried photograph and its visibility, for a decoder with ``carry``.
+        """
         with torch.autocast(sampled.device.type, enabled=False):
             features = self._features(sampled, normals, mesh_mask, distance)
+            if layers is not None:
+                features = torch.cat([features, layers], dim=1)
+        if layers is not None:
+            corrections = self._corrections(features)
+            rgb, mask = blend(corrections, sampled[:, :3], layers, mesh_mask, distance)
+            return clamp_colour(rgb), mask
         decoded = self.network(features).float()
         if self.mask_network is not None:
             decoded = torch.cat([decoded, self.mask_network(features).float()], dim=1)
@@ -145,6 +180,20 @@ class DeferredRenderer(nn.Module):
         # What the mesh covers stays opaque whatever an unseen person's colours suggest.
         change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
         return rgb, (MASK_PRIOR_LOGIT * inside + change).sigmoid()
+
+    def _corrections(self, features: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 5 h w"]:
+        """The network's outputs, at the size it knows, enlarged to that of the picture."""
+        height, width = features.shape[-2:]
+        known, fold = self.config.network_size, self.config.unshuffle
+        is_larger = known is not None and max(height, width) > known
+        if known is not None and is_larger:
+            features = F.interpolate(features, (known, known), mode="bilinear", antialias=True)
+        outputs = self.network(F.pixel_unshuffle(features, fold) if fold > 1 else features).float()
+        if fold > 1:
+            outputs = F.pixel_shuffle(outputs, fold)
+        if is_larger:
+            outputs = F.interpolate(outputs, (height, width), mode="bilinear", align_corners=False)
+        return outputs
 
     def _features(
         self,

@@ -157,6 +157,7 @@ def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "au
             channels=rows("unet.encoder.0.0.main.0.weight", 1) - 39,
             size=OFFICIAL_SIZE,
             width=rows("autoencoder.net.0.weight"),
+            mirror=False,
             prior=False,
         ),
         offsets=OffsetConfig(
@@ -170,6 +171,7 @@ def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "au
             mlp_width=rows("mlp_deformer.block_1.0.weight"),
         ),
         decoder=DecoderConfig(
+            carry=False,
             network="release",
             width=rows("unet.encoder.0.0.main.3.weight"),
             extend_outside=False,

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
+from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
-from rome_lightning.types import Frames
+from rome_lightning.types import Frames, Region
+from rome_lightning.types.struct import TensorStruct
+
+EROSION = 0.006
+"""How far inside the matte's outline colours are believed, share of the picture's width."""
+
+
+@dataclass(frozen=True)
+class Observation(TensorStruct):
+    """What photographs show of the surface, in texture space."""
+
+    colour: Float[Tensor, "b 3 s s"]
+    """RGB in [0, 1]; of no meaning where nothing is seen."""
+    visibility: Float[Tensor, "b 1 s s"]
+    """How well each texel is seen, [0, 1]."""
+    hair: Float[Tensor, "b 1 s s"]
+    """Whether it shows hair, [0, 1]."""
 
 
 def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
@@ -30,8 +50,8 @@ class DirectTexture(nn.Module):
         super().__init__()
         self.encoder = TextureEncoder(out_channels=config.channels, base_width=config.width)
 
-    def forward(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Float[Tensor, "b c s s"]:
-        """Neural texture at the resolution of the image; the mesh is not used."""
+    def forward(self, source: Frames) -> Float[Tensor, "b c s s"]:
+        """Neural texture at the resolution of the image."""
         return self.encoder(torch.cat([source.image, source.foreground_mask], dim=1))
 
 
@@ -58,7 +78,9 @@ class UnprojectedTexture(nn.Module):
         self.rasterizer = rasterizer
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
         self.register_buffer("faces", head.faces, persistent=False)
-        self.network = CompactUNet(7, config.channels, config.width, config.num_levels)
+        self.completion = Completion(head, self.layout) if config.mirror else None
+        inputs = 8 if config.mirror else 7
+        self.network = CompactUNet(inputs, config.channels, config.width, config.num_levels)
         self.prior = (
             nn.Parameter(torch.zeros(1, config.channels, config.size, config.size)) if config.prior else None
         )
@@ -70,32 +92,29 @@ class UnprojectedTexture(nn.Module):
             for parameter in self.network.head.parameters():
                 parameter[:3].zero_()
 
-    def forward(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Float[Tensor, "b c s s"]:
-        """Neural texture.
-
-        Args:
-            source: the identity frames.
-            vertices_px: the fitted mesh of each source frame, in pixels of its image.
-        """
-        return self.complete(*self.observe(source, vertices_px))
-
-    def observe(
-        self, source: Frames, vertices_px: Float[Tensor, "b v 3"]
-    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+    def observe(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Observation:
         """What each source shows of the surface; see ``observe``."""
         return observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
 
-    def complete(
-        self, colour: Float[Tensor, "b 3 s s"], visibility: Float[Tensor, "b 1 s s"]
-    ) -> Float[Tensor, "b c s s"]:
-        """Neural texture from observed colours.
+    def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
+        """Neural texture of what was observed."""
+        return self.complete(seen.colour, seen.visibility, seen.hair)
 
-        Args:
-            colour: RGB in [0, 1]; ignored where nothing is seen.
-            visibility: how well each texel is seen, [0, 1].
-        """
-        completed = push_pull(colour, visibility)
-        texture = self.network(torch.cat([colour * visibility, completed, visibility], dim=1) - 0.5)
+    def complete(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        visibility: Float[Tensor, "b 1 s s"],
+        hair: Float[Tensor, "b 1 s s"],
+    ) -> Float[Tensor, "b c s s"]:
+        """Neural texture of the fields of an ``Observation``."""
+        inputs = [colour * visibility]
+        if self.completion is None:
+            completed = push_pull(colour, visibility)
+            inputs += [completed, visibility]
+        else:
+            completed, known = self.completion(colour, visibility, hair)
+            inputs += [completed, visibility, known]
+        texture = self.network(torch.cat(inputs, dim=1) - 0.5)
         if self.prior is not None:
             texture = texture + self.prior * self.prior_mask * (1 - visibility)
         return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
@@ -107,8 +126,8 @@ def observe(
     faces: Int[Tensor, "f 3"],
     layout: UVLayout,
     rasterizer: Rasterizer,
-) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-    """Colour of each texel in the source image and how well it is seen, [0, 1] each.
+) -> Observation:
+    """Colour of each texel in the source image, how well it is seen and whether it is hair.
 
     Args:
         source: the identity frames.
@@ -117,8 +136,10 @@ def observe(
         layout: texels of the texture.
         rasterizer: for the visibility.
     """
-    image = torch.cat([source.image, source.foreground_mask], dim=1)
+    # Pixels beside the outline show the background too: they would smear it over the side of the head.
+    side = 2 * max(1, round(EROSION * source.image_size[0])) + 1
+    inner = -F.max_pool2d(-source.foreground_mask, side, stride=1, padding=side // 2)
+    image = torch.cat([source.image, inner, source.region_mask(Region.HAIR)], dim=1)
     observed, visibility = unproject(image, vertices_px.detach(), faces, layout, rasterizer)
-    # Half-covered pixels show the background too: they would smear it over the side of the head.
-    person = ((observed[:, 3:] - 0.5) * 2).clamp(0, 1).square()
-    return observed[:, :3], visibility * person
+    person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
+    return Observation(observed[:, :3], visibility * person, observed[:, 4:])

@@ -21,7 +21,7 @@ from rome_lightning.networks import CompactUNet, OffsetMLP, PatchDiscriminator, 
 from rome_lightning.training.config import ExecutionConfig, OptimizerConfig
 from rome_lightning.training.optimization import build_adam, build_schedule, finish_gradients
 from rome_lightning.training.skipped_steps import SkippedSteps
-from rome_lightning.types import AvatarBatch, Rendered
+from rome_lightning.types import AvatarBatch, Region, Rendered
 
 _COMPILED = (CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet)
 """Networks that ``compile_networks`` compiles, each by itself; the renderer between them stays as it is."""
@@ -195,10 +195,13 @@ class RomeModule(LightningModule):
     def _score(self, batch: AvatarBatch, stage: str) -> None:
         rendered = self.reproduce(batch, 1.0)
         target = batch.target
-        wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask)
+        # Nobody knows what is beyond the border of a picture: both show white there.
+        known = 1 - target.region_mask(Region.OUTSIDE)
+        wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask * known)
+        predicted = torch.lerp(torch.ones_like(target.image), rendered.image.clamp(0, 1), known)
         metrics: dict[str, Metric] = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips}
         for name, metric in metrics.items():
-            metric.update(rendered.image.clamp(0, 1), wanted)
+            metric.update(predicted, wanted)
             self.log(f"{stage}/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -40,8 +40,9 @@ class LossConfig:
     """Extra weight of pixels around eyes and mouth in the photometric term."""
     perceptual: float = 1.0
     """L1 of VGG features (paper: 1)."""
-    perceptual_network: Literal["vgg16", "vgg19"] = "vgg19"
-    """``vgg19``: the paper's five layers; ``vgg16``: relu1_2 to relu3_3, half the cost."""
+    perceptual_network: Literal["vgg16", "vgg19", "lpips"] = "vgg19"
+    """``vgg19``: the paper's five layers; ``vgg16``: relu1_2 to relu3_3, half the cost; ``lpips``: LPIPS with
+    AlexNet, a tenth of it."""
     perceptual_crop: int | None = None
     """Side of a crop around an eye, the mouth or another facial landmark on which the perceptual term is
     computed, pixels; ``null`` for the whole image."""
@@ -58,6 +59,9 @@ class LossConfig:
     """L1 of the discriminator's features (release: 1); needs ``adversarial``."""
     segmentation: float = 10.0
     """Dice of the predicted mask (paper: 10)."""
+    matte: float = 0.0
+    """Mean absolute error of the predicted matte. Departure from ROME: the overlap of ``segmentation`` is
+    blind to half-covered pixels."""
     occupancy_hair: float = 10.0
     """Mean squared error of the silhouette, neck fixed, against hair, face and ears (paper: 10; the
     release's 10 times half of it is 5)."""
@@ -108,7 +112,7 @@ class LossConfig:
 
 TERMS = (
     "photometric", "perceptual", "gaze", "identity", "adversarial", "feature_matching", "segmentation",
-    "occupancy_hair", "occupancy_all", "chamfer", "laplacian", "landmarks",
+    "matte",     "occupancy_hair", "occupancy_all", "chamfer", "laplacian", "landmarks",
 )  # fmt: skip
 """Options of ``LossConfig`` that are weights."""
 

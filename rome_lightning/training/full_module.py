@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
 from rome_lightning.training.objective import ImagePair, Objective, composited
+from rome_lightning.training.views import SourceViews, ViewsConfig
 from rome_lightning.types import AvatarBatch
 
 AVATAR, DISCRIMINATOR = 0, 1
@@ -35,6 +37,7 @@ class FullModule(RomeModule):
         discriminator: the adversary, built if ``losses.adversarial`` is positive.
         execution: how the networks are run.
         image_size: side of the images, pixels; linked from the data.
+        views: how often a source is replaced by another view of the same photograph.
         init_from: checkpoint whose weights are the initial ones; the run itself starts anew.
     """
 
@@ -46,12 +49,14 @@ class FullModule(RomeModule):
         discriminator: DiscriminatorConfig | None = None,
         execution: ExecutionConfig | None = None,
         image_size: int = 256,
+        views: ViewsConfig | None = None,
         init_from: Path | None = None,
     ) -> None:
         check_sizes(avatar, image_size)
         super().__init__(AvatarModel(avatar), optimizer, image_size, execution)
         self.save_hyperparameters()
         self.objective = Objective(losses, self.avatar.head)
+        self.views = SourceViews(views, self.avatar.head) if views is not None else None
         self.discriminator_config = discriminator or DiscriminatorConfig()
         self.discriminator = (
             _build_discriminator(self.discriminator_config) if losses.adversarial > 0 else None
@@ -70,6 +75,8 @@ class FullModule(RomeModule):
         """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
         # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
+        if self.views is not None:
+            batch = dataclasses.replace(batch, source=self.views(self.avatar, batch.source))
         rendered = self.reproduce(batch, background)
         images = composited(rendered, batch.target, background)
         is_adversarial = self.objective.config.weight("adversarial", self.global_step) > 0

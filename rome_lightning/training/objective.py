@@ -133,6 +133,8 @@ class Objective(nn.Module):
         if "segmentation" in active:
             mask = batch.target.foreground_mask
             raw["segmentation"] = dice(rendered.mask * images.valid, mask * images.valid)
+        if "matte" in active:
+            raw["matte"] = ((rendered.mask - batch.target.foreground_mask).abs() * images.valid).mean()
         raw |= self._geometry_terms(active, rendered, batch.target, images.valid)
         if not raw:
             raise ValueError("no loss term has a positive weight; set one of those under losses")

@@ -24,7 +24,7 @@ def test_the_demo_scores_what_training_did_not_see(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     need("lpips_alexnet", "sface", "yunet", "face_landmarker")
-    monkeypatch.setattr(systems, "refine_offsets", lambda model, code, source, steps: code)
+    monkeypatch.setattr(systems, "encode_refined", lambda model, source, *_: model.encode(source))
     (tmp_path / "protocols").mkdir()
     shutil.move(shrunk("demo"), tmp_path / "protocols" / "demo.yaml")
     output = tmp_path / "run"

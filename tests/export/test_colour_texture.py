@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from rome_lightning.export import bake_colour_texture
-from rome_lightning.export.colour_texture import IRIS, SCLERA, SKIN
+from rome_lightning.export.colour_texture import SKIN
 from rome_lightning.head import HeadModel
+from rome_lightning.models.interior import IRIS, SCLERA
 from rome_lightning.renderer import UVLayout
 
 SIZE = 128

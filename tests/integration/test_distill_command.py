@@ -162,7 +162,7 @@ def test_distilled_geometry_is_as_near_to_the_truth(folder: Path) -> None:
     for person in (0, 1):
         frames, truth = heads.draw([person] * 3, [0, 1, 3])
         with torch.no_grad():
-            refined = refine_offsets(full, full.encode(frames), frames, refine_steps)
+            refined = refine_offsets(full, full.rest_offsets(frames), frames, refine_steps)
             found = {
                 "full": full.deform(refined, frames.params).vertices,
                 "linear": linear.reconstruct(frames).vertices,

@@ -25,7 +25,7 @@ def _model(**decoder: Any) -> AvatarModel:
 
 
 def test_a_mask_network_of_its_own_has_half_the_channels_and_alone_makes_the_mask():
-    model = perturbed(_model(mask_network=True, pooling="average", upsampling="bilinear"))
+    model = perturbed(_model(carry=False, mask_network=True, pooling="average", upsampling="bilinear"))
     colour, mask = model.renderer.network, model.renderer.mask_network
     assert (colour.head.out_channels, mask.head.out_channels) == (3, 1)
     assert colour.stem[0].out_channels == 2 * mask.stem[0].out_channels
@@ -42,7 +42,9 @@ def test_a_mask_network_of_its_own_has_half_the_channels_and_alone_makes_the_mas
 @pytest.mark.parametrize("network", ["compact", "release"])
 def test_pooling_and_upsampling_reach_the_network(network):
     width = 8 if network == "compact" else 16
-    renderer = _model(network=network, width=width, pooling="average", upsampling="bilinear").renderer
+    renderer = _model(
+        carry=False, network=network, width=width, pooling="average", upsampling="bilinear"
+    ).renderer
     inputs = torch.rand(1, renderer.network_inputs, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     kind = CompactUNet if network == "compact" else UNet
     other = kind(renderer.network_inputs, 4, width, 3 if network == "compact" else 4)
@@ -76,9 +78,19 @@ def test_normals_seen_by_the_camera_are_those_of_the_head_turned_by_the_global_p
     ("changes", "image_size", "complaint"),
     [
         ({}, 66, "image_size must be divisible by 4 (the decoder halves it 2 times), got 66"),
-        ({"decoder": {"network": "release", "num_levels": 2}}, 68, "image_size must be divisible by 8"),
+        (
+            {"decoder": {"carry": False, "network": "release", "num_levels": 2}},
+            68,
+            "image_size must be divisible by 8",
+        ),
+        ({"decoder": {"unshuffle": 2}}, 68, "image_size must be divisible by 8"),
+        ({"decoder": {"network_size": 62}}, 64, "network_size must be divisible by 4"),
         ({"texture": {"size": 62}}, 64, "texture.size must be divisible by 4"),
-        ({"texture": {"source": "direct"}}, 68, "the texture encoder halves it 3 times"),
+        (
+            {"texture": {"source": "direct"}, "decoder": {"carry": False}},
+            68,
+            "the texture encoder halves it 3 times",
+        ),
         ({"offsets": {"uv_size": 30}}, 64, "offsets.uv_size must be divisible by 4"),
         ({"offsets": {"network": "release", "uv_size": 36}}, 64, "offsets.uv_size must be divisible by 8"),
     ],
@@ -95,7 +107,7 @@ def test_sizes_that_cannot_be_halved_are_refused(changes, image_size, complaint)
 @pytest.mark.parametrize("extend_outside", [True, False])
 def test_pictures_are_those_of_texture_coordinates_looked_up_afterwards(extend_outside):
     """The order that other programs follow: coordinates, their continuation, then one lookup per pixel."""
-    model = perturbed(_model(extend_outside=extend_outside))
+    model = perturbed(_model(carry=False, extend_outside=extend_outside))
     frames = random_frames(model.head, 1)
     code = model.encode(frames)
     rendered = model.render(code, frames.params, (SIZE, SIZE))

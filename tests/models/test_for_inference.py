@@ -6,17 +6,23 @@ import pytest
 import torch
 from helpers import SIZE, perturbed, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, TextureConfig, for_inference
+from rome_lightning.models import AvatarModel, DecoderConfig, TextureConfig, for_inference
 
 RELEASED = dataclasses.replace(
     small_config(network="release", direction="elementwise", expression_dependent=True),
-    texture=TextureConfig(source="direct", width=128),
+    texture=TextureConfig(source="direct", width=128, mirror=False),
+    decoder=DecoderConfig(carry=False),
 )
 RELEASED = dataclasses.replace(
     RELEASED,
     offsets=dataclasses.replace(RELEASED.offsets, width=64, uv_size=64),
     decoder=dataclasses.replace(
-        RELEASED.decoder, network="release", width=64, extend_outside=False, residual=False, mask_network=True
+        RELEASED.decoder,
+        network="release",
+        width=64,
+        extend_outside=False,
+        residual=False,
+        mask_network=True,
     ),
 )
 

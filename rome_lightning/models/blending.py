@@ -1,0 +1,80 @@
+"""Carried photograph, texture and the network's corrections to one picture."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
+
+VISIBILITY = slice(7, 8)
+"""Channel behind those of the carried layers: how well the best photograph sees
+the point, 0 beside the mesh."""
+NUM_LAYERS = 8
+NUM_CORRECTIONS = 5
+"""Outputs of the network: three of the colour, one of the choice of source, one of the matte."""
+WELL_SEEN = 1 / 3
+"""Visibility from which a point is taken from the photograph alone before the network corrects it."""
+SURE = 0.98
+"""Largest share of either source before the network corrects it, so that the logit is finite."""
+OPAQUE = 0.995
+"""Largest opacity before the correction, likewise."""
+GAIN = 4.0
+"""Logits to a unit of the network's output."""
+UNSEEN_BOUND = 1.5
+"""Largest change of the matte's logit where the mesh shows what no photograph does: it stays opaque."""
+SEEN_BOUND = 6.0
+"""The same where a photograph shows it, whose matte decides."""
+REPEATED, APART = 0.008, 0.03
+"""How much nearer to the source's mesh, and farther from it, than to the driven mesh a carried pixel may have
+been, image widths: what comes from inside the mesh repeats the face beside it."""
+
+
+def blend(
+    corrections: Float[Tensor, "b 5 h w"],
+    texture: Float[Tensor, "b 3 h w"],
+    layers: Float[Tensor, "b 8 h w"],
+    mesh_mask: Bool[Tensor, "b 1 h w"],
+    distance: Float[Tensor, "b 1 h w"],
+) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+    """Colour (not limited to [0, 1]) and opacity of a picture.
+
+    Without corrections it is a usable picture: the photograph where it shows the point, the completed texture
+    elsewhere; the photograph's matte where it shows the point, opaque elsewhere on the mesh.
+
+    Args:
+        corrections: of the network; 0 for none.
+        texture: colour of the texture as each pixel sees it, continued beyond the mesh.
+        layers: carried photograph and visibility.
+        mesh_mask: pixels whose centre the mesh covers.
+        distance: to the mesh, image widths.
+    """
+    shown = share_of_photo(layers, mesh_mask)
+    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + GAIN * corrections[:, 3:4])
+    rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
+    on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], shown)
+    # Hair that hangs over neck and shoulders belongs to neither: it may leave the mesh.
+    loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE])
+    beside = layers[:, MATTE] * layers[:, KNOWN] * loose
+    prior = torch.where(mesh_mask, on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
+    change = GAIN * corrections[:, 4:5]
+    bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
+    change = torch.where(mesh_mask, bound * (change / bound).tanh(), change)
+    return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def share_of_photo(
+    layers: Float[Tensor, "b 8 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """How far a pixel is taken from the photograph before the network corrects it, [0, 1]."""
+    seen = (layers[:, VISIBILITY] / WELL_SEEN).clamp_max(1)
+    return torch.where(mesh_mask, seen, 1.0) * layers[:, KNOWN]
+
+
+def same_side(
+    beside: Float[Tensor, "b 1 h w"], distance: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """1 where a carried pixel lay as far beside the source's mesh as beside the driven one, else less."""
+    width = torch.where(beside < distance, REPEATED, APART)
+    return torch.exp(-(((beside - distance) / width).square()))

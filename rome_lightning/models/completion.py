@@ -1,0 +1,189 @@
+"""What a photograph does not show of a head: taken from the other side, then from around it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rome_lightning.head import HeadModel
+from rome_lightning.models.interior import interior_colours
+from rome_lightning.models.symmetry import mirrored_uvs
+from rome_lightning.renderer import UVLayout, push_pull, sample_texture
+
+FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
+"""Regions that are filled from themselves: hair from hair, skin from skin, cloth from cloth."""
+FACE, SCALP = 0, 1
+"""Indices of two of them."""
+FACE_BRIGHTNESS = 0.55
+"""Mean brightness of a face beside which the generic colours of eyes and mouth look right."""
+STRAND_REACH = 0.1
+"""Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
+ASYMMETRY = 0.10
+"""Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
+MAX_LOG_GAIN = 0.7
+"""Bound of the correction of the other side's exposure and colour."""
+COARSE = 8
+"""Texels per cell of the maps of gain and symmetry, which must not follow single strands of hair."""
+LEAST_SEEN = 3e-4
+"""Share of the texture that must be seen of a region for its fill to come from itself by one half."""
+
+
+class Completion(nn.Module):
+    """Complete observed colours by symmetry and by region.
+
+    Texels that the photograph hides take the colour of their mirror image, in the light of their own side:
+    the ratio of both sides, where both are seen, is continued smoothly over the hidden side, so that no seam
+    forms at its border. They are believed as far as the visible part of their surroundings is symmetric: a
+    parting, an earring or a logo is not repeated. What neither side shows is filled from the same region.
+
+    Departure from ROME: its networks have to invent the hidden side.
+    """
+
+    mirror: Tensor
+    regions: Tensor
+    charts: Tensor
+
+    interior: Tensor
+    is_interior: Tensor
+
+    def __init__(self, head: HeadModel, layout: UVLayout) -> None:
+        super().__init__()
+        mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))[None]
+        colours = interior_colours(head, layout, layout.gather(mean)[0])[None]
+        inside = layout.gather(head.region("eyes", "mouth").float()[None, :, None])
+        self.register_buffer("interior", colours, persistent=False)
+        self.register_buffer("is_interior", (inside > 0.5).float(), persistent=False)
+        self.register_buffer("mirror", mirrored_uvs(head, layout), persistent=False)
+        weights = [layout.gather(head.region(*names).float()[None, :, None]) for names in FILL_REGIONS]
+        self.register_buffer("regions", torch.cat(weights), persistent=False)
+        self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
+
+    def forward(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        visibility: Float[Tensor, "b 1 s s"],
+        hair: Float[Tensor, "b 1 s s"],
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+        """The completed colours and how well each texel is known from either side, [0, 1].
+
+        Args:
+            colour: RGB in [0, 1]; ignored where nothing is seen.
+            visibility: how well each texel is seen, [0, 1].
+            hair: whether the photograph shows hair there, [0, 1].
+        """
+        other, seen = self.other_side(colour, visibility)
+        hidden = (1 - visibility) * seen
+        known = visibility + hidden
+        mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
+        completed = torch.lerp(self.fill(mixed, known, hair * visibility), mixed, known)
+        # Bilinear lookups at the border of a chart reach beyond it.
+        return push_pull(completed, self.charts.expand_as(known)), known
+
+    def other_side(
+        self, colour: Float[Tensor, "b 3 s s"], visibility: Float[Tensor, "b 1 s s"]
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+        """Colours of the mirrored texels in the light of this side, and how far they are to be believed."""
+        # Weighted, so that the border of a chart does not bleed.
+        sampled = sample_texture(
+            torch.cat([colour * visibility, visibility], 1), self.mirror.expand(len(colour), -1, -1, -1)
+        )
+        seen = sampled[:, 3:]
+        other = sampled[:, :3] / seen.clamp_min(1e-4)
+        both = (visibility * seen).square()
+        ratio = ((colour + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
+        gain = _smooth(ratio, both).exp()
+        other = (other * gain).clamp(0, 1)
+        difference = (colour - other).abs().mean(1, keepdim=True)
+        # Nothing is known of the symmetry of someone of whom no texel is seen from both sides.
+        doubt = _smooth(difference, both)
+        return other, seen * torch.exp(-((doubt / ASYMMETRY).square()))
+
+    def fill(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        known: Float[Tensor, "b 1 s s"],
+        hair: Float[Tensor, "b 1 s s"],
+    ) -> Float[Tensor, "b 3 s s"]:
+        """A continuation of the known texels of each region over the whole region.
+
+        Args:
+            colour: RGB in [0, 1].
+            known: weight of each texel, [0, 1].
+            hair: the part of it that shows hair, [0, 1].
+        """
+        batch, count = len(colour), len(self.regions)
+        weight = known[:, None] * self.regions
+        # A scalp with hair on it is filled from hair, not from temples and sideburns' skin.
+        scalp = self.regions[SCALP]
+        share = (hair * scalp).sum((-1, -2), keepdim=True) / (known * scalp).sum(
+            (-1, -2), keepdim=True
+        ).clamp_min(1)
+        is_hairy = ((share - 0.1) / 0.3).clamp(0, 1)
+        weight[:, SCALP] = torch.lerp(known, hair, is_hairy) * scalp
+        # A fill is smooth: half the resolution does.
+        total = F.avg_pool2d(torch.cat([weight.flatten(1, 2), known], dim=1), 2)
+        sums = F.avg_pool2d((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2), 2)
+        total, sums = total.unflatten(1, (-1, 1)), sums.unflatten(1, (-1, 3))
+        fills = push_pull((sums / total.clamp_min(1e-6)).flatten(0, 1), total.flatten(0, 1))
+        fills = F.interpolate(fills, size=colour.shape[-2:], mode="bilinear", align_corners=False)
+        fills, everywhere = fills.unflatten(0, (batch, count + 1)).split([count, 1], dim=1)
+        # A region of which next to nothing is seen takes what is around it.
+        amount = weight.mean((-1, -2), keepdim=True)
+        fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
+        fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * scalp
+        shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
+        filled = (fills * shares).sum(1)
+        return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
+
+    def _tinted_interior(
+        self, colour: Float[Tensor, "b 3 s s"], known: Float[Tensor, "b 1 s s"]
+    ) -> Float[Tensor, "b 3 s s"]:
+        """Generic eyes and mouth, as dark or bright as the face is."""
+        weight = known * self.regions[FACE]
+        total = weight.sum((1, 2, 3), keepdim=True)
+        brightness = (colour * weight).mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / total.clamp_min(1)
+        gain = torch.where(total > 1, brightness / FACE_BRIGHTNESS, 1.0).clamp(0.4, 1.15)
+        return (self.interior * gain).expand_as(colour)
+
+
+def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:
+    """The fine structure of the known hair, reflected row by row into the hidden part.
+
+    Rows of the texture run around the head, so that strands keep their direction. Without it the hidden side
+    is as smooth as a cap.
+    """
+    size = colour.shape[-1]
+    reach = max(2, round(STRAND_REACH * size))
+    detail = (colour - _smooth(colour, weight)) * weight
+    columns = torch.arange(size, device=colour.device).expand_as(weight[:, 0])
+    seen = weight[:, 0] > 0.5
+    left = _running_max(torch.where(seen, columns, -2 * size))
+    right = size - 1 - _running_max(torch.where(seen.flip(-1), columns, -2 * size)).flip(-1)
+    from_left = columns - left <= right - columns
+    distance = torch.where(from_left, columns - left, right - columns)
+    # Back and forth within the band.
+    folded = (distance - 1) % (2 * reach)
+    folded = torch.where(folded < reach, folded, 2 * reach - 1 - folded)
+    column = torch.where(from_left, left - folded, right + folded).clamp(0, size - 1)
+    reflected = detail.gather(-1, column[:, None].expand_as(detail))
+    return torch.where((seen | (distance > size))[:, None], 0.0, reflected)
+
+
+def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
+    """Largest value so far along each row; ``cummax`` has no counterpart in ONNX."""
+    step, size = 1, values.shape[-1]
+    while step < size:
+        shifted = torch.cat([values[..., :1].expand(*values.shape[:-1], step), values[..., :-step]], dim=-1)
+        values = torch.maximum(values, shifted)
+        step *= 2
+    return values
+
+
+def _smooth(values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b c s s"]:
+    """A smooth map of weighted values, continued where the weight is 0."""
+    total = F.avg_pool2d(weight, COARSE)
+    mean = F.avg_pool2d(values * weight, COARSE) / total.clamp_min(1e-6)
+    coarse = push_pull(mean, (total * 4).clamp_max(1))
+    return F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)

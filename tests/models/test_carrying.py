@@ -1,0 +1,142 @@
+"""The carried photograph: at its own pose itself, at others along the surface."""
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import SIZE, random_frames, small_config
+
+from rome_lightning.models import AvatarModel
+from rome_lightning.models.blending import VISIBILITY, blend, same_side
+from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry
+from rome_lightning.models.checkpoint import config_from_dict
+from rome_lightning.renderer import render_texture
+from rome_lightning.types import Frames, Region
+
+
+@pytest.fixture(scope="module")
+def model() -> AvatarModel:
+    torch.manual_seed(0)
+    return AvatarModel(small_config(kind="fitted")).eval().requires_grad_(False)
+
+
+def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
+    """Colours that change slowly, so that interpolation is exact to a level."""
+    frames = random_frames(model.head, num)
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
+    image = torch.stack([rows, columns, 0.5 * (rows + columns)])[None].expand(num, -1, -1, -1)
+    regions = torch.zeros_like(frames.regions)
+    return dataclasses.replace(
+        frames, image=image, foreground_mask=torch.ones(num, 1, SIZE, SIZE), regions=regions
+    )
+
+
+def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
+    """Layers and coverage of the driven mesh."""
+    code = model.encode(photo)
+    rendered = model.render(code, params, (SIZE, SIZE))
+    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
+    visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
+    return carry(code.carried, *mesh, visibility * rendered.mesh_mask), rendered.mesh_mask
+
+
+def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    layers, mask = carried_to(model, photo, photo.params)
+    torch.testing.assert_close(layers[:, RGB], photo.image, atol=2e-3, rtol=0)
+    assert layers[:, KNOWN].min() == 1
+    assert layers[:, BESIDE][mask].max() < 1.5 / SIZE
+
+
+def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    shift = 6 * 2 / SIZE / float(photo.params.camera[0, 0])
+    camera = photo.params.camera + torch.tensor([0.0, shift, 0.0])
+    layers, _ = carried_to(model, photo, dataclasses.replace(photo.params, camera=camera))
+    expected = photo.image.roll(6, -1)[..., 8:-8, 14:-8]
+    # Beyond the mesh too: what is around the head moves with it.
+    torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
+    # What comes in from beyond the photograph is not known.
+    assert layers[0, KNOWN, :, :5].max() == 0
+
+
+def test_what_lies_beyond_the_video_is_not_known(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    regions = photo.regions.clone()
+    regions[:, SIZE // 2 :] = int(Region.OUTSIDE)
+    layers, _ = carried_to(model, dataclasses.replace(photo, regions=regions), photo.params)
+    assert layers[0, KNOWN, -8:].max() == 0
+    assert layers[0, KNOWN, :8].min() == 1
+
+
+def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
+    photo = random_frames(model.head, 1)
+    sharp = dataclasses.replace(
+        photo,
+        image=torch.rand(1, 3, 4 * SIZE, 4 * SIZE, generator=torch.Generator().manual_seed(0)),
+        foreground_mask=torch.ones(1, 1, 4 * SIZE, 4 * SIZE),
+        regions=torch.zeros(1, 4 * SIZE, 4 * SIZE, dtype=torch.uint8),
+    )
+    code = model.appearance(sharp.resized(SIZE), torch.zeros(1, model.head.num_vertices, 3), sharp)
+    drawn = model.render(code, photo.params, (4 * SIZE, 4 * SIZE))
+    seen = drawn.mesh_mask & (drawn.normals[:, 2:] > 0.7)
+    assert (drawn.rgb - sharp.image).abs().mean(1, keepdim=True)[seen].median() < 0.02
+
+
+def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
+    layers = torch.zeros(1, 8, 1, 3)
+    layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
+    layers[0, VISIBILITY, 0, 0] = 1.0
+    mesh = torch.tensor([[[[True, True, False]]]])
+    distance = torch.tensor([[[[0.0, 0.0, 0.2]]]])
+    rgb, mask = blend(torch.zeros(1, 5, 1, 3), torch.full((1, 3, 1, 3), 0.1), layers, mesh, distance)
+    seen, hidden, beside = rgb[0, 0, 0].tolist()
+    assert seen == pytest.approx(0.9, abs=0.02)
+    assert hidden == pytest.approx(0.1, abs=0.02)
+    assert beside == pytest.approx(0.9, abs=0.02)
+    opacity = mask[0, 0, 0].tolist()
+    assert opacity[0] == pytest.approx(0.4, abs=0.01)
+    assert opacity[1] > 0.99
+    # It lay on the source's mesh and now lies far beside the driven one: the face repeated.
+    assert opacity[2] < 0.01
+
+
+def test_the_network_cannot_open_what_no_photograph_shows() -> None:
+    layers = torch.zeros(1, 8, 1, 1)
+    layers[:, KNOWN] = 1
+    corrections = torch.full((1, 5, 1, 1), -100.0)
+    mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    _, mask = blend(corrections, torch.zeros(1, 3, 1, 1), layers, mesh, torch.zeros(1, 1, 1, 1))
+    assert mask.item() > 0.97
+
+
+def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
+    at = torch.tensor([[[[0.0, 0.05, 0.1]]]])
+    assert same_side(at, torch.full_like(at, 0.05))[0, 0, 0].tolist() == pytest.approx(
+        [0, 1, 0.062], abs=0.01
+    )
+
+
+def test_several_photographs_are_each_carried(model: AvatarModel) -> None:
+    photos = smooth_photo(model, 2)
+    shape = photos.params.shape[:1].expand(2, -1).contiguous()
+    photos = dataclasses.replace(photos, params=dataclasses.replace(photos.params, shape=shape))
+    code = model.encode_person(photos)
+    assert code.carried.layers.shape[:2] == (1, 2)
+    rendered = model.render(code, photos.params[slice(1, 2)], (SIZE, SIZE))
+    assert rendered.image.isfinite().all()
+
+
+def test_models_of_earlier_versions_neither_carry_nor_mirror() -> None:
+    config = dataclasses.asdict(small_config())
+    for part, name in (("decoder", "carry"), ("texture", "mirror")):
+        del config[part][name]
+    old = config_from_dict(config)
+    assert not old.decoder.carry
+    assert not old.texture.mirror
+
+
+def test_carrying_needs_an_unprojected_texture() -> None:
+    config = small_config()
+    with pytest.raises(ValueError, match=r"texture\.source unprojected.*decoder\.carry to false"):
+        dataclasses.replace(config, texture=dataclasses.replace(config.texture, source="direct"))

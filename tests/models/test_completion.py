@@ -1,0 +1,94 @@
+"""What is hidden comes from the other side, then from the same region."""
+
+import pytest
+import torch
+
+from rome_lightning.head import load_head
+from rome_lightning.models.completion import FILL_REGIONS, Completion
+from rome_lightning.renderer import UVLayout
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def completion() -> Completion:
+    head = load_head("open")
+    return Completion(head, UVLayout(head.faces, head.uvs, head.uv_faces, SIZE))
+
+
+@pytest.fixture(scope="module")
+def side(completion: Completion) -> torch.Tensor:
+    """x of each texel's surface point, positive on the subject's left."""
+    head = load_head("open")
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, SIZE)
+    return layout.gather(head.to_vertices(head.template.view(-1, 3))[None])[:, :1]
+
+
+def region(completion: Completion, name: str) -> torch.Tensor:
+    index = next(i for i, names in enumerate(FILL_REGIONS) if name in names)
+    return completion.regions[None, index] > 0.99
+
+
+def test_a_hidden_side_takes_the_colours_of_the_other(completion: Completion, side: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16, generator=generator), (SIZE, SIZE))
+    symmetric = 0.2 + 0.3 * (noise + noise.flip(-1))
+    # The middle is seen too, so that the symmetry shows.
+    seen = ((side < 0.02) & (completion.charts > 0)).float()
+    completed, known = completion(symmetric, seen, torch.zeros_like(seen))
+    face = region(completion, "face")
+    hidden = face & (seen == 0) & (side > 0.03)
+    assert hidden.sum() > 200
+    assert known[hidden].mean() > 0.8
+    error = (completed - symmetric).abs().mean(1, keepdim=True)
+    naive = (symmetric - symmetric[:, :, face[0, 0]].mean()).abs().mean(1, keepdim=True)
+    assert error[hidden].mean() < 0.4 * naive[hidden].mean()
+
+
+def test_light_from_one_side_stays_on_its_side(completion: Completion, side: torch.Tensor) -> None:
+    lit = torch.where(side > 0, 0.4, 0.6).expand(-1, 3, -1, -1)
+    seen = ((side < 0.04) & (completion.charts > 0)).float()
+    other, _ = completion.other_side(lit, seen)
+    hidden = region(completion, "face") & (seen == 0) & (side > 0.045)
+    assert (other[:, :1][hidden] - 0.4).abs().mean() < 0.03
+
+
+def test_an_asymmetric_face_is_not_repeated(completion: Completion, side: torch.Tensor) -> None:
+    colour = torch.where(
+        side > 0,
+        torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1),
+        torch.tensor([0.1, 0.1, 0.9]).view(1, 3, 1, 1),
+    )
+    seen = ((side < 0.04) & (completion.charts > 0)).float()
+    _, trust = completion.other_side(colour, seen)
+    hidden = region(completion, "face") & (seen == 0) & (side > 0.045)
+    assert trust[hidden].mean() < 0.3
+
+
+def test_regions_are_filled_from_themselves(completion: Completion, side: torch.Tensor) -> None:
+    colours = {
+        "face": (0.8, 0.6, 0.5),
+        "scalp": (0.1, 0.1, 0.1),
+        "neck": (0.7, 0.5, 0.4),
+        "shoulders": (0.1, 0.2, 0.7),
+    }
+    truth = torch.zeros(1, 3, SIZE, SIZE)
+    for name, colour in colours.items():
+        index = next(i for i, names in enumerate(FILL_REGIONS) if name in names)
+        mostly = completion.regions.argmax(0)[None] == index
+        truth = torch.where(mostly, torch.tensor(colour).view(1, 3, 1, 1), truth)
+    # The middle of the head and of each shoulder is all that is seen.
+    seen = ((side.abs() < 0.03) & (completion.charts > 0)).float()
+    hair = region(completion, "scalp").float()
+    completed, _ = completion(truth, seen, hair)
+    for name in colours:
+        where = region(completion, name) & (seen == 0)
+        error = (completed - truth).abs().mean(1, keepdim=True)[where]
+        assert error.median() < 0.05, name
+
+
+def test_nothing_seen_is_finite(completion: Completion) -> None:
+    nothing = torch.zeros(1, 1, SIZE, SIZE)
+    completed, known = completion(torch.rand(1, 3, SIZE, SIZE), nothing, nothing)
+    assert completed.isfinite().all()
+    assert known.max() == 0
