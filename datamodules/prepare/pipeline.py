@@ -30,6 +30,7 @@ from datamodules.shards import SCHEMA, ShardInfo, finished_shard, sha256_of
 from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking.identity import default_embedder
+from rome_lightning.tracking.jaw import with_landmarks
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _TRACKING_MODELS = ("face_landmarker", "selfie_multiclass", "modnet")
@@ -91,7 +92,8 @@ def prepare(
     absent = {*config.val_identities, *config.test_identities} - {item.identity for item in inputs}
     if absent:
         raise ValueError(f"val_identities or test_identities name people without a video: {few(absent)}")
-    head = load_head(config.head)
+    # With its landmarks from the start, so that its hash is that of the head which the tracker has used.
+    head = with_landmarks(load_head(config.head))
     plans = _plan_shards(inputs, config, head)
     if make_tracker is None:
         # A model that is missing must end the run, not each video.

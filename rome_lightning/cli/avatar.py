@@ -180,6 +180,7 @@ def _create(args: argparse.Namespace) -> int:
     from rome_lightning.media.video import read_image
     from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
     from rome_lightning.tracking import Tracker, track_photos
+    from rome_lightning.tracking.crop import FFHQ_RULE
 
     if args.checkpoint == DEMO_CHECKPOINT and not DEMO_CHECKPOINT.is_file():
         raise FileNotFoundError(
@@ -189,7 +190,10 @@ def _create(args: argparse.Namespace) -> int:
     model = load_avatar(args.checkpoint)
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
     # Sharper than the model needs: the exported texture is taken from it.
-    tracker = Tracker(model.head, image_size=max(image_size, PHOTO_SIZE))
+    released = model.config.decoder.interpolation == "release"
+    tracker = Tracker(
+        model.head, image_size=max(image_size, PHOTO_SIZE), crop_rule=FFHQ_RULE if released else None
+    )
     paths = [str(path) for path in args.photos]
     frames = track_photos(
         tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)

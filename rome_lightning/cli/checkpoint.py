@@ -22,15 +22,28 @@ def build_parser(name: str) -> argparse.ArgumentParser:
             "--head",
             type=Path,
             required=True,
-            help="FLAME's generic_model.pkl. The release's head_template.obj, hair_list.pkl, neck_list.pkl "
-            "and u_full.pt are used if they lie beside it: layout and moving vertices are exact then.",
+            help="FLAME's generic_model.pkl; the checkpoint holds its absolute path.",
+        )
+        parser.add_argument(
+            "--release",
+            type=Path,
+            metavar="FOLDER",
+            help="The release's data folder, for those of its files that do not lie beside the head: "
+            "faces_v2.pth, uvfaces_v2.pth, vertex_uvcoords.pth, hair_list.pkl, neck_list.pkl, u_full.pt; "
+            "head_template.obj is taken from DECA/data beside the folder.",
+        )
+        parser.add_argument(
+            "--approximate",
+            action="store_true",
+            help="Go on without some of those files; says what will be wrong.",
         )
         parser.add_argument(
             "--linear",
             type=Path,
             metavar="FOLDER",
-            help="Folder with the release's u_full.pt, mean_deform.pt, linear_hair.pth and disp_model.pth: "
-            "write the released linear model, with texture encoder and image network of FILE.",
+            help="Folder with the release's u_full.pt, mean_deform.pt and linear_hair.pth, and "
+            "disp_model.pth if you have it: write the released linear model, with texture encoder and image "
+            "network of FILE.",
         )
         parser.add_argument(
             "--partial",
@@ -59,10 +72,13 @@ def main(argv: list[str]) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.head.flame.released import check_released
     from rome_lightning.models.official import import_official, write_checkpoint
     from rome_lightning.models.official_linear import import_linear
 
-    checkpoint, report = import_official(args.file, args.head)
+    checkpoint, report = import_official(args.file, args.head, args.release, args.approximate)
+    for line in check_released(args.head, args.release or ""):
+        print(f"rome: approximate: {line}", file=sys.stderr)
     print(report.as_text())
     if not report.complete and not args.partial:
         print(

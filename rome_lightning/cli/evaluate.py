@@ -273,7 +273,8 @@ def _head(config: EvaluateConfig) -> HeadModel | None:
 
     if config.checkpoint is None:
         return None
-    return load_head(config_from_dict(read_checkpoint(config.checkpoint)[CONFIG_KEY]).head)
+    avatar = config_from_dict(read_checkpoint(config.checkpoint)[CONFIG_KEY])
+    return load_head(avatar.head, avatar.release)
 
 
 def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipSource:

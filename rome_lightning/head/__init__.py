@@ -10,13 +10,14 @@ from rome_lightning.head.model import HeadModel
 __all__ = ["JOINTS", "REGIONS", "HeadData", "HeadModel", "LandmarkEmbedding", "load_head"]
 
 
-def load_head(name_or_path: str | Path = "open") -> HeadModel:
+def load_head(name_or_path: str | Path = "open", release: str | Path = "") -> HeadModel:
     """A head model by name or file.
 
     Args:
         name_or_path: ``open`` for the head that comes with this package, ``flame`` for the asset of that
             name, which only you can get, or the path of a FLAME ``generic_model.pkl``; the official FLAME
             files beside it are used too (``FlameFiles``).
+        release: folder of the ROME release's data, whose layout and moving vertices of FLAME are taken then.
     """
     if str(name_or_path) == "open":
         from rome_lightning.head.open_head import load_open_head
@@ -24,6 +25,7 @@ def load_head(name_or_path: str | Path = "open") -> HeadModel:
         return load_open_head()
     # Both adapters are imported on use: FLAME's needs scipy, the open head reads megabytes.
     from rome_lightning.assets import resolve
-    from rome_lightning.head.flame import load_flame
+    from rome_lightning.head.flame import FlameFiles, load_flame
 
-    return load_flame(resolve("flame") if str(name_or_path) == "flame" else name_or_path)
+    path = resolve("flame") if str(name_or_path) == "flame" else name_or_path
+    return load_flame(path, files=FlameFiles.beside(path, release))

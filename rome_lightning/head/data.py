@@ -55,7 +55,7 @@ class HeadData:
     faces: Int[Tensor, "f 3"]
     """Triangles over all vertices, midpoints included, counter-clockwise from outside."""
     uvs: Float[Tensor, "u 2"]
-    """Texture coordinates in [0, 1], v down (see ``rome_lightning.geometry``)."""
+    """Texture coordinates in [0, 1], v down (see ``rome_lightning.geometry``); single or double precision."""
     uv_faces: Int[Tensor, "f 3"]
     """Corner indices into ``uvs`` of each face."""
     regions: dict[str, Bool[Tensor, " v"]]
@@ -63,6 +63,8 @@ class HeadData:
     landmarks: dict[str, LandmarkEmbedding] = field(default_factory=dict)
     """Embeddings by name: ``mediapipe`` (478 points), ``ibug68`` (68 points), ``mediapipe105`` (the part of
     MediaPipe's points that FLAME's official embedding has, with ``indices``)."""
+    vertex_uvs: Float[Tensor, "v 2"] | None = None
+    """Texture coordinates of the vertices themselves; ``None`` for those of each one's first corner."""
     midpoints: Int[Tensor, "m 2"] | None = None
     """Pairs of carrying vertices; vertex ``c + i`` is at rest, and in its skinning weights, the mean of pair
     ``i``."""

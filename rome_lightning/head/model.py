@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from rome_lightning.geometry import axis_angle_to_matrix, full_precision, rotate_about
-from rome_lightning.head.data import REGIONS, HeadData
+from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.types import HeadParams
 
 
@@ -27,6 +27,7 @@ class HeadModel(nn.Module):
     midpoints: Int[Tensor, "m 2"] | None
     faces: Int[Tensor, "f 3"]
     uvs: Float[Tensor, "u 2"]
+    exact_uvs: Float64[Tensor, "u 2"] | None
     uv_faces: Int[Tensor, "f 3"]
     vertex_uvs: Float[Tensor, "v 2"]
     _planar_template: Float[Tensor, " x"]
@@ -60,20 +61,26 @@ class HeadModel(nn.Module):
             weights = torch.cat([weights, weights[data.midpoints].mean(1)])
         self._register("_planar_weights", weights.T)
         self._register("faces", data.faces.long())
-        self._register("uvs", data.uvs)
+        # Ties in texture space are decided by the last bits of the file's own numbers.
+        self._register("exact_uvs", data.uvs if data.uvs.dtype == torch.float64 else None)
+        self._register("uvs", data.uvs.float())
         self._register("uv_faces", data.uv_faces.long())
         # A vertex on a seam has several corners: the first in the list, the same in every process.
         corner = torch.full((self.num_vertices,), len(data.uvs) - 1)
         corner.scatter_reduce_(0, data.faces.reshape(-1).long(), data.uv_faces.reshape(-1).long(), "amin")
-        vertex_uvs = data.uvs[corner]
-        self._register("vertex_uvs", vertex_uvs)
+        self._register("vertex_uvs", self.uvs[corner] if data.vertex_uvs is None else data.vertex_uvs)
         for name in REGIONS:
             self._register(f"region_{name}", data.regions[name])
-        self.landmark_names = tuple(data.landmarks)
+        self.landmark_names: tuple[str, ...] = ()
         for name, embedding in data.landmarks.items():
-            self._register(f"landmark_corners_{name}", data.faces[embedding.faces].long())
-            self._register(f"landmark_weights_{name}", embedding.barycentrics)
-            self._register(f"landmark_indices_{name}", embedding.indices)
+            self.add_landmarks(name, embedding)
+
+    def add_landmarks(self, name: str, embedding: LandmarkEmbedding) -> None:
+        """Take an embedding, as if the asset had it."""
+        self.landmark_names = (*self.landmark_names, name)
+        self._register(f"landmark_corners_{name}", self.faces.cpu()[embedding.faces].to(self.faces.device))
+        self._register(f"landmark_weights_{name}", embedding.barycentrics.to(self.faces.device))
+        self._register(f"landmark_indices_{name}", embedding.indices)
 
     def _register(self, name: str, tensor: Tensor | None) -> None:
         tensor = None if tensor is None else tensor.contiguous()

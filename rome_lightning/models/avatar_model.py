@@ -66,7 +66,7 @@ class AvatarModel(nn.Module):
     def __init__(self, config: AvatarConfig, head: HeadModel | None = None) -> None:
         super().__init__()
         self.config = config
-        self.head = head if head is not None else load_head(config.head)
+        self.head = head if head is not None else load_head(config.head, config.release)
         self.rasterizer = get_rasterizer(config.rasterizer)
         self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
         self.offset_network = build_offset_source(config, self.head)
@@ -196,7 +196,8 @@ class AvatarModel(nn.Module):
         """The mesh in each source frame, pixels."""
         vertices = self.head(source.params)
         if offsets is not None:
-            vertices = vertices + self.head.turn(offsets, source.params)
+            turning = self.config.basis.turning
+            vertices = vertices + (self.head.turn(offsets, source.params) if turning else offsets)
         return self.project(vertices, source.params, source.image_size)
 
     def _carried(
@@ -219,7 +220,8 @@ class AvatarModel(nn.Module):
     ) -> HeadMesh:
         posed = self.head(dataclasses.replace(driver, shape=shape))
         if rest_offsets is not None:
-            offsets = self.head.turn(rest_offsets, driver)
+            turning = self.config.basis.turning
+            offsets = self.head.turn(rest_offsets, driver) if turning else rest_offsets
         elif self.offset_network is not None:
             assert texture is not None
             offsets = self.offset_network.posed_offsets(texture, posed)
@@ -270,7 +272,8 @@ class AvatarModel(nn.Module):
             background: RGB in [0, 1] per image, or one grey for all.
         """
         mesh = self.deform(code, driver)
-        vertices_px = self.project(mesh.vertices, driver, image_size)
+        # The avatar turns about its own neck, whatever shape the driver has.
+        vertices_px = self.project(mesh.vertices, dataclasses.replace(driver, shape=code.shape), image_size)
         return self.renderer(
             code.texture, mesh.vertices, mesh.offsets, vertices_px, image_size, background, code.carried
         )

@@ -80,6 +80,11 @@ class BasisConfig:
     """Network that sees the source once per avatar (paper: ResNet-50)."""
     input_size: int = 256
     """Larger sources are reduced to this side before the network sees them, pixels."""
+    image: Literal["person", "raw"] = "person"
+    """What it sees: the ``person`` on grey, normalized as for ImageNet, or the ``raw`` picture in [0, 1]
+    (release)."""
+    turning: bool = True
+    """Turn the offsets with the posed skin; the release adds them to the posed head as they are."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class DriverConfig:
     """Network that sees every frame of the driver (paper: MobileNetV2); ``none`` leaves it to the tracker."""
     input_size: int = 256
     """Larger frames are reduced to this side before the network sees them, pixels."""
+    image: Literal["normalized", "raw"] = "normalized"
+    """What it sees: the frame ``normalized`` as for ImageNet, or ``raw`` in [0, 1] (release)."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class DecoderConfig:
     normals: Literal["head", "camera"] = "head"
     """Space of the normals that the network sees: turned back with the head (release), or as the camera sees
     them, so that shading can follow the light of the room."""
+    interpolation: Literal["exact", "release"] = "exact"
+    """How vertices' values reach pixels: ``exact``, with normals of length 1; or as in the ``release``, whose
+    weights sum to a little less than 1 and whose normals, in head space, are shorter inside triangles."""
     normal_frequencies: int = 6
     """Frequencies of the harmonic encoding of the normals."""
     harmonics: Literal["release", "paper"] = "release"
@@ -142,8 +152,11 @@ class AvatarConfig:
     head: str = "open"
     """``open`` for the head that ships with the package, ``flame`` for your own FLAME (asset ``flame``), or
     the path of a FLAME ``generic_model.pkl``."""
+    release: str = ""
+    """Folder of the ROME release's data (``faces_v2.pth`` ...), whose layout, triangles and moving vertices
+    of FLAME are taken then; empty for those that lie beside ``head``."""
     rasterizer: str = "auto"
-    """Visibility backend: ``auto``, ``torch``, ``warp``, ``pytorch3d``."""
+    """Visibility backend: ``auto``, ``torch``, ``warp``, ``release``, ``pytorch3d``."""
     texture: TextureConfig = field(default_factory=TextureConfig)
     offsets: OffsetConfig = field(default_factory=OffsetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -13,7 +13,14 @@ from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
 from rome_lightning.models.carrying import CarriedPhotos, carry
 from rome_lightning.models.config import DecoderConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
-from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, render_texture, sample_texture
+from rome_lightning.renderer import (
+    Rasterizer,
+    extend_outside,
+    interpolate,
+    released_share,
+    render_texture,
+    sample_texture,
+)
 from rome_lightning.types import Rendered
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
@@ -89,13 +96,16 @@ class DeferredRenderer(nn.Module):
             mesh_mask = (face_ids >= 0).unsqueeze(1)
             normals = self._normals(vertices.float(), vertices_px, face_ids)
             seen = normals
+            mesh = (vertices_px, self.faces, face_ids)
             if self.config.normals == "camera":
                 seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
-            mesh = (vertices_px, self.faces, face_ids)
             texture = texture.float()
             if carried is not None:
                 texture = torch.cat([texture, carried.visibility.float()], dim=1)
-            sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture)
+            if self.config.interpolation == "release":
+                sampled, seen = self._released_features(texture, vertices.float(), *mesh)
+            else:
+                sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture)
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
             if self.config.extend_outside:
@@ -118,6 +128,22 @@ class DeferredRenderer(nn.Module):
         """Unit normals of a mesh at the pixels that show it, in the space of ``vertices``; 0 elsewhere."""
         normals = interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices, self.faces))
         return F.normalize(normals, dim=1)
+
+    def _released_features(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        vertices: Float[Tensor, "b v 3"],
+        vertices_px: Float[Tensor, "b v 3"],
+        faces: Tensor,
+        face_ids: Tensor,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 3 h w"]]:
+        """Texture and normals at each pixel as the release's networks have seen them."""
+        share = released_share(vertices_px, faces, face_ids)
+        uv = interpolate(vertices_px, faces, face_ids, self.uvs[None], self.uv_faces)
+        # The release interpolates from -1 to 1, so that its weights pull towards the middle.
+        uv = uv * share + (1 - share) / 2
+        normals = interpolate(vertices_px, faces, face_ids, vertex_normals(vertices, faces)) * share
+        return sample_texture(texture, uv, (face_ids >= 0)[:, None]), normals
 
     def decode(
         self,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rome_lightning.head.flame.released import check_released
 from rome_lightning.media.atomic import atomic_file
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
@@ -132,13 +133,16 @@ def read_official(path: Path) -> dict[str, Tensor]:
     }
 
 
-def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "auto") -> AvatarConfig:
+def release_config(
+    head: str, state: Mapping[str, Tensor], rasterizer: str = "release", release: str = ""
+) -> AvatarConfig:
     """The released architecture, as wide as the weights say.
 
     Args:
         head: path of the FLAME pickle; the weights make no sense on another head.
         state: from ``read_official``.
         rasterizer: visibility backend.
+        release: folder of the release's data; see ``AvatarConfig.release``.
 
     Raises:
         ValueError: a network is missing.
@@ -151,6 +155,7 @@ def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "au
 
     return AvatarConfig(
         head=head,
+        release=release,
         rasterizer=rasterizer,
         texture=TextureConfig(
             source="direct",
@@ -174,6 +179,7 @@ def release_config(head: str, state: Mapping[str, Tensor], rasterizer: str = "au
             carry=False,
             network="release",
             width=rows("unet.encoder.0.0.main.3.weight"),
+            interpolation="release",
             extend_outside=False,
             residual=False,
         ),
@@ -274,12 +280,20 @@ def _filled_by(ours: str, shapes: Mapping[str, object]) -> bool:
     return any(_one_spectral_norm(key) == _official_name(ours) for key in shapes)
 
 
-def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[dict[str, Any], KeyReport]:
+def import_official(
+    path: Path,
+    head: Path,
+    release: Path | None = None,
+    approximate: bool = False,
+    rasterizer: str = "release",
+) -> tuple[dict[str, Any], KeyReport]:
     """A checkpoint of this project with the weights of the release's full model.
 
     Args:
         path: the official ``rome.pth``.
-        head: FLAME's ``generic_model.pkl``; see ``head.flame.loading.FlameFiles`` for what is used beside it.
+        head: FLAME's ``generic_model.pkl``; the checkpoint holds its absolute path.
+        release: the release's ``data`` folder, for its files that do not lie beside the head.
+        approximate: go on without some of those files.
         rasterizer: visibility backend.
 
     Returns:
@@ -287,7 +301,7 @@ def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[d
         wanted weights that were not found are random.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing; names it.
         ValueError: a file is damaged or something else.
     """
     state = read_official(path)
@@ -296,7 +310,14 @@ def import_official(path: Path, head: Path, rasterizer: str = "auto") -> tuple[d
             "the release's weights belong to FLAME's texture layout and vertices, not to the open head; give "
             "the path of FLAME's generic_model.pkl with --head"
         )
-    config = release_config(str(head), state, rasterizer)
+    folder = "" if release is None else str(release.absolute())
+    lacking = check_released(head, folder)
+    if lacking and not approximate:
+        raise FileNotFoundError(
+            f"missing of the release: {', '.join(line.split()[0] for line in lacking)}; give its data folder "
+            "with --release (head_template.obj is in DECA/data), or --approximate to go on without"
+        )
+    config = release_config(str(head.absolute()), state, rasterizer, folder)
     avatar = AvatarModel(config)
     wanted = {f"avatar.{key}": value for key, value in avatar.state_dict().items()}
     # The affine part of the first block is called the same in all forms of spectral normalization.

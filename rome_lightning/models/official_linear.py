@@ -26,29 +26,29 @@ OFFICIAL_EXPRESSION, OFFICIAL_POSE, OFFICIAL_CAMERA = 50, 6, 3
 _OFFICIAL_SIZE = 256
 
 
-def official_linear_config(full: AvatarConfig) -> AvatarConfig:
-    """The released linear model beside a full one: ResNet-50 and MobileNetV2."""
+def official_linear_config(full: AvatarConfig, driver: bool = True) -> AvatarConfig:
+    """The released linear model beside a full one: ResNet-50, and MobileNetV2 if there is a ``driver``."""
     return dataclasses.replace(
         full,
         offsets=dataclasses.replace(full.offsets, kind="basis", expression_dependent=False),
-        basis=BasisConfig(OFFICIAL_HAIR, OFFICIAL_NECK, "resnet50", _OFFICIAL_SIZE),
-        driver=DriverConfig("mobilenet_v2", _OFFICIAL_SIZE),
+        basis=BasisConfig(
+            OFFICIAL_HAIR, OFFICIAL_NECK, "resnet50", _OFFICIAL_SIZE, image="raw", turning=False
+        ),
+        driver=DriverConfig("mobilenet_v2" if driver else "none", _OFFICIAL_SIZE, image="raw"),
     )
 
 
 def import_official_linear(
-    full: AvatarModel, u_full: Path, mean_deform: Path, linear_hair: Path, disp_model: Path
+    full: AvatarModel, u_full: Path, mean_deform: Path, linear_hair: Path, disp_model: Path | None
 ) -> AvatarModel:
     """The released linear model, with texture encoder and image decoder of the released full one.
-
-    Departure from ROME: offsets turn with the neck, and the ResNet-50 sees the person on grey.
 
     Args:
         full: from ``import_official`` or trained with FLAME.
         u_full: basis, (3 v, 60).
         mean_deform: mean offsets, (v, 3).
         linear_hair: torchvision ResNet-50 with 60 outputs.
-        disp_model: torchvision MobileNetV2 with 59 outputs.
+        disp_model: torchvision MobileNetV2 with 59 outputs; without it drivers are tracked.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -61,7 +61,7 @@ def import_official_linear(
             f"head {head.name} has {head.num_expression}"
         )
     basis = LinearBasis.from_official(u_full, mean_deform, head)
-    avatar = AvatarModel(official_linear_config(full.config), head)
+    avatar = AvatarModel(official_linear_config(full.config, disp_model is not None), head)
     shared = {
         key: value
         for key, value in full.state_dict().items()
@@ -74,16 +74,16 @@ def import_official_linear(
         raise ValueError(f"the full model does not fit the linear one: {[*left, *found.unexpected_keys][0]}")
     part, driver = avatar.offset_network, avatar.driver_network
     assert isinstance(part, BasisOffsets)
-    assert driver is not None
     part.set_basis(basis)
     _load(part.regressor.network, read_official(linear_hair), linear_hair)
     with torch.no_grad():
         # Ours speaks in standard deviations, the released network in metres.
         part.regressor.last_layer.weight.div_(part.scale[:, None])
         part.regressor.last_layer.bias.div_(part.scale)
+    if driver is not None and disp_model is not None:
         driver.centre.zero_()
         driver.scale.fill_(1)
-    _load(driver.regressor.network, _driver_weights(disp_model, head.num_expression), disp_model)
+        _load(driver.regressor.network, _driver_weights(disp_model, head.num_expression), disp_model)
     return avatar.eval().requires_grad_(False)
 
 
@@ -92,12 +92,18 @@ def import_linear(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Args:
         checkpoint: from ``official.import_official``.
-        folder: holds the four files under their official names.
+        folder: holds the files under their official names; ``disp_model.pth`` may be missing.
     """
     full = AvatarModel(config_from_dict(checkpoint[CONFIG_KEY]))
     load_state(full, avatar_weights(checkpoint), folder)
-    names = ("u_full.pt", "mean_deform.pt", "linear_hair.pth", "disp_model.pth")
-    linear = import_official_linear(full, *(folder / name for name in names))
+    driver = folder / "disp_model.pth"
+    linear = import_official_linear(
+        full,
+        folder / "u_full.pt",
+        folder / "mean_deform.pt",
+        folder / "linear_hair.pth",
+        driver if driver.is_file() else None,
+    )
     return checkpoint | {
         "state_dict": {f"avatar.{key}": value for key, value in linear.state_dict().items()},
         CONFIG_KEY: dataclasses.asdict(linear.config),

@@ -105,7 +105,9 @@ class OffsetNetwork(OffsetSource):
         self.config = config
         self.expression_dependent = config.expression_dependent
         self.register_buffer("faces", head.faces, persistent=False)
-        self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.uv_size)
+        released = config.network == "release"
+        uvs = head.uvs if head.exact_uvs is None else head.exact_uvs
+        self.layout = UVLayout(head.faces, uvs, head.uv_faces, config.uv_size, released)
         inputs = texture_channels + 39
         if config.network == "release":
             self.geometry_network: nn.Module = UNet(inputs, config.latent_channels, base_width=config.width)
@@ -194,7 +196,8 @@ class BasisOffsets(OffsetSource):
         self.register_buffer("components", torch.zeros(num_components, head.num_vertices, 3))
         self.register_buffer("mean", torch.zeros(head.num_vertices, 3))
         self.register_buffer("scale", torch.ones(num_components))
-        self.regressor = ImageRegressor(config.encoder, num_components, config.input_size)
+        normalize = config.image == "person"
+        self.regressor = ImageRegressor(config.encoder, num_components, config.input_size, normalize)
 
     def set_basis(self, basis: LinearBasis) -> None:
         """Use a basis; the network then speaks of its coefficients in standard deviations.
@@ -222,10 +225,12 @@ class BasisOffsets(OffsetSource):
     def coefficients(self, source: Frames) -> Float[Tensor, "b k"]:
         """Coefficients of each source, metres.
 
-        The person is shown on grey, so that the background says nothing.
+        Departure from ROME: the person is shown on grey, so that the background says nothing.
         """
-        grey = torch.full_like(source.image, 0.5)
-        outputs: Tensor = self.regressor(torch.lerp(grey, source.image, source.foreground_mask))
+        image = source.image
+        if self.config.image == "person":
+            image = torch.lerp(torch.full_like(image, 0.5), image, source.foreground_mask)
+        outputs: Tensor = self.regressor(image)
         return outputs * self.scale
 
     def rest_offsets(

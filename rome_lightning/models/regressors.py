@@ -39,12 +39,15 @@ class ImageRegressor(nn.Module):
         encoder: which network.
         outputs: numbers per image.
         input_size: larger images are reduced to this side, pixels.
+        normalize: bring images to the mean and deviation of ImageNet first.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: EncoderName, outputs: int, input_size: int = 256) -> None:
+    def __init__(
+        self, encoder: EncoderName, outputs: int, input_size: int = 256, normalize: bool = True
+    ) -> None:
         super().__init__()
         self.input_size = input_size
         self.network = _BUILDERS[encoder](weights=None, num_classes=outputs)
@@ -54,8 +57,9 @@ class ImageRegressor(nn.Module):
                 module.momentum = _MOMENTUM
         for parameter in self.last_layer.parameters():
             nn.init.zeros_(parameter)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+        mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if normalize else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     @property
     def last_layer(self) -> nn.Linear:
@@ -114,7 +118,9 @@ class DriverEncoder(nn.Module):
         # Part of the weights: the release's network has other units.
         self.register_buffer("centre", torch.tensor([*zeros, *CAMERA_CENTRE]))
         self.register_buffer("scale", torch.tensor([*scale, *CAMERA_SCALE]))
-        self.regressor = ImageRegressor(config.encoder, len(self.scale), config.input_size)
+        self.regressor = ImageRegressor(
+            config.encoder, len(self.scale), config.input_size, config.image == "normalized"
+        )
 
     def forward(self, image: Float[Tensor, "b 3 h w"], shape: Float[Tensor, "b k"]) -> HeadParams:
         """Parameters of each frame with the given shapes."""

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,29 @@ class SparseMatrix:
 
 
 @dataclass(eq=False)
+class CoordinateMatrix:
+    """A sparse matrix of scipy as rows, columns and values (``coo_matrix``)."""
+
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def toarray(self) -> NDArray[np.float64]:
+        """The matrix with its zeros; values at the same place are added."""
+        rows, columns = SparseMatrix(by_column=False, state=self.state).shape
+        if rows * columns > MAX_DENSE_CELLS:
+            raise ValueError(f"the sparse matrix in the pickle is too large: {rows} x {columns} cells")
+        places = self.state.get("coords", (self.state.get("row"), self.state.get("col")))
+        row, column, data = (np.asarray(to_array(part)) for part in (*places, self.state.get("data")))
+        valid = (
+            row.dtype.kind in "iu" and column.dtype.kind in "iu" and row.shape == column.shape == data.shape
+        )
+        if not (valid and ((row >= 0) & (row < rows) & (column >= 0) & (column < columns)).all()):
+            raise ValueError("the sparse matrix in the pickle is damaged: its index arrays do not fit")
+        dense = np.zeros((rows, columns))
+        np.add.at(dense, (row, column), data)
+        return dense
+
+
+@dataclass(eq=False)
 class ChumpyObject:
     """A chumpy expression, as the attributes it was saved with."""
 
@@ -98,7 +122,7 @@ def to_array(value: Any) -> NDArray[Any]:
     """The numbers of an array, sparse matrix, chumpy object or list, as loaded by ``loads``."""
     for _ in range(16):
         value = resolve(value)
-        if isinstance(value, SparseMatrix):
+        if isinstance(value, SparseMatrix | CoordinateMatrix):
             return value.toarray()
         if isinstance(value, ChumpyObject) and value.kind == "Select":
             return _select(value.state)
@@ -242,8 +266,18 @@ _ALIASES = {
     "numpy._core.numeric": "numpy.core.numeric",
     "scipy.sparse._csc": "scipy.sparse.csc",
     "scipy.sparse._csr": "scipy.sparse.csr",
+    "scipy.sparse._coo": "scipy.sparse.coo",
 }
 """Module names of other versions of Python, numpy and scipy."""
+
+_CHUMPY_EXPRESSIONS = (
+    "ch_ops.add", "ch_ops.subtract", "ch_ops.multiply", "ch_ops.divide", "ch_ops.power",
+    "ch_ops.negative", "ch_ops.sum", "ch_ops.mean", "linalg.dot", "linalg.tensordot", "linalg.svd",
+    "reordering.transpose", "reordering.reshape", "reordering.concatenate", "reordering.vstack",
+    "reordering.hstack", "reordering.tile", "reordering.repeat", "ch.add", "ch.subtract", "ch.multiply",
+    "ch.divide", "ch.dot", "ch.MatVecMult",
+)  # fmt: skip
+"""Classes of chumpy that a model file may hold unevaluated."""
 
 CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
@@ -252,6 +286,8 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "builtins.frozenset": _items,
     "chumpy.ch.Ch": lambda: ChumpyObject("Ch"),
     "chumpy.reordering.Select": lambda: ChumpyObject("Select"),
+    # Expressions occur in fields that nobody reads; they are kept unevaluated, and refused where needed.
+    **{f"chumpy.{name}": partial(ChumpyObject, name.split(".")[1]) for name in _CHUMPY_EXPRESSIONS},
     "collections.OrderedDict": lambda: {},
     "copyreg._reconstructor": _copyreg,
     "numpy.core.multiarray._reconstruct": _reconstruct,
@@ -260,6 +296,10 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _dtype,
     "scipy.sparse.csc.csc_matrix": lambda: SparseMatrix(by_column=True),
     "scipy.sparse.csr.csr_matrix": lambda: SparseMatrix(by_column=False),
+    "scipy.sparse.csc.csc_array": lambda: SparseMatrix(by_column=True),
+    "scipy.sparse.csr.csr_array": lambda: SparseMatrix(by_column=False),
+    "scipy.sparse.coo.coo_matrix": CoordinateMatrix,
+    "scipy.sparse.coo.coo_array": CoordinateMatrix,
     # Landmark files hold a table of contour points as tensors, which this project does not use.
     "torch._utils._rebuild_tensor_v2": lambda *_: Opaque("tensor"),
     "torch.storage._load_from_bytes": lambda *_: Opaque("storage"),
@@ -303,7 +343,7 @@ def set_state(target: Any, state: Any) -> None:
         _array_state(target, state)
     elif isinstance(target, DType):
         _dtype_state(target, state)
-    elif isinstance(target, SparseMatrix | ChumpyObject) and isinstance(state, dict):
+    elif isinstance(target, SparseMatrix | CoordinateMatrix | ChumpyObject) and isinstance(state, dict):
         target.state = resolve_items(state)
     else:
         raise ValueError(f"the pickle sets the state of a {type(target).__name__}; refused")

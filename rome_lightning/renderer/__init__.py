@@ -10,6 +10,7 @@ from rome_lightning.renderer.fill import push_pull
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.nearest_fill import extend_outside
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
+from rome_lightning.renderer.released import released_share
 from rome_lightning.renderer.silhouette import coverage
 from rome_lightning.renderer.soft import OFFICIAL, soft_silhouette
 from rome_lightning.renderer.texture import UVLayout, render_texture, sample_texture, unproject
@@ -24,6 +25,7 @@ __all__ = [
     "get_rasterizer",
     "interpolate",
     "push_pull",
+    "released_share",
     "render_texture",
     "sample_texture",
     "soft_silhouette",

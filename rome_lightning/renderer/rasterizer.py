@@ -102,7 +102,7 @@ def available_rasterizers() -> dict[str, str]:
     """Names of the backends with "ok", or the reason why one cannot be used here."""
     from rome_lightning.renderer.pytorch3d_rasterizer import pytorch3d_status
 
-    return {"warp": warp_status(), "torch": "ok", "pytorch3d": pytorch3d_status()}
+    return {"warp": warp_status(), "torch": "ok", "release": "ok", "pytorch3d": pytorch3d_status()}
 
 
 def get_rasterizer(name: str = "auto") -> Rasterizer:
@@ -121,6 +121,10 @@ def get_rasterizer(name: str = "auto") -> Rasterizer:
     if name == "warp":
         kernels("renderer")
         return WarpRasterizer()
+    if name == "release":
+        from rome_lightning.renderer.released import ReleasedRasterizer
+
+        return ReleasedRasterizer()
     if name == "pytorch3d":
         from rome_lightning.renderer.pytorch3d_rasterizer import PyTorch3DRasterizer
 

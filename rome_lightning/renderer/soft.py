@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.renderer.mesh_check import check_mesh
+from rome_lightning.renderer.released import AREA_EPSILON, DEPTH_SHIFT
 from rome_lightning.renderer.torch_visibility import _expand
 
 FULL_REACH = 9.21
@@ -22,9 +23,16 @@ class SoftSettings(TypedDict):
     blur_radius: float
     faces_per_pixel: int
     by_depth: bool
+    clip_depth: bool
 
 
-OFFICIAL: SoftSettings = {"sigma": 1e-4, "blur_radius": 1e-4, "faces_per_pixel": 10, "by_depth": True}
+OFFICIAL: SoftSettings = {
+    "sigma": 1e-4,
+    "blur_radius": 1e-4,
+    "faces_per_pixel": 10,
+    "by_depth": True,
+    "clip_depth": False,
+}
 """Settings of the official ROME release. They cut the sigmoid off at 0.27, so gradients are several times
 smaller than the derivative of the area (about 4.6 on a head of 10,000 faces at 256 pixels, more on finer
 meshes): occupancy weights do not carry over to other settings."""
@@ -38,6 +46,7 @@ def soft_silhouette(
     blur_radius: float | None = None,
     faces_per_pixel: int = 10,
     by_depth: bool = False,
+    clip_depth: bool = True,
     fused: bool | None = None,
 ) -> Float[Tensor, "b 1 h w"]:
     """Probability that a pixel is covered, from the distances to its nearest faces.
@@ -53,11 +62,13 @@ def soft_silhouette(
         blur_radius: squared distance in NDC beyond which faces are left out; 9.21 sigma by default.
         faces_per_pixel: faces kept at each pixel.
         by_depth: keep the faces of smallest depth instead of those of smallest ``d_k``.
+        clip_depth: beside a face take the depth of its border; else that of its plane with the release's
+            weights, see ``renderer.released``.
         fused: use the Warp kernels, which mean the same; by default where they can be used.
 
-    Departure from ROME: the release sets ``blur_radius = sigma`` and keeps faces by depth, as PyTorch3D
-    does, see ``OFFICIAL``. On a mesh with faces smaller than the reach, the ten faces of smallest depth
-    may all lie beside the pixel and leave holes inside the silhouette.
+    Departure from ROME: the release sets ``blur_radius = sigma`` and keeps faces by the depth of their
+    planes, as PyTorch3D does, see ``OFFICIAL``. On a mesh with faces smaller than the reach, the ten faces of
+    smallest depth may all lie beside the pixel and leave holes inside the silhouette.
 
     Source: Liu et al., Soft Rasterizer, 2019, eq. 1 and 6.
     """
@@ -66,9 +77,9 @@ def soft_silhouette(
     blur_radius = FULL_REACH * sigma if blur_radius is None else blur_radius
     fused = has_kernels(vertices_px) if fused is None else fused
     unit = (min(image_size) / 2) ** 2
-    layers = _layers(
-        vertices_px.detach(), faces, *image_size, blur_radius * unit, faces_per_pixel, by_depth, fused
-    )
+    epsilon, shift = (0.0, 0.0) if clip_depth else (AREA_EPSILON * unit, DEPTH_SHIFT * unit**0.5)
+    settings = (blur_radius * unit, faces_per_pixel, by_depth, epsilon, shift, fused)
+    layers = _layers(vertices_px.detach(), faces, *image_size, *settings)
     uncovered = _uncovered if fused else uncovered_in_torch
     return 1 - uncovered(vertices_px, faces, layers, sigma * unit)[:, None]
 
@@ -82,21 +93,31 @@ def _layers(
     blur: float,
     num_layers: int,
     by_depth: bool,
+    epsilon: float,
+    shift: float,
     fused: bool,
 ) -> Tensor:
     """Faces within reach of each pixel, int32 (b, h, w, num_layers), best first, padded with -1.
 
-    ``blur`` is in square pixels. Depth is interpolated with weights clipped to the face.
+    ``blur`` is in square pixels. Depth is interpolated with weights clipped to the face where ``epsilon``,
+    square pixels, is 0; else as PyTorch3D does without clipping, moved by ``shift``, pixels.
     """
     check_mesh(vertices_px, faces)
     if fused:
-        return kernels("renderer").soft_layers(vertices_px, faces, height, width, blur, num_layers, by_depth)
+        settings = (blur, num_layers, by_depth, epsilon, shift)
+        return kernels("renderer").soft_layers(vertices_px, faces, height, width, *settings)
     image, face, row, column = _candidates(vertices_px, faces, (height, width), blur)
     corners = _corners(vertices_px, faces, image, face, row, column)
     squared, inside, parts = _distance(corners[..., :2])
     kept = inside | (squared < blur)
     image, face, row, column = image[kept], face[kept], row[kept], column[kept]
-    if by_depth:
+    if by_depth and epsilon > 0:
+        total = parts[kept].sum(-1, keepdim=True) + epsilon
+        rank = (parts[kept] / total * (corners[kept][..., 2] + shift)).sum(-1)
+        # As in PyTorch3D, planes that would be behind the viewer here are left out.
+        front = (rank >= 0) & (total[:, 0].sub(epsilon).abs() > epsilon)
+        image, face, row, column, rank = image[front], face[front], row[front], column[front], rank[front]
+    elif by_depth:
         parts = (parts[kept] * parts[kept].sum(-1, keepdim=True).sign()).clamp_min(0)
         rank = (parts * corners[kept][..., 2]).sum(-1) / parts.sum(-1)
     else:
@@ -120,6 +141,8 @@ def _(
     blur: float,
     num_layers: int,
     by_depth: bool,
+    epsilon: float,
+    shift: float,
     fused: bool,
 ) -> Tensor:
     return vertices_px.new_empty((vertices_px.shape[0], height, width, num_layers), dtype=torch.int32)

@@ -10,6 +10,7 @@ from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.rasterizer import Rasterizer
+from rome_lightning.renderer.released import released_faces, released_share
 from rome_lightning.renderer.torch_visibility import visible_faces
 
 
@@ -139,9 +140,10 @@ class UVLayout(nn.Module):
 
     Args:
         head_faces: corner indices into vertices.
-        uvs: texture coordinates in [0, 1], v down.
+        uvs: texture coordinates in [0, 1], v down; in double precision where ties matter.
         uv_faces: corner indices into ``uvs``, one row per head face.
         size: texels per side.
+        released: choose faces and weigh corners as the release does, see ``renderer.released``.
     """
 
     head_faces: Int[Tensor, "f 3"]
@@ -149,6 +151,7 @@ class UVLayout(nn.Module):
     texels: Float[Tensor, "1 u 3"]
     face_ids: Int[Tensor, "1 s s"]
     mask: Bool[Tensor, "s s"]
+    share: Float[Tensor, "1 1 s s"] | None
 
     def __init__(
         self,
@@ -156,6 +159,7 @@ class UVLayout(nn.Module):
         uvs: Float[Tensor, "u 2"],
         uv_faces: Int[Tensor, "f 3"],
         size: int,
+        released: bool = False,
     ) -> None:
         super().__init__()
         if head_faces.shape != uv_faces.shape:
@@ -164,7 +168,15 @@ class UVLayout(nn.Module):
             )
         self.size = size
         texels = torch.cat([uvs * size - 0.5, torch.zeros_like(uvs[:, :1])], dim=-1)[None]
-        face_ids = visible_faces(texels.double(), uv_faces, (size, size))
+        if released:
+            # In single precision from the file's own numbers, as in the release: rounding decides ties.
+            up = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).float()
+            points = torch.stack([1 - 2 * up[:, 0], 2 * up[:, 1] - 1, torch.ones_like(up[:, 0])], dim=-1)
+            face_ids = released_faces(points[None], uv_faces, (size, size))
+        else:
+            face_ids = visible_faces(texels.double(), uv_faces, (size, size))
+        share = released_share(texels.float(), uv_faces, face_ids) if released else None
+        self.register_buffer("share", share, persistent=False)
         for name, tensor in {
             "head_faces": head_faces.int(),
             "uv_faces": uv_faces.int(),
@@ -176,7 +188,8 @@ class UVLayout(nn.Module):
 
     def gather(self, vertex_attributes: Float[Tensor, "b v c"]) -> Float[Tensor, "b c s s"]:
         """Carry vertex attributes to texels; 0 where ``mask`` is false. Differentiable."""
-        return interpolate(self.texels, self.uv_faces, self.face_ids, vertex_attributes, self.head_faces)
+        values = interpolate(self.texels, self.uv_faces, self.face_ids, vertex_attributes, self.head_faces)
+        return values if self.share is None else values * self.share
 
 
 def unproject(

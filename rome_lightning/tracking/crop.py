@@ -36,6 +36,14 @@ class CropRule:
             )
 
 
+FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1)
+"""The square of an upright photograph that the release's texture encoder has learned with: FFHQ's, whose side
+is four times the distance of the eyes, enlarged by 1.25.
+
+Departure from ROME: the picture is not turned. Source: Karras et al., A style-based generator, 2019, app. A.
+"""
+
+
 @dataclass(frozen=True)
 class Crop:
     """A square of whole pixels of the frame; it may reach beyond the frame."""

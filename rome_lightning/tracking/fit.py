@@ -20,7 +20,13 @@ from torch import Tensor
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
-from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames, solve_shape
+from rome_lightning.tracking.gauss_newton import (
+    FrameState,
+    LandmarkProblem,
+    solve_frames,
+    solve_shape,
+)
+from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.landmark_model import LandmarkModel
 from rome_lightning.tracking.shoulders import joints_of, steady_bust, steady_neck
 from rome_lightning.tracking.silhouette import SilhouetteTerm
@@ -93,12 +99,12 @@ def fit_clip(
     """Fit identity, pose, expression, gaze and camera to the landmarks of one person's clip.
 
     Args:
-        head: with the 52 ARKit expressions and a ``mediapipe`` embedding.
+        head: with a ``mediapipe`` embedding: the open head, or FLAME.
         landmarks_px: MediaPipe's landmarks in pixels of a square image, the centre of the top-left pixel at
             (0, 0); z in pixels, smaller is nearer. One frame (a photo) is enough.
         image_size: (height, width), equal: the camera has one scale.
         blendshapes: the detector's scores in [0, 1], ordered as ``head.expression_names`` (see
-            ``match_blendshapes``); the prior of the expression.
+            ``match_blendshapes``); the prior of the expression. 0 for heads without ARKit's names.
         found: frames with a face; all, if None. Other frames are left out and their input is not read.
         settings: weights; the defaults, if None.
         foreground: where the person is, [0, 1], over the same square at any resolution, and 1 where nobody
@@ -114,7 +120,7 @@ def fit_clip(
     settings = settings or FitSettings()
     found = torch.ones(len(landmarks_px), dtype=torch.bool) if found is None else found
     _check(landmarks_px, image_size, blendshapes, found)
-    model = LandmarkModel.from_head(head)
+    model = landmark_model(head)
     problem = landmark_problem(head, model, landmarks_px[found], blendshapes[found], settings)
     state = initial_state(problem, landmarks_px[found].float())
     shape = torch.zeros(model.shape_basis.shape[-1])
@@ -150,14 +156,16 @@ def landmark_problem(
         settings: weights.
     """
     names = head.expression_names
+    prior = blendshapes.new_zeros(len(blendshapes), model.num_expression)
+    prior[:, : blendshapes.shape[1]] = blendshapes
     return LandmarkProblem(
         model=model,
         target=landmarks_px[:, :, :2].float() * torch.tensor([1.0, -1.0]),
         unit=iris_distance(landmarks_px.float()),
         weights=landmark_weights(settings),
-        expression_prior=blendshapes.float().clamp(0, 1),
+        expression_prior=prior.float().clamp(0, 1),
         settings=settings,
-        jaw_open=names.index("jawOpen"),
+        jaw_open=names.index("jawOpen") if "jawOpen" in names else None,
         mouth_close=names.index("mouthClose") if "mouthClose" in names else None,
     )
 
@@ -268,7 +276,7 @@ def initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
     """
-    points = problem.model.template + problem.prior_displacement()
+    points = problem.expected()
     observed = landmarks_px * torch.tensor([1.0, -1.0, -1.0])
     weights = problem.weights / problem.weights.sum()
     centre = (weights[:, None] * points).sum(1, keepdim=True)
@@ -303,7 +311,7 @@ def _assemble(
     """Convert to the project's parameters and spread the fitted frames over the clip."""
     predicted = problem.predict(shape, state)
     distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
-    params = to_params(head, shape, state, bust, image_size)
+    params = to_params(head, problem.model, shape, state, bust, image_size)
     times, fitted = torch.arange(len(found)), found.nonzero().flatten()
     nearest = (times[:, None] - fitted[None]).abs().argmin(dim=1)
 
@@ -324,6 +332,7 @@ def _assemble(
 
 def to_params(
     head: HeadModel,
+    model: LandmarkModel,
     shape: Float[Tensor, " s"],
     state: FrameState,
     bust: Float[Tensor, "n 3 3"],
@@ -333,6 +342,7 @@ def to_params(
 
     Args:
         head: that was fitted.
+        model: its landmarks.
         shape: identity.
         state: of each frame.
         bust: rotation of the shoulders; the neck does the rest.
@@ -342,6 +352,7 @@ def to_params(
     world points ``R_g (R_n (p - j) + j - r) + r + t'`` agree for ``R_h = R_g R_n`` and the t' below.
     """
     count = len(state.expression)
+    expression, jaw = model.split(state.expression)
     root, neck = (joint[..., None] for joint in joints_of(head, shape, state))
     bend = bust.transpose(1, 2) @ state.rotation
     moved = bust @ (neck - bend @ neck - root) + root
@@ -353,10 +364,10 @@ def to_params(
     eyes = _eye_axis_angle(state.eyes)
     return HeadParams(
         shape=shape.expand(count, -1).contiguous(),
-        expression=state.expression,
+        expression=expression.contiguous(),
         global_pose=matrix_to_axis_angle(bust),
         neck_pose=matrix_to_axis_angle(bend),
-        jaw_pose=torch.zeros(count, 3),
+        jaw_pose=jaw.contiguous(),
         eye_pose=eyes,
         camera=torch.cat([scale[:, None], translation], dim=-1),
     )

@@ -36,7 +36,7 @@ class FrameState:
     shift: Float[Tensor, "n 2"]
     """Pixels, y up: the image of head space's origin."""
     expression: Float[Tensor, "n e"]
-    """Weights in [0, 1]."""
+    """Unknowns of the expression, see ``LandmarkModel``: weights in [0, 1] for the open head."""
     eyes: Float[Tensor, "n 4"]
     """Radians: pitch and yaw of the left eye, then of the right eye; yaw is applied after pitch."""
 
@@ -69,7 +69,7 @@ class LandmarkProblem:
     expression_prior: Float[Tensor, "n e"]
     """Expression weights expected a priori."""
     settings: FitSettings
-    jaw_open: int
+    jaw_open: int | None
     """Column of ``jawOpen``, the upper bound of ``mouthClose``."""
     mouth_close: int | None
 
@@ -82,18 +82,18 @@ class LandmarkProblem:
             expression_prior=self.expression_prior[index],
         )
 
-    def prior_displacement(self) -> Float[Tensor, "n l 3"]:
-        """Displacement of the landmarks under the expected expression, metres."""
-        return (self.model.expression_basis @ self.expression_prior.T).permute(2, 0, 1)
+    def expected(self) -> Float[Tensor, "n l 3"]:
+        """Landmarks of the mean head under the expected expression, metres."""
+        shape = self.expression_prior.new_zeros(self.model.shape_basis.shape[-1])
+        return self.model.points(shape, self.expression_prior)
 
     def rest(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n l 3"]:
         """Landmarks in head space before the eyes turn."""
-        identity = self.model.template + self.model.shape_basis @ shape
-        return identity + (self.model.expression_basis @ state.expression.T).permute(2, 0, 1)
+        return self.model.points(shape, state.expression)
 
     def predict(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n l 2"]:
         """Projected landmarks, pixels, y up."""
-        points = self.rest(shape, state)
+        points = self.model.points(shape, state.expression)
         for eye, rows in enumerate(self.model.eye_of_landmark()):
             points[:, rows] = _turned(self.model, shape, state, points[:, rows], eye)[0]
         projected = points @ state.rotation[:, :2].transpose(1, 2)
@@ -112,10 +112,9 @@ class LandmarkProblem:
         count, num_expression = state.expression.shape
         gain = (state.log_scale.exp() / self.unit)[:, None, None]
         axes = state.rotation[:, :2] * gain
-        points = self.rest(shape, state)
-        by_expression = axes @ model.expression_basis.permute(1, 0, 2).flatten(1)
+        points = model.points(shape, state.expression)
         jacobian = points.new_zeros(count, 2, len(self.weights), NUM_POSE + num_expression + NUM_EYES)
-        jacobian[..., NUM_POSE:-NUM_EYES] = by_expression.unflatten(2, (-1, num_expression))
+        jacobian[..., NUM_POSE:-NUM_EYES] = model.by_expression(axes, shape, state.expression)
         for eye, rows in enumerate(model.eye_of_landmark()):
             points[:, rows], by_angles = _turned(model, shape, state, points[:, rows], eye)
             columns = NUM_POSE + num_expression + 2 * eye
@@ -133,8 +132,7 @@ class LandmarkProblem:
     def shape_jacobian(self, state: FrameState) -> Float[Tensor, "n 2 l s"]:
         """Derivatives of the errors by the identity, as if the eyes looked straight ahead."""
         axes = state.rotation[:, :2] * (state.log_scale.exp() / self.unit)[:, None, None]
-        by_shape = axes @ self.model.shape_basis.permute(1, 0, 2).flatten(1)
-        return by_shape.unflatten(2, (-1, self.model.shape_basis.shape[-1]))
+        return self.model.by_shape(axes, state.expression)
 
     def robust_weights(self, error: Float[Tensor, "n 2 l"]) -> Float[Tensor, "n 1 l"]:
         """Weights that turn the soft-L1 cost into least squares, divided by the number of landmarks.
@@ -148,7 +146,7 @@ class LandmarkProblem:
         """Gradient and Hessian of the priors of expression and gaze."""
         num_expression = state.expression.shape[1]
         hessian = torch.zeros(NUM_POSE + num_expression + NUM_EYES, NUM_POSE + num_expression + NUM_EYES)
-        hessian.diagonal()[NUM_POSE:-NUM_EYES] = self.settings.expression_prior
+        hessian.diagonal()[NUM_POSE:-NUM_EYES] = self.settings.expression_prior * self.model.prior_costs()
         same = torch.eye(NUM_EYES) - torch.eye(NUM_EYES).roll(2, dims=1)
         hessian[-NUM_EYES:, -NUM_EYES:] = self.settings.eye_prior * (same + 0.1 * torch.eye(NUM_EYES))
         pose = torch.zeros(len(state.eyes), NUM_POSE)
@@ -170,18 +168,18 @@ class LandmarkProblem:
 
     def bounds(self, state: FrameState) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n p"]]:
         """Smallest and largest step of each parameter; ``mouthClose`` alone would tear the lips apart."""
-        upper = torch.ones_like(state.expression)
-        if self.mouth_close is not None:
+        lower, upper = (bound.expand_as(state.expression).clone() for bound in self.model.bounds())
+        if self.mouth_close is not None and self.jaw_open is not None:
             upper[:, self.mouth_close] = state.expression[:, self.jaw_open]
         free = torch.full((len(state.eyes), NUM_POSE), torch.inf)
-        low = torch.cat([-free, -state.expression, -MAX_GAZE - state.eyes], dim=-1)
+        low = torch.cat([-free, lower - state.expression, -MAX_GAZE - state.eyes], dim=-1)
         high = torch.cat([free, upper - state.expression, MAX_GAZE - state.eyes], dim=-1)
         return low, high
 
     def feasible(self, state: FrameState) -> FrameState:
         """Clamp to the bounds."""
-        expression = state.expression.clamp(0, 1)
-        if self.mouth_close is not None:
+        expression = state.expression.clamp(*self.model.bounds())
+        if self.mouth_close is not None and self.jaw_open is not None:
             limited = torch.minimum(expression[:, self.mouth_close], expression[:, self.jaw_open])
             expression[:, self.mouth_close] = limited
         return replace(state, expression=expression, eyes=state.eyes.clamp(-MAX_GAZE, MAX_GAZE))

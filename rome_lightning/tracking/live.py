@@ -21,8 +21,12 @@ from rome_lightning.tracking.fit import (
     match_blendshapes,
     to_params,
 )
-from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, solve_frames
-from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.gauss_newton import (
+    FrameState,
+    LandmarkProblem,
+    solve_frames,
+)
+from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.types import HeadParams
 
@@ -49,7 +53,7 @@ class LiveTracker:
 
     def __init__(self, head: HeadModel, image_size: int = 256, detector: FaceDetector | None = None) -> None:
         self.tracker = Tracker(head, image_size, detector=detector)
-        self.model = LandmarkModel.from_head(head)
+        self.model = landmark_model(head)
         self._stack = ExitStack()
         self._shape: Float[Tensor, " s"] | None = None
         self._state: FrameState | None = None
@@ -107,7 +111,7 @@ class LiveTracker:
         state = solve_frames(problem, self._shape, start, steps)
         self._state = state if last is None else self._steadied(problem, last, state)
         return to_params(
-            self.tracker.head, self._shape, self._state, self._bust_of(self._state), (size, size)
+            self.tracker.head, self.model, self._shape, self._state, self._bust_of(self._state), (size, size)
         )
 
     def crop_of(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:

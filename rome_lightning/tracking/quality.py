@@ -11,7 +11,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from rome_lightning.types import Region
-from rome_lightning.types.landmarks import CHIN, FACE_OVAL, FOREHEAD, LEFT_IRIS, RIGHT_IRIS
+from rome_lightning.types.landmarks import (
+    CHIN,
+    FACE_OVAL,
+    FOREHEAD,
+    LEFT_IRIS,
+    RIGHT_IRIS,
+)
 
 # Share of the picture that changes its colour from one shot to another; motion changes less.
 _CUT = 0.5

@@ -66,7 +66,9 @@ def joints_of(
     head: HeadModel, shape: Float[Tensor, " s"], state: FrameState
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Root and neck joint at rest, metres, head space."""
-    coefficients = torch.cat([shape.expand(len(state.expression), -1), state.expression], dim=-1)
+    # A jaw's angles may follow the coefficients.
+    expression = state.expression[:, : head.num_expression]
+    coefficients = torch.cat([shape.expand(len(expression), -1), expression], dim=-1)
     joints = torch.addmm(head.joint_template, coefficients, head.joint_basis).unflatten(-1, (-1, 3))
     return joints[:, 0], joints[:, 1]
 

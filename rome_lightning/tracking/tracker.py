@@ -13,12 +13,22 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
-from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections, FaceDetector, Progress
+from rome_lightning.tracking.detector import (
+    BLENDSHAPE_NAMES,
+    Detections,
+    FaceDetector,
+    Progress,
+)
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.fit_settings import FitSettings
-from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.matting import Matter, bounded_matte
-from rome_lightning.tracking.quality import QualityRule, continuous_shot, covered_ratio, yaw_degrees
+from rome_lightning.tracking.quality import (
+    QualityRule,
+    continuous_shot,
+    covered_ratio,
+    yaw_degrees,
+)
 from rome_lightning.tracking.segmenter import Segmenter
 from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.struct import TensorStruct
@@ -143,7 +153,7 @@ class Tracker:
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
         # Heads that cannot be fitted are refused here, not after minutes of detection.
-        LandmarkModel.from_head(head)
+        landmark_model(head)
         self.head = head
         self.image_size = image_size
         self.crop_rule = crop_rule or CropRule()

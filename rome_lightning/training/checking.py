@@ -87,7 +87,10 @@ def _check_head(module: LightningModule, data: LightningDataModule | None) -> No
     head = getattr(getattr(module, "avatar", None), "head", None)
     for manifest in getattr(data, "manifests", []):
         tracked = manifest.head.get("name")
-        if head is not None and tracked != head.name:
+        # Parameters do not depend on the texture layout.
+        if head is not None and str(tracked).removesuffix("-computed-uv") != head.name.removesuffix(
+            "-computed-uv"
+        ):
             raise ValueError(
                 f"the dataset was tracked with the head model {tracked!r}, the model has {head.name!r}; set "
                 "model.init_args.avatar.head, or prepare the videos again with --head"

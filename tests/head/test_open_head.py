@@ -75,7 +75,7 @@ def test_names_its_terms(head: HeadModel) -> None:
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"rome_lightning\.head\.bake"):
+    with pytest.raises(FileNotFoundError, match=r"rome_lightning\.baking\.head"):
         load_open_head(tmp_path / "none.safetensors")
 
 

@@ -44,7 +44,13 @@ def test_repeated_objects_come_from_the_memo() -> None:
     assert read[2]["again"] is read[0]
 
 
-@pytest.mark.parametrize("kind", [scipy.sparse.csc_matrix, scipy.sparse.csr_matrix])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        scipy.sparse.csc_matrix, scipy.sparse.csr_matrix, scipy.sparse.coo_matrix,
+        scipy.sparse.csc_array, scipy.sparse.csr_array, scipy.sparse.coo_array,
+    ],
+)  # fmt: skip
 def test_sparse_matrices(kind: Any) -> None:
     dense = np.random.default_rng(0).random((5, 40)) * (np.random.default_rng(1).random((5, 40)) > 0.8)
     read = loads(pickle.dumps(kind(dense), 2))
@@ -58,6 +64,15 @@ def test_chumpy_objects(chumpy: Any) -> None:
     read = loads(pickle.dumps({"whole": whole, "some": some}, 2))
     np.testing.assert_array_equal(to_array(read["whole"]), array)
     np.testing.assert_array_equal(to_array(read["some"]), array.ravel()[[3, 0, 4, 5]].reshape(2, 2))
+
+
+def test_expressions_in_unused_fields_are_kept_unevaluated() -> None:
+    """Written as chumpy does: the class, then the attributes of the object."""
+    data = b"}(S'model'\nK\x05S'unused'\ncchumpy.ch_ops\nadd\n)\x81}S'a'\nK\x01sbu."
+    read = loads(data)
+    assert read["model"] == 5
+    with pytest.raises(ValueError, match="'add' in the pickle holds no numbers"):
+        to_array(read["unused"])
 
 
 def test_npy_with_one_dict_and_a_tensor(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def main() -> None:
     for name, (sigma, blur, layers) in SETTINGS.items():
         leaf = vertices.clone().requires_grad_()
         meshes = Meshes(to_pytorch3d_ndc(leaf, SIZE), faces[None])
-        # Without clipping, depth is extrapolated outside a face; PyTorch3D's own MeshRasterizer clips.
+        # The release does not clip: depth is extrapolated outside a face. PyTorch3D's MeshRasterizer does.
         ids, _, _, distance = rasterize_meshes(
-            meshes, SIZE, blur_radius=blur, faces_per_pixel=layers, clip_barycentric_coords=True
+            meshes, SIZE, blur_radius=blur, faces_per_pixel=layers, clip_barycentric_coords=name == "wide"
         )
         probability = torch.sigmoid(-distance / sigma) * (ids >= 0)
         alpha = 1 - (1 - probability).prod(-1)

@@ -306,10 +306,10 @@ def test_rows_must_agree() -> None:
         _check(torch.zeros(3, 478, 3), (SIZE, SIZE), torch.zeros(2, 6), torch.ones(3, dtype=torch.bool))
 
 
-def test_head_without_arkit_expressions_is_refused(head: HeadModel) -> None:
+def test_head_without_landmarks_is_refused(head: HeadModel) -> None:
     other = toy_head()
-    other.expression_names = tuple("abcdef")
-    with pytest.raises(ValueError, match="52 ARKit expressions"):
+    other.landmark_names = ()
+    with pytest.raises(ValueError, match="needs the landmarks 'mediapipe'"):
         LandmarkModel.from_head(other)
 
 

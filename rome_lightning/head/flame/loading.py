@@ -17,9 +17,23 @@ import torch
 
 from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.head.flame.atlas import compute_atlas
-from rome_lightning.head.flame.regions import compute_regions, read_regions, released_regions
+from rome_lightning.head.flame.regions import (
+    compute_regions,
+    read_regions,
+    released_regions,
+)
+from rome_lightning.head.flame.released import (
+    find_released,
+    released_faces,
+    released_vertex_uvs,
+)
 from rome_lightning.head.model import HeadModel
-from rome_lightning.head.topology import FloatArray, IntArray, boundary_loops, close_loop
+from rome_lightning.head.topology import (
+    FloatArray,
+    IntArray,
+    boundary_loops,
+    close_loop,
+)
 from rome_lightning.pretrained.pickled_data import to_array
 from rome_lightning.pretrained.restricted_pickle import load_npy_object, load_pickle
 
@@ -47,24 +61,39 @@ class FlameFiles:
     """``neck_list.pkl`` of the ROME release."""
     basis: Path | None = None
     """``u_full.pt`` of the ROME release, which tells the vertices of the neck list that move."""
+    faces: Path | None = None
+    """``faces_v2.pth`` of the ROME release: with ``uv_faces``, exactly its triangles of the mouth."""
+    uv_faces: Path | None = None
+    """``uvfaces_v2.pth`` of the ROME release."""
+    vertex_uvs: Path | None = None
+    """``vertex_uvcoords.pth`` of the ROME release: where each vertex samples maps of the surface."""
 
     @classmethod
-    def beside(cls, model: str | Path) -> FlameFiles:
-        """The model and whichever official files lie in the same folder under their official names."""
+    def beside(cls, model: str | Path, release: str | Path = "") -> FlameFiles:
+        """The model and whichever official files lie in the same folder under their official names.
+
+        Args:
+            model: ``generic_model.pkl``.
+            release: folder of the ROME release's data, for those of its files that do not lie there.
+        """
         model = Path(model)
+        released = find_released(model, release)
 
         def find(*names: str) -> Path | None:
             return next((model.with_name(name) for name in names if model.with_name(name).is_file()), None)
 
         return cls(
             model,
-            find("head_template.obj", "head_template_mesh.obj", "FLAME_texture.npz"),
+            released.get("head_template.obj") or find("head_template_mesh.obj", "FLAME_texture.npz"),
             find("FLAME_masks.pkl"),
             find("landmark_embedding.npy"),
             find("mediapipe_landmark_embedding.npz"),
-            find("hair_list.pkl"),
-            find("neck_list.pkl"),
-            find("u_full.pt"),
+            released.get("hair_list.pkl"),
+            released.get("neck_list.pkl"),
+            released.get("u_full.pt"),
+            released.get("faces_v2.pth"),
+            released.get("uvfaces_v2.pth"),
+            released.get("vertex_uvcoords.pth"),
         )
 
 
@@ -92,9 +121,9 @@ def load_flame(
     for file in (getattr(files, field.name) for field in fields(files)):
         if file is not None and not file.is_file():
             raise FileNotFoundError(
-                f"no file at {file}; FLAME is not part of this package: register at {FLAME_PAGE}, accept "
-                f"its licence ({FLAME_LICENCE}), download FLAME 2020 or 2023 and give the path of its "
-                "generic_model.pkl"
+                f"no file at {file.absolute()}; if your FLAME has moved, put it back or give its new path "
+                f"(the head that comes with this package needs no file; FLAME is at {FLAME_PAGE} under its "
+                f"licence: {FLAME_LICENCE})"
             )
     for name, count, limit in (
         ("num_shape", num_shape, _NUM_SHAPE),
@@ -115,13 +144,14 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
     joints = regressor @ vertices
     _check_axes(files.model, joints)
     open_faces = arrays["f"].astype(np.int64)
-    faces = np.concatenate([open_faces, _closing_faces(open_faces, vertices, arrays["weights"])])
-    uvs, uv_faces = _layout(files.layout, vertices, open_faces, faces)
+    faces, uvs, uv_faces = _triangles(files, vertices, open_faces, arrays["weights"])
+    vertex_uvs = None if files.vertex_uvs is None else released_vertex_uvs(files.vertex_uvs, len(vertices))
     regions = compute_regions(vertices, faces, arrays["weights"], joints)
     if files.masks is not None:
         regions = read_regions(files.masks, regions)
     if files.hair is not None and files.neck is not None:
         regions = released_regions(files.hair, files.neck, files.basis, regions)
+    landmarks = _landmarks(files, len(open_faces))
     digest = hashlib.sha256(files.model.read_bytes()).hexdigest()[:8]
 
     def single(array: FloatArray) -> torch.Tensor:
@@ -137,10 +167,11 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
         joint_basis=single(np.einsum("jv,vxk->jxk", regressor, basis)),
         skinning_weights=single(arrays["weights"] / arrays["weights"].sum(1, keepdims=True)),
         faces=torch.from_numpy(faces),
-        uvs=single(uvs),
+        uvs=torch.from_numpy(uvs),
         uv_faces=torch.from_numpy(uv_faces),
+        vertex_uvs=None if vertex_uvs is None or files.layout is None else single(vertex_uvs),
         regions={name: torch.from_numpy(regions[name]) for name in REGIONS},
-        landmarks=_landmarks(files, len(open_faces)),
+        landmarks=landmarks,
         pose_basis=single(arrays["posedirs"].reshape(-1, arrays["posedirs"].shape[-1]).T),
         licence=FLAME_LICENCE,
     )
@@ -192,6 +223,20 @@ def _check_axes(path: Path, joints: FloatArray) -> None:
             f"{path}: expected a head in metres, +x to its left, +y up and +z forward; its eyes are "
             f"{between:.3f} apart on x, {neck_to_eyes:.3f} above and {forward:.3f} in front of the neck joint"
         )
+
+
+def _triangles(
+    files: FlameFiles, vertices: FloatArray, open_faces: IntArray, weights: FloatArray
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """All triangles, texture coordinates and the triangles' corners among them."""
+    if files.faces is None or files.uv_faces is None or files.layout is None:
+        faces = np.concatenate([open_faces, _closing_faces(open_faces, vertices, weights)])
+        return faces, *_layout(files.layout, vertices, open_faces, faces)
+    faces, corners = released_faces(files.faces, files.uv_faces, open_faces)
+    uvs, uv_faces = _layout(files.layout, vertices, open_faces, open_faces)
+    if not np.array_equal(corners[: len(uv_faces)], uv_faces):
+        raise ValueError(f"{files.uv_faces} does not fit {files.layout}: their corners differ")
+    return faces, uvs, corners
 
 
 def _closing_faces(faces: IntArray, vertices: FloatArray, weights: FloatArray) -> IntArray:

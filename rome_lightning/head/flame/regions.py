@@ -9,7 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from rome_lightning.head.data import REGIONS
-from rome_lightning.head.topology import FloatArray, IntArray, boundary_loops, face_components
+from rome_lightning.head.topology import (
+    FloatArray,
+    IntArray,
+    boundary_loops,
+    face_components,
+)
 from rome_lightning.pretrained.pickled_data import to_array
 from rome_lightning.pretrained.restricted_pickle import load_pickle
 

@@ -99,6 +99,8 @@ def soft_kernel(
     faces: wp.array2d(dtype=wp.int32),
     blur: wp.float32,
     by_depth: wp.bool,
+    epsilon: wp.float32,
+    shift: wp.float32,
     height: wp.int32,
     width: wp.int32,
     empty: wp.int64,
@@ -116,19 +118,24 @@ def soft_kernel(
     a = vertices[image, faces[face, 0]]
     b = vertices[image, faces[face, 1]]
     c = vertices[image, faces[face, 2]]
-    if (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]) == 0.0:
+    area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+    if wp.abs(area) <= epsilon:
         return
     box = centres_within(a, b, c, wp.sqrt(blur), height, width)
     sides = sides_of(a, b, c)
     for row in range(box.top, box.bottom):
         for column in range(box.left, box.right):
             nearest = nearest_on_border(a, b, c, sides, column, row)
-            if nearest.inside or nearest.squared < blur:
-                rank = nearest.squared
-                if by_depth:
-                    rank = clipped_depth(a, b, c, nearest.parts)
-                elif nearest.inside:
-                    rank = -rank
+            rank = nearest.squared
+            within = nearest.inside or nearest.squared < blur
+            if by_depth and epsilon > 0.0:
+                rank = extrapolated_depth(a, b, c, nearest.parts, area + epsilon, shift)
+                within = within and rank >= 0.0
+            elif by_depth:
+                rank = clipped_depth(a, b, c, nearest.parts)
+            elif nearest.inside:
+                rank = -rank
+            if within:
                 key = (ordered_bits(rank) << wp.int64(32)) | wp.int64(face)
                 pixel = row * width + column
                 layer = wp.int32(0)
@@ -152,6 +159,15 @@ def clipped_depth(a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3) -> wp.floa
     parts = wp.vec3(wp.max(parts[0], 0.0), wp.max(parts[1], 0.0), wp.max(parts[2], 0.0))
     total = parts[0] + parts[1] + parts[2]
     return (parts[1] * a[2] + parts[2] * b[2] + parts[0] * c[2]) / total
+
+
+@wp.func
+def extrapolated_depth(
+    a: wp.vec3, b: wp.vec3, c: wp.vec3, parts: wp.vec3, total: wp.float32, shift: wp.float32
+) -> wp.float32:
+    """Depth of the triangle's plane as PyTorch3D gives it; the parts are as in ``clipped_depth``."""
+    depth = (parts[1] / total) * (a[2] + shift) + (parts[2] / total) * (b[2] + shift)
+    return depth + (parts[0] / total) * (c[2] + shift)
 
 
 @wp.func
@@ -237,12 +253,14 @@ def soft_layers(
     blur: float,
     num_layers: int,
     by_depth: bool,
+    epsilon: float,
+    shift: float,
 ) -> Tensor:
     """See ``soft._layers``."""
     batch = len(vertices_px)
     keys = vertices_px.new_full((batch, height, width, num_layers), EMPTY, dtype=torch.int64)
     mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()))
-    settings = (blur, by_depth, height, width, EMPTY)
+    settings = (blur, by_depth, epsilon, shift, height, width, EMPTY)
     launch_images(soft_kernel, (batch, len(faces)), *mesh, *settings, keys.flatten(1, 2))
     # The lower half of a key is the face; that of the empty key is -1.
     return keys.to(torch.int32)

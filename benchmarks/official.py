@@ -1,0 +1,243 @@
+"""The official ROME code beside ours, on generated files: every quantity from vertices to logits.
+
+    python -m benchmarks.official --release CHECKOUT [--record FILE]
+
+CHECKOUT is a clone of https://github.com/SamsungLabs/rome with its DECA submodule (non-commercial research;
+nothing of it is part of this project), whose requirements are installed: PyTorch3D's C++ rasterizer, yacs,
+scikit-image. FLAME is generated on the mesh of DECA's head_template.obj, the networks have random weights,
+and everything else is the release's own: ``--generated`` takes files of ours in their place, and
+``--record`` writes what the official code makes of those for ``tests/parity``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import tempfile
+import types
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from released_files import (  # noqa: E402
+    ReleasedFiles,
+    Widths,
+    make_model,
+    released_inputs,
+    released_weights,
+    write_released_files,
+    write_released_linear,
+)
+from released_values import TOLERANCES, import_released, released_values, thinned  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the official code gives, two poses of one person."""
+
+    values: dict[str, Tensor]
+
+
+def generated_flame(checkout: Path, folder: Path) -> ReleasedFiles:
+    """The release's own files beside a FLAME of ours on DECA's mesh."""
+    deca = folder / "DECA" / "data"
+    deca.mkdir(parents=True)
+    for name in ("head_template.obj", "landmark_embedding.npy"):
+        (deca / name).symlink_to((checkout / "DECA" / "data" / name).resolve())
+    vertices, faces = [], []
+    for line in (deca / "head_template.obj").read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["v"]:
+            vertices.append([float(word) for word in words[1:4]])
+        elif words[:1] == ["f"]:
+            faces.append([int(word.split("/")[0]) - 1 for word in words[1:]])
+    # The template stands at its height in a body; FLAME's own is near the origin.
+    points = np.array(vertices) - [0, 1.48, 0.02]
+    (deca / "generic_model.pkl").write_bytes(pickle.dumps(make_model(points, np.array(faces)), protocol=2))
+    data = folder / "data"
+    data.mkdir()
+    for file in (checkout / "data").iterdir():
+        (data / file.name).symlink_to(file.resolve())
+    return ReleasedFiles(deca / "generic_model.pkl", data)
+
+
+@contextmanager
+def official_code(checkout: Path) -> Any:
+    """The release's packages, without those that only its data sets and its detector need."""
+    import torchvision
+
+    for name in ("face_alignment", "tensorboardX"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    sys.path.insert(0, str(checkout))
+    originals = {name: getattr(torchvision.models, name) for name in ("resnet50", "mobilenet_v2")}
+    for name, build in originals.items():
+        # The release downloads ImageNet's weights before it loads its own.
+        setattr(torchvision.models, name, partial(_without_download, build))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(checkout))
+        for name, build in originals.items():
+            setattr(torchvision.models, name, build)
+
+
+def _without_download(build: Any, pretrained: bool = False, **options: Any) -> Any:
+    return build(weights=None) if pretrained else build(**options)
+
+
+def run_official(checkout: Path, files: ReleasedFiles, widths: Widths, weights: dict[str, Tensor]) -> Any:
+    """The official model with given weights."""
+    from DECA.decalib.utils import util
+    from src import rome
+
+    deca, data = files.model.parent, files.data
+    for name in ("uv_face_mask.png", "uv_face_eye_mask.png"):
+        if not (deca / name).exists():
+            Image.fromarray(np.full((256, 256, 3), 255, np.uint8)).save(deca / name)
+    for name in ("hair_edge_list.pkl", "neck_edge_list.pkl"):
+        if not (data / name).exists():
+            (data / name).write_bytes(pickle.dumps([0]))
+    for name in ("hair_faces.pth", "neck_faces.pth"):
+        if not (data / name).exists():
+            torch.save(torch.zeros(1, 1, 3, dtype=torch.long), data / name)
+    # An opening of the mask after the fact, which OpenCV 5 refuses.
+    rome.mask_errosion = lambda mask: torch.from_numpy(mask)
+    parser = rome.ROME.add_argparse_args(argparse.ArgumentParser())
+    options = {
+        "deca_path": deca.parent, "path_to_deca": deca.parent, "rome_data_dir": data,
+        "autoenc_num_channels": widths.texture, "autoenc_max_channels": 8 * widths.texture,
+        "unet_num_channels": widths.unet, "unet_max_channels": 8 * widths.unet,
+        "use_separate_seg_unet": False,
+        "path_to_linear_hair_model": data / "linear_hair.pth",
+        "path_to_mobile_model": data / "disp_model.pth",
+        "use_distill": True, "use_mobile_version": True,
+    }  # fmt: skip
+    argv = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    # A grid of the details that the release leaves out, made in a loop of Python.
+    util.generate_triangles = lambda *_: np.zeros((1, 3))
+    model = rome.ROME(parser.parse_args([*argv, "--unet_pred_mask"])).eval()
+    model.parametric_avatar.render.render_shape = _no_shaded_picture
+    missing = model.load_state_dict(weights, strict=False)
+    wrong = [key for key in missing.missing_keys if not key.startswith("parametric_avatar.")]
+    if wrong or missing.unexpected_keys:
+        raise ValueError(
+            f"the weights do not fit the official code: {[*wrong, *missing.unexpected_keys][:3]}"
+        )
+    return model
+
+
+def _no_shaded_picture(vertices: Tensor, transformed_vertices: Tensor) -> Tensor:
+    """In place of five pictures per frame for show, what they do to the vertices that follow."""
+    transformed_vertices[:, :, 2] += 10
+    return torch.zeros(len(vertices), 3, 1, 1)
+
+
+def reference(model: Any, linear: bool) -> Reference:
+    """Run the official model on the inputs; ``linear`` takes the distilled networks."""
+    from DECA.decalib.models.lbs import batch_rodrigues
+
+    inputs = released_inputs()
+    part = model.parametric_avatar
+    part.external_params["use_distill"] = part.external_params["use_mobile_version"] = linear
+    kept: dict[str, Tensor] = {}
+    codes = iter([inputs.source, inputs.drivers])
+
+    def encode(images: Tensor, crop_bbox: Any) -> dict[str, Any]:
+        code = next(codes)
+        pose = torch.stack([code.global_pose, code.jaw_pose], 1)
+        angle = torch.norm(pose + 1e-8, dim=2, keepdim=True)
+        turned = torch.cat([angle, pose / angle], 2).view(-1, 4)
+        return {
+            "shape": code.shape, "exp": code.expression, "cam": code.camera,
+            "pose_rot_mats": batch_rodrigues(turned).view(len(pose), 2, 3, 3),
+        }  # fmt: skip
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        drawn, shown = original(*args, **kwargs)
+        kept["offsets"] = drawn["vertices_deforms"]
+        return drawn, shown
+
+    original, part.encode, part.decode = part.decode, encode, decode
+    hooks = [
+        part.render.register_forward_hook(lambda _, __, out: kept.update(out)),
+        model.unet.register_forward_hook(lambda _, __, out: kept.update(logits=out)),
+    ]
+    if linear:
+        hooks.append(part.online_regressor.register_forward_hook(lambda _, __, out: kept.update(driver=out)))
+    try:
+        keypoints = torch.linspace(-0.5, 0.5, 136).view(1, 68, 2).expand(2, -1, -1)
+        images = inputs.source_image.expand(2, -1, -1, -1)
+        out = model({
+            "source_img": images, "source_mask": inputs.source_mask.expand(2, -1, -1, -1),
+            "source_keypoints": keypoints, "target_img": inputs.driver_images, "target_keypoints": keypoints,
+        })  # fmt: skip
+    finally:
+        part.encode, part.decode = type(part).encode.__get__(part), original
+        for hook in hooks:
+            hook.remove()
+    mask = kept["alpha_images"]
+    values = {
+        "vertices_ndc": out["vertices_target"][..., :2], "offsets": kept["offsets"],
+        "uv": kept["uvcoords_images"][:, :2], "normals": kept["normal_images"], "mask": mask,
+        "soft_alpha": kept["soft_alpha_images"], "logits": kept["logits"],
+    }  # fmt: skip
+    if linear:
+        values["driver"] = kept["driver"]
+    return Reference({name: value.detach().clone() for name, value in values.items()})
+
+
+def compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """One line for each quantity: largest difference, that of 99.9 %, and what may be."""
+    lines = []
+    for name, value in wanted.items():
+        difference = (found[name].float() - value.float()).abs().flatten().sort().values
+        most, usual = float(difference[-1]), float(difference[int(0.999 * (len(difference) - 1))])
+        limits = TOLERANCES.get(name)
+        lines.append(f"{name:14} {most:9.1e} {usual:9.1e}   allowed {limits}")
+    return lines
+
+
+def main() -> None:
+    """Compare, and record if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--release", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument("--generated", action="store_true", help="Our files in place of the release's.")
+    parser.add_argument("--width", type=int, default=64, help="Of the networks; the release has 64.")
+    parser.add_argument("--record", type=Path, help="Write the official values of the generated files.")
+    arguments = parser.parse_args()
+    widths = Widths(arguments.width, arguments.width)
+    with tempfile.TemporaryDirectory() as name, official_code(arguments.release), torch.no_grad():
+        folder = Path(name)
+        if arguments.generated or arguments.record:
+            files = write_released_files(folder)
+        else:
+            files = generated_flame(arguments.release, folder)
+        write_released_linear(files.data)
+        weights = released_weights(widths)
+        model = run_official(arguments.release, files, widths, weights)
+        recorded = {}
+        for linear in (False, True):
+            wanted = reference(model, linear).values
+            kind = "linear" if linear else "full"
+            recorded |= {f"{kind}/{key}": value for key, value in wanted.items()}
+            avatar = import_released(files, weights, folder, linear)
+            print(f"{kind} model        largest    99.9 %")
+            print("\n".join(compare(released_values(avatar, released_inputs()), wanted)), flush=True)
+    if arguments.record:
+        save_file(thinned(recorded), arguments.record)
+
+
+if __name__ == "__main__":
+    main()
