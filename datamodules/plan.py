@@ -83,7 +83,7 @@ class TrainingPlan:
             raise ValueError("a plan needs at least one clip")
         for index, clip in enumerate(self.clips):
             if not clip.frames:
-                raise ValueError(f"clip {index} has no usable frame")
+                raise ValueError(f"clip {index} has no usable frame; a pair needs one")
         if self.groups:
             assert sum(group.num_clips for group in self.groups) == len(self.clips), "groups cover the clips"
 
@@ -196,6 +196,9 @@ def evaluation_pairs(
 ) -> list[Pair]:
     """Fixed pairs: one source frame per clip and evenly spaced targets.
 
+    A clip's only frame, a photograph, is its own target where no clip has another: beside real pairs such
+    reconstructions would only raise the score.
+
     Args:
         clips: their first frames are the sources, unless ``sources`` says otherwise.
         targets: frames of each clip that may be targets; the source itself only where there is no other.
@@ -203,12 +206,10 @@ def evaluation_pairs(
         sources: source frame of each clip.
     """
     pairs = []
+    single = all(len(clip.frames) < 2 for clip in clips)
     for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
         source = clip.frames[0] if sources is None else sources[index]
-        others = [frame for frame in allowed if frame != source]
-        if len(clip.frames) == 1:
-            # A photograph of which there is no other is asked to reproduce itself.
-            others = list(allowed)
+        others = [frame for frame in allowed if frame != source or single]
         if others:
             chosen = _evenly(len(others), pairs_per_clip)
             pairs += [Pair(index, source, (others[place],)) for place in chosen]

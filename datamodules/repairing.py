@@ -12,7 +12,7 @@ from datamodules.manifest import Manifest, ManifestShard
 from datamodules.prepare.build import Builder, ShardPlan
 from datamodules.prepare.clips import TRACKER
 from datamodules.prepare.config import BuildOptions, PrepareConfig
-from datamodules.prepare.inputs import VideoInput, expand_inputs
+from datamodules.prepare.inputs import PHOTO_SUFFIXES, VideoInput, expand_inputs
 from datamodules.prepare.parts import MakeEmbedder, MakeTracker, Part, default_tracker
 from datamodules.prepare.pipeline import head_fingerprint
 from datamodules.shards import SCHEMA, ShardInfo, sha256_of
@@ -106,18 +106,26 @@ def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config
     for what, value in ours.items():
         if spec.get(what) != value:
             raise ValueError(f"it was made with {what} {spec.get(what)}, here is {value}")
-    absent = [item["source"] for item in spec["inputs"] if item["sha256"] not in videos]
+    absent = [item["source"] for item in spec["inputs"] if not videos.keys() >= set(_hashes(item))]
     if absent:
         raise ValueError(f"it needs {', '.join(absent)}: give these videos, or their folder, with --videos")
     common = {key: value for key, value in spec.items() if key not in ("split", "inputs")}
     parts = []
     for item in spec["inputs"]:
+        files = tuple(videos[digest] for digest in _hashes(item))
+        photos = files if files[0].suffix.lower() in PHOTO_SUFFIXES else ()
         video = VideoInput(
-            videos[item["sha256"]], item["key"], item["identity"], item["sha256"], item["source"]
-        )
+            files[0], item["key"], item["identity"], item["sha256"], item["source"], photos,
+            tuple(item.get("photos", ())),
+        )  # fmt: skip
         part_spec = {**common, "input": item}
         parts.append(Part(f"{item['key']}-{sha256_of(part_spec)[:12]}", video, part_spec))
     return ShardPlan(shard.split, shard.name, spec, parts)
+
+
+def _hashes(item: Mapping[str, Any]) -> list[str]:
+    """sha256 of the files of an input."""
+    return list(item.get("photos", [item["sha256"]]))
 
 
 def _spec(folder: Path, shard: ManifestShard) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class PairChoice:
     ) -> tuple[int, tuple[int, ...]]:
         """Source and drivers; drivers differ from the source, and from each other while frames last.
 
+        The only frame of a clip, a photograph, drives itself.
+
         Args:
             generator: consumed.
             frames: indices in the clip to choose from; a single one is source and driver.

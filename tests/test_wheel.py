@@ -53,7 +53,7 @@ def _run(*command, cwd=None):
 def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as bundle:
         names = set(bundle.namelist())
-    suffixes = {".py", ".safetensors", ".json", ".html", ".js", ".md"}
+    suffixes = {".py", ".safetensors", ".json", ".html", ".js", ".md", ".csv"}
     expected = {
         path.relative_to(ROOT).as_posix()
         for package in ("rome_lightning", "datamodules")

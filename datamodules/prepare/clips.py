@@ -84,7 +84,7 @@ class VideoReport:
 
 
 @dataclass
-class _Shot:
+class Shot:
     """A tracked shot and which of its frames can be used."""
 
     frames: np.ndarray
@@ -93,9 +93,12 @@ class _Shot:
     reasons: np.ndarray
     """Why each frame is left out, empty if it is not."""
     sharpness: np.ndarray
+    squares: np.ndarray
+    """Left, top, right and bottom of each frame's crop, pixels of the source."""
 
     @property
     def usable(self) -> np.ndarray:
+        """Indices of the frames without a reason."""
         return np.flatnonzero(self.reasons == "")
 
     def reject(self, where: np.ndarray, reason: str) -> None:
@@ -131,7 +134,7 @@ def make_clips(
     report.num_frames = len(content)
     shots, complaints, counts = _track_shots(content, tools.tracker, config)
     if tools.embed is not None and config.min_identity_similarity is not None:
-        report.face = _check_identity(shots, tools.embed, config.min_identity_similarity)
+        report.face = check_identity(shots, tools.embed, config.min_identity_similarity)
     num_good = sum(len(shot.usable) for shot in shots)
     for shot in shots:
         if len(shot.usable) < config.min_frames:
@@ -140,20 +143,20 @@ def make_clips(
     report.rejected = {reason: count for reason, count in sorted(counts.items()) if count}
     report.num_used = sum(len(shot.usable) for shot in shots)
     report.footage_s = report.num_used / content.fps
-    report.best_rejected = _best_rejected(shots)
+    report.best_rejected = best_rejected(shots)
     if report.num_used == 0:
         counts[SHORT_SHOT] -= num_good
         if len(complaints) == 1 and not shots:
             raise ValueError(complaints[0])
         raise ValueError(_why_nothing(num_good, len(content), +counts, complaints, config))
-    return list(_cut(video, shots, content, config, head, tools.fit_outline, report))
+    return list(cut_clips(video, shots, content, config, head, tools.fit_outline, report))
 
 
 def _track_shots(
     content: Video, tracker: SupportsTrack, config: PrepareConfig
-) -> tuple[list[_Shot], list[str], Counter[str]]:
+) -> tuple[list[Shot], list[str], Counter[str]]:
     """Tracked shots, complaints about the others, and their frames by reason."""
-    shots: list[_Shot] = []
+    shots: list[Shot] = []
     complaints: list[str] = []
     counts: Counter[str] = Counter()
     waiting = deque(split_shots(content.frames))
@@ -166,12 +169,12 @@ def _track_shots(
         try:
             pictures = content.frames if len(frames) == len(content) else content.frames[frames]
             clip = tracker.track(pictures, fps=content.fps)
-            _check_size(clip, config)
+            check_size(clip, config)
         except ValueError as error:
             complaints.append(str(error))
             counts[UNTRACKED] += len(frames)
             continue
-        shot = _judged(frames, clip, config)
+        shot = judged(frames, clip, config)
         rest = np.flatnonzero(shot.reasons == _OTHER_SHOT)
         if config.min_frames <= len(rest) < len(frames):
             # A cut that the colours do not show: what comes after it is a shot of its own.
@@ -181,7 +184,8 @@ def _track_shots(
     return shots, complaints, counts
 
 
-def _check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
+def check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
+    """Refuse a face that would have to be enlarged too much."""
     upscale = config.image_size / tracked.crop.side
     if upscale > config.max_upscale:
         raise ValueError(
@@ -191,7 +195,7 @@ def _check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
         )
 
 
-def _judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> _Shot:
+def judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> Shot:
     """A shot with what the tracker and the thresholds say about its frames."""
     valid = np.asarray(clip.valid, dtype=bool)
     reasons = np.array(
@@ -199,7 +203,9 @@ def _judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> _Sh
         dtype=object,
     )
     values = sharpness(np.asarray(clip.images), _face_boxes(clip, config.image_size))
-    shot = _Shot(frames, clip, reasons, values)
+    corner = np.array([clip.crop.left, clip.crop.top], dtype=np.float32)
+    square = np.concatenate([corner, corner + clip.crop.side])
+    shot = Shot(frames, clip, reasons, values, np.tile(square, (len(frames), 1)))
     if valid.any():
         limits = np.array([config.max_yaw, config.max_pitch, config.max_roll])
         shot.reject((np.abs(head_angles(clip.params.pose)) > limits).any(1), TURNED)
@@ -208,7 +214,7 @@ def _judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> _Sh
     return shot
 
 
-def _check_identity(shots: Sequence[_Shot], embed: Embedder, least: float) -> list[float]:
+def check_identity(shots: Sequence[Shot], embed: Embedder, least: float) -> list[float]:
     """Reject shots and frames of other people than the one who is seen most; returns that one's face."""
     chosen = [_spread(shot.usable, _FACES_PER_SHOT) for shot in shots]
     pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
@@ -235,7 +241,7 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))]
 
 
-def _best_rejected(shots: Sequence[_Shot]) -> dict[str, Any] | None:
+def best_rejected(shots: Sequence[Shot]) -> dict[str, Any] | None:
     """The most trustworthy frame among those left out."""
     left_out = [
         (float(shot.clip.confidence[index]), number, int(index))
@@ -270,15 +276,16 @@ def _face_boxes(tracked: TrackedClip, size: int) -> Bool[np.ndarray, "n s s"]:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _cut(
+def cut_clips(
     video: VideoInput,
-    shots: Sequence[_Shot],
+    shots: Sequence[Shot],
     content: Video,
     config: PrepareConfig,
     head: str,
     fit_outline: OutlineFitter | None,
     report: VideoReport,
 ) -> Iterator[Clip]:
+    """The clips of the usable frames, numbered in order."""
     number = 0
     for shot in shots:
         usable = shot.usable
@@ -295,9 +302,8 @@ def _cut(
             yield clip
 
 
-def _clip(key: str, video: VideoInput, shot: _Shot, part: np.ndarray, content: Video) -> Clip:
-    params, crop = shot.clip.params, shot.clip.crop
-    corners = [crop.left, crop.top, crop.left + crop.side, crop.top + crop.side]
+def _clip(key: str, video: VideoInput, shot: Shot, part: np.ndarray, content: Video) -> Clip:
+    params = shot.clip.params
 
     def rows(values: object) -> np.ndarray:
         return torch.as_tensor(values).detach().numpy()[part]
@@ -314,7 +320,7 @@ def _clip(key: str, video: VideoInput, shot: _Shot, part: np.ndarray, content: V
             "pose": rows(params.pose),
             "camera": rows(params.camera),
             "landmarks": rows(shot.clip.landmarks)[..., :2],
-            "bbox": np.tile(np.array(corners, dtype=np.float32), (len(part), 1)),
+            "bbox": shot.squares[part],
             "confidence": rows(shot.clip.confidence),
             "frame_number": content.frame_numbers[shot.frames[part]],
             "timestamp": content.timestamps[shot.frames[part]],

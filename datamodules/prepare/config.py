@@ -25,7 +25,8 @@ class PrepareConfig:
     frames_per_clip: int = 64
     """Longer shots are cut into clips of at most so many frames; their identity is one."""
     min_frames: int = 8
-    """Shots with fewer usable frames are rejected, and videos without any other shot."""
+    """Shots with fewer usable frames are rejected, and videos without any other shot; of photographs one is
+    enough."""
     min_sharpness_ratio: float = 0.35
     """Frames are rejected as blurred below this share of the median sharpness of their shot."""
     min_face_px: float = 48.0

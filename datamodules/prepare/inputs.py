@@ -1,4 +1,4 @@
-"""Which videos a dataset is made from: files, folders, id lists; who is in them; which split they go to."""
+"""What a dataset is made from: files, folders, id lists; who is in them; which split they go to."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from datamodules.prepare.config import PrepareConfig
 from rome_lightning.media.atomic import write_atomic
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video as it was given."""
+    """A video or photograph as it was given."""
 
     path: Path
     name: str
@@ -35,35 +36,48 @@ class VideoFile:
         """``name`` without suffix."""
         return self.name.removesuffix(self.path.suffix)
 
+    @property
+    def is_photo(self) -> bool:
+        """Whether it is one picture."""
+        return self.path.suffix.lower() in PHOTO_SUFFIXES
+
 
 @dataclass(frozen=True)
 class VideoInput:
-    """A video and what the dataset calls it."""
+    """A video, or all photographs of one person, and what the dataset calls it."""
 
     path: Path
+    """Of the video or the first photograph."""
     key: str
     """Letters, digits and ``_``; clips append ``-000`` and so on, which keeps them in the videos' order."""
     identity: str
     sha256: str
+    """Of the file; of several photographs that of their hashes."""
     name: str
-    """See ``VideoFile.name``."""
+    """See ``VideoFile.name``; several photographs have the name of the first and their number."""
+    photos: tuple[Path, ...] = ()
+    """The photographs; empty for a video."""
+    photo_hashes: tuple[str, ...] = ()
+    """sha256 of each photograph, where there are several."""
 
 
 def expand_inputs(
     paths: Sequence[Path], root: Path | None = None, identity_from: str = "video"
 ) -> tuple[list[VideoFile], list[dict[str, str]]]:
-    """Files as they are; folders become the videos in them, at any depth; lists what their lines name.
+    """Files as they are; folders become what is in them, at any depth; lists what their lines name.
+
+    Pictures in a folder that has videos are left out: they are covers and previews.
 
     Args:
-        paths: videos, folders and lists (``LIST_SUFFIXES``).
+        paths: videos, photographs, folders and lists (``LIST_SUFFIXES``).
         root: folder that the lines of lists are relative to; by default that of the list.
         identity_from: ``folder`` names the person after the first folder below the given one.
 
     Returns:
-        Videos, and the lines of lists that name none, as ``{"input": ..., "reason": ...}``.
+        Videos and photographs, and the lines of lists that name none, as ``{"input": ..., "reason": ...}``.
 
     Raises:
-        FileNotFoundError: a path does not exist, or a folder or list has no video.
+        FileNotFoundError: a path does not exist, or a folder or list has neither video nor photograph.
     """
     videos: list[VideoFile] = []
     missing: list[dict[str, str]] = []
@@ -71,7 +85,8 @@ def expand_inputs(
         if path.is_dir():
             found = list(_in_folder(path, path, identity_from))
             if not found:
-                raise FileNotFoundError(f"folder {path} has no video ({', '.join(VIDEO_SUFFIXES)})")
+                known = ", ".join((*VIDEO_SUFFIXES, *PHOTO_SUFFIXES))
+                raise FileNotFoundError(f"folder {path} has no video and no photograph ({known})")
             videos += found
         elif not path.exists():
             raise FileNotFoundError(f"no video at {path}")
@@ -92,16 +107,19 @@ def expand_inputs(
 def _in_folder(
     folder: Path, top: Path, identity_from: str, identity: str | None = None
 ) -> Iterator[VideoFile]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
-            continue
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    for path in videos or [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]:
         below = path.relative_to(top)
         person = below.parts[0] if identity_from == "folder" and len(below.parts) > 1 else None
         yield VideoFile(path, below.as_posix(), identity or person)
 
 
 def _read_list(path: Path, root: Path, identity_from: str) -> tuple[list[VideoFile], list[dict[str, str]]]:
-    """Videos of a list: a path or id per line and, after a tab (in ``.csv`` a comma), the person."""
+    """Videos of a list: a path or id per line and, after a tab (in ``.csv`` a comma), the person.
+
+    A first line ``path, identity`` is a heading.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -111,7 +129,7 @@ def _read_list(path: Path, root: Path, identity_from: str) -> tuple[list[VideoFi
     missing: list[dict[str, str]] = []
     for row in rows:
         cells = [cell.strip() for cell in row]
-        if not any(cells) or cells[0].startswith("#"):
+        if not any(cells) or cells[0].startswith("#") or cells[:2] == ["path", "identity"]:
             continue
         entry, identity = cells[0], (cells[1] if len(cells) > 1 else "") or None
         found = _named(entry, root, identity_from, identity)
@@ -129,7 +147,9 @@ def _named(entry: str, root: Path, identity_from: str, identity: str | None) -> 
     candidates = (
         [path] if path.is_file() else sorted(Path(p) for p in glob.glob(glob.escape(str(path)) + ".*"))
     )
+    # A picture of a video's name is its preview.
     found = [p for p in candidates if p == path or p.suffix.lower() in VIDEO_SUFFIXES][:1]
+    found = found or [p for p in candidates if p.suffix.lower() in PHOTO_SUFFIXES][:1]
     if not found:
         return []
     name = Path(entry).name if Path(entry).is_absolute() else found[0].relative_to(root).as_posix()
@@ -141,7 +161,7 @@ def _named(entry: str, root: Path, identity_from: str, identity: str | None) -> 
 def name_inputs(
     videos: Sequence[VideoFile], identities: Mapping[str, str], hashes: Mapping[Path, str]
 ) -> tuple[list[VideoInput], list[dict[str, str]]]:
-    """Give each video a key and an identity.
+    """Give each video a key and an identity; the photographs of one person become one input.
 
     Args:
         videos: files; the same content twice is taken once.
@@ -150,7 +170,7 @@ def name_inputs(
         hashes: sha256 by path.
 
     Returns:
-        Videos sorted by key, and those left out because they are copies.
+        Inputs sorted by key, and the files left out because they are copies.
 
     Raises:
         ValueError: ``identities`` names a video that is not there.
@@ -166,15 +186,35 @@ def name_inputs(
             copies.append({"input": video.name, "reason": f"same content as {first.name}, which is used"})
     keys = Counter(_key(video.stem) for video in by_hash.values())
     stems = Counter(video.stem for video in by_hash.values())
-    inputs = []
+    inputs: list[VideoInput] = []
+    albums: dict[str, list[tuple[VideoFile, str]]] = {}
     for digest, video in by_hash.items():
         key = _key(video.stem)
         # Two videos of one name in different folders are told apart by their content.
         key = key if keys[key] == 1 else f"{key}_{digest[:8]}"
         own = video.identity or (video.stem if stems[video.stem] == 1 else key)
         identity = identities.get(video.stem) or identities.get(video.path.stem) or own
-        inputs.append(VideoInput(video.path, key, identity, digest, video.name))
+        if video.is_photo:
+            albums.setdefault(identity, []).append((video, digest))
+        else:
+            inputs.append(VideoInput(video.path, key, identity, digest, video.name))
+    taken = {item.key for item in inputs}
+    for identity, album in albums.items():
+        inputs.append(_album(identity, album, taken))
+        taken.add(inputs[-1].key)
     return sorted(inputs, key=lambda item: item.key), copies
+
+
+def _album(identity: str, album: Sequence[tuple[VideoFile, str]], taken: set[str]) -> VideoInput:
+    """All photographs of a person as one input, sorted by name."""
+    album = sorted(album, key=lambda item: item[0].name)
+    paths, hashes = tuple(video.path for video, _ in album), tuple(digest for _, digest in album)
+    several = len(album) > 1
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest() if several else hashes[0]
+    name = album[0][0].name + (f" and {len(album) - 1} more" if several else "")
+    key = _key(identity)
+    key = f"{key}_{digest[:8]}" if key in taken else key
+    return VideoInput(paths[0], key, identity, digest, name, paths, hashes if several else ())
 
 
 def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, str], list[dict[str, str]]]:

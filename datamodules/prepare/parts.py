@@ -22,6 +22,7 @@ from datamodules.prepare.clips import SupportsTrack, VideoReport, VideoTools, ma
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput
 from datamodules.prepare.outlines import outline_fitter
+from datamodules.prepare.photos import make_photo_clips
 from datamodules.shards import ShardInfo, ShardWriter, finished_shard
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.atomic import write_atomic
@@ -87,7 +88,8 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
     """
     report = VideoReport(part.video.name, identity=part.video.identity)
     try:
-        clips = make_clips(part.video, tools, config, head, report)
+        make = make_photo_clips if part.video.photos else make_clips
+        clips = make(part.video, tools, config, head, report)
     except (OSError, ValueError) as error:
         clips, report.failed, report.kind = [], _reason(error, part.video), "unusable"
     except Exception as error:

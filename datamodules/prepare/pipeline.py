@@ -58,7 +58,7 @@ def prepare(
     make_tracker: MakeTracker | None = None,
     make_embedder: MakeEmbedder | None = None,
 ) -> Manifest:
-    """Make or complete a dataset.
+    """Make or complete a dataset from videos and photographs.
 
     Finished shards of the same inputs and options are kept, and so are finished videos of unfinished
     shards: after an interruption the same call goes on where it stopped and gives the same bytes. Shards
@@ -219,8 +219,9 @@ def _plan_shards(inputs: Sequence[VideoInput], config: PrepareConfig, head: Head
     return plans
 
 
-def _input_spec(item: VideoInput) -> dict[str, str]:
-    return {"key": item.key, "identity": item.identity, "source": item.name, "sha256": item.sha256}
+def _input_spec(item: VideoInput) -> dict[str, Any]:
+    spec = {"key": item.key, "identity": item.identity, "source": item.name, "sha256": item.sha256}
+    return {**spec, "photos": list(item.photo_hashes)} if item.photo_hashes else spec
 
 
 def _part(item: VideoInput, common: Mapping[str, Any]) -> Part:

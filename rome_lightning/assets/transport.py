@@ -77,8 +77,13 @@ class Transport:
     def __init__(self) -> None:
         self._network_closed: str | None = None
 
-    def fetch_address(self, address: str, target: Path, num_bytes: int | None) -> None:
-        """Downloads an official address.
+    @property
+    def is_open(self) -> bool:
+        """Whether no address was out of reach yet."""
+        return self._network_closed is None
+
+    def fetch_address(self, address: str, target: Path, num_bytes: int | None, quiet: bool = False) -> None:
+        """Downloads an official address; ``quiet`` without a progress bar, of which there can be only one.
 
         The first address that cannot be reached closes this way for the rest of the process: a
         machine behind a firewall should wait once, not once per file.
@@ -95,7 +100,7 @@ class Transport:
         ):
             self._network_closed = host
             raise SourceError(f"no connection to {host}")
-        read_address(address, target, num_bytes)
+        read_address(address, target, num_bytes, quiet)
 
     def fetch_pypi(self, source: PyPiArchive, folder: Path) -> Path:
         """Brings a wheel or source archive into ``folder`` and returns its path.
@@ -168,13 +173,14 @@ def find_sdist_link(pip_log: str, package: str, version: str) -> str | None:
     return None
 
 
-def read_address(address: str, target: Path, num_bytes: int | None) -> None:
+def read_address(address: str, target: Path, num_bytes: int | None, quiet: bool = False) -> None:
     """Copies what an address holds into a file.
 
     Args:
         address: ``https:``, ``http:`` or ``file:``.
         target: the file that is written.
         num_bytes: the expected length; None if unknown.
+        quiet: show no progress.
 
     Raises:
         SourceError: any failure on the way, or another length than expected.
@@ -186,7 +192,7 @@ def read_address(address: str, target: Path, num_bytes: int | None) -> None:
             # A length that differs is an error page or a pointer file: not worth downloading.
             if num_bytes is not None and stated is not None and int(stated) != num_bytes:
                 raise SourceError(f"the server has {int(stated):,} bytes, wanted {num_bytes:,}")
-            with _progress(target.name, int(stated) if stated else num_bytes) as advance:
+            with _progress(target.name, int(stated) if stated else num_bytes, quiet) as advance:
                 received = copy_limited(response, target, num_bytes, advance)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise SourceError(f"{getattr(error, 'reason', None) or error}") from error
@@ -195,11 +201,12 @@ def read_address(address: str, target: Path, num_bytes: int | None) -> None:
 
 
 @contextmanager
-def _progress(description: str, total: int | None) -> Iterator[Callable[[int], object]]:
+def _progress(description: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A progress bar on a terminal, and nothing in a log file."""
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    disable = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as progress:
         task = progress.add_task(description, total=total)
         yield lambda num_bytes: progress.advance(task, num_bytes)
 

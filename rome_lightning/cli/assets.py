@@ -6,8 +6,13 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rome_lightning.assets import REGISTRY, Asset, AssetStatus, asset_status, cache_folder, resolve
+from rome_lightning.assets.open_faces import fetch_photographs, open_faces
+
+OPEN_FACES = "open-faces"
+_MOST_COMPLAINTS = 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,23 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON, with paths and hashes")
     fetch = commands.add_parser("fetch", help="download assets into the cache")
     fetch.add_argument(
-        "names", nargs="*", metavar="NAME", help="assets by name, as `rome assets list` has them"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"assets by name, as `rome assets list` has them, or {OPEN_FACES}: photographs of 844 people to "
+        "train on, with --output FOLDER",
+    )
+    fetch.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help=f"where {OPEN_FACES} goes, which is no file of the cache",
+    )
+    fetch.add_argument(
+        "--from-clones",
+        type=Path,
+        metavar="FOLDER",
+        help=f"take {OPEN_FACES} from clones of its repositories in this folder, called owner+name or name",
     )
     fetch.add_argument("--all", action="store_true", help="all that may be downloaded")
     fetch.add_argument("--demo", action="store_true", help="what `rome demo` uses")
@@ -110,6 +131,20 @@ def _fetch(options: argparse.Namespace) -> int:
     return 1 if num_failed else 0
 
 
+def _fetch_open_faces(options: argparse.Namespace) -> int:
+    failed = fetch_photographs(open_faces(), options.output, options.from_clones)
+    for line in failed[:_MOST_COMPLAINTS]:
+        print(f"rome: error: {line}", file=sys.stderr)
+    if failed:
+        print(
+            f"rome: {len(failed)} photographs could not be had; run the same command again to go on, or give "
+            "clones of the repositories with --from-clones",
+            file=sys.stderr,
+        )
+    print(f"{options.output / 'identities.csv'}: see CREDITS.md beside it for the terms")
+    return 1 if failed else 0
+
+
 def main(argv: list[str]) -> int:
     """Run ``rome assets``.
 
@@ -126,6 +161,10 @@ def main(argv: list[str]) -> int:
         return 0
     if not (options.names or options.all or options.demo):
         parser.error("fetch what? give names, --demo or --all")
+    if OPEN_FACES in options.names:
+        if options.output is None or len(options.names) > 1 or options.all or options.demo:
+            parser.error(f"fetch {OPEN_FACES} alone, and say where to: --output FOLDER")
+        return _fetch_open_faces(options)
     if unknown := [name for name in options.names if name not in REGISTRY]:
         parser.error(f"unknown asset {unknown[0]!r}; the known ones are {', '.join(REGISTRY)}")
     return _fetch(options)

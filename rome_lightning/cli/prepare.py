@@ -1,4 +1,4 @@
-"""``rome prepare``: videos to tracked, sharded training data."""
+"""``rome prepare``: videos and photographs to tracked, sharded training data."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="rome prepare",
         exit_on_error=False,
-        description="Track the person in each video, crop, check and cut it, and write shards, manifest.json "
-        "and report.html. Run it again to go on after an interruption. Example: rome prepare clips/ "
-        "--output data/mine --config experiments/data/prepare.yaml",
+        description="Track the person in each video or set of photographs, crop, check and cut it, and write "
+        "shards, manifest.json and report.html. Run it again to go on after an interruption. Example: "
+        "rome prepare clips/ --output data/mine --config experiments/data/prepare.yaml",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_argument(
         "videos",
         nargs="*",
         type=Path,
-        help="Video files, folders of them, or lists: .txt and .tsv with a path or id per line and, after "
-        "a tab, the person; .csv with a comma.",
+        help="Videos, photographs, folders of either, or lists: .txt and .tsv with a path or id per line "
+        "and, after a tab, the person; .csv with a comma. All photographs of one person become one clip.",
     )
     parser.add_argument(
         "--root",

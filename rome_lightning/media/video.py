@@ -184,7 +184,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read a photo as upright RGB.
 
     The EXIF rotation is applied; transparent pixels are laid on white; greyscale, palette, CMYK and
-    16-bit images are converted.
+    16-bit images are converted. HEIC needs the package ``pillow-heif``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -193,6 +193,8 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
+    if path.suffix.lower() in (".heic", ".heif"):
+        _register_heif(path)
     try:
         with Image.open(path) as image:
             image.load()
@@ -200,6 +202,18 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports damaged files by all of these, some texts with line breaks.
         raise ValueError(f"cannot read {path} as an image: {' '.join(str(error).split())}") from error
+
+
+def _register_heif(path: Path) -> None:
+    """Teach Pillow to read HEIC."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is a HEIC picture, which needs pillow-heif: pip install 'rome-lightning[heic]', "
+            "or export it as JPEG"
+        ) from error
+    pillow_heif.register_heif_opener()
 
 
 def _open(path: Path) -> Any:

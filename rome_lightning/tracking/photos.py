@@ -15,7 +15,7 @@ from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.quality import worn
 from rome_lightning.tracking.tracker import Problem, TrackedClip, Tracker
-from rome_lightning.types import Frames, Region
+from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.landmarks import LEFT_IRIS, RIGHT_IRIS
 
 _STILL_SIGMA = 0.3
@@ -65,33 +65,40 @@ def track_photos(
     ]
     if len(tracked) == 1:
         return tracked[0].clip.to_frames()
-    return _with_one_identity(tracker, tracked)
+    clips = [photo.clip for photo in tracked]
+    frames = Frames.cat([clip.to_frames() for clip in clips])
+    params = fit_together(tracker, clips, [photo.found for photo in tracked])
+    return dataclasses.replace(frames, params=params)
 
 
-def _with_one_identity(tracker: Tracker, photos: Sequence[_Photo]) -> Frames:
-    """Fit all photographs again with the identity that explains all of them."""
-    frames = Frames.cat([photo.clip.to_frames() for photo in photos])
+def fit_together(tracker: Tracker, clips: Sequence[TrackedClip], found: Sequence[Detections]) -> HeadParams:
+    """Fit photographs that were tracked one by one again, with the identity that explains all of them.
+
+    Args:
+        tracker: that tracked them.
+        clips: of one frame each.
+        found: the face of each.
+    """
     settings = dataclasses.replace(
         tracker.fit_settings,
         smooth_pose=False,
         bust_sigma=_STILL_SIGMA,
         shoulder_sigma=_STILL_SIGMA,
-        max_keyframes=max(len(photos), tracker.fit_settings.max_keyframes),
+        max_keyframes=max(len(clips), tracker.fit_settings.max_keyframes),
     )
     landmarks, scores = [], []
-    for photo in photos:
-        found = photo.found
-        points = torch.cat([found.landmarks, found.depth[..., None]], dim=-1)
-        landmarks.append(photo.clip.crop.to_crop(points, tracker.image_size))
-        scores.append(match_blendshapes(found.blendshapes, BLENDSHAPE_NAMES, tracker.head.expression_names))
+    for clip, face in zip(clips, found, strict=True):
+        points = torch.cat([face.landmarks, face.depth[..., None]], dim=-1)
+        landmarks.append(clip.crop.to_crop(points, tracker.image_size))
+        scores.append(match_blendshapes(face.blendshapes, BLENDSHAPE_NAMES, tracker.head.expression_names))
     size = (tracker.image_size, tracker.image_size)
-    inside = torch.stack([photo.clip.crop.inside(tracker.image_size) for photo in photos])
-    known = inside & (frames.regions != int(Region.OUTSIDE))
-    person = torch.where(known, frames.foreground_mask[:, 0], 1.0)
+    inside = torch.stack([clip.crop.inside(tracker.image_size) for clip in clips])
+    known = inside & (torch.cat([clip.regions for clip in clips]) != int(Region.OUTSIDE))
+    person = torch.where(known, torch.cat([clip.matte for clip in clips]).float(), 1.0)
     fit = fit_clip(
         tracker.head, torch.cat(landmarks), size, torch.cat(scores), settings=settings, foreground=person
     )
-    return dataclasses.replace(frames, params=fit.params)
+    return fit.params
 
 
 @dataclass(frozen=True)

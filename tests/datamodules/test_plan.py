@@ -53,8 +53,8 @@ def test_short_clips_repeat_drivers_but_not_the_source() -> None:
     for position in range(10):
         pair = plan.pair(0, position)
         assert set(pair.drivers) == {4, 9} - {pair.source}
-    with pytest.raises(ValueError, match="needs 2"):
-        TrainingPlan((PlanClip(0, (4,)),), seed=0, pairs_per_epoch=10)
+    with pytest.raises(ValueError, match="no usable frame"):
+        TrainingPlan((PlanClip(0, ()),), seed=0, pairs_per_epoch=10)
 
 
 def test_windows_keep_shards_together() -> None:
