@@ -113,9 +113,7 @@ def read_video(
         stream = _picture_stream(container, path)
         native = _average_fps(stream)
         for number, time, frame in _shown_frames(container, stream, path):
-            if time < start_s - 1e-6 or (
-                fps and not _starts_interval(time - start_s, timestamps, fps, start_s)
-            ):
+            if time < start_s - 1e-6 or (fps and not _starts_interval(time, timestamps, fps, start_s)):
                 continue
             frames.append(_to_rgb(frame, max_side))
             timestamps.append(time)

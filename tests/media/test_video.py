@@ -84,6 +84,8 @@ def test_fps_and_limits_choose_frames(clip: Path) -> None:
     assert read_video(clip, fps=10.0).frame_numbers.tolist() == [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]
     assert read_video(clip, fps=60.0).frame_numbers.tolist() == list(range(30))
     assert read_video(clip, max_frames=4, start_s=0.4).frame_numbers.tolist() == [10, 11, 12, 13]
+    # A slower rate counts its intervals from the start.
+    assert read_video(clip, max_frames=3, start_s=0.4, fps=5.0).frame_numbers.tolist() == [10, 15, 20]
     assert read_video(clip, max_side=48).frames.shape == (30, 32, 48, 3)
     assert read_video(clip, fps=5.0).fps == pytest.approx(5)
 
