@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from datamodules.manifest import Manifest
 from datamodules.plan import split_holdout
 from datamodules.reading import ClipReader
 from datamodules.synthetic import SyntheticHeads
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from rome_lightning.geometry.openings import eye_opening, mouth_opening
 from rome_lightning.head import HeadModel
 from rome_lightning.types import Frames, HeadParams
-from rome_lightning.types.clip import ClipInfo
+from rome_lightning.types.clip import ClipInfo, FrameState
 
 
 class StoredClips:
@@ -66,7 +68,8 @@ class StoredClips:
         distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
         typical = int(arrays["frame_number"][usable[int(distance.argmin())]])
         key = self._reader.key(index)
-        self.clips.append(ClipInfo(key, header["identity"], tuple(sorted(numbers)), typical))
+        states = dict(zip(numbers, _states(select_frames(arrays, usable)), strict=True))
+        self.clips.append(ClipInfo(key, header["identity"], tuple(sorted(numbers)), typical, states))
         self._index[key] = (index, numbers)
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
@@ -95,6 +98,18 @@ class StoredClips:
             ),
             offsets=clip_offsets(rows, len(chosen)),
         ).resized(self.image_size)
+
+
+def _states(rows: Mapping[str, np.ndarray]) -> list[FrameState]:
+    """What the tracker saw in each frame."""
+    landmarks = torch.from_numpy(np.array(rows["landmarks"]))
+    # The neck turns the head on the bust, which the global pose turns.
+    turns = [axis_angle_to_matrix(torch.from_numpy(np.array(rows["pose"][:, a : a + 3]))) for a in (0, 3)]
+    poses = matrix_to_axis_angle(turns[0] @ turns[1]).tolist()
+    eyes, mouths = eye_opening(landmarks).tolist(), mouth_opening(landmarks).tolist()
+    return [
+        FrameState((x, y, z), eye, mouth) for (x, y, z), eye, mouth in zip(poses, eyes, mouths, strict=True)
+    ]
 
 
 class JoinedClips:

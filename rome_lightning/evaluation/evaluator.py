@@ -7,7 +7,9 @@ killed and started again, give the same numbers.
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ from torch import Tensor
 
 import rome_lightning
 from rome_lightning.evaluation.metric_table import kind_of
-from rome_lightning.evaluation.pairs import ClipSource, PairItem, format_pairs
+from rome_lightning.evaluation.pairs import ClipSource, PairItem, format_pairs, rotation_between
 from rome_lightning.evaluation.protocol import Protocol, text_hash
-from rome_lightning.evaluation.scoring import RealImages, Scorer, Scores
+from rome_lightning.evaluation.scoring import Scorer
+from rome_lightning.evaluation.seen import RealImages
 from rome_lightning.evaluation.systems import Predictions, System
 from rome_lightning.media.atomic import write_atomic
 
@@ -94,6 +97,9 @@ class Evaluation:
         self.protocol, self.pairs, self.clips = protocol, list(pairs), clips
         self.system, self.folder = system, folder
         self.units = units_of(self.pairs)
+        self._place = {pair: place for place, pair in enumerate(self.pairs)}
+        self._states = {clip.key: clip.states for clip in clips.clips}
+        self._order = {clip.key: {n: i for i, n in enumerate(clip.frames)} for clip in clips.clips}
         self.pair_list = format_pairs(self.pairs)
         self.identity = {
             "protocol_hash": protocol.hash,
@@ -146,45 +152,68 @@ class Evaluation:
             self._store(unit, *self._score(unit, scorer))
 
     def _score(self, unit: Unit, scorer: Scorer) -> tuple[dict[str, Tensor], Predictions]:
-        source, driver = self._real(unit, scorer)
-        predictions = self.system.predict(unit.pairs, source.frames[slice(0, 1)], driver.frames)
-        self._check(unit, predictions.reasons)
+        lead = self._lead(unit)
+        pairs = (*lead, *unit.pairs)
+        source, driver = self._real(pairs, scorer)
+        predictions = self.system.predict(pairs, source.frames[slice(0, 1)], driver.frames)
+        self._check(pairs, predictions.reasons)
         task = unit.pairs[0].task
         present = torch.tensor([not reason for reason in predictions.reasons])
         image = predictions.images.float() / 255
-        scores = scorer.score(task, image, present, source, driver, predictions.masks)
-        floor = floor_scores(scorer, task, source, driver)
-        self._check_faces(unit, scores)
+        follows = torch.tensor([False, *itertools.starmap(self._follows, itertools.pairwise(pairs))])
+        scores = scorer.score(task, image, present, source, driver, predictions.masks, follows=follows)
+        floor = floor_scores(scorer, task, source, driver, follows)
+        names = self.protocol.tasks[task].metrics
         tensors = {f"values/{name}": value for name, value in scores.values.items()}
         tensors |= {f"defined/{name}": value for name, value in scores.defined.items()}
         tensors |= {f"floor/{name}": value for name, value in floor.items()}
         tensors["undetected_prediction"] = scores.undetected_prediction
         tensors["undetected_target"] = scores.undetected_target
-        names = self.protocol.tasks[task].metrics
         tensors |= scores.extras(names)
+        own = slice(len(lead), None)
+        tensors = {name: value[own] for name, value in tensors.items()}
+        self._check_faces(unit, tensors["undetected_prediction"])
         if "fid_inception" in names:
-            tensors["inception"] = scorer.features(image[present])
-            tensors["inception_real"] = scorer.features(driver.image)
+            tensors["inception"] = scorer.features(image[own][present[own]])
+            tensors["inception_real"] = scorer.features(driver.image[own])
             tensors["inception_source"] = scorer.features(source.image[:1])
-        return tensors, predictions
+        return tensors, Predictions(predictions.images[own], predictions.reasons[own])
 
-    def _real(self, unit: Unit, scorer: Scorer) -> tuple[RealImages, RealImages]:
-        """Source, repeated, and drivers of a unit."""
-        first = unit.pairs[0]
-        source = self.clips.frames(first.clip, [first.source]).repeat_interleave(len(unit.pairs))
-        driver = self.clips.frames(first.driver_clip, [pair.frame for pair in unit.pairs])
+    def rotation(self, pair: PairItem) -> float:
+        """Angle between the heads of source and driver, degrees; NaN where nobody tracked them."""
+        states = self._states
+        source, driver = states[pair.clip].get(pair.source), states[pair.driver_clip].get(pair.frame)
+        return math.nan if source is None or driver is None else rotation_between(source, driver)
+
+    def _lead(self, unit: Unit) -> tuple[PairItem, ...]:
+        """The pair before the unit's first, where metrics over time compare it with that."""
+        place, first = self._place[unit.pairs[0]], unit.pairs[0]
+        over_time = any(name.startswith("dtssd") for name in self.protocol.tasks[first.task].metrics)
+        before = self.pairs[place - 1 : place] if over_time and place else []
+        return tuple(pair for pair in before if self._follows(pair, first))
+
+    def _follows(self, before: PairItem, pair: PairItem) -> bool:
+        """Whether two pairs are of one source, and of frames in a row."""
+        order = self._order[pair.driver_clip]
+        return _source_of(before) == _source_of(pair) and order[pair.frame] == order[before.frame] + 1
+
+    def _real(self, pairs: Sequence[PairItem], scorer: Scorer) -> tuple[RealImages, RealImages]:
+        """Source, repeated, and drivers of pairs that share their source."""
+        first = pairs[0]
+        source = self.clips.frames(first.clip, [first.source]).repeat_interleave(len(pairs))
+        driver = self.clips.frames(first.driver_clip, [pair.frame for pair in pairs])
         return (
-            scorer.real(source, [f"{p.clip}@{p.source}" for p in unit.pairs]),
-            scorer.real(driver, [f"{p.driver_clip}@{p.frame}" for p in unit.pairs]),
+            scorer.real(source, [f"{p.clip}@{p.source}" for p in pairs]),
+            scorer.real(driver, [f"{p.driver_clip}@{p.frame}" for p in pairs]),
         )
 
-    def _check(self, unit: Unit, reasons: Sequence[str]) -> None:
-        for pair, reason in zip(unit.pairs, reasons, strict=True):
+    def _check(self, pairs: Sequence[PairItem], reasons: Sequence[str]) -> None:
+        for pair, reason in zip(pairs, reasons, strict=True):
             if reason and self.protocol.failures.missing == "refuse":
                 raise ValueError(f"{pair.path}: {reason}; the protocol {self.protocol.name} refuses gaps")
 
-    def _check_faces(self, unit: Unit, scores: Scores) -> None:
-        for pair, unseen in zip(unit.pairs, scores.undetected_prediction.tolist(), strict=True):
+    def _check_faces(self, unit: Unit, undetected: Tensor) -> None:
+        for pair, unseen in zip(unit.pairs, undetected.tolist(), strict=True):
             if unseen and self.protocol.failures.undetected == "refuse":
                 raise ValueError(
                     f"{pair.path}: no face in the prediction; the protocol {self.protocol.name} refuses that"
@@ -209,7 +238,9 @@ class Evaluation:
             return Part(unit, tensors, tuple(json.loads(file.metadata()["reasons"])))
 
 
-def floor_scores(scorer: Scorer, task: str, source: RealImages, driver: RealImages) -> dict[str, Tensor]:
+def floor_scores(
+    scorer: Scorer, task: str, source: RealImages, driver: RealImages, follows: Tensor | None = None
+) -> dict[str, Tensor]:
     """What doing nothing scores: the source copied; for identity in cross-reenactment, the driver shown."""
     names = scorer.protocol.tasks[task].metrics
     present = torch.ones(len(source), dtype=torch.bool)
@@ -221,6 +252,7 @@ def floor_scores(scorer: Scorer, task: str, source: RealImages, driver: RealImag
         driver,
         source.frames.foreground_mask,
         scorer.perceive_real(source, names),
+        follows,
     ).values
     if kind_of(task) != "cross":
         return copied

@@ -272,7 +272,7 @@ class GeometryEvaluation(Evaluation):
                 if truth.floor is None
                 else mesh_scores(PredictedMesh(truth.floor, truth.landmarks), truth, rule, names)
             )
-        self._check(unit, reasons)
+        self._check(unit.pairs, reasons)
         tensors = {f"values/{name}": _column(rows, name) for name in names}
         tensors |= {f"floor/{name}": _column(floors, name) for name in names}
         known = torch.ones(len(rows), dtype=torch.bool)

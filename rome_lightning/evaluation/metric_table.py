@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rome_lightning.evaluation.regions import REGION_CHOICES
 from rome_lightning.head import REGIONS
 
 
@@ -42,6 +43,7 @@ SPECS: dict[str, MetricSpec] = {
     "akd_mediapipe478": MetricSpec(False, 0.0, None, _FACE, ("self",), unit="px"),
     "aed_expression_mediapipe": MetricSpec(False, 0.0, 1.0, _FACE),
     "apd_rotation_deg": MetricSpec(False, 0.0, 180.0, _FACE, unit="deg"),
+    "dtssd": MetricSpec(False, 0.0, 1.0, tasks=("self",), pixels=True),
     "mask_iou": MetricSpec(True, 1.0, 0.0, tasks=("self",)),
     "iqa_brisque": MetricSpec(False, None, 100.0, ("brisque_svm", "brisque_range")),
     "fid_inception": MetricSpec(False, 0.0, None, ("fid_inception",), per_frame=False),
@@ -52,7 +54,9 @@ SPECS: dict[str, MetricSpec] = {
     "f_score": MetricSpec(True, 1.0, 0.0, tasks=("geometry",), mesh=True),
 }
 """Every metric by the name that protocols use, without the choice of pixels."""
-PIXEL_CHOICES = ("full", "masked", "crop")
+PIXEL_CHOICES = ("full", "masked", "crop", *REGION_CHOICES)
+_NEED_A_FACE = ("crop", "mouth", "eyes", "shoulders")
+"""Choices of pixels that follow the target's landmarks."""
 
 
 def spec_of(metric: str) -> MetricSpec:
@@ -70,6 +74,10 @@ def spec_of(metric: str) -> MetricSpec:
     if spec.pixels != bool(choice) or (choice and choice not in PIXEL_CHOICES):
         wanted = f"one of {', '.join(f'{base}/{c}' for c in PIXEL_CHOICES)}" if spec.pixels else base
         raise ValueError(f"metric {metric!r} must be {wanted}")
+    if base == "dtssd" and choice == "crop":
+        raise ValueError(f"metric {metric!r} compares frames, whose crops differ; choose other pixels")
+    if choice in _NEED_A_FACE:
+        return replace(spec, networks=tuple(dict.fromkeys((*spec.networks, *_FACE))))
     return spec
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
+import torch
 
 from rome_lightning.evaluation.protocol import PairRule, Protocol
+from rome_lightning.geometry import axis_angle_to_matrix
+from rome_lightning.metrics import rotation_distance
 from rome_lightning.types import Frames
-from rome_lightning.types.clip import ClipInfo
+from rome_lightning.types.clip import ClipInfo, FrameState
 
 LIST_FORMAT = "# rome-pairs/1"
 _COLUMNS = ("task", "clip", "source", "driver_clip", "frame")
@@ -84,9 +88,11 @@ def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo])
             found = _within_clip(name, rule, clips)
         else:
             found = _next_identity(name, rule, clips)
-        if not found:
+        if not found and not rule.selects:
             raise ValueError(f"protocol {protocol.name}: the dataset gives no pair for task {name!r}")
         pairs += found
+    if not pairs:
+        raise ValueError(f"protocol {protocol.name}: no frame of the dataset is one that its rules ask for")
     return pairs
 
 
@@ -95,8 +101,47 @@ def _within_clip(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list[P
         PairItem(task, clip.key, clip.identity, source, clip.key, "", frame)
         for clip in clips
         for source in [_source(rule, clip)]
-        for frame in _chosen(rule, [f for f in clip.frames if rule.include_source or f != source])
+        for frame in _drivers(rule, clip, source)
     ]
+
+
+def _drivers(rule: PairRule, clip: ClipInfo, source: int) -> list[int]:
+    """Frames of the source's own clip that it drives to."""
+    if rule.frames == "own":
+        return [source]
+    frames = [f for f in clip.frames if rule.include_source or f != source]
+    if rule.selects or rule.frames == "turning":
+        if not clip.states:
+            raise ValueError(
+                f"{clip.key} was not tracked, so frames cannot be chosen by head pose, eyes or mouth; take a "
+                "dataset of `rome prepare`, or a protocol without rotation_deg, openings and turning frames"
+            )
+        frames = [f for f in frames if _fits(rule, clip.states[source], clip.states[f])]
+    return _turning(clip, frames, rule.num_frames) if rule.frames == "turning" else _chosen(rule, frames)
+
+
+def _fits(rule: PairRule, source: FrameState, driver: FrameState) -> bool:
+    low, high = rule.rotation_deg or (0.0, 360.0)
+    fits = low <= rotation_between(source, driver) < high
+    if rule.max_eye_opening is not None:
+        fits = fits and driver.eye_opening <= rule.max_eye_opening
+    if rule.min_mouth_opening is not None:
+        fits = fits and driver.mouth_opening >= rule.min_mouth_opening
+    return fits
+
+
+def rotation_between(a: FrameState, b: FrameState) -> float:
+    """Angle between the heads of two frames, degrees."""
+    matrices = axis_angle_to_matrix(torch.tensor([a.head_pose, b.head_pose], dtype=torch.float64))
+    return float(rotation_distance(matrices[:1], matrices[1:]))
+
+
+def _turning(clip: ClipInfo, frames: Sequence[int], count: int) -> list[int]:
+    """The frames in a row over which the head turns most from one to the next, summed; the first such."""
+    steps = [rotation_between(clip.states[a], clip.states[b]) for a, b in itertools.pairwise(frames)]
+    starts = range(max(1, len(frames) - count + 1))
+    best = max(starts, key=lambda start: (sum(steps[start : start + count - 1]), -start))
+    return list(frames[best : best + count])
 
 
 def _next_identity(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list[PairItem]:

@@ -226,7 +226,7 @@ def for_videos(protocol: Protocol) -> Protocol:
             task, pairs=replace(task.pairs, kind="within_clip", source="first", frames="all", file=None)
         )
         for name, task in protocol.tasks.items()
-        if task.pairs.kind == "within_clip"
+        if task.pairs.kind == "within_clip" and not task.pairs.selects and task.pairs.frames != "own"
     }
     if not tasks:
         raise ValueError(f"protocol {protocol.name} has no task that compares a video with its target")

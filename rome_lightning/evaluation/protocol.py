@@ -43,14 +43,27 @@ class PairRule:
     sorted order, cyclic, each with its first clip."""
     source: Literal["first", "typical"] = "first"
     """Source frame of a clip: its first, or the one whose expression is nearest to the clip's median."""
-    frames: Literal["evenly", "consecutive", "all"] = "evenly"
-    """Driver frames of a clip: evenly spaced, the first ones in a row, or all."""
+    frames: Literal["evenly", "consecutive", "turning", "all", "own"] = "evenly"
+    """Driver frames of a clip: evenly spaced, the first ones in a row, those in a row over which the head
+    turns most, all, or only the source frame itself."""
     num_frames: int = 8
-    """At most so many driver frames per clip (not for ``all``)."""
+    """At most so many driver frames per clip (not for ``all`` and ``own``)."""
+    rotation_deg: list[float] | None = None
+    """Only drivers whose head is turned from the source's by at least the first and less than the second of
+    two angles, degrees."""
+    max_eye_opening: float | None = None
+    """Only drivers whose eyes are open no further, see ``rome_lightning.geometry.openings``."""
+    min_mouth_opening: float | None = None
+    """Only drivers whose mouth is open at least so far, see there."""
     include_source: bool = False
     """Whether the source frame itself may be driven to."""
     file: str | None = None
     """Pair list beside the protocol; replaces the rule."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether drivers are chosen by what is seen in them, so that a dataset may have none."""
+        return any(x is not None for x in (self.rotation_deg, self.max_eye_opening, self.min_mouth_opening))
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,12 @@ class Protocol:
     format: str = FORMAT
 
     @property
+    def bins(self) -> dict[str, list[float]]:
+        """Tasks that are bins of rotation between source and driver, with their angles, degrees."""
+        angles = {name: task.pairs.rotation_deg for name, task in self.tasks.items()}
+        return {name: of_task for name, of_task in angles.items() if of_task is not None}
+
+    @property
     def hash(self) -> str:
         """Name of this exact protocol: hash of its content."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
@@ -187,6 +206,9 @@ def _check(protocol: Protocol, path: Path) -> None:
         raise ValueError(f"{path}: aggregation must be [frame, clip, identity], got {protocol.aggregation}")
     for name, task in protocol.tasks.items():
         kind = "geometry" if protocol.mesh else kind_of(name)
+        angles = task.pairs.rotation_deg
+        if angles is not None and not (len(angles) == 2 and 0 <= angles[0] < angles[1]):
+            raise ValueError(f"{path}: rotation_deg of task {name!r} must be two rising angles, got {angles}")
         for metric in task.metrics:
             if kind not in spec_of(metric).tasks:
                 raise ValueError(f"{path}: metric {metric} is not defined for task {name!r}")

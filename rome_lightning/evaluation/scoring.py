@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
 from rome_lightning.evaluation.metric_table import SPECS, kind_of, result_name, spec_of
+from rome_lightning.evaluation.pixels import PixelMetrics
 from rome_lightning.evaluation.protocol import Protocol
+from rome_lightning.evaluation.seen import Perceived, RealImages
 from rome_lightning.media.image import to_uint8
 from rome_lightning.metrics import (
     ArcFaceEmbedder,
@@ -27,17 +29,10 @@ from rome_lightning.metrics import (
     csim,
     expression_distance,
     inception_features,
-    l1,
     landmark_distance,
     load_lpips,
-    lpips_distance,
-    lpips_features,
     mask_iou,
-    mean_of_windows,
-    psnr,
     rotation_distance,
-    ssim,
-    ssim_map,
 )
 from rome_lightning.metrics.lpips import LPIPSNet
 from rome_lightning.pretrained.quality import load_brisque, load_inception
@@ -45,68 +40,7 @@ from rome_lightning.tracking import Detections, FaceDetector
 from rome_lightning.tracking.detector import open_task
 from rome_lightning.types import Frames, Region
 
-FIVE_POINTS = (468, 473, 4, 61, 291)
-"""MediaPipe's irises, tip of the nose and corners of the mouth."""
 _CACHED_FRAMES = 512
-
-
-@dataclass(frozen=True)
-class Perceived:
-    """What networks see in images; rows without a face are 0."""
-
-    landmarks: Float[Tensor, "b 478 2"]
-    """Pixels."""
-    expression: Float[Tensor, "b 52"]
-    rotation: Float[Tensor, "b 3 3"]
-    face: Bool[Tensor, " b"]
-    """Whether the landmark network found a face."""
-    embeddings: dict[str, Float[Tensor, "b d"]]
-    """By metric."""
-    embedded: dict[str, Bool[Tensor, " b"]]
-    """By metric: whether the identity network found a face."""
-
-    def rows(self, index: Tensor | slice) -> Perceived:
-        """Some of the images."""
-        return Perceived(
-            self.landmarks[index],
-            self.expression[index],
-            self.rotation[index],
-            self.face[index],
-            {name: value[index] for name, value in self.embeddings.items()},
-            {name: value[index] for name, value in self.embedded.items()},
-        )
-
-    @classmethod
-    def cat(cls, items: Sequence[Perceived]) -> Perceived:
-        """Concatenate."""
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(item, name) for item in items])
-
-        return cls(
-            joined("landmarks"),
-            joined("expression"),
-            joined("rotation"),
-            joined("face"),
-            {k: torch.cat([item.embeddings[k] for item in items]) for k in items[0].embeddings},
-            {k: torch.cat([item.embedded[k] for item in items]) for k in items[0].embedded},
-        )
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """Ground truth as it is scored: on the protocol's background, unknown pixels covered by it."""
-
-    image: Float[Tensor, "b 3 h w"]
-    """RGB in [0, 1]."""
-    frames: Frames
-    keys: tuple[str, ...]
-    """Names that tell images apart, for caches."""
-    valid: Float[Tensor, "b 1 h w"]
-    """0 where the video does not show what is there."""
-
-    def __len__(self) -> int:
-        return len(self.image)
 
 
 @dataclass(frozen=True)
@@ -160,7 +94,7 @@ class Scorer:
         self._detector = FaceDetector(self._paths.get("face_landmarker"))
         self._find: Callable[[np.ndarray], list[Any]] | None = None
         self._cache: OrderedDict[str, Perceived] = OrderedDict()
-        self._targets: dict[str, tuple[tuple[str, ...], list[Tensor]]] = {}
+        self._pixels = PixelMetrics(protocol, self._lpips, self.colour, self.device)
 
     @property
     def networks(self) -> list[str]:
@@ -182,7 +116,7 @@ class Scorer:
     def forget(self) -> None:
         """Forget what was seen in real frames, for callers whose keys do not name frames for good."""
         self._cache.clear()
-        self._targets.clear()
+        self._pixels.forget()
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Inception features of images as they are scored."""
@@ -220,6 +154,7 @@ class Scorer:
         driver: RealImages,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         seen: Perceived | None = None,
+        follows: Bool[Tensor, " b"] | None = None,
     ) -> Scores:
         """Score one batch.
 
@@ -231,6 +166,8 @@ class Scorer:
             driver: in self-reenactment the targets.
             mask: the prediction's foreground, where it has one.
             seen: what networks see in the predictions, if that is known already.
+            follows: whether the frame of the row before is the one before in the same video; nowhere where
+                missing.
         """
         names = self.protocol.tasks[task].metrics
         cross = kind_of(task) == "cross"
@@ -238,16 +175,17 @@ class Scorer:
         seen = self._perceive(image, names, present) if seen is None else seen
         theirs = self.perceive_real(driver, names)
         person = self.perceive_real(source, names) if cross else theirs
+        if follows is None:
+            follows = torch.zeros_like(present)
         values, defined = {}, {}
-        # The same windows serve the full and the masked mean.
-        windows = ssim_map(image, driver.image) if {"ssim/full", "ssim/masked"} & set(names) else None
+        on_pixels = [name for name in names if SPECS[name.partition("/")[0]].pixels]
+        pixels = self._pixels.values(on_pixels, image, driver, theirs, follows & present.roll(1))
         for name in names:
-            base, _, choice = name.partition("/")
+            base = name.partition("/")[0]
             if not SPECS[base].per_frame:
                 continue
-            if SPECS[base].pixels:
-                value = self._pixels(base, choice, image, driver, theirs, windows)
-                fine = ~value.isnan()
+            if name in pixels:
+                value, fine = pixels[name], ~pixels[name].isnan()
             elif base in seen.embeddings:
                 fine = person.embedded[base]
                 value = csim(seen.embeddings[base], person.embeddings[base])
@@ -279,63 +217,6 @@ class Scorer:
         fine = torch.ones(len(driver), dtype=torch.bool)
         return mask_iou(mask, driver.frames.foreground_mask, driver.valid), fine
 
-    def _pixels(
-        self,
-        base: str,
-        choice: str,
-        image: Tensor,
-        target: RealImages,
-        seen: Perceived,
-        windows: Tensor | None,
-    ) -> Float[Tensor, " b"]:
-        """A metric on pixels; NaN where the choice is empty."""
-        wanted, weight = target.image, target.valid
-        if choice == "crop":
-            boxes = self._boxes(seen.landmarks)
-            image, wanted, weight = (
-                _cut(x, boxes, self.protocol.resolution) for x in (image, wanted, weight)
-            )
-        if choice == "masked":
-            weight = weight * self.mask(target.frames)
-        weight = weight.to(image)
-        if base in self._lpips:
-            # Whatever is masked shows the background in both images.
-            grey = torch.full_like(image, self.colour)
-            a, b = (torch.lerp(grey, x, weight) if choice == "masked" else x for x in (image, wanted))
-            value = self._perceptual(base, f"{base}/{choice}", a, b, target.keys)
-            value = value.where(weight.flatten(1).sum(1).cpu() > 0, torch.nan)
-        elif base == "ssim" and choice != "crop" and windows is not None:
-            value = mean_of_windows(windows, weight)
-        else:
-            value = _PIXEL_METRICS[base](image, wanted, weight)
-        return value.where(seen.face, torch.nan) if choice == "crop" else value
-
-    def _perceptual(
-        self, base: str, metric: str, image: Tensor, target: Tensor, keys: tuple[str, ...]
-    ) -> Float[Tensor, " b"]:
-        """LPIPS; features of the last targets are kept, since the floor is compared with them too."""
-        network = self._lpips[base]
-        if metric not in self._targets or self._targets[metric][0] != keys:
-            self._targets[metric] = keys, lpips_features(network, target.to(self.device))
-        # A copied source is one image many times.
-        if bool((image == image[:1]).all()):
-            image = image[:1]
-        ours = lpips_features(network, image.to(self.device))
-        return lpips_distance(network, ours, self._targets[metric][1]).cpu()
-
-    def mask(self, frames: Frames) -> Float[Tensor, "b 1 h w"]:
-        """Ground-truth mask of ``/masked`` metrics."""
-        if self.protocol.mask == "person":
-            return frames.foreground_mask
-        return frames.region_mask(Region.HAIR, Region.FACE_SKIN)
-
-    def _boxes(self, landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, "b 3"]:
-        """Centre and side (pixels) of the square around the five points."""
-        points = landmarks[:, list(FIVE_POINTS)]
-        low, high = points.amin(1), points.amax(1)
-        side = ((high - low).amax(1) * self.protocol.crop.scale).clamp(1, self.protocol.crop.max_px)
-        return torch.cat([(low + high) / 2, side[:, None]], dim=1)
-
     def perceive_real(self, real: RealImages, metrics: Sequence[str]) -> Perceived:
         """What networks see in ground truth; each frame is looked at once while it is remembered."""
         kinds = self._kinds(metrics)
@@ -354,7 +235,7 @@ class Scorer:
     def _kinds(self, metrics: Sequence[str]) -> set[str]:
         """Which looks at an image the metrics need."""
         kinds = {name for name in metrics if name in self._embedders}
-        if any("face_landmarker" in spec_of(n).networks or n.endswith("/crop") for n in metrics):
+        if any("face_landmarker" in spec_of(n).networks for n in metrics):
             kinds.add("face")
         return kinds
 
@@ -415,28 +296,3 @@ _FACE_METRICS: dict[str, Callable[[Perceived, Perceived], Tensor]] = {
     "aed_expression_mediapipe": lambda a, b: expression_distance(a.expression, b.expression),
     "apd_rotation_deg": lambda a, b: rotation_distance(a.rotation, b.rotation),
 }
-_PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "psnr": psnr,
-    "ssim": ssim,
-    "l1": l1,
-}
-
-
-def _cut(
-    images: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 3"], size: int
-) -> Float[Tensor, "b c s s"]:
-    """Squares of images, resampled; beyond the border the edge is repeated.
-
-    Args:
-        images: any number of channels.
-        boxes: centre x, y and side, pixels.
-        size: side of the result, pixels.
-    """
-    height, width = images.shape[-2:]
-    steps = (torch.arange(size) + 0.5) / size - 0.5
-    x = boxes[:, :1] + boxes[:, 2:] * steps
-    y = boxes[:, 1:2] + boxes[:, 2:] * steps
-    # Pixel centres are integers; grid_sample counts from the image's corners.
-    x, y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
-    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-    return F.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)

@@ -6,6 +6,7 @@ images are split into batches and processes.
 
 from rome_lightning.metrics.brisque import Brisque, brisque
 from rome_lightning.metrics.csim import CSIM, ArcFaceEmbedder, SFaceEmbedder, csim
+from rome_lightning.metrics.dtssd import DtSSD, dtssd
 from rome_lightning.metrics.expression_distance import ExpressionDistance, expression_distance
 from rome_lightning.metrics.fid import FID, frechet_distance, inception_features
 from rome_lightning.metrics.jitter import Jitter, acceleration, jitter
@@ -28,6 +29,7 @@ __all__ = [
     "ArcFaceEmbedder",
     "Brisque",
     "ChamferDistance",
+    "DtSSD",
     "ExpressionDistance",
     "Jitter",
     "LandmarkDistance",
@@ -37,6 +39,7 @@ __all__ = [
     "acceleration",
     "brisque",
     "csim",
+    "dtssd",
     "expression_distance",
     "frechet_distance",
     "inception_features",

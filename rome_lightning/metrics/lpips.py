@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rome_lightning.metrics.per_image import MeanOverImages
 from rome_lightning.pretrained.frozen import FrozenNetwork
@@ -92,6 +93,7 @@ def lpips_distance(
     network: nn.Module,
     prediction: Sequence[Float[Tensor, "b c h w"]],
     target: Sequence[Float[Tensor, "b c h w"]],
+    mask: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
     """``lpips`` of images whose features are known.
 
@@ -99,11 +101,19 @@ def lpips_distance(
         network: from ``load_lpips``.
         prediction: from ``lpips_features``; one row is compared with all rows of the target.
         target: the same.
+        mask: weight of each pixel, [0, 1], in the mean of the map that the package gives with ``spatial``:
+            the layers' maps enlarged to pixels and added; NaN where it is empty. The network sees the whole
+            images all the same.
     """
     with torch.autocast(target[0].device.type, enabled=False):
         layers = zip(cast(Any, network).lins, prediction, target, strict=True)
-        values = [lin((a - b).square()).flatten(1).mean(1) for lin, a, b in layers]
-    return torch.stack(values).sum(0)
+        maps = [lin((a - b).square()) for lin, a, b in layers]
+        if mask is None:
+            return torch.stack([layer.flatten(1).mean(1) for layer in maps]).sum(0)
+        size = mask.shape[-2:]
+        enlarged = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
+        total = torch.stack(enlarged).sum(0)
+    return (total * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
 
 
 class LPIPS(MeanOverImages):

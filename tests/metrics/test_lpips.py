@@ -140,3 +140,18 @@ def test_features_give_the_packages_values(alexnet_file: Path) -> None:
     # The package itself, on copies of the one image.
     expected = network(one.expand(3, -1, -1, -1), several, normalize=True).flatten()
     torch.testing.assert_close(lpips_distance(network, *features), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_region_is_the_mean_of_the_packages_own_map(alexnet_file: Path) -> None:
+    network = load_lpips("alex", alexnet_file)
+    a, b = images(2, 0), images(2, 1)
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[0, :, 10:30, 5:50] = 1
+    mask[1, :, 40:, :20] = 0.5
+    features = [lpips_features(network, x) for x in (a, b)]
+    ours = lpips_distance(network, *features, mask)
+    network.spatial = True
+    spatial = network(a, b, normalize=True)
+    wanted = [float(spatial[0, :, 10:30, 5:50].mean()), float(spatial[1, :, 40:, :20].mean())]
+    assert ours.tolist() == pytest.approx(wanted, rel=1e-4)
+    assert lpips_distance(network, *features, torch.zeros_like(mask)).isnan().all()
