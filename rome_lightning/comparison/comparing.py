@@ -45,6 +45,10 @@ class Comparison:
     """Ceiling and floor of the protocol per ``task/metric``."""
     num_missing: dict[str, int]
     """Per configuration, predictions that were absent or unreadable when its runs were evaluated."""
+    bins: dict[str, list[float]]
+    """Tasks that are bins of the rotation between source and driver, with their angles, degrees."""
+    rotation_deg: Float[np.ndarray, " p"] | None
+    """Of each pair, if the evaluations know it."""
 
     def metric(self, name: str) -> list[Result]:
         """Results of one ``task/metric``, in the order of the configurations."""
@@ -185,6 +189,8 @@ def compare(
         num_dropped,
         ceilings,
         _missing(configurations, evaluations),
+        dict(evaluations[0].summary.get("bins", {})),
+        tables[0]["rotation_deg"].to_numpy(float) if "rotation_deg" in tables[0] else None,
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rome_lightning.comparison.comparing import Comparison
 from rome_lightning.comparison.figures import curve_figure, interval_figure
-from rome_lightning.comparison.tables import differences_table, digits_of, results_table
+from rome_lightning.comparison.tables import bins_table, differences_table, digits_of, results_table
 from rome_lightning.report.page import Media, Section, Table, write_report
 
 Truth = Callable[[dict[str, str]], UInt8[np.ndarray, "h w 3"]]
@@ -47,6 +47,7 @@ def write_page(
             tables=[results_table(comparison)],
             pictures=_intervals(comparison, media),
         ),
+        *_bins(comparison, media, truth),
         Section("Settings", tables=[differences_table(comparison)]),
         *(_task_section(comparison, task, media, truth) for task in _tasks(comparison)),
         *_curves(comparison, media),
@@ -59,6 +60,35 @@ def write_page(
         sections,
         {"runs": runs, "options": vars(comparison.options), **provenance},
     )
+
+
+def _bins(comparison: Comparison, media: Path, truth: Truth | None) -> list[Section]:
+    """Scores by rotation and the largest turn of each person, where the protocol has bins."""
+    if not comparison.bins:
+        return []
+    rows = [
+        side_by_side(comparison, Case(index, "largest turn"), truth) for index in largest_turns(comparison)
+    ]
+    pictures = []
+    if rows:
+        Image.fromarray(np.concatenate(rows)).save(media / "largest_turns.png")
+        names = [c.name for c in comparison.configurations]
+        columns = " | ".join([*(["real frame"] if truth else []), *names])
+        pictures = [Media(f"{media.name}/largest_turns.png", f"Largest turn of each person: {columns}")]
+    return [Section("By rotation", tables=[bins_table(comparison)], pictures=pictures)]
+
+
+def largest_turns(comparison: Comparison) -> list[int]:
+    """Row of each person's pair with the largest rotation of which all configurations have a picture."""
+    if comparison.rotation_deg is None:
+        return []
+    best: dict[str, int] = {}
+    for index, (task, person) in enumerate(comparison.units[["task", "identity"]].itertuples(index=False)):
+        if task not in comparison.bins or not _picture_paths(comparison, index):
+            continue
+        if person not in best or comparison.rotation_deg[index] > comparison.rotation_deg[best[person]]:
+            best[person] = index
+    return [best[person] for person in sorted(best)]
 
 
 def _tasks(comparison: Comparison) -> list[str]:

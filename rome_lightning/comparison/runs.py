@@ -16,8 +16,8 @@ import yaml
 UNIT_COLUMNS = ("task", "identity", "clip", "source", "frame", "driver_identity")
 """What names a scored pair in ``pairs.parquet``; all other columns but ``FLAG_COLUMNS`` are metrics."""
 
-FLAG_COLUMNS = ("undetected_prediction", "undetected_target")
-"""Whether a network found no face."""
+FLAG_COLUMNS = ("undetected_prediction", "undetected_target", "rotation_deg")
+"""Whether a network found no face, and the angle between the tracked heads of source and driver."""
 
 NOT_CONFIGURATION = (
     *("seed_everything", "run_dir", "wandb", "tensorboard", "ckpt_path", "weights_only", "config"),

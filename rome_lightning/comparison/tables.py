@@ -29,6 +29,39 @@ def results_table(comparison: Comparison) -> Table:
     return Table(columns, rows, caption(comparison))
 
 
+def bins_table(comparison: Comparison) -> Table:
+    """Metric by bin of rotation for all configurations; empty where the protocol has no bins."""
+    metrics = list(dict.fromkeys(r.metric for r in comparison.results if r.task in comparison.bins))
+    rows = []
+    for metric in metrics:
+        of_bins = [comparison.metric(f"{task}/{metric}") for task in comparison.bins]
+        for place, configuration in enumerate(comparison.configurations):
+            results = [of_bin[place] for of_bin in of_bins if of_bin]
+            digits = digits_of(results)
+            means = [result.mean for result in results]
+            cells = [_binned(result, digits) for result in results]
+            mean = f"{sum(means) / len(means):.{digits}f}" if len(means) == len(of_bins) else ""
+            counts = ", ".join(f"{r.num_identities}/{r.num_clips}/{r.num_pairs}" for r in results)
+            label = f"{metric} ({'up' if results[0].higher_is_better else 'down'})" if place == 0 else ""
+            blanks = [""] * (len(of_bins) - len(cells))
+            rows.append([label, configuration.name, *cells, *blanks, mean, counts if place == 0 else ""])
+    bins = [f"{low:g}-{high:g} deg" for low, high in comparison.bins.values()]
+    columns = ["metric", "configuration", *bins, "mean of bins", "people/clips/pairs"]
+    return Table(
+        columns,
+        rows,
+        "Means over people by rotation between source and driver; in brackets the interval of the difference "
+        f"to {comparison.baseline.name}.",
+    )
+
+
+def _binned(result: Result, digits: int) -> str:
+    interval = result.interval
+    if interval is None or math.isnan(interval.low) or result.verdict == "baseline":
+        return f"{result.mean:.{digits}f}"
+    return f"{result.mean:.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+
+
 def _bounds(comparison: Comparison, name: str, digits: int) -> str:
     """What doing nothing and the truth itself score."""
     ceiling, floor = comparison.ceilings[name]
@@ -169,6 +202,8 @@ def render(comparison: Comparison, style: str) -> str:
     if style == "latex":
         return results_latex(comparison) + "\n"
     tables = [results_table(comparison), differences_table(comparison)]
+    if comparison.bins:
+        tables.insert(1, bins_table(comparison))
     if style == "md":
         return "\n\n".join(map(as_markdown, tables)) + "\n"
     return "\n\n".join("\n".join([*([t.as_text()] if t.rows else []), t.caption]) for t in tables) + "\n"
