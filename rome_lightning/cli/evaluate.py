@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rome_lightning.evaluation.protocol import MeshRule, Protocol
     from rome_lightning.evaluation.results import Rows
     from rome_lightning.evaluation.scoring import Scorer
-    from rome_lightning.evaluation.systems import System
+    from rome_lightning.evaluation.systems import AvatarSystem, System
     from rome_lightning.head import HeadModel
 
 
@@ -37,6 +37,8 @@ class EvaluateConfig:
     """Model to evaluate, written by `rome fit` or `rome distill`."""
     predictions: Path | None = None
     """Another system's answers instead: a folder of frames or videos (docs/evaluation.md), or one video."""
+    untrained: Path | None = None
+    """A model with its initial weights instead: YAML of a training run, or of an avatar's options alone."""
     baseline: Literal["source", "mean", "warp"] | None = None
     """A trivial system instead: the source copied, the mean face, or the source warped by landmarks."""
     targets: Path | None = None
@@ -89,8 +91,11 @@ def main(argv: list[str]) -> int:
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
         parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
-    if sum(given is not None for given in (config.checkpoint, config.predictions, config.baseline)) != 1:
-        parser.error("what is to be evaluated? give one of --checkpoint, --predictions and --baseline")
+    systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
+    if sum(given is not None for given in systems) != 1:
+        parser.error(
+            "what is to be evaluated? give one of --checkpoint, --untrained, --predictions and --baseline"
+        )
     if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
         parser.error("--targets VIDEO belongs to --predictions VIDEO")
     if config.num_processes < 1:
@@ -146,7 +151,7 @@ def _run_folder(config: EvaluateConfig) -> Path:
         return parent.parent if parent.name == "checkpoints" else parent
     if config.predictions is not None and config.predictions.is_dir():
         return config.predictions
-    raise ValueError("where to? a video of predictions and a baseline need --output DIR")
+    raise ValueError("where to? a video of predictions, an untrained model and a baseline need --output DIR")
 
 
 def _clear(folder: Path) -> None:
@@ -248,12 +253,11 @@ def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
     from rich.progress import track
 
     from rome_lightning.evaluation import submission
-    from rome_lightning.evaluation.systems import AvatarSystem
 
     images = submission.benchmark_images(_data(config, protocol))
-    if config.checkpoint is None:
+    system = _avatar_system(config, protocol.resolution, 1.0)
+    if system is None:
         raise ValueError(f"protocol {protocol.name} writes a model's meshes: give --checkpoint")
-    system = AvatarSystem(config.checkpoint, protocol.resolution, 1.0, config.refine_steps, config.device)
     steps = submission.write_submission(system, images, folder, submission.photo_tracker(system))
     shown = track(steps, description="meshes", total=len(images), console=Console(stderr=True))
     failed = [(key, reason) for key, reason in shown if reason]
@@ -268,9 +272,12 @@ def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
 
 def _head(config: EvaluateConfig) -> HeadModel | None:
     """The head model that photographs are tracked with; None for systems that bring their own meshes."""
+    from rome_lightning.evaluation.systems import read_avatar_config
     from rome_lightning.head import load_head
     from rome_lightning.models.checkpoint import CONFIG_KEY, config_from_dict, read_checkpoint
 
+    if config.untrained is not None:
+        return load_head(read_avatar_config(config.untrained).head)
     if config.checkpoint is None:
         return None
     avatar = config_from_dict(read_checkpoint(config.checkpoint)[CONFIG_KEY])
@@ -290,11 +297,10 @@ def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipS
 
 def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairItem]) -> MeshSystem:
     from rome_lightning.evaluation.geometry import AvatarMeshes, FolderMeshes
-    from rome_lightning.evaluation.systems import AvatarSystem
 
-    if config.checkpoint is not None:
-        size = protocol.resolution
-        return AvatarMeshes(AvatarSystem(config.checkpoint, size, 1.0, config.refine_steps, config.device))
+    avatars = _avatar_system(config, protocol.resolution, 1.0)
+    if avatars is not None:
+        return AvatarMeshes(avatars)
     if config.predictions is None or not config.predictions.is_dir():
         raise ValueError(
             f"protocol {protocol.name} compares meshes: give --checkpoint or a folder of --predictions"
@@ -302,17 +308,28 @@ def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairIte
     return FolderMeshes(config.predictions, pairs)
 
 
+def _avatar_system(config: EvaluateConfig, size: int, background: float) -> AvatarSystem | None:
+    """A model of ours, if that is what is evaluated."""
+    from rome_lightning.evaluation.systems import AvatarSystem, UntrainedSystem
+
+    if config.untrained is not None:
+        return UntrainedSystem(config.untrained, size, background, config.refine_steps, config.device)
+    if config.checkpoint is not None:
+        return AvatarSystem(config.checkpoint, size, background, config.refine_steps, config.device)
+    return None
+
+
 def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs: list[PairItem]) -> System:
     from rome_lightning.evaluation.baselines import Baseline
     from rome_lightning.evaluation.predictions import FolderPredictions, VideoPredictions
-    from rome_lightning.evaluation.systems import AvatarSystem
 
     background = 0.0 if protocol.background == "black" else 1.0
     size = protocol.resolution
     if config.baseline is not None:
         return Baseline(config.baseline, clips, background)
-    if config.checkpoint is not None:
-        return AvatarSystem(config.checkpoint, size, background, config.refine_steps, config.device)
+    avatars = _avatar_system(config, size, background)
+    if avatars is not None:
+        return avatars
     assert config.predictions is not None
     if config.targets is not None:
         return VideoPredictions(config.predictions, config.targets, size)
@@ -353,7 +370,7 @@ def finish(
     folder = evaluation.folder
     with FileLock(folder / ".lock"):
         rows = results.collect(evaluation)
-        results.write_pairs(folder / "pairs.parquet", rows)
+        results.write_pairs(evaluation, rows)
         networks = {name: REGISTRY[name].sha256 for name in scorer.networks}
         extra = {
             "system": evaluation.identity["system"],

@@ -12,18 +12,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rome_lightning.evaluation.bins import bins_table, largest_turns
 from rome_lightning.evaluation.evaluator import Evaluation, write_png
 from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.results import Rows
-from rome_lightning.evaluation.scoring import RealImages, Scorer
+from rome_lightning.evaluation.scoring import Scorer
+from rome_lightning.evaluation.seen import RealImages
 from rome_lightning.media.image import quantize
 from rome_lightning.report.page import Media, Section, Table, write_report
 
 CASES = ("worst", "median", "best")
+TURNS = "pictures/largest_turns.png"
+"""Sheet of the largest turn of each person, relative to the folder of an evaluation."""
 _EXAMPLES = 3
 """Pairs per case."""
-_DIGITS = {"psnr": 2, "akd": 2, "apd": 2, "iqa": 2, "fid": 2, "chamfer": 2, "normal": 2}
+_DIGITS = {"dtssd": 4, "psnr": 2, "akd": 2, "apd": 2, "iqa": 2, "fid": 2, "chamfer": 2, "normal": 2}
 
 
 def number(name: str, value: float | None) -> str:
@@ -39,8 +43,13 @@ def task_table(name: str, metrics: dict[str, dict[str, Any]]) -> Table:
     for metric, cell in metrics.items():
         arrow = "higher" if cell["higher_is_better"] else "lower"
         values = [number(metric, cell[key]) for key in ("mean", "penalised", "floor", "ceiling")]
+        interval = cell.get("interval")
+        values.insert(
+            1, f"[{number(metric, interval[0])}, {number(metric, interval[1])}]" if interval else "-"
+        )
         rows.append([metric, *values, str(cell["num"]), arrow])
-    return Table(["metric", "mean", "penalised", "floor", "ceiling", "num", "better"], rows, name)
+    columns = ["metric", "mean", "95 % interval", "penalised", "floor", "ceiling", "num", "better"]
+    return Table(columns, rows, name)
 
 
 def failure_table(failures: dict[str, Any]) -> Table:
@@ -58,6 +67,8 @@ def failure_table(failures: dict[str, Any]) -> Table:
 def text_tables(summary: dict[str, Any]) -> str:
     """The tables for a terminal."""
     parts = [f"{task}\n{task_table(task, m).as_text()}" for task, m in summary["metrics"].items()]
+    if summary["bins"]:
+        parts.append(bins_table(summary, number).as_text())
     return "\n\n".join([*parts, failure_table(summary["failures"]).as_text()])
 
 
@@ -138,6 +149,11 @@ def write_pictures(
             write_png(evaluation.folder / file, quantize(torch.cat(strips, dim=1)))
             sheets.setdefault(task, {})[case] = file
             kept += pairs
+    turns = largest_turns(evaluation, rows)
+    if turns:
+        strips = [_strip(evaluation, scorer, pair) for pair in turns]
+        write_png(evaluation.folder / TURNS, quantize(torch.cat(strips, dim=1)))
+        kept += turns
     for pair in kept:
         _write_real(evaluation, scorer, pair)
     return sheets, kept
@@ -184,7 +200,7 @@ def write_page(
 ) -> Path:
     """Write ``report.html`` beside the summary."""
     protocol = evaluation.protocol
-    sections = []
+    sections = [_bins_section(summary)] if summary["bins"] else []
     for task, metrics in summary["metrics"].items():
         pictures = [
             Media(
@@ -228,6 +244,15 @@ def write_page(
         )
     write_report(path, title, lead, sections, {k: v for k, v in summary.items() if k != "metrics"})
     return path
+
+
+def _bins_section(summary: dict[str, Any]) -> Section:
+    return Section(
+        "By rotation between source and driver",
+        "Angle between the tracked heads of source and driver; each bin is a task below.",
+        tables=[bins_table(summary, number)],
+        pictures=[Media(TURNS, "Largest turn of each person: source, driver, prediction, difference.")],
+    )
 
 
 def _about(task: str) -> str:

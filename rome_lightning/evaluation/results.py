@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy import stats
 from torch import Tensor
 
 from rome_lightning.evaluation.evaluator import Evaluation, Part
@@ -58,6 +58,27 @@ def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Seq
         of_people.setdefault(person, []).append(math.fsum(members) / len(members))
     means = [math.fsum(members) / len(members) for members in of_people.values()]
     return math.fsum(means) / len(means) if means else math.nan
+
+
+def people_interval(
+    values: Sequence[float], clips: Sequence[str], people: Sequence[str]
+) -> tuple[float, float] | None:
+    """Where the mean over all people lies with 95 % confidence; None for fewer than two people.
+
+    Student's t on the means of people, which are the independent sample; arguments as for
+    ``hierarchical_mean``.
+    """
+    of_people = [
+        hierarchical_mean(
+            [v if p == person else math.nan for v, p in zip(values, people, strict=True)], clips, people
+        )
+        for person in dict.fromkeys(people)
+    ]
+    means = np.array([mean for mean in of_people if not math.isnan(mean)])
+    if len(means) < 2:
+        return None
+    half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means))
+    return float(means.mean() - half), float(means.mean() + half)
 
 
 def collect(evaluation: Evaluation) -> dict[str, Rows]:
@@ -164,10 +185,14 @@ def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict
         filled = value.copy()
         if worst is not None:
             filled[defined & np.isnan(value)] = worst
+        known = np.isfinite(value)
         table[name] = {
             "mean": _json(hierarchical_mean(value.tolist(), clips, people)),
+            "interval": people_interval(value.tolist(), clips, people),
             "penalised": _json(hierarchical_mean(filled.tolist(), clips, people)),
-            "num": int(np.isfinite(value).sum()),
+            "num": int(known.sum()),
+            "num_clips": len({clip for clip, there in zip(clips, known, strict=True) if there}),
+            "num_people": len({person for person, there in zip(people, known, strict=True) if there}),
             "higher_is_better": spec.higher_is_better,
             "ceiling": spec.ceiling,
             "worst": worst,
@@ -220,13 +245,13 @@ def _general(reason: str) -> str:
     return reason.split(":")[0]
 
 
-def write_pairs(path: Path, rows: dict[str, Rows]) -> None:
+def write_pairs(evaluation: Evaluation, rows: dict[str, Rows]) -> None:
     """``pairs.parquet``: a row per pair, NaN where a metric has no value."""
     metrics = sorted({name for r in rows.values() for name in r.values})
     columns: dict[str, list[Any]] = {
         name: [] for name in ("task", "identity", "clip", "source", "frame", "driver_identity")
     }
-    columns |= {name: [] for name in (*metrics, "undetected_prediction", "undetected_target")}
+    columns |= {name: [] for name in (*metrics, "undetected_prediction", "undetected_target", "rotation_deg")}
     for task, r in rows.items():
         count = len(r.pairs)
         columns["task"] += [task] * count
@@ -239,9 +264,10 @@ def write_pairs(path: Path, rows: dict[str, Rows]) -> None:
             columns[name] += r.values[name].astype(float).tolist() if name in r.values else [math.nan] * count
         columns["undetected_prediction"] += r.undetected_prediction.tolist()
         columns["undetected_target"] += r.undetected_target.tolist()
+        columns["rotation_deg"] += [evaluation.rotation(pair) for pair in r.pairs]
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(evaluation.folder / "pairs.parquet", buffer.getvalue())
 
 
 def write_summary(
@@ -272,6 +298,8 @@ def write_summary(
         "dataset": evaluation.clips.name,
         "dataset_hash": evaluation.clips.hash,
         "num_clips": num_clips,
+        "bins": {name: angles for name, angles in protocol.bins.items() if name in rows},
+        "tasks_without_pairs": [name for name in protocol.tasks if name not in rows],
         "as_published": wanted is None or wanted == num_clips,
         "metrics": metric_table(evaluation, rows),
         "failures": failures(rows),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from argparse import ArgumentError
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from typing import Any
 from typing import Protocol as Interface
 
 import torch
+import yaml
 from jaxtyping import Float, UInt8
+from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +23,7 @@ from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import file_hash
 from rome_lightning.media.image import quantize
-from rome_lightning.models import AvatarCode
+from rome_lightning.models import AvatarCode, AvatarConfig, AvatarModel
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
 from rome_lightning.types import Frames, Rendered
 
@@ -79,19 +83,35 @@ class AvatarSystem:
         refine_steps: int = 100,
         device: str = "cpu",
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint: Path | None = checkpoint
+        image_size = int(read_checkpoint(checkpoint)["image_size"])
+        self._use(load_avatar(checkpoint), image_size, resolution, background, refine_steps, device)
         self.name = checkpoint.stem
-        self.resolution, self.background, self.refine_steps = resolution, background, refine_steps
+
+    def _use(
+        self,
+        model: AvatarModel,
+        image_size: int,
+        resolution: int,
+        background: float,
+        refine_steps: int,
+        device: str,
+    ) -> None:
+        self.image_size, self.resolution = image_size, resolution
+        self.background, self.refine_steps = background, refine_steps
         self.device = torch.device(device)
-        self.model = load_avatar(checkpoint).to(self.device)
-        self.image_size = int(read_checkpoint(checkpoint)["image_size"])
+        self.model = model.to(self.device)
         self._codes: OrderedDict[tuple[str, int], AvatarCode] = OrderedDict()
 
+    def _origin(self) -> dict[str, Any]:
+        """What the weights are."""
+        assert self.checkpoint is not None
+        return {"checkpoint": str(self.checkpoint), "sha256": file_hash(self.checkpoint)}
+
     def describe(self) -> dict[str, Any]:
-        """File, size and how avatars are made."""
+        """Weights, size and how avatars are made."""
         return {
-            "checkpoint": str(self.checkpoint),
-            "sha256": file_hash(self.checkpoint),
+            **self._origin(),
             "kind": type(self.model).__name__,
             "image_size": self.image_size,
             "refine_steps": self.refine_steps,
@@ -171,6 +191,70 @@ class AvatarSystem:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+class UntrainedSystem(AvatarSystem):
+    """An avatar model as it is before its first step: what the method gives without any training.
+
+    It draws at the protocol's resolution.
+
+    Args:
+        config: YAML of a training run, or of the options of an avatar alone; what it leaves out has its
+            default.
+        resolution: side of the answers, pixels.
+        background: grey in [0, 1].
+        refine_steps: as for ``AvatarSystem``.
+        device: where it runs.
+        seed: of the initial weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no options of an avatar.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        resolution: int,
+        background: float,
+        refine_steps: int = 100,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.checkpoint = None
+        self.config, self.seed = read_avatar_config(config), seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AvatarModel(self.config).eval().requires_grad_(False)
+        self._use(model, resolution, resolution, background, refine_steps, device)
+        self.name = f"{config.stem}, untrained"
+
+    def _origin(self) -> dict[str, Any]:
+        return {"untrained": dataclasses.asdict(self.config), "seed": self.seed}
+
+
+def read_avatar_config(path: Path) -> AvatarConfig:
+    """Options of an avatar from a YAML file of a training run, or of an avatar alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML, or names options that an avatar does not have.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        model = content.get("model")
+        options = content if model is None else model["init_args"]["avatar"]
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(AvatarConfig, "avatar")
+        parsed = parser.instantiate(parser.parse_object({"avatar": options}))
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ArgumentError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} holds no options of an avatar, neither under model.init_args.avatar nor alone: {reason}"
+        ) from error
+    return AvatarConfig(**vars(parsed.avatar))
 
 
 def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:

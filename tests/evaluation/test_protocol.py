@@ -11,7 +11,7 @@ from rome_lightning.evaluation.protocol import load_protocol
 from rome_lightning.types.clip import ClipInfo
 
 NAMES = {
-    "demo", "rome_eccv22", "vfhq_self_cross", "fomm_vox256", "geometry_h3ds", "geometry_synthetic",
+    "demo", "rome_eccv22", "vfhq_self_cross", "fomm_vox256", "geometry_h3ds", "geometry_synthetic", "turned",
     "nersemble_svfr",
 }  # fmt: skip
 CLIPS = [
