@@ -44,9 +44,9 @@ OUTSIDE = {
     "the point is seen from the front, falling to 0 at grazing angles, where hidden and beside the outline; "
     "hair: 1 where the photograph shows hair",
     "carry": "with config.decoder.carry, layers hold what the photograph shows of the point at each pixel: "
-    "RGB, matte, 1 within the photograph, distance from the source's mesh in image widths, 1 where hair hangs "
-    "below the ears, and visibility (0 beside the mesh). The displacement between a point's places in both "
-    "pictures is interpolated over the mesh and continued beyond it by pull-push",
+    "RGB, matte, 1 within the photograph, distance from the source's mesh in image widths, 1 where hair "
+    "hangs below the ears, and visibility (0 beside the mesh). The displacement between a point's places in "
+    "both pictures is interpolated over the mesh and continued beyond it by pull-push",
     "rasterize": "uv, mesh_mask and normals per pixel by a z-buffer; normals have unit length in the space "
     "that config.decoder.normals names, 0 outside; with config.decoder.extend_outside, uv beyond the mesh "
     "is that of the nearest covered pixel and distance the way to it in image widths",
