@@ -102,7 +102,7 @@ def main() -> None:
         for count in args.sources:
             photos = read_frames(reader, clip, [valid[i] for i in order[:count]])
             avatar = Avatar.create(model, photos, size)
-            drawn = torch.cat([r.image for r in avatar.animate(target.params)]).clamp(0, 1)
+            drawn = torch.cat([r.image for r in avatar.draw(target.params)]).clamp(0, 1)
             scores = (psnr(drawn, wanted), ssim(drawn, wanted), lpips(network, drawn, wanted))
             rows.setdefault(key, {})[count] = [float(score.mean()) for score in scores]
         shown = "  ".join(

@@ -6,9 +6,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 
+from rome_lightning.avatar.file import read_avatar, write_avatar
 from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
 from rome_lightning.models.fusion import fuse, texels_of_the_head
@@ -26,43 +28,44 @@ class Avatar:
         code: the person (batch of one).
         photos: the tracked photographs with one identity, as sharp as they should be exported; the first is
             the one that is shown and trusted most.
-        image_size: side of the images that the model sees and draws, pixels.
+        image_size: side of the images that the model sees, pixels.
     """
 
     def __init__(self, model: AvatarModel, code: AvatarCode, photos: Frames, image_size: int) -> None:
         if len(photos) == 0:
             raise ValueError("an avatar needs at least one photograph")
-        self.model, self.code, self.photos = model, code, photos
-        self.source = photos[slice(0, 1)].resized(image_size)
+        self.model, self.code, self.photos, self.network_size = model, code, photos, image_size
+        # A carried photograph is as sharp as it was taken.
+        drawn = photos.image_size[0] if model.config.decoder.carry else image_size
+        self.source = photos[slice(0, 1)].resized(drawn)
 
     @classmethod
     @torch.no_grad()
     def create(
-        cls, model: AvatarModel, photos: Frames, image_size: int | None = None, refine_steps: int = 100
-    ) -> Avatar:
+        cls, model: AvatarModel, photos: Frames, image_size: int | None = None, refine_steps: int = 60
+    ) -> Self:
         """Encode tracked photographs of one person.
 
         Args:
             model: trained networks.
             photos: from ``Tracker.track`` (one) or ``track_photos`` (several); may be larger than what the
-                model sees, for a sharper exported texture.
-            image_size: side of the images that the model was trained on, pixels; the photographs' if not
-                given.
+                model sees, for sharper pictures and a sharper exported texture.
+            image_size: side of the images that the networks see, pixels; as trained if not given.
             refine_steps: steps that fit the mesh to the photographs' outlines (see ``refine_offsets``).
         """
         model = model.eval().requires_grad_(False)
-        image_size = image_size or photos.image_size[0]
+        image_size = image_size or min(model.image_size, photos.image_size[0])
         sources = photos.resized(image_size)
         code = encode_refined(model, sources, refine_steps, photos, one_person=True)
         return cls(model, code, photos, image_size)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model sees and draws, pixels."""
+        """Height and width of the pictures that are drawn, pixels."""
         return self.source.image_size
 
     @torch.no_grad()
-    def animate(self, driver: HeadParams, batch_size: int = 8, background: float = 1.0) -> Iterator[Rendered]:
+    def draw(self, driver: HeadParams, batch_size: int = 8, background: float = 1.0) -> Iterator[Rendered]:
         """Draw the person with the driver's expression, pose and camera, in batches.
 
         Args:
@@ -107,7 +110,7 @@ class Avatar:
         return fuse(observed, texels_of_the_head(head, layout))
 
     @torch.no_grad()
-    def edited(self, basis: LinearBasis, amounts: Mapping[int, float]) -> Avatar:
+    def edited(self, basis: LinearBasis, amounts: Mapping[int, float]) -> Self:
         """The same person with other hair or shoulders.
 
         Args:
@@ -133,25 +136,21 @@ class Avatar:
             offsets = offsets + amount * basis.std[index] * basis.components[index]
         # The texture stays where it was observed: the surface carries it along.
         code = dataclasses.replace(self.code, offsets=offsets)
-        edited = Avatar(self.model, code, self.photos, self.image_size[0])
+        edited = type(self)(self.model, code, self.photos, self.network_size)
         # The networks are the same: to make their fast copy takes longer than a picture.
         edited._drawing = self._drawing
         return edited
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write one self-contained file: person, photographs and networks; never a pickle."""
-        from rome_lightning.avatar.file import write_avatar
-
-        write_avatar(self, path)
+        write_avatar(self, Path(path))
 
     @classmethod
-    def load(cls, path: Path) -> Avatar:
+    def load(cls, path: str | Path) -> Self:
         """Read what ``save`` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, not an avatar, or made with another version or head model.
         """
-        from rome_lightning.avatar.file import read_avatar
-
-        return read_avatar(path)
+        return cls(*read_avatar(Path(path)))

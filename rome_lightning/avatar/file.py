@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +13,6 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 import rome_lightning
-from rome_lightning.avatar.avatar import Avatar
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.models.carrying import CarriedPhotos
@@ -26,7 +25,16 @@ _HEADER = {"config": dict, "head": str, "head_fingerprint": str, "image_size": i
 _AS_BYTES = ("image", "foreground_mask")
 
 
-def write_avatar(avatar: Avatar, path: Path) -> None:
+class _Person(Protocol):
+    """What is written of an ``Avatar``."""
+
+    model: AvatarModel
+    code: AvatarCode
+    photos: Frames
+    network_size: int
+
+
+def write_avatar(avatar: _Person, path: Path) -> None:
     """Write an avatar; the file appears under its name only when it is complete.
 
     Args:
@@ -38,6 +46,9 @@ def write_avatar(avatar: Avatar, path: Path) -> None:
     for name in _AS_BYTES:
         # What they were before tracking made numbers of them.
         tensors[f"photo/{name}"] = (tensors[f"photo/{name}"] * 255).round().to(torch.uint8)
+    if avatar.code.carried is not None:
+        # Without loss: their values are those of half precision.
+        tensors["code/carried/layers"] = tensors["code/carried/layers"].half()
     head = avatar.model.head
     header = {
         "format": FORMAT,
@@ -45,7 +56,7 @@ def write_avatar(avatar: Avatar, path: Path) -> None:
         "config": dataclasses.asdict(avatar.model.config),
         "head": head.name,
         "head_fingerprint": head_fingerprint(head),
-        "image_size": avatar.image_size[0],
+        "image_size": avatar.network_size,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -55,8 +66,8 @@ def write_avatar(avatar: Avatar, path: Path) -> None:
     temporary.replace(path)
 
 
-def read_avatar(path: Path) -> Avatar:
-    """Read what ``write_avatar`` wrote; errors as for ``Avatar.load``."""
+def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
+    """What ``Avatar`` is made of, from a file of ``write_avatar``; errors as for ``Avatar.load``."""
     header, tensors = _read(path)
     try:
         model = AvatarModel(config_from_dict(header["config"]))
@@ -81,7 +92,7 @@ def read_avatar(path: Path) -> Avatar:
         restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"), _carried(code))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole avatar file: {error}") from error
-    return Avatar(model.eval().requires_grad_(False), restored, photos, header["image_size"])
+    return model.eval().requires_grad_(False), restored, photos, header["image_size"]
 
 
 def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
@@ -89,9 +100,7 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     parts = _group(code, "carried/")
     if not parts:
         return None
-    # Bytes and flags in the file.
-    layers = parts["layers"].float()
-    return CarriedPhotos(layers, parts["vertices"], parts["visibility"].float())
+    return CarriedPhotos(parts["layers"].float(), parts["vertices"], parts["visibility"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -95,7 +95,7 @@ def drive(
         params = params if found is None else found
         timing.lost += found is None
         tracked = time.perf_counter()
-        rendered = next(avatar.animate(params)).image[0]
+        rendered = next(avatar.draw(params)).image[0]
         image = (rendered.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
         drawn = time.perf_counter()
         yield LiveFrame(image, crop, found is None)

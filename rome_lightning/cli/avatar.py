@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from rome_lightning.tracking import TrackedClip
     from rome_lightning.types import Frames, HeadParams
 
-DEMO_CHECKPOINT = Path("runs/demo/checkpoints/last.ckpt")
 PHOTO_SIZE = 512
-"""Least side of the crop that an avatar keeps of its photographs, pixels."""
+"""Side of the crop that an avatar keeps of its photographs, pixels."""
 SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
@@ -57,15 +56,14 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
     create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
     create.add_argument(
         "--checkpoint",
-        type=Path,
-        default=DEMO_CHECKPOINT,
-        help=f"Model trained by `rome fit` (default: the demo's, {DEMO_CHECKPOINT}).",
+        help="Name of a shipped model (`rome models list`), or a file made by `rome fit` (default: the "
+        "shipped model).",
     )
     create.add_argument(
         "--refine-steps",
         type=count,
-        default=100,
-        help="Steps that fit hair and shoulders to the outlines (default: 100; 0: the network's own).",
+        default=60,
+        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: the network's own).",
     )
     create.add_argument(
         "--face",
@@ -74,7 +72,18 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         help="The person to take where a photo shows several: from left to right, from 1 (default: the "
         "largest face).",
     )
-    create.add_argument("--image-size", type=count, help="Side of the images, pixels (default: as trained).")
+    create.add_argument(
+        "--image-size",
+        type=count,
+        help="Side of the images that the networks see, pixels (default: as trained).",
+    )
+    create.add_argument(
+        "--photo-size",
+        type=count,
+        default=PHOTO_SIZE,
+        help=f"Side of the crop that the avatar keeps of its photographs and is drawn at, pixels (default: "
+        f"{PHOTO_SIZE}; 1024 for large photographs).",
+    )
 
 
 def _add_animate(commands: argparse._SubParsersAction) -> None:
@@ -178,22 +187,17 @@ def main(argv: list[str]) -> int:
 def _create(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
     from rome_lightning.media.video import read_image
-    from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+    from rome_lightning.models.shipped import open_model
     from rome_lightning.tracking import Tracker, track_photos
     from rome_lightning.tracking.crop import FFHQ_RULE
 
-    if args.checkpoint == DEMO_CHECKPOINT and not DEMO_CHECKPOINT.is_file():
-        raise FileNotFoundError(
-            f"no model at {DEMO_CHECKPOINT}: train one with `make demo`, or give yours with --checkpoint"
-        )
     photos = [read_image(path) for path in args.photos]
-    model = load_avatar(args.checkpoint)
-    image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
-    # Sharper than the model needs: the exported texture is taken from it.
+    model = open_model(args.checkpoint)
+    image_size = args.image_size or model.image_size
+    # Sharper than the networks need: the picture and the exported texture are taken from it.
+    size = max(image_size, args.photo_size)
     released = model.config.decoder.interpolation == "release"
-    tracker = Tracker(
-        model.head, image_size=max(image_size, PHOTO_SIZE), crop_rule=FFHQ_RULE if released else None
-    )
+    tracker = Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if released else None)
     paths = [str(path) for path in args.photos]
     frames = track_photos(
         tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)

@@ -309,7 +309,7 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
     picked = driver[torch.linspace(0, len(driver) - 1, 4).long()]
     rows = []
     for avatar in avatars.values():
-        rendered = next(avatar.animate(picked.params))
+        rendered = next(avatar.draw(picked.params))
         rows += list(comparison_rows(avatar.source.repeat_interleave(len(picked)), picked, rendered))
     Image.fromarray(to_uint8(torch.cat(rows, dim=1))).save(output / "contact_sheet.png")
     return Media("contact_sheet.png", f"Columns: {', '.join(COLUMNS)}")

@@ -245,10 +245,10 @@ def _strip(config: AllConfig, models: dict[str, Path]) -> np.ndarray:
     import torch
 
     from rome_lightning.media.image import to_uint8
-    from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+    from rome_lightning.models.checkpoint import load_avatar
     from rome_lightning.report.pictures import shaded
 
-    loaded = [(load_avatar(path), int(read_checkpoint(path)["image_size"])) for path in models.values()]
+    loaded = [(model, model.image_size) for model in map(load_avatar, models.values())]
     rows = []
     with torch.no_grad():
         for frames in _examples(config, loaded[0][1]):

@@ -14,7 +14,9 @@ def build_parser() -> argparse.ArgumentParser:
         "encoder if there is one) as ONNX files of batch 1, with model.json, which says what happens between "
         "them, and head.npz. Rasterization stays outside. Every file is run with onnxruntime and compared.",
     )
-    parser.add_argument("checkpoint", type=Path, help="Model trained by `rome fit`, full or linear.")
+    parser.add_argument(
+        "checkpoint", help="Model of `rome fit`, full or linear, or the name of a shipped one."
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder for the files.")
     parser.add_argument(
         "--torch-export", action="store_true", help="Also write each network as a PyTorch program (.pt2)."
@@ -26,11 +28,10 @@ def main(argv: list[str]) -> int:
     """Run the command; ``argv`` is what follows ``rome export-onnx``."""
     args = build_parser().parse_args(argv)
     from rome_lightning.export.onnx import export_networks
-    from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+    from rome_lightning.models.shipped import open_model
 
-    model = load_avatar(args.checkpoint, rasterizer="torch")
-    image_size = read_checkpoint(args.checkpoint)["image_size"]
-    differences = export_networks(model, image_size, args.output, args.torch_export)
+    model = open_model(args.checkpoint, rasterizer="torch")
+    differences = export_networks(model, model.image_size, args.output, args.torch_export)
     for name, difference in differences.items():
         path = args.output / f"{name}.onnx"
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from PyTorch by at most {difference:.1e}")

@@ -24,7 +24,7 @@ from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import file_hash
 from rome_lightning.media.image import quantize
 from rome_lightning.models import AvatarCode, AvatarConfig, AvatarModel
-from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+from rome_lightning.models.shipped import model_file, open_model
 from rome_lightning.types import Frames, Rendered
 
 _CACHED_AVATARS = 8
@@ -83,9 +83,9 @@ class AvatarSystem:
         refine_steps: int = 100,
         device: str = "cpu",
     ) -> None:
-        self.checkpoint: Path | None = checkpoint
-        image_size = int(read_checkpoint(checkpoint)["image_size"])
-        self._use(load_avatar(checkpoint), image_size, resolution, background, refine_steps, device)
+        self.checkpoint: Path | None = model_file(checkpoint)
+        model = open_model(checkpoint)
+        self._use(model, model.image_size, resolution, background, refine_steps, device)
         self.name = checkpoint.stem
 
     def _use(

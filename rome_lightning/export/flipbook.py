@@ -49,7 +49,7 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
         )
     atlas = np.zeros((rows * height, columns * width, 4), dtype=np.uint8)
     index = 0
-    for rendered in avatar.animate(driver):
+    for rendered in avatar.draw(driver):
         pictures = torch.cat([rendered.rgb, rendered.mask], dim=1)
         for picture in to_uint8(pictures):
             top, left = index // columns * height, index % columns * width

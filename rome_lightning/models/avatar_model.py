@@ -66,6 +66,8 @@ class AvatarModel(nn.Module):
     def __init__(self, config: AvatarConfig, head: HeadModel | None = None) -> None:
         super().__init__()
         self.config = config
+        self.image_size = 256
+        """Side of the images that it was trained on, pixels; set where a model is read."""
         self.head = head if head is not None else load_head(config.head, config.release)
         self.rasterizer = get_rasterizer(config.rasterizer)
         self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)

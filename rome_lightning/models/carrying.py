@@ -59,6 +59,8 @@ def carried_photos(
     loose = photos.region_mask(Region.HAIR) * below
     layers = torch.cat([photos.image, photos.foreground_mask, known, beside, loose], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
+    # Rounded as avatar files store them, so that a saved avatar draws the same picture.
+    layers = layers.half().float()
     return CarriedPhotos(layers[:, None], place[:, None], visibility)
 
 

@@ -64,7 +64,7 @@ def driven_frames(
         batch_size: frames drawn at once.
     """
     index = 0
-    for rendered in avatar.animate(driver.params, batch_size):
+    for rendered in avatar.draw(driver.params, batch_size):
         image = rendered.image
         if compare:
             frames = driver.image[index : index + len(image)]
@@ -77,11 +77,11 @@ def driven_frames(
 def preview(avatar: Avatar) -> Float[Tensor, "3 h w"]:
     """The photograph, the avatar in the same pose, its mesh over the photograph, and three turned views."""
     source = avatar.source
-    own = next(avatar.animate(source.params))
+    own = next(avatar.draw(source.params))
     columns = [source.image, own.image, mesh_overlay(source.image, own)]
     turns = torch.tensor([-0.5, 0.0, 0.5])
     pose = torch.stack([torch.zeros(3), turns, torch.zeros(3)], dim=1)
     still = at_rest(source.params).repeat_interleave(3)
-    views = next(avatar.animate(dataclasses.replace(still, global_pose=pose)))
+    views = next(avatar.draw(dataclasses.replace(still, global_pose=pose)))
     columns += [*views.image.split(1), *shaded(views).split(1)]
     return torch.cat(columns, dim=-1)[0].clamp(0, 1)

@@ -134,7 +134,7 @@ class ViewerSession:
 
     def render(self, state: dict[str, Any]) -> bytes:
         """PNG of the neural render of a state of the page, on white."""
-        rendered = next(self.avatar.animate(self.params(state)))
+        rendered = next(self.avatar.draw(self.params(state)))
         file = io.BytesIO()
         Image.fromarray(to_uint8(rendered.image[0])).save(file, format="PNG", compress_level=1)
         return file.getvalue()

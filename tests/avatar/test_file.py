@@ -52,7 +52,7 @@ def test_round_trip(avatar: Avatar, path: Path) -> None:
     for name in ("image", "foreground_mask", "regions", "landmarks"):
         torch.testing.assert_close(getattr(loaded.photos, name), getattr(avatar.photos, name))
     params = avatar.source.params
-    torch.testing.assert_close(next(loaded.animate(params)).image, next(avatar.animate(params)).image)
+    torch.testing.assert_close(next(loaded.draw(params)).image, next(avatar.draw(params)).image)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])

@@ -43,7 +43,7 @@ def test_every_cell_is_the_render_of_its_frame(avatar: Avatar, tmp_path: Path) -
         top, left = index // 3 * SIZE, index % 3 * SIZE
         cell = torch.from_numpy(pixels[top : top + SIZE, left : left + SIZE].copy()).permute(2, 0, 1) / 255
         over_grey = cell[:3] * cell[3:] + 0.5 * (1 - cell[3:])
-        drawn = next(avatar.animate(driver[slice(index, index + 1)], background=0.5)).image[0]
+        drawn = next(avatar.draw(driver[slice(index, index + 1)], background=0.5)).image[0]
         torch.testing.assert_close(over_grey, drawn.clamp(0, 1), atol=0.01, rtol=0)
     assert not pixels[SIZE:, 2 * SIZE :].any()
 

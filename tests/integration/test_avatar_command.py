@@ -59,7 +59,7 @@ def test_a_photograph_becomes_an_avatar(avatar):
     assert made.image_size == (IMAGE_SIZE, IMAGE_SIZE)
     # The crop shows a person: neither empty nor all.
     assert 0.2 < float(made.source.foreground_mask.mean()) < 0.9
-    rendered = next(made.animate(made.source.params))
+    rendered = next(made.draw(made.source.params))
     # The fitted mesh lies where the person is.
     on_mesh = made.source.foreground_mask[rendered.mesh_mask].mean()
     assert on_mesh > 0.9

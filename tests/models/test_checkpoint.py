@@ -65,8 +65,8 @@ def test_avatar_file_round_trip(tmp_path: Path, model: FullAvatar) -> None:
     avatar.save(tmp_path / "person" / "avatar.safetensors")
     loaded = Avatar.load(tmp_path / "person" / "avatar.safetensors")
     drivers = random_params(model.head, 3, seed=2)
-    before = torch.cat([r.image for r in avatar.animate(drivers, batch_size=2)])
-    after = torch.cat([r.image for r in loaded.animate(drivers, batch_size=2)])
+    before = torch.cat([r.image for r in avatar.draw(drivers, batch_size=2)])
+    after = torch.cat([r.image for r in loaded.draw(drivers, batch_size=2)])
     assert before.shape[0] == 3
     assert torch.equal(before, after)
     # Pictures are stored with 8 bits.

@@ -107,7 +107,7 @@ def test_server_hands_out_page_mesh_and_render(server: ViewerServer, session: Vi
     status, headers, picture = ask(server, "POST", "/render", json.dumps(state).encode())
     assert status == 200
     assert float(headers["X-Render-Ms"]) > 0
-    rendered = next(session.avatar.animate(session.params(state))).image[0]
+    rendered = next(session.avatar.draw(session.params(state))).image[0]
     pixels = np.asarray(Image.open(io.BytesIO(picture)))
     np.testing.assert_array_equal(pixels, (rendered.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
 

@@ -1,0 +1,138 @@
+"""Models that come with the package, by name, and the one function that opens any model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import rome_lightning
+from rome_lightning.media.tensors import read_tensors, write_tensors
+from rome_lightning.models.avatar_model import AvatarModel
+from rome_lightning.models.checkpoint import (
+    CONFIG_KEY,
+    avatar_weights,
+    config_from_dict,
+    load_avatar,
+    load_state,
+    read_checkpoint,
+)
+
+FORMAT = "rome-model/1"
+"""Written into every model file; others are refused."""
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model file of the package."""
+
+    name: str
+    file: str
+    sha256: str
+    licence: str
+    data: str
+    """What it was trained on, in a sentence."""
+    scores: dict[str, str]
+    """Per protocol, in a sentence each; see the card for what they mean."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is installed."""
+        return _FOLDER / self.file
+
+    @property
+    def card(self) -> Path:
+        """Intended use, limits, data and how it was made."""
+        return self.path.with_suffix(".md")
+
+
+SHIPPED: dict[str, ShippedModel] = {}
+"""By name; the first is the one that is taken where no model is named."""
+
+
+def model_names() -> str:
+    """Names of the shipped models, for messages."""
+    return ", ".join(SHIPPED) or "none"
+
+
+def model_file(model: str | Path) -> Path:
+    """The file of a model that is given by name or as a file."""
+    return SHIPPED[str(model)].path if str(model) in SHIPPED else Path(model)
+
+
+def open_model(model: str | Path | None = None, rasterizer: str | None = None) -> AvatarModel:
+    """A model by name or file, ready for inference.
+
+    Args:
+        model: name of a shipped model, a checkpoint of ``rome fit``, or a file of ``write_model``; the first
+            shipped model if not given.
+        rasterizer: backend to use instead of the one it was trained with.
+
+    Raises:
+        FileNotFoundError: there is neither a model of that name nor such a file.
+        ValueError: the file is damaged or of another version.
+    """
+    if model is None:
+        model = next(iter(SHIPPED))
+    if str(model) in SHIPPED:
+        shipped = SHIPPED[str(model)]
+        digest = hashlib.sha256(shipped.path.read_bytes()).hexdigest()
+        if digest != shipped.sha256:
+            raise ValueError(
+                f"{shipped.path} is damaged: expected SHA-256 {shipped.sha256[:12]}..., got "
+                f"{digest[:12]}...; reinstall rome-lightning"
+            )
+        return _read_model(shipped.path, rasterizer)
+    path = Path(model)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no model {str(model)!r}: neither a file nor one of the shipped models ({model_names()})"
+        )
+    return _read_model(path, rasterizer) if path.suffix == ".safetensors" else load_avatar(path, rasterizer)
+
+
+def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
+    """The avatar's weights of a checkpoint as a small file that nothing in can be executed of.
+
+    Args:
+        checkpoint: of ``rome fit``.
+        path: ``.safetensors`` file to write.
+        half: store the weights in half precision; they are single again when they are read.
+    """
+    content = read_checkpoint(checkpoint)
+    weights = avatar_weights(content)
+    if half:
+        weights = {name: _half(value) for name, value in weights.items()}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": rome_lightning.__version__,
+        "config": content[CONFIG_KEY],
+        "image_size": content["image_size"],
+        "steps": content.get("global_step"),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
+    write_tensors(path, weights, header)
+
+
+def _read_model(path: Path, rasterizer: str | None) -> AvatarModel:
+    tensors, header = read_tensors(path, FORMAT)
+    config = config_from_dict(header["config"])
+    if rasterizer is not None:
+        config = dataclasses.replace(config, rasterizer=rasterizer)
+    avatar = AvatarModel(config)
+    load_state(avatar, {name: _single(value) for name, value in tensors.items()}, path)
+    avatar.image_size = int(header["image_size"])
+    return avatar.eval().requires_grad_(False)
+
+
+def _half(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() else value
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
