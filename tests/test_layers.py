@@ -186,7 +186,10 @@ def test_imports_point_down():
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    assert not find_circle(import_graph(ROOT))
+    graph = import_graph(ROOT)
+    # The package itself only hands out the names of ``api`` on first use.
+    graph["rome_lightning"] -= {"rome_lightning.api"}
+    assert not find_circle(graph)
 
 
 def test_a_circle_is_found(tmp_path):

@@ -109,7 +109,7 @@ def load_avatar(path: Path, rasterizer: str | None = None) -> AvatarModel:
         config = dataclasses.replace(config, rasterizer=rasterizer)
     avatar = AvatarModel(config)
     load_state(avatar, avatar_weights(checkpoint), path)
-    avatar.image_size = int(checkpoint["image_size"])
+    avatar.image_size = int(checkpoint.get("image_size", avatar.image_size))
     return avatar.eval().requires_grad_(False)
 
 

@@ -49,6 +49,7 @@ def avatar(folder: Path, checkpoint: Path) -> Path:
     need("face_landmarker", "selfie_multiclass", "modnet")
     output = folder / "avatar"
     arguments = ["avatar", "create", folder / "face.png", "-o", output, "--checkpoint", checkpoint]
+    arguments += ["--photo-size", IMAGE_SIZE]
     assert cli.main([str(argument) for argument in arguments]) == cli.EXIT_OK
     return output
 
@@ -299,5 +300,5 @@ def test_files_that_are_not_avatars_or_checkpoints(avatar, folder, checkpoint, t
     assert "is not a readable checkpoint" in error
     code, error = rome(*arguments, tmp_path / "no.ckpt")
     assert code == cli.EXIT_FAILURE
-    assert "no checkpoint at" in error
+    assert "neither a file nor one of the shipped models" in error
     assert list(tmp_path.iterdir()) == []
