@@ -150,7 +150,7 @@ class AvatarModel(nn.Module):
         carried = None
         if seen is not None and self.config.decoder.carry:
             photos = photos or source
-            carried = self._carried(photos, mesh_offsets, seen.visibility)
+            carried = self._carried(photos, mesh_offsets, seen.unhidden)
         return AvatarCode(texture, source.params.shape, offsets, carried)
 
     def person_appearance(
@@ -181,7 +181,8 @@ class AvatarModel(nn.Module):
         texture = self.texture_model(fuse(seen, trusted))
         carried = None
         if self.config.decoder.carry:
-            each = self._carried(photos or source, every, trusted_visibility(seen, trusted))
+            shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
+            each = self._carried(photos or source, every, shown)
             carried = each.map(lambda tensor: tensor.transpose(0, 1))
         return AvatarCode(texture, shape[:1], offsets, carried)
 

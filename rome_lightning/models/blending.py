@@ -9,13 +9,11 @@ from torch import Tensor
 from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
 
 VISIBILITY = slice(7, 8)
-"""Channel behind those of the carried layers: how well the best photograph sees
-the point, 0 beside the mesh."""
+"""Channel behind those of the carried layers: how well the photographs show the
+point, 0 beside the mesh."""
 NUM_LAYERS = 8
 NUM_CORRECTIONS = 5
 """Outputs of the network: three of the colour, one of the choice of source, one of the matte."""
-WELL_SEEN = 1 / 3
-"""Visibility from which a point is taken from the photograph alone before the network corrects it."""
 SURE = 0.98
 """Largest share of either source before the network corrects it, so that the logit is finite."""
 OPAQUE = 0.995
@@ -68,8 +66,7 @@ def share_of_photo(
     layers: Float[Tensor, "b 8 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """How far a pixel is taken from the photograph before the network corrects it, [0, 1]."""
-    seen = (layers[:, VISIBILITY] / WELL_SEEN).clamp_max(1)
-    return torch.where(mesh_mask, seen, 1.0) * layers[:, KNOWN]
+    return torch.where(mesh_mask, layers[:, VISIBILITY], 1.0) * layers[:, KNOWN]
 
 
 def same_side(

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
+from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, push_pull
 from rome_lightning.types import Frames, Region
@@ -17,6 +18,11 @@ from rome_lightning.types.struct import TensorStruct
 RGB, MATTE, KNOWN, BESIDE, LOOSE = slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6), slice(6, 7)
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
 pixel is beside the source's mesh in image widths, 0 on it, and 1 where hair hangs below the ears."""
+STRETCHED, NOT_STRETCHED = 0.2, 0.6
+"""How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
+taken from the photograph, and from which it is."""
+LEAST_FACING = 0.05
+"""Below it both views are taken to look equally flat."""
 _SHARPNESS = 4
 """Power of the visibility in the weights of several photographs: the best view of a point should win."""
 
@@ -27,10 +33,11 @@ class CarriedPhotos(TensorStruct):
 
     layers: Float[Tensor, "b n 7 h w"]
     """See ``RGB`` and the names beside it, [0, 1] each."""
-    vertices: Float[Tensor, "b n v 2"]
-    """The mesh in each photograph, in shares of its width and height."""
+    vertices: Float[Tensor, "b n v 3"]
+    """The mesh in each photograph: x and y in shares of its width and height, and how far each vertex faces
+    the camera, [-1, 1]."""
     visibility: Float[Tensor, "b n s s"]
-    """How well each photograph shows each texel, [0, 1]."""
+    """Whether each photograph shows each texel, [0, 1]."""
 
 
 def carried_photos(
@@ -59,9 +66,16 @@ def carried_photos(
     loose = photos.region_mask(Region.HAIR) * below
     layers = torch.cat([photos.image, photos.foreground_mask, known, beside, loose], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
+    place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as avatar files store them, so that a saved avatar draws the same picture.
     layers = layers.half().float()
     return CarriedPhotos(layers[:, None], place[:, None], visibility)
+
+
+def facing_camera(vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 1"]:
+    """Cosine between each vertex's normal and the direction to the camera."""
+    # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
+    return -vertex_normals(vertices_px, faces)[..., 2:]
 
 
 def carry(
@@ -70,8 +84,8 @@ def carry(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b n h w"],
-) -> Float[Tensor, "b 7 h w"]:
-    """The layers of the photographs as the driven mesh carries them.
+) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"]]:
+    """The layers of the photographs as the driven mesh carries them, and how well they show each point.
 
     Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
     displacement is continued smoothly beyond the mesh, so that loose hair and clothes come along.
@@ -82,6 +96,10 @@ def carry(
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
+
+    Returns:
+        Layers, and the share in which each pixel of the mesh is to be taken from the photographs, [0, 1]; 0
+        beside the mesh.
     """
     batch, count = visibility.shape[:2]
     height, width = face_ids.shape[1:]
@@ -89,9 +107,14 @@ def carry(
     size = vertices_px.new_tensor([width, height])
     here = (vertices_px[:, None, :, :2] + 0.5) / size
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
-    moved = (photos.vertices - here).transpose(1, 2).flatten(2)
-    displacement = interpolate(vertices_px, faces, face_ids, moved.float().contiguous())
+    moved = (photos.vertices[..., :2] - here).transpose(1, 2).flatten(2)
+    facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
+    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces)], dim=-1).float()
+    carried = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
+    displacement, there, now = carried.split([2 * count, count, 1], dim=1)
     displacement = push_pull(displacement, mask.to(displacement.dtype)).unflatten(1, (count, 2))
+    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
+    shown = visibility * flatness.clamp(0, 1)
     rows = (torch.arange(height, device=mask.device) + 0.5) / height
     columns = (torch.arange(width, device=mask.device) + 0.5) / width
     place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + displacement
@@ -100,8 +123,8 @@ def carry(
     inside = ((grid.abs() <= 1).all(-1))[:, None]
     layers = torch.cat([layers[:, :4], layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
     if count == 1:
-        return layers
-    return _best_view(layers.unflatten(0, (batch, count)), visibility, mask)
+        return layers, shown
+    return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
 
 
 def _best_view(

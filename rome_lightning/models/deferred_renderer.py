@@ -114,8 +114,8 @@ class DeferredRenderer(nn.Module):
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
-                layers = carry(carried, vertices_px, self.faces, face_ids, visibility)
-                layers = torch.cat([layers, visibility.amax(1, keepdim=True)], dim=1)
+                layers, shown = carry(carried, vertices_px, self.faces, face_ids, visibility)
+                layers = torch.cat([layers, shown], dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)

@@ -13,7 +13,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
 from rome_lightning.networks import CompactUNet, TextureEncoder
-from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
+from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, texel_visibility, unproject
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
@@ -31,6 +31,8 @@ class Observation(TensorStruct):
     """How well each texel is seen, [0, 1]."""
     hair: Float[Tensor, "b 1 s s"]
     """Whether it shows hair, [0, 1]."""
+    unhidden: Float[Tensor, "b 1 s s"]
+    """Whether nothing is before it, [0, 1], however flat the photograph looks at it."""
 
 
 def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
@@ -140,6 +142,8 @@ def observe(
     side = 2 * max(1, round(EROSION * source.image_size[0])) + 1
     inner = -F.max_pool2d(-source.foreground_mask, side, stride=1, padding=side // 2)
     image = torch.cat([source.image, inner, source.region_mask(Region.HAIR)], dim=1)
-    observed, visibility = unproject(image, vertices_px.detach(), faces, layout, rasterizer)
+    vertices_px = vertices_px.detach()
+    observed, visibility = unproject(image, vertices_px, faces, layout, rasterizer)
+    unhidden, _ = texel_visibility(vertices_px, faces, layout, rasterizer, source.image_size)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    return Observation(observed[:, :3], visibility * person, observed[:, 4:])
+    return Observation(observed[:, :3], visibility * person, observed[:, 4:], unhidden)

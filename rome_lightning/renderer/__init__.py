@@ -13,7 +13,13 @@ from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers
 from rome_lightning.renderer.released import released_share
 from rome_lightning.renderer.silhouette import coverage
 from rome_lightning.renderer.soft import OFFICIAL, soft_silhouette
-from rome_lightning.renderer.texture import UVLayout, render_texture, sample_texture, unproject
+from rome_lightning.renderer.texture import (
+    UVLayout,
+    render_texture,
+    sample_texture,
+    texel_visibility,
+    unproject,
+)
 
 __all__ = [
     "OFFICIAL",
@@ -29,5 +35,6 @@ __all__ = [
     "render_texture",
     "sample_texture",
     "soft_silhouette",
+    "texel_visibility",
     "unproject",
 ]

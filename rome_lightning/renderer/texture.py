@@ -221,21 +221,35 @@ def unproject(
     inside = layout.mask[None, None]
     # Zeros would darken the texels that the image's border shows.
     values = F.grid_sample(image.to(points.dtype), grid, padding_mode="border", align_corners=False) * inside
-    with torch.no_grad():
-        visibility = _visibility(points, vertices_px, faces, layout, rasterizer, (height, width))
-    return values, visibility * inside
+    unhidden, facing = texel_visibility(vertices_px, faces, layout, rasterizer, (height, width))
+    ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
+    return values, unhidden * ramp * ramp * (3 - 2 * ramp)
 
 
-def _visibility(
-    points: Float[Tensor, "b 3 s s"],
+@torch.no_grad()
+def texel_visibility(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
     layout: UVLayout,
     rasterizer: Rasterizer,
     image_size: tuple[int, int],
-) -> Float[Tensor, "b 1 s s"]:
-    """Depth test at the four pixels that bilinear sampling mixes, times a weight for the angle of view."""
+) -> tuple[Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
+    """Whether the surface point of each texel shows in an image, and how far it faces the camera.
+
+    Args:
+        vertices_px: pixels.
+        faces: corner indices.
+        layout: the mesh's UV layout.
+        rasterizer: visibility backend.
+        image_size: (height, width), pixels.
+
+    Returns:
+        1 where the point is seen, 0 where it is hidden, beyond the image or outside the layout, in between
+        where bilinear sampling mixes both: a depth test at its four pixels. And the cosine between normal and
+        direction to the camera, [-1, 1].
+    """
     height, width = image_size
+    points = layout.gather(vertices_px)
     ids = rasterizer.face_ids(vertices_px, faces, image_size)
     depth = interpolate(vertices_px, faces, ids, vertices_px[..., 2:])
     depth = torch.where(ids[:, None] >= 0, depth, torch.inf).flatten(1)
@@ -256,5 +270,4 @@ def _visibility(
             surface = depth.gather(1, index.flatten(1)).view_as(z)
             agrees = within & surface.isfinite() & ((z - surface).abs() <= slack)
             seen += weight * agrees
-    ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
-    return seen.square()[:, None] * ramp * ramp * (3 - 2 * ramp)
+    return seen.square()[:, None] * (facing > 0) * layout.mask[None, None], facing

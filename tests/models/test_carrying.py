@@ -37,7 +37,7 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     rendered = model.render(code, params, (SIZE, SIZE))
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
     visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
-    return carry(code.carried, *mesh, visibility * rendered.mesh_mask), rendered.mesh_mask
+    return carry(code.carried, *mesh, visibility * rendered.mesh_mask)[0], rendered.mesh_mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
