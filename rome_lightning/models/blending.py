@@ -29,6 +29,10 @@ REPEATED, APART = 0.008, 0.03
 been, image widths: what comes from inside the mesh repeats the face beside it."""
 
 
+HANGING = 0.06
+"""The same for hair that hangs over neck and shoulders."""
+
+
 def blend(
     corrections: Float[Tensor, "b 5 h w"],
     texture: Float[Tensor, "b 3 h w"],
@@ -39,7 +43,7 @@ def blend(
     """Colour (not limited to [0, 1]) and opacity of a picture.
 
     Without corrections it is a usable picture: the photograph where it shows the point, the completed texture
-    elsewhere; the photograph's matte where it shows the point, opaque elsewhere on the mesh.
+    elsewhere; the photograph's matte at the place of the point, opaque beyond the photograph's border.
 
     Args:
         corrections: of the network; 0 for none.
@@ -51,9 +55,11 @@ def blend(
     shown = share_of_photo(layers, mesh_mask)
     choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + GAIN * corrections[:, 3:4])
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
-    on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], shown)
+    # A hidden point lies behind the person, where the matte is 1: where it is not, the mesh is too large.
+    on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
     # Hair that hangs over neck and shoulders belongs to neither: it may leave the mesh.
-    loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE])
+    near = same_side(layers[:, BESIDE], distance, HANGING, HANGING)
+    loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE] * near)
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     prior = torch.where(mesh_mask, on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
     change = GAIN * corrections[:, 4:5]
@@ -70,8 +76,11 @@ def share_of_photo(
 
 
 def same_side(
-    beside: Float[Tensor, "b 1 h w"], distance: Float[Tensor, "b 1 h w"]
+    beside: Float[Tensor, "b 1 h w"],
+    distance: Float[Tensor, "b 1 h w"],
+    repeated: float = REPEATED,
+    apart: float = APART,
 ) -> Float[Tensor, "b 1 h w"]:
     """1 where a carried pixel lay as far beside the source's mesh as beside the driven one, else less."""
-    width = torch.where(beside < distance, REPEATED, APART)
+    width = torch.where(beside < distance, repeated, apart)
     return torch.exp(-(((beside - distance) / width).square()))
