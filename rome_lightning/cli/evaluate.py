@@ -274,14 +274,13 @@ def _head(config: EvaluateConfig) -> HeadModel | None:
     """The head model that photographs are tracked with; None for systems that bring their own meshes."""
     from rome_lightning.evaluation.systems import read_avatar_config
     from rome_lightning.head import load_head
-    from rome_lightning.models.checkpoint import CONFIG_KEY, config_from_dict, read_checkpoint
+    from rome_lightning.models.shipped import open_model
 
     if config.untrained is not None:
         return load_head(read_avatar_config(config.untrained).head)
     if config.checkpoint is None:
         return None
-    avatar = config_from_dict(read_checkpoint(config.checkpoint)[CONFIG_KEY])
-    return load_head(avatar.head, avatar.release)
+    return open_model(config.checkpoint).head
 
 
 def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipSource:
