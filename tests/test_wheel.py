@@ -20,9 +20,9 @@ def wheel(tmp_path_factory):
     source = folder / "source"
     source.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("rome_lightning", "datamodules"):
+    for name in ("rome_lightning", "datamodules", "experiments"):
         shutil.copytree(ROOT / name, source / name, ignore=skip)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("setup.cfg", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source / name)
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
     (path,) = folder.glob("*.whl")
@@ -60,6 +60,11 @@ def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(whee
         for path in (ROOT / package).rglob("*")
         if path.suffix in suffixes or path.name == "py.typed"
     }
+    expected |= {
+        f"rome_lightning/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "experiments").rglob("*")
+        if path.is_file()
+    }
     assert expected <= names, f"missing: {sorted(expected - names)}"
     # The page of `rome avatar view`, whose script is built and not a Python file.
     assert "rome_lightning/viewer/page/viewer.js" in names
@@ -78,6 +83,8 @@ def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(whee
         (["--help"], "usage: rome COMMAND"),
         (["doctor", "--help"], "usage: rome doctor"),
         (["assets", "list"], "face_landmarker"),
+        (["experiments", "list"], "full/base"),
+        (["experiments", "show", "full/base"], "seed_everything"),
     ],
 )
 def test_the_installed_command_runs(installed, tmp_path, arguments, shown):
@@ -87,6 +94,13 @@ def test_the_installed_command_runs(installed, tmp_path, arguments, shown):
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
     code = "import rome_lightning; print(rome_lightning.__file__)"
     assert str(installed.parent) in _run(installed / "python", "-c", code, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_configuration_of_the_wheel_is_found_by_name(installed, tmp_path):
+    """Nothing of the clone is in sight: the file that is read lies in the package."""
+    printed = _run(installed / "rome", "fit", "--config", "full/base", "--print_config", cwd=tmp_path)
+    assert "class_path: rome_lightning.training.FullModule" in printed
 
 
 @pytest.mark.slow

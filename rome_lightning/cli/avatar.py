@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
+from rome_lightning.cli.parsing import StrictParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +29,9 @@ SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the sub-commands."""
-    parser = argparse.ArgumentParser(prog="rome avatar", description=__doc__)
+    parser = StrictParser(prog="rome avatar", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_create(commands)
     _add_animate(commands)

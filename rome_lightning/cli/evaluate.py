@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+from rome_lightning.assets.experiments import find_experiment
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 if TYPE_CHECKING:
     from rome_lightning.evaluation.evaluator import Evaluation, Unit
@@ -32,7 +34,7 @@ class EvaluateConfig:
     """Options of an evaluation."""
 
     protocol: Path | None = None
-    """Protocol file, such as experiments/protocols/demo.yaml. Required."""
+    """Protocol: a file, or the name of a shipped one, such as demo. Required."""
     checkpoint: Path | None = None
     """Model to evaluate, written by `rome fit` or `rome distill`."""
     predictions: Path | None = None
@@ -63,16 +65,13 @@ class EvaluateConfig:
     """Delete what an earlier evaluation left in the folder."""
 
 
-def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome evaluate",
-        exit_on_error=False,
-        description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
+def _parser() -> HintingParser:
+    parser = config_parser(
+        "rome evaluate",
+        "Score a model, or any other system's frames, under a protocol: table, summary.json, "
         "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
-        "--protocol experiments/protocols/demo.yaml --checkpoint runs/x/checkpoints/best.ckpt --data mine",
+        "--protocol demo --checkpoint runs/x/checkpoints/best.ckpt --data mine",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(EvaluateConfig, None)
     return parser
 
@@ -90,7 +89,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
-        parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
+        parser.error("which protocol? give --protocol NAME; `rome experiments list protocols` shows them")
+    config.protocol = find_experiment(config.protocol, "protocols")
     systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
     if sum(given is not None for given in systems) != 1:
         parser.error(

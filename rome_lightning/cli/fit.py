@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
+from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
 from rome_lightning.training.checking import check_continuation, check_run
@@ -45,8 +47,24 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, config, **options)
 
 
+class RomeArgumentParser(HintingParser, LightningArgumentParser):
+    """Lightning's parser without abbreviations and with hints."""
+
+
 class RomeCLI(LightningCLI):
     """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose ``--config`` takes names of shipped configurations too."""
+        parser = self.parser_class(dump_header=[f"lightning.pytorch=={lightning.__version__}"], **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=NamedConfigFile,
+            help="Configuration: a YAML file, or the name of a shipped one such as full/base "
+            "(`rome experiments list`). May be given several times; later ones win.",
+        )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and loggers, and link what two sides need."""
@@ -188,6 +206,7 @@ def main(argv: list[str]) -> int:
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
+            parser_class=RomeArgumentParser,
             args=argv,
         )
     except RunStopped as stop:

@@ -6,21 +6,18 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> HintingParser:
     from datamodules.prepare.config import BuildOptions, PrepareConfig
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome prepare",
-        exit_on_error=False,
-        description="Track the person in each video or set of photographs, crop, check and cut it, and write "
+    parser = config_parser(
+        "rome prepare",
+        "Track the person in each video or set of photographs, crop, check and cut it, and write "
         "shards, manifest.json and report.html. Run it again to go on after an interruption. Example: "
-        "rome prepare clips/ --output data/mine --config experiments/data/prepare.yaml",
+        "rome prepare clips/ --output data/mine --config data/prepare",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_argument(
         "videos",
         nargs="*",

@@ -8,15 +8,17 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.cli.parsing import StrictParser
+
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
 
 _IMPORTERS = ("frames", "webdataset", "lmdb")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the sub-commands."""
-    parser = argparse.ArgumentParser(prog="rome shards", description=__doc__)
+    parser = StrictParser(prog="rome shards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     verify = commands.add_parser(
