@@ -65,7 +65,7 @@ class HintingParser(jsonargparse.ArgumentParser):
 
 
 def config_parser(prog: str, description: str) -> HintingParser:
-    """A parser with ``--config`` as its first option, for a command whose options may come from a YAML file."""
+    """A parser with ``--config``, for a command whose options may come from a YAML file."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = HintingParser(prog=prog, exit_on_error=False, description=description)
     parser.add_argument(

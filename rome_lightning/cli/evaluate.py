@@ -48,7 +48,8 @@ class EvaluateConfig:
     data: Path | None = None
     """manifest.json of a dataset made by `rome prepare`, or its folder."""
     split: str | None = None
-    """Split of the dataset (default: the protocol's)."""
+    """Split of the dataset (default: the protocol's, or, where the dataset lacks it, the last frames of the
+    training clips)."""
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""
@@ -164,7 +165,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     from rome_lightning.evaluation.evaluator import Evaluation
     from rome_lightning.evaluation.geometry import GeometryEvaluation
     from rome_lightning.evaluation.page import text_tables
-    from rome_lightning.evaluation.pairs import pairs_of
+    from rome_lightning.evaluation.pairs import impossible_tasks, pairs_of
     from rome_lightning.evaluation.predictions import for_videos
     from rome_lightning.evaluation.protocol import load_protocol
     from rome_lightning.evaluation.scoring import Scorer
@@ -180,6 +181,9 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
         protocol = for_videos(protocol)
     clips = _clips(config, protocol)
     pairs = pairs_of(protocol, config.protocol, clips.clips)
+    if rank == 0:
+        for task, reason in impossible_tasks(protocol, clips.clips).items():
+            print(f"rome: warning: task {task} is left out: {reason}", file=sys.stderr)
     if protocol.mesh is None:
         evaluation = Evaluation(protocol, pairs, clips, _system(config, protocol, clips, pairs), folder)
     else:
@@ -226,9 +230,10 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
         from rome_lightning.evaluation.geometry import ScannedPeople
 
         return ScannedPeople(_data(config, protocol), _head(config), protocol.resolution, rule.unit_mm)
-    from datamodules.evaluation import StoredClips
+    from rome_lightning.cli.evaluated_clips import stored_clips
 
-    return StoredClips(_data(config, protocol), config.split or protocol.dataset.split, protocol.resolution)
+    run = None if config.checkpoint is None else _run_folder(config)
+    return stored_clips(_data(config, protocol), protocol, config.split, run)
 
 
 def _data(config: EvaluateConfig, protocol: Protocol) -> Path:

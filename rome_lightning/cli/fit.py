@@ -169,6 +169,12 @@ class RomeCLI(LightningCLI):
                 "another --run_dir, or delete the folder"
             )
         check_run(self.trainer, self.model, self.datamodule)
+        if not getattr(self.datamodule, "validates", True):
+            rank_zero_warn(
+                "the dataset has no validation split: nothing is validated, there will be no best.ckpt, and "
+                "last.ckpt is the result. To validate, prepare the videos with --val_identities, or set "
+                "data.init_args.holdout_ratio to 0.2 and data.init_args.val_split to seen"
+            )
 
     def _loggers(self, run_dir: Path, config: Namespace) -> list[Logger]:
         if self.subcommand not in (None, "fit"):

@@ -60,7 +60,10 @@ def build_parser() -> StrictParser:
     bring.add_argument("-o", "--output", type=Path, required=True, help="Folder of the dataset; created.")
     bring.add_argument("--config", type=Path, help="YAML file with options of rome prepare.")
     bring.add_argument(
-        "--val-identities", nargs="+", default=[], help="People kept for validation (default: none)."
+        "--val-identities",
+        nargs="+",
+        default=[],
+        help="People kept for validation (default: some, if there are six or more).",
     )
     bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
     return parser

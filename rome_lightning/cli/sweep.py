@@ -40,8 +40,8 @@ class SweepConfig:
     """Parameters of submitit, such as '{slurm_partition: gpu, timeout_min: 600, gpus_per_node: 1}'; 'cluster:
     local' runs the jobs as processes here."""
     data: Path | None = None
-    """Dataset that every trial is trained on: manifest.json of `rome prepare`, or its folder (default: that of
-    the configuration)."""
+    """Dataset that every trial is trained on: manifest.json of `rome prepare`, or its folder (default: the
+    configuration's)."""
     project: str = "rome_lightning"
     """W&B project of the engine wandb."""
     entity: str | None = None
