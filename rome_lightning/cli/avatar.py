@@ -185,7 +185,7 @@ def _create(args: argparse.Namespace) -> int:
 
     if args.checkpoint == DEMO_CHECKPOINT and not DEMO_CHECKPOINT.is_file():
         raise FileNotFoundError(
-            f"no model at {DEMO_CHECKPOINT}: train one with `make demo`, or give yours with --checkpoint"
+            f"no model at {DEMO_CHECKPOINT}: train one with `rome demo`, or give yours with --checkpoint"
         )
     photos = [read_image(path) for path in args.photos]
     model = load_avatar(args.checkpoint)
@@ -341,12 +341,15 @@ def _view(args: argparse.Namespace) -> int:
     from rome_lightning.models import LinearBasis
     from rome_lightning.viewer import ViewerServer, ViewerSession
     from rome_lightning.viewer.browser import find_browser, take_screenshot
+    from rome_lightning.viewer.state import check_state
 
     if args.screenshot is not None:
         find_browser()
     path = avatar_path(args.avatar)
     basis = None if args.basis is None else LinearBasis.load(args.basis)
     session = ViewerSession(Avatar.load(path), path.parent.resolve().name, basis)
+    expressions = session.avatar.model.head.expression_names
+    check_state(args.state, expressions, 0 if basis is None else len(basis.names))
     with ViewerServer(session, 0 if args.screenshot is not None else args.port) as server:
         address = server.url + (f"#{args.state}" if args.state else "")
         if args.screenshot is not None:

@@ -417,7 +417,7 @@ def _run_facts(run: Path) -> dict[str, Any]:
         return {"seed": None, "config_hash": None}
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     seed = settings.pop("seed_everything", None)
-    for name in ("run_dir", "wandb", "ckpt_path", "config"):
+    for name in ("run_dir", "wandb", "memory_check", "ckpt_path", "config"):
         settings.pop(name, None)
     (settings.get("trainer") or {}).pop("default_root_dir", None)
     return {"seed": seed, "config_hash": text_hash(json.dumps(settings, sort_keys=True, default=str))}

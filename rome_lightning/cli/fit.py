@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from datamodules.base import RomeDataModule
-from rome_lightning.callbacks import SeedEachStep
+from rome_lightning.callbacks import MemoryCheck, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.models.checkpoint import read_checkpoint
@@ -86,6 +86,12 @@ class RomeCLI(LightningCLI):
             default=True,
             help="Whether to log for TensorBoard too, into tensorboard/ of the run folder.",
         )
+        parser.add_argument(
+            "--memory_check",
+            type=Literal["refuse", "warn"],
+            default="refuse",
+            help="What to do before the first step if its estimated memory is more than there is.",
+        )
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
@@ -152,6 +158,9 @@ class RomeCLI(LightningCLI):
         if SLURMEnvironment.detect() and not any(isinstance(p, SLURMEnvironment) for p in plugins):
             # RunCheckpoint asks for the requeue, between two steps.
             plugins.append(SLURMEnvironment(auto_requeue=False))
+        # In this order: the check's random numbers must not become those of the first step.
+        check = MemoryCheck(refuse=config["memory_check"] == "refuse")
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [check, SeedEachStep()]}
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def before_fit(self) -> None:
@@ -205,7 +214,6 @@ def main(argv: list[str]) -> int:
         RomeCLI(
             RomeModule,
             RomeDataModule,
-            trainer_defaults={"callbacks": [SeedEachStep()]},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
