@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, shown, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
 
@@ -188,7 +188,8 @@ def _create(args: argparse.Namespace) -> int:
             f"no model at {DEMO_CHECKPOINT}: train one with `rome demo`, or give yours with --checkpoint"
         )
     photos = [read_image(path) for path in args.photos]
-    model = load_avatar(args.checkpoint)
+    with shown("reading the model"):
+        model = load_avatar(args.checkpoint)
     image_size = args.image_size or read_checkpoint(args.checkpoint)["image_size"]
     # Sharper than the model needs: the exported texture is taken from it.
     released = model.config.decoder.interpolation == "release"
@@ -196,12 +197,15 @@ def _create(args: argparse.Namespace) -> int:
         model.head, image_size=max(image_size, PHOTO_SIZE), crop_rule=FFHQ_RULE if released else None
     )
     paths = [str(path) for path in args.photos]
-    frames = track_photos(
-        tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
-    )
+    with shown(f"tracking {len(photos)} photograph{'s' * (len(photos) > 1)}"):
+        frames = track_photos(
+            tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
+        )
     _warn_of_others(frames, args.photos)
-    avatar = Avatar.create(model, frames, image_size, args.refine_steps)
-    path = _save(avatar, args.output)
+    with shown("fitting the outline", args.refine_steps) as done:
+        avatar = Avatar.create(model, frames, image_size, args.refine_steps, done)
+    with shown("drawing the preview"):
+        path = _save(avatar, args.output)
     names = ", ".join(map(str, args.photos))
     print(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}")
     return 0

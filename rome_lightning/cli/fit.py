@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 from jsonargparse import Namespace, set_parsing_settings
@@ -20,6 +20,7 @@ from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import MemoryCheck, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
+from rome_lightning.cli.fit_help import add_run_options, fit_help
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
 from rome_lightning.training.checking import check_continuation, check_run
@@ -68,30 +69,7 @@ class RomeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and loggers, and link what two sides need."""
-        parser.add_argument(
-            "--run_dir",
-            type=str,
-            default="runs/full/default-0",
-            help="Folder of the run: config.yaml, checkpoints/, images/, metrics.csv, summary.json.",
-        )
-        parser.add_argument(
-            "--wandb",
-            type=Literal["offline", "online", "disabled"],
-            default="offline",
-            help="Weights & Biases: log into the run folder, to the server, or not at all.",
-        )
-        parser.add_argument(
-            "--tensorboard",
-            type=bool,
-            default=True,
-            help="Whether to log for TensorBoard too, into tensorboard/ of the run folder.",
-        )
-        parser.add_argument(
-            "--memory_check",
-            type=Literal["refuse", "warn"],
-            default="refuse",
-            help="What to do before the first step if its estimated memory is more than there is.",
-        )
+        add_run_options(parser)
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
@@ -207,6 +185,11 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome``, starting with the sub-command.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    if argv in (["fit", "--help"], ["fit", "-h"]):
+        print(fit_help())
+        return 0
+    if argv[1:] in (["--help", "all"], ["-h", "all"]):
+        argv = argv[:-1]
     argv = [*argv, *_folder_of_agent(argv)]
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")

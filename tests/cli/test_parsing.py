@@ -90,3 +90,15 @@ def test_experiments_are_listed_shown_and_copied(tmp_path, monkeypatch, capsys):
     assert cli.main(["experiments", "copy", "full/cpu"]) == 0
     assert Path("experiments/full/cpu.yaml").read_text() == shown
     assert cli.main(["experiments", "list", "nothing"]) == cli.EXIT_FAILURE
+
+
+@pytest.mark.slow
+def test_the_help_of_training_shows_nested_options_where_one_looks(capsys):
+    assert cli.main(["fit", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in ("losses.perceptual", "optimizer.learning_rate", "avatar.texture.channels"):
+        assert f"--model.init_args.{option}" in shown
+    for option in ("--data.init_args.batch_size", "--trainer.max_epochs", "--run_dir", "--memory_check"):
+        assert option in shown
+    assert cli.main(["fit", "--help", "all"]) == 0
+    assert "--trainer.overfit_batches" in capsys.readouterr().out
