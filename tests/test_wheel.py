@@ -1,53 +1,20 @@
 """The wheel holds what is needed and works outside the clone."""
 
-import shutil
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from installed_wheel import ROOT, build_wheel, install_wheel
+from installed_wheel import run as _run
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, so that no build products appear in the clone."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("rome_lightning", "datamodules", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=skip)
-    for name in ("setup.cfg", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, source / name)
-    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
-    (path,) = folder.glob("*.whl")
-    return path
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Folder of the programs of an environment that has the wheel, and the dependencies of this one."""
-    folder = tmp_path_factory.mktemp("environment") / "venv"
-    venv.create(folder, with_pip=False, symlinks=True)
-    # Dependencies come from the running environment; a path file is not followed further, so an
-    # editable installation of this project there stays out of sight.
-    (site_packages,) = folder.glob("lib/python*/site-packages")
-    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
-    _run(*pip, "install", "--no-deps", "--no-index", "--ignore-installed", wheel)
-    return folder / "bin"
-
-
-def _run(*command, cwd=None):
-    command = [str(part) for part in command]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return install_wheel(wheel, tmp_path_factory.mktemp("environment"))
 
 
 def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(wheel):

@@ -196,7 +196,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
         evaluation.run(shown, scorer)
     left = evaluation.missing()
     if left:
-        print(f"rank {rank} of {world_size} is done; the last process writes the summary", file=sys.stderr)
+        print(f"process {rank + 1} of {world_size} is done; the last one writes the summary", file=sys.stderr)
         return 0
     keep_all = config.keep_frames == "all"
     given = config.checkpoint, config.predictions

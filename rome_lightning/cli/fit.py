@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core import rank_zero
 
 from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import MemoryCheck, SeedEachStep
@@ -178,6 +180,11 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
     return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
 
 
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is about the run, not about another product of its makers."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 def main(argv: list[str]) -> int:
     """Run a training sub-command.
 
@@ -193,6 +200,7 @@ def main(argv: list[str]) -> int:
     argv = [*argv, *_folder_of_agent(argv)]
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    rank_zero.log.addFilter(_is_no_advert)
     try:
         RomeCLI(
             RomeModule,

@@ -1,4 +1,4 @@
-"""What ``rome fit --help`` shows: the options that runs are made of, nested ones under the names that they have."""
+"""What ``rome fit --help`` shows: the options that runs are made of, nested ones with their whole names."""
 
 from __future__ import annotations
 
@@ -65,11 +65,9 @@ def fit_help() -> str:
         "-c",
         "--config",
         metavar="FILE",
-        help="Configuration: a file, or a name such as full/base. Repeatable.",
+        help="Configuration, a file or a name; repeatable.",
     )
-    parser.add_argument(
-        "--ckpt_path", metavar="FILE", help="Checkpoint to go on from; auto for the newest one."
-    )
+    parser.add_argument("--ckpt_path", metavar="FILE", help="Go on from this checkpoint; auto: the newest.")
     parser.add_argument("--seed_everything", type=int, help="Seed of the run.")
     add_run_options(parser)
     for name, kind, text in _TRAINER:
