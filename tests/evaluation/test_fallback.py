@@ -12,6 +12,7 @@ from tiny_run import write_synthetic_dataset
 
 from datamodules.evaluation import StoredClips
 from datamodules.manifest import Manifest
+from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli.evaluated_clips import stored_clips
 from rome_lightning.evaluation.pairs import impossible_tasks, pairs_of
 from rome_lightning.evaluation.protocol import load_protocol
@@ -87,3 +88,10 @@ def test_a_protocol_that_only_needs_two_people_says_how_many_are_scored(dataset,
     only_cross = dataclasses.replace(protocol, tasks={"cross": protocol.tasks["cross"]})
     with pytest.raises(ValueError, match="needs two people, the clips that are scored show 1"):
         pairs_of(only_cross, DEMO, StoredClips(dataset, "val", SIZE).clips)
+
+
+def test_training_knows_whether_it_can_validate(dataset, train_only):
+    assert TalkingHeadDataModule(dataset, image_size=SIZE).validates
+    assert not TalkingHeadDataModule(train_only, image_size=SIZE).validates
+    seen = TalkingHeadDataModule(train_only, image_size=SIZE, holdout_ratio=0.2, val_split="seen")
+    assert seen.validates

@@ -1,4 +1,4 @@
-"""From six clips to a comparison of two ablations, two seeds each, in eight commands after ``pip install``."""
+"""From six clips to a comparison of two ablations, two seeds each, in eight commands."""
 
 from __future__ import annotations
 
