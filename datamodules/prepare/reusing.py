@@ -33,7 +33,7 @@ class TrackedVideos:
             info = _finished(path)
             for item in info.spec.get("inputs", []) if info is not None else []:
                 assert info is not None
-                self._homes.setdefault((item["key"], item["sha256"]), []).append(info)
+                self._homes.setdefault((item.get("key"), item.get("sha256")), []).append(info)
 
     def take(self, part: Part) -> VideoReport | None:
         """Write a part from a shard that has its video; None if there is none of the same settings.

@@ -48,14 +48,16 @@ def find_experiment(name: str | Path, kind: str = "") -> Path:
         FileNotFoundError: neither a file nor a name; tells the nearest names.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    return path if path.is_file() else _shipped(path, kind)
+
+
+def _shipped(path: Path, kind: str = "") -> Path:
     folder, wanted = experiments_folder(), path.as_posix().removeprefix("experiments/")
     for stem in (wanted, f"{kind}/{wanted}") if kind else (wanted,):
         for candidate in (folder / stem, folder / f"{stem}.yaml"):
             if candidate.is_file() and not path.is_absolute() and ".." not in path.parts:
                 return candidate
-    raise FileNotFoundError(f"there is no file {name}, and no shipped one of that name{_hint(wanted, kind)}")
+    raise FileNotFoundError(f"there is no file {path}, and no shipped one of that name{_hint(wanted, kind)}")
 
 
 def _hint(wanted: str, kind: str) -> str:
@@ -73,7 +75,7 @@ def _hint(wanted: str, kind: str) -> str:
 
 def first_line(name: str) -> str:
     """The question that a shipped file answers, from its first comment; empty if it has none."""
-    lines = find_experiment(name).read_text(encoding="utf-8").splitlines()
+    lines = _shipped(Path(name)).read_text(encoding="utf-8").splitlines()
     comments = (line.removeprefix("#").strip() for line in lines if line.startswith("#") and line[:2] != "#!")
     return next(comments, "").removeprefix("Question: ")
 
@@ -86,7 +88,7 @@ def copy_experiments(names: list[str], target: Path) -> list[Path]:
         FileExistsError: a file is there already; nothing has been copied then.
     """
     folder = experiments_folder()
-    sources = [find_experiment(name) for name in names or experiment_names()]
+    sources = [_shipped(Path(name)) for name in names or experiment_names()]
     copies = [target / source.relative_to(folder) for source in sources]
     there = [str(copy) for copy in copies if copy.exists()]
     if there:

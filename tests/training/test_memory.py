@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import random_frames, small_config
 from lightning import Trainer
+from tiny_run import need
 from torch import nn
 
 from rome_lightning.callbacks import MemoryCheck, memory_check
@@ -59,6 +60,7 @@ def test_this_machine_tells_its_free_memory():
 
 @pytest.fixture
 def module():
+    need("lpips_alexnet")
     return FullModule(small_config(), LossConfig(perceptual=0.0, chamfer_points=64), OptimizerConfig())
 
 
@@ -101,4 +103,4 @@ def test_what_one_pair_keeps_grows_with_the_pairs(module):
         batch = _batch(module, 1, num_driving)
         sizes.append(memory_check._kept_of_one(trainer, module, batch))
     # The source is encoded once, whatever it drives: between the same and twice as much.
-    assert 1.2 < sizes[1] / sizes[0] < 2
+    assert 1 < sizes[1] / sizes[0] < 2
