@@ -34,7 +34,8 @@ class StrictParser(argparse.ArgumentParser):
 
 def with_hint(message: str, parser: argparse.ArgumentParser) -> str:
     """An error about unknown options with the option that may have been meant."""
-    if not message.startswith(_UNRECOGNIZED):
+    if not message.startswith(_UNRECOGNIZED) or "did you mean" in message:
+        # jsonargparse comes by here twice.
         return message
     word = message.removeprefix(_UNRECOGNIZED).split()[0]
     hint = nearest(word, long_options(parser))
