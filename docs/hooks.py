@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 from rome_lightning.assets.experiments import experiment_names, first_line
 from rome_lightning.cli.main import COMMANDS
+from rome_lightning.cli.main import main as rome
 
 ROOT = Path(__file__).parents[1]
 SUBCOMMANDS = {
@@ -55,16 +56,14 @@ def _commands() -> str:
 
 
 def _help(words: list[str]) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    done = subprocess.run(
-        [sys.executable, "-m", "rome_lightning", *words, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-        cwd=ROOT,
-    )
-    return _ANSI.sub("", done.stdout).strip()
+    """What a command prints, 100 columns wide and without colours."""
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = rome([*words, "--help"])
+    if code:
+        raise ValueError(f"rome {' '.join(words)} --help ended with exit code {code}")
+    return _ANSI.sub("", printed.getvalue()).strip()
 
 
 def _configurations() -> str:
@@ -79,5 +78,6 @@ def _configurations() -> str:
         rows = [f"| `{name}` | {first_line(name)} |" for name in names if name.startswith(f"{folder}/")]
         parts += [f"## {folder}\n", "| name | question |", "|---|---|", *rows, ""]
     text = (ROOT / "experiments" / "ablations" / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\[(\w+)\]\(\1\.yaml\)", r"`\1`", text)
     parts.append("## How to read the ablations\n" + text.split("\n", 1)[1])
     return "\n".join(parts)
