@@ -82,20 +82,23 @@ class FullModule(RomeModule):
         is_adversarial = self.objective.config.weight("adversarial", self.global_step) > 0
         return self.discriminator if is_adversarial else None
 
-    def _terms(self, batch: AvatarBatch, adversary: nn.Module | None) -> tuple[LossTerms, ImagePair]:
+    def _terms(
+        self, batch: AvatarBatch, adversary: nn.Module | None
+    ) -> tuple[LossTerms, ImagePair, AvatarBatch]:
+        """Terms of the loss, the images that they compare, and the batch as it was seen."""
         # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
         if self.views is not None:
             batch = dataclasses.replace(batch, source=self.views(self.avatar, batch.source))
         rendered = self.reproduce(batch, background)
         images = composited(rendered, batch.target, background)
-        return self.objective(rendered, batch, images, adversary, self.global_step), images
+        return self.objective(rendered, batch, images, adversary, self.global_step), images, batch
 
     def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
         adversary = self._adversary()
         with _untrained(adversary):
-            terms, images = self._terms(batch, adversary)
+            terms, images, batch = self._terms(batch, adversary)
             self.descend(AVATAR, terms.total)
         logs = terms.as_logs("train")
         if adversary is not None:
