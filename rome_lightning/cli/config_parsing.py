@@ -22,18 +22,15 @@ _NOT_ACCEPTED = re.compile(r"does not accept option '([^']+)'|Option '([^']+)' i
 class NamedConfigFile(ActionConfigFile):
     """``--config``: a path, or the name of a shipped configuration such as ``full/base``."""
 
-    folder = ""
-    """Folder of ``experiments/`` in which a bare name is looked up."""
-
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read the file that is meant, or the YAML that is given in its place."""
         is_text = any(sign in str(values) for sign in "{:\n")
-        super().__call__(parser, cfg, values if is_text else str(_found(values, self.folder)), option_string)
+        super().__call__(parser, cfg, values if is_text else str(_found(values)), option_string)
 
 
-def _found(name: str, folder: str) -> Path:
+def _found(name: str) -> Path:
     try:
-        return find_experiment(name, folder)
+        return find_experiment(name)
     except FileNotFoundError as error:
         raise TypeError(str(error)) from error
 
