@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-all bench bench-gpu viewer lint format clean
+.PHONY: help install demo test test-all bench bench-gpu viewer lint format docs clean
 
 help:
 	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  all tests, slow ones included"
 	@echo "make bench     every figure of docs/performance.md beside its peers, on the CPU; make bench-gpu: on a GPU"
 	@echo "make viewer    builds the page of rome avatar view anew (needs npm; its result is in the repository)"
+	@echo "make docs      the documentation as a site in build/site; a broken link ends it"
 	@echo "make lint      ruff and mypy;  make format: ruff, in place"
 	@echo "make install   only the virtual environment (VENV=$(VENV))"
 	@echo "make clean     removes build products; keeps the environment, runs and the asset cache"
@@ -32,6 +33,7 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/rome demo
+	@echo "for the rome command in this shell: . $(BIN)/activate"
 
 # Khronos' glTF validator, if npm is there; without it the test that needs it is skipped and says so.
 export GLTF_VALIDATOR := $(abspath $(VENV))/node
@@ -66,6 +68,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html: open it in a browser"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

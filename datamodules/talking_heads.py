@@ -179,10 +179,15 @@ class TalkingHeadDataModule(RomeDataModule):
         """Open the splits and fail here, not in a worker, if one is missing."""
         if stage in (None, "fit"):
             self._training_pairs()
-        if stage in (None, "fit", "validate") and (stage == "validate" or self._has(self.val_split)):
+        if stage in (None, "fit", "validate") and (stage == "validate" or self.validates):
             self._evaluation(self.val_split)
         if stage == "test":
             self._evaluation(self.test_split)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on during training."""
+        return self._has(self.val_split)
 
     def reader(self, split: str) -> JoinedReader:
         """Random access to the clips of ``train``, ``val`` or ``test``."""
@@ -284,7 +289,7 @@ class TalkingHeadDataModule(RomeDataModule):
 
     def val_dataloader(self) -> PairLoader | list[PairLoader]:
         """Fixed pairs, each once; empty if training runs on a dataset without a validation split."""
-        return self._evaluation_loader(self.val_split) if self._has(self.val_split) else []
+        return self._evaluation_loader(self.val_split) if self.validates else []
 
     def test_dataloader(self) -> PairLoader:
         """Fixed pairs of the test split, each once."""

@@ -15,7 +15,7 @@ from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lm
 from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
-from datamodules.prepare.inputs import VideoInput, split_of
+from datamodules.prepare.inputs import VideoInput, splits_of
 from datamodules.prepare.outlines import outline_fitter
 from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports, write_reports
 from datamodules.prepare.pipeline import head_fingerprint
@@ -72,8 +72,9 @@ def import_dataset(
     head = load_head(config.head)
     importer = _Importer(output, config, head, make_tracker or default_tracker, log)
     shards = []
+    split_of = splits_of((item[0].identity for item in inputs), config)
     for split in SPLITS:
-        members = [item for item in inputs if split_of(item[0].identity, config) == split]
+        members = [item for item in inputs if split_of[item[0].identity] == split]
         for start in range(0, len(members), config.videos_per_shard):
             group = members[start : start + config.videos_per_shard]
             shards.append((split, importer.make(kind, split, start // config.videos_per_shard, group)))

@@ -23,11 +23,10 @@ from datamodules.prepare.parts import (
     remove_parts,
 )
 from datamodules.prepare.processes import GivenUp, default_workers, limit_threads, run_tasks
+from datamodules.prepare.reusing import TRANSIENT, TrackedVideos
 from datamodules.shards import finished_shard
 
 Log = Callable[[str], None]
-_TRANSIENT = ("error", "crash", "timeout")
-"""Kinds of failure that may not happen again."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Builder:
             plan.name: {part.name for part in plan.parts if finished_part(part, folder) is None}
             for plan in todo
         }
+        self._reuse(todo, missing, log)
         parts = [part for plan in todo for part in plan.parts if part.name in missing[plan.name]]
         progress = _Progress(len(parts), sum(len(plan.parts) for plan in todo), log)
         for plan in todo:
@@ -78,11 +78,23 @@ class Builder:
             if not missing[plan.name]:
                 self._join(plan, log)
 
+    def _reuse(self, plans: Sequence[ShardPlan], missing: dict[str, set[str]], log: Log) -> None:
+        """Take what earlier shards of other splits or people have tracked."""
+        tracked = TrackedVideos(self.output)
+        count = 0
+        for plan in plans:
+            for part in plan.parts:
+                if part.name in missing[plan.name] and tracked.take(part) is not None:
+                    missing[plan.name].discard(part.name)
+                    count += 1
+        if count:
+            log(f"{count} videos are taken from shards of an earlier run with the same settings")
+
     def _needed(self, plan: ShardPlan, log: Log) -> bool:
         info = finished_shard(self.output, plan.name, plan.spec)
         if info is None:
             return True
-        if self.options.retry_failed and any(item.get("kind") in _TRANSIENT for item in info.failed):
+        if self.options.retry_failed and any(item.get("kind") in TRANSIENT for item in info.failed):
             log(f"{plan.name}: made again, for a video in it did not end well")
             (self.output / f"{plan.name}.json").unlink()
             return True

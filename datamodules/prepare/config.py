@@ -52,9 +52,10 @@ class PrepareConfig:
     """Larger videos are averaged down to this longer side while they are decoded, pixels."""
     videos_per_shard: int = 16
     """Videos per shard; a shard is also the unit that an interrupted run repeats."""
-    val_ratio: float = 0.0
+    val_ratio: float | None = None
     """Share of the identities for validation, chosen by a hash of their name: adding videos never
-    moves an identity, but with few identities the share is rough."""
+    moves an identity, but with few identities the share is rough. null takes a tenth and at least two
+    identities, where there are six or more and none is listed, and none otherwise."""
     test_ratio: float = 0.0
     """The same for testing."""
     val_identities: list[str] = field(default_factory=list)
@@ -80,10 +81,11 @@ class PrepareConfig:
             raise ValueError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps must be positive or null, got {self.fps}")
-        if min(self.val_ratio, self.test_ratio) < 0 or self.val_ratio + self.test_ratio >= 1:
+        val_ratio = self.val_ratio or 0.0
+        if min(val_ratio, self.test_ratio) < 0 or val_ratio + self.test_ratio >= 1:
             raise ValueError(
                 "val_ratio and test_ratio must leave identities to train on, got "
-                f"{self.val_ratio} and {self.test_ratio}"
+                f"{val_ratio} and {self.test_ratio}"
             )
         for name in ("min_confidence", "max_covered", "min_sharpness_ratio"):
             if not 0 <= getattr(self, name) <= 1:

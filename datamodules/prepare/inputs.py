@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
+_ENOUGH_PEOPLE = 6
+"""From so many on some are kept for validation without being asked for."""
+_LEAST_VAL_PEOPLE = 2
+_VAL_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -251,16 +255,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def split_of(identity: str, config: PrepareConfig) -> str:
-    """Split of an identity: as listed, else by a hash of its name."""
-    if identity in config.test_identities:
-        return "test"
-    if identity in config.val_identities:
-        return "val"
-    place = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) / 2**32
-    if place < config.test_ratio:
-        return "test"
-    return "val" if place < config.test_ratio + config.val_ratio else "train"
+def splits_of(people: Iterable[str], config: PrepareConfig) -> dict[str, str]:
+    """Split of each identity: as listed, else by a hash of its name; see ``PrepareConfig.val_ratio``."""
+    places = {person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) / 2**32 for person in people}
+    enough = len(places) >= _ENOUGH_PEOPLE and not config.val_identities
+    val_ratio = (_VAL_RATIO if enough else 0.0) if config.val_ratio is None else config.val_ratio
+    splits = {}
+    for person, place in places.items():
+        listed = "test" if person in config.test_identities else "val" * (person in config.val_identities)
+        by_hash = "test" if place < config.test_ratio else "train"
+        if config.test_ratio <= place < config.test_ratio + val_ratio:
+            by_hash = "val"
+        splits[person] = listed or by_hash
+    if config.val_ratio is None and enough:
+        # One person alone cannot be driven by another.
+        free = sorted((person for person in places if splits[person] == "train"), key=places.__getitem__)
+        lacking = _LEAST_VAL_PEOPLE - sum(split == "val" for split in splits.values())
+        splits |= dict.fromkeys(free[: max(lacking, 0)], "val")
+    return splits
 
 
 def few(names: set[str]) -> str:

@@ -100,7 +100,7 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
         for clip in clips:
             writer.add(clip)
         write_reports(folder, part.name, [report])
-        writer.finish(_failure(report))
+        writer.finish(failure_of(report))
     return report
 
 
@@ -114,11 +114,12 @@ def give_up_part(part: Part, folder: Path, reason: str, kind: str) -> VideoRepor
     report = VideoReport(part.video.name, identity=part.video.identity, failed=reason, kind=kind)
     with ShardWriter(folder, part.name, part.spec) as writer:
         write_reports(folder, part.name, [report])
-        writer.finish(_failure(report))
+        writer.finish(failure_of(report))
     return report
 
 
-def _failure(report: VideoReport) -> list[dict[str, str]]:
+def failure_of(report: VideoReport) -> list[dict[str, str]]:
+    """What a shard says of a video that could not be used; empty if it could."""
     if not report.failed:
         return []
     return [{"input": report.input, "reason": report.failed, "kind": report.kind}]

@@ -15,7 +15,7 @@ from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.build import Builder, Log, ShardPlan, build_everywhere
 from datamodules.prepare.clips import TRACKER
 from datamodules.prepare.config import BuildOptions, PrepareConfig
-from datamodules.prepare.inputs import VideoInput, expand_inputs, few, hash_inputs, name_inputs, split_of
+from datamodules.prepare.inputs import VideoInput, expand_inputs, few, hash_inputs, name_inputs, splits_of
 from datamodules.prepare.parts import (
     FOLDER,
     MakeEmbedder,
@@ -209,8 +209,9 @@ def _plan_shards(inputs: Sequence[VideoInput], config: PrepareConfig, head: Head
         "models": {name: REGISTRY[name].sha256 for name in _models(config)},
     }
     plans = []
+    split_of = splits_of((item.identity for item in inputs), config)
     for split in SPLITS:
-        members = [item for item in inputs if split_of(item.identity, config) == split]
+        members = [item for item in inputs if split_of[item.identity] == split]
         for start in range(0, len(members), config.videos_per_shard):
             group = members[start : start + config.videos_per_shard]
             spec = {**common, "split": split, "inputs": [_input_spec(item) for item in group]}

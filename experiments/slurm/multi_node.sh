@@ -1,7 +1,8 @@
 #!/bin/bash
-# Two machines of four GPUs. Submit from the repository:
-#   sbatch experiments/slurm/multi_node.sh --data.init_args.manifest data/mine --run_dir runs/full/mine-0
-# Other numbers: change --nodes and --ntasks-per-node here, num_nodes and devices in experiments/trainer/slurm.yaml.
+# Several machines, two of four GPUs by default. Submit from any folder that all of them see:
+#   sbatch "$(rome experiments copy slurm/multi_node.sh)" --data.init_args.manifest data/mine --run_dir runs/full/mine-0
+# Arguments, environment and time limit: as in single_node.sh.
+# Other numbers: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 ...
 #SBATCH --job-name=rome
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -11,10 +12,15 @@
 #SBATCH --signal=SIGUSR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output=runs/slurm-%j.log
+#SBATCH --output=rome-%j.log
 
+if [ -n "${ROME_ENV:-}" ]; then
+    source "$ROME_ENV" || exit 1
+fi
 srun rome fit \
-    --config "${ROME_BASE:-experiments/full/base.yaml}" \
-    --config "${ROME_TRAINER:-experiments/trainer/slurm.yaml}" \
+    --config "${ROME_BASE:-full/base}" \
+    --config "${ROME_TRAINER:-trainer/slurm}" \
+    --trainer.devices "${SLURM_NTASKS_PER_NODE:-4}" \
+    --trainer.num_nodes "${SLURM_NNODES:-2}" \
     --ckpt_path auto \
     "$@"

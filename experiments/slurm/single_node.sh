@@ -1,8 +1,11 @@
 #!/bin/bash
-# One machine, all of its GPUs. Submit from the repository:
-#   sbatch experiments/slurm/single_node.sh --data.init_args.manifest data/mine --run_dir runs/full/mine-0
+# One machine, all GPUs that the job gets. Submit from any folder:
+#   sbatch "$(rome experiments copy slurm/single_node.sh)" --data.init_args.manifest data/mine --run_dir runs/full/mine-0
 # Arguments are those of `rome fit`. Two minutes before the time limit the run saves itself and is queued again;
 # the same command then goes on from its newest checkpoint, as it does when the job is submitted once more.
+# Two GPUs:     sbatch --gpus-per-node=2 --ntasks-per-node=2 ...
+# Environment:  ROME_ENV=$HOME/rome/bin/activate sbatch ...; without it the job has that of the shell it is submitted from.
+# Other recipe: ROME_BASE=linear/base sbatch ...
 #SBATCH --job-name=rome
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -12,10 +15,15 @@
 #SBATCH --signal=SIGUSR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output=runs/slurm-%j.log
+#SBATCH --output=rome-%j.log
 
+if [ -n "${ROME_ENV:-}" ]; then
+    source "$ROME_ENV" || exit 1
+fi
+# SLURM sets this number to what --ntasks-per-node asked for, here or on the command line of sbatch.
 srun rome fit \
-    --config "${ROME_BASE:-experiments/full/base.yaml}" \
-    --config "${ROME_TRAINER:-experiments/trainer/ddp.yaml}" \
+    --config "${ROME_BASE:-full/base}" \
+    --config "${ROME_TRAINER:-trainer/ddp}" \
+    --trainer.devices "${SLURM_NTASKS_PER_NODE:-4}" \
     --ckpt_path auto \
     "$@"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -42,7 +42,12 @@ class Avatar:
     @classmethod
     @torch.no_grad()
     def create(
-        cls, model: AvatarModel, photos: Frames, image_size: int | None = None, refine_steps: int = 60
+        cls,
+        model: AvatarModel,
+        photos: Frames,
+        image_size: int | None = None,
+        refine_steps: int = 60,
+        on_step: Callable[[int], None] | None = None,
     ) -> Self:
         """Encode tracked photographs of one person.
 
@@ -52,11 +57,12 @@ class Avatar:
                 model sees, for sharper pictures and a sharper exported texture.
             image_size: side of the images that the networks see, pixels; as trained if not given.
             refine_steps: steps that fit the mesh to the photographs' outlines (see ``refine_offsets``).
+            on_step: is told after each of these steps how many are done.
         """
         model = model.eval().requires_grad_(False)
         image_size = image_size or min(model.image_size, photos.image_size[0])
         sources = photos.resized(image_size)
-        code = encode_refined(model, sources, refine_steps, photos, one_person=True)
+        code = encode_refined(model, sources, refine_steps, photos, one_person=True, on_step=on_step)
         return cls(model, code, photos, image_size)
 
     @property

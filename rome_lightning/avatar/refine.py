@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +18,7 @@ def encode_refined(
     num_steps: int = 60,
     photos: Frames | None = None,
     one_person: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> AvatarCode:
     """Avatars on meshes whose outlines are those of the photographs.
 
@@ -25,6 +28,7 @@ def encode_refined(
         num_steps: see ``refine_offsets``.
         photos: the same photographs as sharp as they are to be carried; ``source`` if not given.
         one_person: all photographs show the same person, who gets one avatar; else each gets its own.
+        on_step: is told after each step how many are done.
 
     Returns:
         One avatar, or as many as there are photographs.
@@ -33,14 +37,18 @@ def encode_refined(
     if offsets is not None:
         if one_person:
             offsets = offsets.mean(0, keepdim=True)
-        offsets = refine_offsets(model, offsets, source, num_steps)
+        offsets = refine_offsets(model, offsets, source, num_steps, on_step)
     if one_person:
         return model.person_appearance(source, offsets, photos)
     return model.appearance(source, offsets, photos)
 
 
 def refine_offsets(
-    model: AvatarModel, start: Float[Tensor, "b v 3"], source: Frames, num_steps: int = 60
+    model: AvatarModel,
+    start: Float[Tensor, "b v 3"],
+    source: Frames,
+    num_steps: int = 60,
+    on_step: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "b v 3"]:
     """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.
 
@@ -52,6 +60,7 @@ def refine_offsets(
         start: offsets at rest to begin with, metres.
         source: the photographs: one per avatar, or all those of one avatar.
         num_steps: of Adam, see ``fit_outline``; 0 keeps the offsets.
+        on_step: is told after each step how many are done.
 
     Returns:
         Offsets of the head at rest, metres.
@@ -67,4 +76,5 @@ def refine_offsets(
         num_steps,
         model.config.offsets.max_offset,
         part.falloff,
+        on_step,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rome_lightning.assets import REGISTRY, Asset, AssetStatus, asset_status, cache_folder, resolve
 from rome_lightning.assets.open_faces import fetch_photographs, open_faces
+from rome_lightning.cli.parsing import StrictParser
 
 OPEN_FACES = "open-faces"
 _MOST_COMPLAINTS = 5
@@ -24,8 +25,8 @@ class _Row:
     needed_for: str
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> StrictParser:
+    parser = StrictParser(
         prog="rome assets",
         description="Models and clips that the project uses and does not contain. Each is checked against "
         "a pinned sha256. Looked up in: $ROME_ASSET_<NAME>, the folder $ROME_ASSETS, the cache "

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, shown, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
+from rome_lightning.cli.parsing import StrictParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,9 @@ SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the sub-commands."""
-    parser = argparse.ArgumentParser(prog="rome avatar", description=__doc__)
+    parser = StrictParser(prog="rome avatar", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_create(commands)
     _add_animate(commands)
@@ -192,19 +193,23 @@ def _create(args: argparse.Namespace) -> int:
     from rome_lightning.tracking.crop import FFHQ_RULE
 
     photos = [read_image(path) for path in args.photos]
-    model = open_model(args.checkpoint)
+    with shown("reading the model"):
+        model = open_model(args.checkpoint)
     image_size = args.image_size or model.image_size
     # Sharper than the networks need: the picture and the exported texture are taken from it.
     size = max(image_size, args.photo_size)
     released = model.config.decoder.interpolation == "release"
     tracker = Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if released else None)
     paths = [str(path) for path in args.photos]
-    frames = track_photos(
-        tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
-    )
+    with shown(f"tracking {len(photos)} photograph{'s' * (len(photos) > 1)}"):
+        frames = track_photos(
+            tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
+        )
     _warn_of_others(frames, args.photos)
-    avatar = Avatar.create(model, frames, image_size, args.refine_steps)
-    path = _save(avatar, args.output)
+    with shown("fitting the outline", args.refine_steps) as done:
+        avatar = Avatar.create(model, frames, image_size, args.refine_steps, done)
+    with shown("drawing the preview"):
+        path = _save(avatar, args.output)
     names = ", ".join(map(str, args.photos))
     print(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}")
     return 0
@@ -344,12 +349,15 @@ def _view(args: argparse.Namespace) -> int:
     from rome_lightning.models import LinearBasis
     from rome_lightning.viewer import ViewerServer, ViewerSession
     from rome_lightning.viewer.browser import find_browser, take_screenshot
+    from rome_lightning.viewer.state import check_state
 
     if args.screenshot is not None:
         find_browser()
     path = avatar_path(args.avatar)
     basis = None if args.basis is None else LinearBasis.load(args.basis)
     session = ViewerSession(Avatar.load(path), path.parent.resolve().name, basis)
+    expressions = session.avatar.model.head.expression_names
+    check_state(args.state, expressions, 0 if basis is None else len(basis.names))
     with ViewerServer(session, 0 if args.screenshot is not None else args.port) as server:
         address = server.url + (f"#{args.state}" if args.state else "")
         if args.screenshot is not None:

@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from rome_lightning.cli.parsing import StrictParser
 
-def build_parser(name: str) -> argparse.ArgumentParser:
+
+def build_parser(name: str) -> StrictParser:
     """Options of one of the two commands."""
     if name == "import-checkpoint":
-        parser = argparse.ArgumentParser(
+        parser = StrictParser(
             prog="rome import-checkpoint",
             description="Convert the official rome.pth to a checkpoint of this project, with an account of "
             "every key. Use the result as one of your own: rome avatar create --checkpoint, rome evaluate "
@@ -52,9 +54,9 @@ def build_parser(name: str) -> argparse.ArgumentParser:
             "weights keep their random start, so this is for fine-tuning only.",
         )
         return parser
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="rome export-checkpoint",
-        description="Write a model of the released architecture (experiments/full/release.yaml) under the "
+        description="Write a model of the released architecture (full/release) under the "
         "official names, for the official code.",
     )
     parser.add_argument("file", type=Path, help="Checkpoint of `rome fit` or `rome import-checkpoint`.")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace
+
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,19 +23,16 @@ TRAINING = "training"
 """Stands for a protocol: the validation metrics of the training."""
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> HintingParser:
     from rome_lightning.comparison.judging import CompareOptions
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome compare",
-        exit_on_error=False,
-        description="Compare run folders pair by pair: differences to a baseline with intervals, differing "
+    parser = config_parser(
+        "rome compare",
+        "Compare run folders pair by pair: differences to a baseline with intervals, differing "
         "settings, frames side by side. Runs that differ in their seed alone are pooled. The runs must have "
         "been evaluated (`rome evaluate`) under one protocol. Example: rome compare runs/full/base-* "
         "runs/full/no_hair-* --baseline base --output comparison.html --format html. See docs/comparison.md.",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_argument("runs", nargs="*", type=str, help="Run folders; with --wandb names or ids of runs.")
     parser.add_argument(
         "--baseline", type=str, default=None, help="Run folder or configuration to compare with (the first)."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -12,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rome_lightning.assets.experiments import find_experiment
+from rome_lightning.cli.parsing import StrictParser
 
 if TYPE_CHECKING:
     from datamodules.evaluation import StoredClips
@@ -38,13 +40,10 @@ NEEDED = (
 """Every file that the demo reads; fetched before anything is computed."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the demo."""
-    parser = argparse.ArgumentParser(prog="rome demo", description=__doc__)
+    parser = StrictParser(prog="rome demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="Folder to fill.")
-    parser.add_argument(
-        "--experiments", type=Path, default=Path("experiments"), help="The repository's experiments folder."
-    )
     parser.add_argument("--steps", type=int, default=1400, help="Training steps.")
     parser.add_argument("--restart", action="store_true", help="Delete what an earlier demo left there.")
     return parser
@@ -69,11 +68,6 @@ class Clock:
 def main(argv: list[str]) -> int:
     """Run the demo; ``argv`` is what follows ``rome demo``."""
     args = build_parser().parse_args(argv)
-    base = args.experiments / "full" / "base.yaml"
-    if not base.is_file():
-        raise FileNotFoundError(
-            f"{base} not found: run the demo in a clone of the repository, or --experiments"
-        )
     if args.restart and args.output.exists():
         shutil.rmtree(args.output)
     output: Path = args.output
@@ -85,13 +79,13 @@ def main(argv: list[str]) -> int:
     with clock.stage("Data: track the people and write shards"):
         _prepare(clips, output / "shards")
     with clock.stage("Training: one model for all people"):
-        checkpoint = _fit(args.experiments, output, args.steps)
+        checkpoint = _fit(output, args.steps)
     with clock.stage("Avatars: from a photograph and from a frame of an unseen person"):
         avatars = _create_avatars(checkpoint, clips, output)
     with clock.stage("Driving and exporting"):
         driven, others = _show(avatars, clips, output)
     with clock.stage("Scoring"):
-        sections = [driven, *_score(checkpoint, args.experiments, output), *others]
+        sections = [driven, *_score(checkpoint, find_experiment("demo", "protocols"), output), *others]
     _report(output, sections, clock)
     print(f"\n{output / 'report.html'}: open it in a browser")
     return 0
@@ -121,7 +115,7 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
     prepare(videos, shards, config, options=BuildOptions())
 
 
-def _fit(experiments: Path, output: Path, steps: int) -> Path:
+def _fit(output: Path, steps: int) -> Path:
     """Train through the command line that users call; goes on where an interrupted demo stopped."""
     from rome_lightning.cli import fit
 
@@ -133,8 +127,8 @@ def _fit(experiments: Path, output: Path, steps: int) -> Path:
     code = fit.main(
         [
             "fit",
-            *("--config", str(experiments / "full" / "base.yaml")),
-            *("--config", str(experiments / "full" / "cpu.yaml")),
+            *("--config", "full/base"),
+            *("--config", "full/cpu"),
             *("--run_dir", str(output)),
             *("--data.init_args.manifest", str(output / "shards")),
             *("--trainer.max_epochs", str(NUM_EPOCHS)),
@@ -220,7 +214,7 @@ def _write_comparison(avatar: Avatar, driver: Frames, fps: float, path: Path) ->
     write_video(path, driven_frames(avatar, driver, compare=True), fps)
 
 
-def _score(checkpoint: Path, experiments: Path, output: Path) -> list[Section]:
+def _score(checkpoint: Path, path: Path, output: Path) -> list[Section]:
     """Scores of frames that training did not see, and a picture per clip."""
     from datamodules.evaluation import StoredClips
     from rome_lightning.evaluation.page import clip_table
@@ -228,7 +222,6 @@ def _score(checkpoint: Path, experiments: Path, output: Path) -> list[Section]:
     from rome_lightning.evaluation.systems import AvatarSystem
     from rome_lightning.report.page import Media, Section
 
-    path = experiments / "protocols" / "demo.yaml"
     size = load_protocol(path).resolution
     parts = {
         "seen": StoredClips(output / "shards", "train", size, HOLDOUT_RATIO),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
-
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 from rome_lightning.cli.distill_basis import BasisConfig, make_basis
+from rome_lightning.cli.parsing import StrictParser, nearest
 
 Options = TypeVar("Options")
 _COMMANDS = {
@@ -32,10 +31,8 @@ _USAGE = "\n".join(
 )
 
 
-def _parser(name: str, config: type, description: str) -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"rome distill {name}", exit_on_error=False, description=description)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
+def _parser(name: str, config: type, description: str) -> HintingParser:
+    parser = config_parser(f"rome distill {name}", description)
     parser.add_class_arguments(config, None)
     return parser
 
@@ -60,7 +57,8 @@ def main(argv: list[str]) -> int:
         return _transfer(argv[1:])
     if argv[0] == "join":
         return _join(argv[1:])
-    raise ValueError(f"unknown command {argv[0]!r}; there are {', '.join(_COMMANDS)}")
+    hint = nearest(argv[0], _COMMANDS)
+    raise ValueError(f"unknown command {argv[0]!r}{hint or '; there are ' + ', '.join(_COMMANDS)}")
 
 
 def _basis(argv: list[str]) -> int:
@@ -89,7 +87,7 @@ def _all(argv: list[str]) -> int:
 
 
 def _transfer(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="rome distill transfer",
         description="Carry a basis to another head model by registering the two templates; an approximation.",
     )
@@ -118,7 +116,7 @@ def _transfer(argv: list[str]) -> int:
 
 
 def _join(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="rome distill join",
         description="Write FLAME with a basis among its shape directions (docs/linear.md). The result is "
         "under FLAME's licence.",
@@ -142,7 +140,7 @@ def _join(argv: list[str]) -> int:
     return 0
 
 
-def _parse(parser: ArgumentParser, argv: list[str], config: type[Options]) -> Options:
+def _parse(parser: HintingParser, argv: list[str], config: type[Options]) -> Options:
     options = parser.parse_args(["--output" if argument == "-o" else argument for argument in argv])
     parsed = config(**{name: options[name] for name in config.__dataclass_fields__})  # type: ignore[attr-defined]
     for name in ("checkpoint", "data", "output"):

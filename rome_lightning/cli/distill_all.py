@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.distill_basis import BasisConfig, make_basis
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ class AllConfig:
     """Frames of each clip whose offsets the basis is made of."""
     refine_steps: int = 100
     """Steps that fit each avatar to its photograph's outline before its offsets are taken."""
-    fit_config: list[Path] = field(default_factory=lambda: [Path("experiments/linear/base.yaml")])
-    """Configuration of the training, the base file and overlays in their order."""
+    fit_config: list[Path] = field(default_factory=lambda: [Path("linear/base")])
+    """Configuration of the training, the base file and overlays in their order; files, or names of shipped
+    ones."""
     fit_options: list[str] = field(default_factory=list)
     """Further options of `rome fit`, such as ["--trainer.max_epochs=10"]."""
-    protocol: Path = Path("experiments/protocols/demo.yaml")
+    protocol: Path = Path("demo")
     """Protocol of the scores for self- and cross-reenactment."""
-    geometry: Path = Path("experiments/protocols/geometry_synthetic.yaml")
+    geometry: Path = Path("geometry_synthetic")
     """Protocol of the scores against synthetic truth."""
     split: str = "val"
     """Split of the dataset that is scored."""
@@ -73,9 +75,11 @@ def distill_all(config: AllConfig) -> int:
     assert config.checkpoint is not None
     assert config.data is not None
     assert config.output is not None
-    for path in (*config.fit_config, config.protocol, config.geometry, config.checkpoint):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file at {path}; call from a checkout, or set other paths")
+    config.fit_config = [find_experiment(path) for path in config.fit_config]
+    config.protocol = find_experiment(config.protocol, "protocols")
+    config.geometry = find_experiment(config.geometry, "protocols")
+    if not config.checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {config.checkpoint}; set --checkpoint")
     basis = config.output / "basis.safetensors"
     make_basis(
         BasisConfig(

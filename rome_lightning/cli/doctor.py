@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
+
+from rome_lightning.cli.parsing import StrictParser
 
 State = Literal["ok", "note", "broken"]
 
@@ -28,8 +29,8 @@ class Check:
     detail: str
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> StrictParser:
+    parser = StrictParser(
         prog="rome doctor",
         description="Checks versions, torch and torchvision, devices, renderer backends, assets, the video "
         "encoder and the package clients. Downloads nothing. Exit code 1 if something needed is broken.",

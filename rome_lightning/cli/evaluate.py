@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+from rome_lightning.assets.experiments import find_experiment
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 if TYPE_CHECKING:
     from rome_lightning.evaluation.evaluator import Evaluation, Unit
@@ -32,7 +34,7 @@ class EvaluateConfig:
     """Options of an evaluation."""
 
     protocol: Path | None = None
-    """Protocol file, such as experiments/protocols/demo.yaml. Required."""
+    """Protocol: a file, or the name of a shipped one, such as demo. Required."""
     checkpoint: Path | None = None
     """Model to evaluate, written by `rome fit` or `rome distill`."""
     predictions: Path | None = None
@@ -46,7 +48,8 @@ class EvaluateConfig:
     data: Path | None = None
     """manifest.json of a dataset made by `rome prepare`, or its folder."""
     split: str | None = None
-    """Split of the dataset (default: the protocol's)."""
+    """Split of the dataset (default: the protocol's, or, where the dataset lacks it, the last frames of the
+    training clips)."""
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""
@@ -63,16 +66,13 @@ class EvaluateConfig:
     """Delete what an earlier evaluation left in the folder."""
 
 
-def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome evaluate",
-        exit_on_error=False,
-        description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
+def _parser() -> HintingParser:
+    parser = config_parser(
+        "rome evaluate",
+        "Score a model, or any other system's frames, under a protocol: table, summary.json, "
         "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
-        "--protocol experiments/protocols/demo.yaml --checkpoint runs/x/checkpoints/best.ckpt --data mine",
+        "--protocol demo --checkpoint runs/x/checkpoints/best.ckpt --data mine",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(EvaluateConfig, None)
     return parser
 
@@ -90,7 +90,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
-        parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
+        parser.error("which protocol? give --protocol NAME; `rome experiments list protocols` shows them")
+    config.protocol = find_experiment(config.protocol, "protocols")
     systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
     if sum(given is not None for given in systems) != 1:
         parser.error(
@@ -164,7 +165,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
     from rome_lightning.evaluation.evaluator import Evaluation
     from rome_lightning.evaluation.geometry import GeometryEvaluation
     from rome_lightning.evaluation.page import text_tables
-    from rome_lightning.evaluation.pairs import pairs_of
+    from rome_lightning.evaluation.pairs import impossible_tasks, pairs_of
     from rome_lightning.evaluation.predictions import for_videos
     from rome_lightning.evaluation.protocol import load_protocol
     from rome_lightning.evaluation.scoring import Scorer
@@ -180,6 +181,9 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
         protocol = for_videos(protocol)
     clips = _clips(config, protocol)
     pairs = pairs_of(protocol, config.protocol, clips.clips)
+    if rank == 0:
+        for task, reason in impossible_tasks(protocol, clips.clips).items():
+            print(f"rome: warning: task {task} is left out: {reason}", file=sys.stderr)
     if protocol.mesh is None:
         evaluation = Evaluation(protocol, pairs, clips, _system(config, protocol, clips, pairs), folder)
     else:
@@ -192,7 +196,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
         evaluation.run(shown, scorer)
     left = evaluation.missing()
     if left:
-        print(f"rank {rank} of {world_size} is done; the last process writes the summary", file=sys.stderr)
+        print(f"process {rank + 1} of {world_size} is done; the last one writes the summary", file=sys.stderr)
         return 0
     keep_all = config.keep_frames == "all"
     given = config.checkpoint, config.predictions
@@ -226,9 +230,10 @@ def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
         from rome_lightning.evaluation.geometry import ScannedPeople
 
         return ScannedPeople(_data(config, protocol), _head(config), protocol.resolution, rule.unit_mm)
-    from datamodules.evaluation import StoredClips
+    from rome_lightning.cli.evaluated_clips import stored_clips
 
-    return StoredClips(_data(config, protocol), config.split or protocol.dataset.split, protocol.resolution)
+    run = None if config.checkpoint is None else _run_folder(config)
+    return stored_clips(_data(config, protocol), protocol, config.split, run)
 
 
 def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
@@ -411,7 +416,7 @@ def _run_facts(run: Path) -> dict[str, Any]:
         return {"seed": None, "config_hash": None}
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     seed = settings.pop("seed_everything", None)
-    for name in ("run_dir", "wandb", "ckpt_path", "config"):
+    for name in ("run_dir", "wandb", "memory_check", "ckpt_path", "config"):
         settings.pop(name, None)
     (settings.get("trainer") or {}).pop("default_root_dir", None)
     return {"seed": seed, "config_hash": text_hash(json.dumps(settings, sort_keys=True, default=str))}

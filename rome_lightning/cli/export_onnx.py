@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from rome_lightning.cli.parsing import StrictParser
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> StrictParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="rome export-onnx",
         description="Write the networks of a model (texture, offsets, image decoder, and the driver's "
         "encoder if there is one) as ONNX files of batch 1, with model.json, which says what happens between "

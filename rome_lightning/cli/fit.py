@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import lightning
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core import rank_zero
 
 from datamodules.base import RomeDataModule
-from rome_lightning.callbacks import SeedEachStep
+from rome_lightning.callbacks import MemoryCheck, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
+from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
+from rome_lightning.cli.fit_help import add_run_options, fit_help
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
 from rome_lightning.training.checking import check_continuation, check_run
@@ -45,29 +50,29 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, config, **options)
 
 
+class RomeArgumentParser(HintingParser, LightningArgumentParser):
+    """Lightning's parser without abbreviations and with hints."""
+
+
 class RomeCLI(LightningCLI):
     """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose ``--config`` takes names of shipped configurations too."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=NamedConfigFile,
+            help="Configuration: a YAML file, or the name of a shipped one such as full/base "
+            "(`rome experiments list`). May be given several times; later ones win.",
+        )
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and loggers, and link what two sides need."""
-        parser.add_argument(
-            "--run_dir",
-            type=str,
-            default="runs/full/default-0",
-            help="Folder of the run: config.yaml, checkpoints/, images/, metrics.csv, summary.json.",
-        )
-        parser.add_argument(
-            "--wandb",
-            type=Literal["offline", "online", "disabled"],
-            default="offline",
-            help="Weights & Biases: log into the run folder, to the server, or not at all.",
-        )
-        parser.add_argument(
-            "--tensorboard",
-            type=bool,
-            default=True,
-            help="Whether to log for TensorBoard too, into tensorboard/ of the run folder.",
-        )
+        add_run_options(parser)
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
@@ -134,6 +139,9 @@ class RomeCLI(LightningCLI):
         if SLURMEnvironment.detect() and not any(isinstance(p, SLURMEnvironment) for p in plugins):
             # RunCheckpoint asks for the requeue, between two steps.
             plugins.append(SLURMEnvironment(auto_requeue=False))
+        # In this order: the check's random numbers must not become those of the first step.
+        check = MemoryCheck(refuse=config["memory_check"] == "refuse")
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [check, SeedEachStep()]}
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def before_fit(self) -> None:
@@ -151,6 +159,12 @@ class RomeCLI(LightningCLI):
                 "another --run_dir, or delete the folder"
             )
         check_run(self.trainer, self.model, self.datamodule)
+        if not getattr(self.datamodule, "validates", True):
+            rank_zero_warn(
+                "the dataset has no validation split: nothing is validated, there will be no best.ckpt, and "
+                "last.ckpt is the result. To validate, prepare the videos with --val_identities, or set "
+                "data.init_args.holdout_ratio to 0.2 and data.init_args.val_split to seen"
+            )
 
     def _loggers(self, run_dir: Path, config: Namespace) -> list[Logger]:
         if self.subcommand not in (None, "fit"):
@@ -167,6 +181,11 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
     return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
 
 
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is about the run, not about another product of its makers."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 def main(argv: list[str]) -> int:
     """Run a training sub-command.
 
@@ -174,20 +193,26 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome``, starting with the sub-command.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    if argv in (["fit", "--help"], ["fit", "-h"]):
+        print(fit_help())
+        return 0
+    if argv[1:] in (["--help", "all"], ["-h", "all"]):
+        argv = argv[:-1]
     argv = [*argv, *_folder_of_agent(argv)]
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    rank_zero.log.addFilter(_is_no_advert)
     try:
         RomeCLI(
             RomeModule,
             RomeDataModule,
-            trainer_defaults={"callbacks": [SeedEachStep()]},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
+            parser_class=RomeArgumentParser,
             args=argv,
         )
     except RunStopped as stop:

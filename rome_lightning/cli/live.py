@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rome_lightning.cli.parsing import StrictParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +20,9 @@ DEFAULT_FPS = 25.0
 WINDOW = "rome live (q ends)"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="rome live",
         description="Drive an avatar frame by frame as they come, and report how long each stage takes. The "
         "first frames tell where the driver's face is and what shape it has: look into the camera at first.",

@@ -56,6 +56,7 @@ COMMANDS: dict[str, Command] = {
     "live": Command("live", "drive an avatar in real time with a camera or a video"),
     "export-onnx": Command("export_onnx", "write a model's networks as ONNX files, checked with onnxruntime"),
     "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
+    "experiments": Command("experiments", "list, show and copy the configurations that are found by name"),
     "assets": Command("assets", "list and fetch the models and clips that the project uses"),
     "doctor": Command("doctor", "check this machine: versions, devices, backends, assets"),
 }

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> HintingParser:
     from datamodules.prepare.config import BuildOptions, PrepareConfig
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome prepare",
-        exit_on_error=False,
-        description="Track the person in each video or set of photographs, crop, check and cut it, and write "
+    parser = config_parser(
+        "rome prepare",
+        "Track the person in each video or set of photographs, crop, check and cut it, and write "
         "shards, manifest.json and report.html. Run it again to go on after an interruption. Example: "
-        "rome prepare clips/ --output data/mine --config experiments/data/prepare.yaml",
+        "rome prepare clips/ --output data/mine --config data/prepare",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     parser.add_argument(
         "videos",
         nargs="*",
@@ -58,6 +57,22 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _splits(manifest: Manifest) -> str:
+    """Who is in which split, and what follows where nobody is kept for validation."""
+    people = {
+        split: sorted({person for shard in manifest.split(split) for person in shard.identities})
+        for split in ("train", "val", "test")
+    }
+    counts = ", ".join(f"{split} {len(names)}" for split, names in people.items() if names)
+    if people["val"]:
+        named = ", ".join(people["val"][:5]) + (", ..." if len(people["val"]) > 5 else "")
+        return f"people: {counts} (val: {named}; --val_identities chooses others, and tracks nothing again)"
+    return (
+        f"people: {counts}; no validation split: `rome evaluate` scores the last frames of the training "
+        "clips, unless --val_identities keeps people for it"
+    )
+
+
 def main(argv: list[str]) -> int:
     """Run ``rome prepare``.
 
@@ -92,6 +107,7 @@ def main(argv: list[str]) -> int:
     frames = sum(shard.frames for shard in manifest.shards)
     clips = sum(shard.clips for shard in manifest.shards)
     print(f"{options.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
+    print(_splits(manifest))
     print(f"look at {options.output / 'report.html'}")
     for item in manifest.failed:
         print(f"rome: warning: {item['input']} was not used: {item['reason']}", file=sys.stderr)

@@ -8,15 +8,17 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.cli.parsing import StrictParser
+
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
 
 _IMPORTERS = ("frames", "webdataset", "lmdb")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StrictParser:
     """Options of the sub-commands."""
-    parser = argparse.ArgumentParser(prog="rome shards", description=__doc__)
+    parser = StrictParser(prog="rome shards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     verify = commands.add_parser(
@@ -58,7 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     bring.add_argument("-o", "--output", type=Path, required=True, help="Folder of the dataset; created.")
     bring.add_argument("--config", type=Path, help="YAML file with options of rome prepare.")
     bring.add_argument(
-        "--val-identities", nargs="+", default=[], help="People kept for validation (default: none)."
+        "--val-identities",
+        nargs="+",
+        default=[],
+        help="People kept for validation (default: some, if there are six or more).",
     )
     bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
     return parser

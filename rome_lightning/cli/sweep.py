@@ -9,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+from rome_lightning.assets.experiments import find_experiment
+from rome_lightning.cli.config_parsing import HintingParser, config_parser
 
 if TYPE_CHECKING:
     from rome_lightning.sweeps.engine import SweepFolder
@@ -38,6 +39,9 @@ class SweepConfig:
     cluster: dict[str, Any] = field(default_factory=dict)
     """Parameters of submitit, such as '{slurm_partition: gpu, timeout_min: 600, gpus_per_node: 1}'; 'cluster:
     local' runs the jobs as processes here."""
+    data: Path | None = None
+    """Dataset that every trial is trained on: manifest.json of `rome prepare`, or its folder (default: the
+    configuration's)."""
     project: str = "rome_lightning"
     """W&B project of the engine wandb."""
     entity: str | None = None
@@ -48,18 +52,17 @@ class SweepConfig:
             raise ValueError(f"processes must be at least 1, got {self.processes}")
 
 
-def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="rome sweep",
-        exit_on_error=False,
-        description="Try the settings of a sweep file (the format of Weights & Biases) and rank them. Killed "
+def _parser() -> HintingParser:
+    parser = config_parser(
+        "rome sweep",
+        "Try the settings of a sweep file (the format of Weights & Biases) and rank them. Killed "
         "or interrupted, the same command goes on: finished trials are not repeated, running ones go on from "
-        "their checkpoints. Example: rome sweep experiments/sweeps/loss_weights.yaml --count 20. "
+        "their checkpoints. Example: rome sweep loss_weights --count 20. "
         "`rome sweep sync DIR` sends the offline W&B runs below DIR to the server. See docs/comparison.md.",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
-    parser.add_argument("file", type=Path, help="Sweep file.")
+    parser.add_argument(
+        "file", type=Path, help="Sweep file, or the name of a shipped one, such as loss_weights."
+    )
     parser.add_class_arguments(SweepConfig, None)
     return parser
 
@@ -81,15 +84,22 @@ def main(argv: list[str]) -> int:
     from rome_lightning.sweeps.engine import SweepFolder, forget_failures, run_wandb
     from rome_lightning.sweeps.file import read_sweep
 
-    sweep = read_sweep(options.file)
+    file = find_experiment(options.file, "sweeps")
+    sweep = read_sweep(file)
     if config.engine == "wandb":
         return run_wandb(sweep, config.count, config.project, config.entity)
     output = config.output or Path("runs") / "sweeps" / sweep.name
-    folder = SweepFolder.create(options.file, output, config.count, config.seed, (f"--wandb={config.wandb}",))
+    folder = SweepFolder.create(file, output, config.count, config.seed, _extra(config))
     if config.retry_failed:
         print(f"{forget_failures(folder)} failed trials run again", file=sys.stderr)
     _run(folder, config)
     return _finish(folder)
+
+
+def _extra(config: SweepConfig) -> tuple[str, ...]:
+    """Options of `rome fit` that every trial gets besides those of the sweep file."""
+    data = () if config.data is None else (f"--data.init_args.manifest={config.data.resolve()}",)
+    return (f"--wandb={config.wandb}", *data)
 
 
 def _run(folder: SweepFolder, config: SweepConfig) -> None:
@@ -133,7 +143,7 @@ def _finish(folder: SweepFolder) -> int:
 def _sync(argv: list[str]) -> int:
     from rome_lightning.sweeps.engine import sync_offline
 
-    parser = ArgumentParser(
+    parser = HintingParser(
         prog="rome sweep sync",
         exit_on_error=False,
         description="Send every offline W&B run below a folder (a sweep, a run, or many) to the server, with "

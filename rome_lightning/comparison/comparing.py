@@ -271,7 +271,8 @@ def _chosen(evaluations: Sequence[Evaluation], wanted: Sequence[str]) -> list[tu
 
 
 def _matches(wanted: str, name: str) -> bool:
-    return name == wanted or name.startswith(f"{wanted}/")
+    """Whether a name is or begins with what was wanted: ``lpips`` means ``lpips_alex/full``."""
+    return name.startswith(wanted) and name[len(wanted) :][:1] in ("", "/", "_")
 
 
 def _set_scores(

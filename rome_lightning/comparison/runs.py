@@ -20,7 +20,16 @@ FLAG_COLUMNS = ("undetected_prediction", "undetected_target", "rotation_deg")
 """Whether a network found no face, and the angle between the tracked heads of source and driver."""
 
 NOT_CONFIGURATION = (
-    *("seed_everything", "run_dir", "wandb", "tensorboard", "ckpt_path", "weights_only", "config"),
+    *(
+        "seed_everything",
+        "run_dir",
+        "wandb",
+        "tensorboard",
+        "memory_check",
+        "ckpt_path",
+        "weights_only",
+        "config",
+    ),
     *("data.init_args.seed", "data.init_args.num_workers", "trainer.default_root_dir", "trainer.logger"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.callbacks"),
 )

@@ -73,15 +73,30 @@ class PairItem:
         return f"{self.task}/{self.clip}/{self.source_id}__{self.frame_id}"
 
 
+def impossible_tasks(protocol: Protocol, clips: Sequence[ClipInfo]) -> dict[str, str]:
+    """Tasks that need two people where the given clips show one, with that reason."""
+    people = {clip.identity for clip in clips}
+    return {
+        name: f"it needs two people, the clips that are scored show {len(people)}"
+        for name, task in protocol.tasks.items()
+        if task.pairs.file is None and task.pairs.kind == "next_identity" and len(people) < 2
+    }
+
+
 def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
     """All pairs of a protocol on the given clips, by task, source and frame.
+
+    Tasks that are impossible with these clips are left out, if another one is left.
 
     Raises:
         ValueError: there is nothing to score, or a list names clips or frames that the data lack.
     """
     pairs: list[PairItem] = []
+    impossible = impossible_tasks(protocol, clips)
     for name, task in protocol.tasks.items():
         rule = task.pairs
+        if name in impossible and len(impossible) < len(protocol.tasks):
+            continue
         if rule.file is not None:
             found = [p for p in read_pairs(protocol_path.parent / rule.file, clips) if p.task == name]
         elif rule.kind == "within_clip":
@@ -148,7 +163,7 @@ def _next_identity(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list
     first = {clip.identity: clip for clip in reversed(clips)}
     people = sorted(first)
     if len(people) < 2:
-        raise ValueError(f"cross-reenactment needs two people, the dataset has {len(people)}")
+        raise ValueError(f"task {task!r} needs two people, the clips that are scored show {len(people)}")
     pairs = []
     for index, person in enumerate(people):
         clip, driver = first[person], first[people[index - 1]]

@@ -180,9 +180,8 @@ def load_protocol(path: Path) -> Protocol:
     """
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise FileNotFoundError(
-            f"no protocol at {path}" + (f"; there are {known}" if known else "; see experiments/protocols")
-        )
+        hint = f"there are {known}" if known else "`rome experiments list protocols` shows them"
+        raise FileNotFoundError(f"no protocol at {path}; {hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

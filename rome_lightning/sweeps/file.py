@@ -142,7 +142,7 @@ def read_sweep(path: Path) -> SweepFile:
         ValueError: it is no sweep that both W&B and this reader understand alike.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no sweep file at {path}; experiments/sweeps has examples")
+        raise FileNotFoundError(f"no sweep file at {path}; `rome experiments list sweeps` shows examples")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

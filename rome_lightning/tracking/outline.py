@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,6 +38,7 @@ def fit_outline(
     num_steps: int = 60,
     max_offset: float = 0.12,
     falloff: Float[Tensor, "m 1"] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "b v 3"]:
     """Offsets that move hair, neck and shoulders until the mesh's outline is the person's in every picture.
 
@@ -53,6 +55,7 @@ def fit_outline(
         num_steps: of Adam.
         max_offset: longest offset, metres.
         falloff: share of its offset that each of ``moving_vertices`` keeps; by default theirs.
+        on_step: is told after each step how many are done.
 
     Returns:
         Displacements of each person's head at rest, metres, head space; they turn with the skin.
@@ -76,7 +79,7 @@ def fit_outline(
         return _shortened(start + lengths * normals, max_offset)
 
     with torch.enable_grad():
-        for _ in range(num_steps):
+        for step in range(num_steps):
             turned = head.turn(current().repeat_interleave(pictures_each, dim=0), frames.params)
             world = head.to_world(posed + turned, frames.params)
             vertices_px = project(world, frames.params.camera, frames.image_size)
@@ -88,6 +91,8 @@ def fit_outline(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if on_step is not None:
+                on_step(step + 1)
     return current().detach()
 
 

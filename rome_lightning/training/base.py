@@ -70,6 +70,14 @@ class RomeModule(LightningModule):
         """Draw every target of the batch from its source."""
         return self.avatar(batch.source, batch.target.params, background)
 
+    def loss_of(self, batch: AvatarBatch) -> Tensor:
+        """The avatar's loss on a batch, without a step; ``training_step`` minimizes it.
+
+        Raises:
+            NotImplementedError: the subclass has no objective.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One Adam per trained part, with warm-up and an optional cosine over the planned steps."""
         total = self.trainer.estimated_stepping_batches

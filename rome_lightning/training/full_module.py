@@ -17,7 +17,7 @@ from rome_lightning.models.config import check_sizes
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
-from rome_lightning.training.objective import ImagePair, Objective, composited
+from rome_lightning.training.objective import ImagePair, LossTerms, Objective, composited
 from rome_lightning.training.views import SourceViews, ViewsConfig
 from rome_lightning.types import AvatarBatch
 
@@ -71,18 +71,34 @@ class FullModule(RomeModule):
             parts.append((self.discriminator, self.discriminator_config.optimizer))
         return parts
 
-    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
-        """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
+    def loss_of(self, batch: AvatarBatch) -> Tensor:
+        """The avatar's loss on a batch, without a step."""
+        adversary = self._adversary()
+        with _untrained(adversary):
+            return self._terms(batch, adversary)[0].total
+
+    def _adversary(self) -> nn.Module | None:
+        """The discriminator, once its term has begun."""
+        is_adversarial = self.objective.config.weight("adversarial", self.global_step) > 0
+        return self.discriminator if is_adversarial else None
+
+    def _terms(
+        self, batch: AvatarBatch, adversary: nn.Module | None
+    ) -> tuple[LossTerms, ImagePair, AvatarBatch]:
+        """Terms of the loss, the images that they compare, and the batch as it was seen."""
         # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
         if self.views is not None:
             batch = dataclasses.replace(batch, source=self.views(self.avatar, batch.source))
         rendered = self.reproduce(batch, background)
         images = composited(rendered, batch.target, background)
-        is_adversarial = self.objective.config.weight("adversarial", self.global_step) > 0
-        adversary = self.discriminator if is_adversarial else None
+        return self.objective(rendered, batch, images, adversary, self.global_step), images, batch
+
+    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
+        adversary = self._adversary()
         with _untrained(adversary):
-            terms = self.objective(rendered, batch, images, adversary, self.global_step)
+            terms, images, batch = self._terms(batch, adversary)
             self.descend(AVATAR, terms.total)
         logs = terms.as_logs("train")
         if adversary is not None:

@@ -26,7 +26,7 @@ from rome_lightning.models.config import EncoderName
 from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import LossConfig, OptimizerConfig
-from rome_lightning.training.objective import Objective, composited
+from rome_lightning.training.objective import LossTerms, Objective, composited
 from rome_lightning.types import AvatarBatch, Frames, HeadParams
 
 
@@ -128,6 +128,19 @@ class LinearModule(RomeModule):
 
     def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Coefficients of the sources, meshes against the full model's, silhouettes against the targets'."""
+        terms, raw, total = self._all_terms(batch)
+        self.descend(0, total)
+        self.end_step(batch, terms.raw | raw)
+        logs = terms.as_logs("train") | {f"train/loss_{name}": value.detach() for name, value in raw.items()}
+        self.log_terms(logs | {"train/loss": total.detach()}, batch_size=len(batch))
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+
+    def loss_of(self, batch: AvatarBatch) -> Tensor:
+        """The avatar's loss on a batch, without a step."""
+        return self._all_terms(batch)[2]
+
+    def _all_terms(self, batch: AvatarBatch) -> tuple[LossTerms, dict[str, Tensor], Tensor]:
+        """Terms against the frames, those against the full model, and the weighted sum of all."""
         background = torch.rand(len(batch.target), 3, device=self.device)
         code = self.avatar.encode(batch.source)
         repeated = code.repeat_interleave(batch.num_driving)
@@ -137,11 +150,7 @@ class LinearModule(RomeModule):
         terms = self.objective(rendered, batch, images, None, self.global_step)
         raw = self._distillation_terms(batch, code)
         total = terms.total + torch.stack([getattr(self.weights, k) * v for k, v in raw.items()]).sum()
-        self.descend(0, total)
-        self.end_step(batch, terms.raw | raw)
-        logs = terms.as_logs("train") | {f"train/loss_{name}": value.detach() for name, value in raw.items()}
-        self.log_terms(logs | {"train/loss": total.detach()}, batch_size=len(batch))
-        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return terms, raw, total
 
     def _distillation_terms(self, batch: AvatarBatch, code: AvatarCode) -> dict[str, Tensor]:
         """Terms of positive weight against the full model and the tracker."""

@@ -227,6 +227,17 @@ def test_scores_of_whole_sets_have_no_interval(tmp_path):
     assert [result.verdict for result in results] == ["baseline", "no pairs"]
 
 
+@pytest.mark.parametrize("name", ["lpips", "self/lpips", "self/lpips_alex", "lpips_alex/full"])
+def test_the_beginning_of_a_metric_is_enough(tmp_path, name):
+    results = _compare(*_pair_of_runs(tmp_path), metrics=[name]).results
+    assert {result.metric for result in results} == {"lpips_alex/full"}
+
+
+def test_half_a_word_is_no_beginning(tmp_path):
+    with pytest.raises(ValueError, match="no metric 'self/lp'"):
+        _compare(*_pair_of_runs(tmp_path), metrics=["self/lp"])
+
+
 def test_an_unknown_metric_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match=r"no metric 'fid'.*self/psnr/full"):
         _compare(*_pair_of_runs(tmp_path), metrics=["fid"])

@@ -15,7 +15,7 @@ from fake_tracker import SquareTracker, write_clip
 
 from datamodules.manifest import Manifest
 from datamodules.prepare import BuildOptions, PrepareConfig, prepare
-from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, split_of
+from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, splits_of
 from datamodules.prepare.statistics import head_angles, sharpness
 from datamodules.reading import ClipReader
 from datamodules.talking_heads import TalkingHeadDataModule
@@ -264,7 +264,7 @@ class TestInputs:
 
     def test_splits_follow_identities_and_never_move(self) -> None:
         config = PrepareConfig(val_ratio=0.2, test_ratio=0.1, val_identities=["p3"], test_identities=["p4"])
-        splits = {f"p{i}": split_of(f"p{i}", config) for i in range(2000)}
+        splits = splits_of((f"p{i}" for i in range(2000)), config)
         assert (splits["p3"], splits["p4"]) == ("val", "test")
         counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
         # Five standard deviations of a binomial: 89 for 400 of 2000, 67 for 200.

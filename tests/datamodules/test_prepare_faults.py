@@ -272,7 +272,7 @@ class TestStrangeVideos:
         folder.mkdir()
         for seed, name in enumerate(names):
             write_clip(folder / f"{name}.mp4", seed, num_frames=6)
-        manifest = run([folder], tmp_path / "d")
+        manifest = run([folder], tmp_path / "d", dataclasses.replace(CONFIG, val_ratio=0.0))
         assert manifest.failed == []
         assert {identity for shard in manifest.shards for identity in shard.identities} == set(names)
         clips = readers(manifest, tmp_path / "d")

@@ -31,7 +31,7 @@ def test_the_demo_scores_what_training_did_not_see(
     output.mkdir()
     (output / "shards").symlink_to(dataset if dataset.is_dir() else dataset.parent)
 
-    sections = demo._score(checkpoint, tmp_path, output)
+    sections = demo._score(checkpoint, tmp_path / "protocols" / "demo.yaml", output)
 
     folder = output / "evaluation" / "demo"
     whole = StoredClips(dataset, "train", IMAGE_SIZE)

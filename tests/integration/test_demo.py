@@ -6,8 +6,6 @@ from rome_lightning.assets import resolve
 from rome_lightning.cli.demo import NEEDED
 from rome_lightning.cli.main import main
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
 
 @pytest.mark.slow
 def test_demo_leaves_everything_it_promises_and_goes_on_where_it_stopped(
@@ -18,7 +16,7 @@ def test_demo_leaves_everything_it_promises_and_goes_on_where_it_stopped(
             resolve(name)
     except FileNotFoundError as error:
         pytest.skip(f"needs every asset of the demo: {error}")
-    command = ["demo", "-o", str(tmp_path), "--experiments", str(EXPERIMENTS), "--steps", "8"]
+    command = ["demo", "-o", str(tmp_path), "--steps", "8"]
 
     assert main(command) == 0
 

@@ -18,6 +18,7 @@ import yaml
 from tiny_run import ROOT
 
 from rome_lightning.cli import main as cli
+from rome_lightning.cli import sweep as sweep_command
 from rome_lightning.sweeps import engine as sweeps
 from rome_lightning.sweeps.engine import SweepFolder, run_local, run_submitit, run_trial, sync_offline
 from rome_lightning.sweeps.file import EarlyTermination, Parameter, SweepFile, read_sweep
@@ -400,3 +401,13 @@ def test_trials_get_a_folder_and_go_on_from_their_checkpoint(tmp_path):
     ]
     assert run_trial.__module__ == "rome_lightning.sweeps.engine"
     assert os.path.isdir(ROOT / "experiments" / "sweeps")
+
+
+def test_data_of_the_command_line_is_given_to_every_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_sweep(tmp_path / "sweep.yaml", {"x": {"values": [1]}})
+    extra = sweep_command._extra(sweep_command.SweepConfig(data=Path("mine")))
+    folder = SweepFolder.create(file, tmp_path / "out", None, 0, extra)
+    trial = folder.next_trial()
+    assert trial is not None
+    assert f"--data.init_args.manifest={tmp_path / 'mine'}" in folder.command(trial)

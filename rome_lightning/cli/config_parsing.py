@@ -1,0 +1,73 @@
+"""Parsers of the commands whose options may come from files.
+
+An abbreviated option would be recorded under a name that nobody looks for, and may mean another one after an
+update; so it is refused, here as on the command lines of the other commands.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+from jsonargparse import ActionConfigFile, set_parsing_settings
+
+from rome_lightning.assets.experiments import find_experiment
+from rome_lightning.cli.parsing import long_options, nearest, with_hint
+
+_NOT_ACCEPTED = re.compile(r"does not accept option '([^']+)'|Option '([^']+)' is not accepted")
+
+
+class NamedConfigFile(ActionConfigFile):
+    """``--config``: a path, or the name of a shipped configuration such as ``full/base``."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read the file that is meant, or the YAML that is given in its place."""
+        is_text = any(sign in str(values) for sign in "{:\n")
+        super().__call__(parser, cfg, values if is_text else str(_found(values)), option_string)
+
+
+def _found(name: str) -> Path:
+    try:
+        return find_experiment(name)
+    except FileNotFoundError as error:
+        raise TypeError(str(error)) from error
+
+
+class HintingParser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser without abbreviations and with hints, for options and for keys of files."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what ends with exit code 2, after a hint at what may have been meant."""
+        super().error(with_hint(message, self), ex)
+
+    def validate(self, *args: Any, **options: Any) -> None:
+        """Refuse keys that do not exist, with a hint."""
+        try:
+            super().validate(*args, **options)
+        except KeyError as error:
+            found = _NOT_ACCEPTED.search(str(error))
+            if found is None or "did you mean" in str(error):
+                raise
+            known = list(long_options(self))
+            group = re.search(r"Group '([^']+)'", str(error))
+            prefix = f"{group[1]}." if group else ""
+            siblings = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+            hint = nearest(found[1] or found[2], siblings)
+            raise type(error)(f"{error}{hint}") from error
+
+
+def config_parser(prog: str, description: str) -> HintingParser:
+    """A parser with ``--config``, for a command whose options may come from a YAML file."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = HintingParser(prog=prog, exit_on_error=False, description=description)
+    parser.add_argument(
+        "--config",
+        action=NamedConfigFile,
+        help="YAML file with any of these options, or the name of a shipped one (`rome experiments list`).",
+    )
+    return parser

@@ -1,0 +1,58 @@
+"""Which frames of a dataset ``rome evaluate`` scores."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from datamodules.evaluation import StoredClips
+    from rome_lightning.evaluation.protocol import Protocol
+
+HELD_OUT_RATIO = 0.2
+"""Share of each training clip, at its end, that is scored where no people were kept for validation."""
+
+
+def stored_clips(data: Path, protocol: Protocol, split: str | None, run: Path | None) -> StoredClips:
+    """Clips of the wanted split, else the last frames of the training clips, with a warning.
+
+    Args:
+        data: manifest or folder of the dataset.
+        protocol: names the split by default.
+        split: that the user asked for; then nothing else is scored.
+        run: folder of the training, if there was one: it tells which frames were held out.
+    """
+    from datamodules.evaluation import StoredClips
+    from datamodules.manifest import Manifest
+
+    wanted = split or protocol.dataset.split
+    manifest = Manifest.load(data, check_files=False)
+    if split is not None or manifest.split(wanted) or not manifest.split("train"):
+        return StoredClips(data, wanted, protocol.resolution)
+    held_out = _held_out(run)
+    ratio = held_out or HELD_OUT_RATIO
+    if held_out:
+        seen = "which training held out, of people whom it saw"
+    elif run is not None:
+        seen = "which training may have seen: data.init_args.holdout_ratio was 0"
+    else:
+        seen = "where training with holdout_ratio leaves frames out"
+    print(
+        f"rome: warning: {data} has no split {wanted!r}; scored is the last {ratio:.0%} of each training "
+        f"clip, {seen}. For people that training does not see: rome prepare --val_identities",
+        file=sys.stderr,
+    )
+    return StoredClips(data, "train", protocol.resolution, ratio)
+
+
+def _held_out(run: Path | None) -> float:
+    """Share of each clip that a training left out; 0 if it is unknown."""
+    path = None if run is None else run / "config.yaml"
+    if path is None or not path.is_file():
+        return 0.0
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = (settings.get("data") or {}).get("init_args") or {}
+    return float(options.get("holdout_ratio") or 0.0)

@@ -1,0 +1,78 @@
+"""A fresh environment with the wheel, an empty home and an empty folder; nothing of the clone is in sight."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from installed_wheel import build_wheel, install_wheel
+
+from rome_lightning.assets import cache_folder, resolve
+
+Rome = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``rome`` and ``python`` of a new environment."""
+    return install_wheel(build_wheel(tmp_path_factory.mktemp("wheel")), tmp_path_factory.mktemp("venv"))
+
+
+@pytest.fixture(scope="session")
+def environment(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a new user, who shares what has been fetched."""
+    home = tmp_path_factory.mktemp("home")
+    return {
+        "HOME": str(home),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "ROME_CACHE": str(cache_folder()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the walks begin: empty, one for all of them."""
+    return tmp_path_factory.mktemp("walk")
+
+
+@pytest.fixture(scope="session")
+def rome(environment: dict[str, str], folder: Path) -> Rome:
+    """Runs ``rome`` as typed; returns what it prints."""
+
+    def run(line: str, timeout_s: float = 3000) -> str:
+        command = ["bash", "-c", line]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clips(folder: Path) -> Path:
+    """Six clips of six people, copied beside the walker."""
+    target = folder / "clips"
+    target.mkdir()
+    names = ("franck", "cap12", "cap13", "vitallens_1", "vitallens_2", "single_face")
+    try:
+        for name in names:
+            shutil.copy(resolve(f"clip_{name}"), target)
+    except OSError as error:
+        pytest.skip(f"needs the clips of the demo: {error}")
+    assert len(list(target.iterdir())) == len(names), sys.platform
+    return target

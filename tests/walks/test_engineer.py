@@ -1,0 +1,43 @@
+"""From the wheel to a submitted job; on SLURM where there is one, else with a scheduler of two lines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import need
+
+OPTIONS = (
+    "--config full/cpu --trainer.strategy auto --data.init_args.manifest data/mine "
+    "--data.init_args.pairs_per_epoch 4 --wandb disabled --run_dir runs/job-0"
+)
+COMMANDS = (
+    "rome doctor",
+    "rome prepare clips --output data/mine --max_frames 24",
+    f'sbatch --ntasks-per-node=1 "$(rome experiments copy slurm/single_node.sh)" {OPTIONS}',
+)
+_STAND_INS = {
+    "srun": 'exec "$@"',
+    "sbatch": 'export SLURM_NTASKS_PER_NODE="${1#--ntasks-per-node=}" SLURM_NTASKS=1; shift; exec bash "$@"',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_engineer(rome, programs: Path, folder: Path, clips: Path) -> None:
+    need("face_landmarker", "selfie_multiclass", "modnet", "lpips_alexnet", "lpips_vgg16", "sface", "yunet")
+    if shutil.which("sbatch") is None:
+        for name, line in _STAND_INS.items():
+            (programs / name).write_text(f"#!/bin/bash\n{line}\n")
+            (programs / name).chmod(0o755)
+    for command in COMMANDS:
+        rome(command)
+    summary = folder / "runs/job-0/summary.json"
+    end = time.monotonic() + 1800
+    while not (summary.is_file() and json.loads(summary.read_text())["finished"]):
+        assert time.monotonic() < end, "the job did not end"
+        time.sleep(2)
+    assert (folder / "runs/job-0/checkpoints/last.ckpt").is_file()
