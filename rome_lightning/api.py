@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from rome_lightning import avatar
+from rome_lightning.avatar.motion import fill_lost
 from rome_lightning.export.person import SUFFIXES, export_avatar
-from rome_lightning.media.video import read_image
+from rome_lightning.media.audio import copy_audio
+from rome_lightning.media.video import read_image, read_video, write_video
 from rome_lightning.models.shipped import open_model
+from rome_lightning.report.pictures import driven_frames
 from rome_lightning.tracking import Tracker, track_photos
 
 PHOTO_SIZE = 512
 """Side of the crop that an avatar keeps of its photographs and is drawn at, pixels."""
+
+
+LARGEST_FRAME = 1280
+"""Drivers' frames are reduced to this longer side, pixels: more helps nobody and fills the memory."""
 
 
 def _warn(text: str) -> None:
@@ -56,6 +64,28 @@ class Avatar(avatar.Avatar):
         images = [read_image(path) for path in paths]
         frames = track_photos(tracker, images, [str(path) for path in paths], face, warn)
         return cls.create(model, frames)
+
+    def animate(self, driver: str | Path, output: str | Path) -> Path:
+        """Drive the person with a video: its expressions, head pose, framing and sound.
+
+        Frames in which no face is found hold the last pose. ``rome avatar animate`` has more options.
+
+        Args:
+            driver: video of a talking person.
+            output: ``.mp4`` file to write.
+
+        Raises:
+            ValueError: no frame of the driver shows a face.
+        """
+        driver, output = Path(driver), Path(output)
+        video = read_video(driver, max_side=LARGEST_FRAME)
+        tracker = Tracker(self.model.head, image_size=self.image_size[0])
+        tracked = tracker.track(video.frames, fps=video.fps, masks=False)
+        params, shown = fill_lost(tracked.params, ~tracked.valid, "hold")
+        frames = dataclasses.replace(tracked.to_frames()[shown], params=params)
+        write_video(output, driven_frames(self, frames, compare=False), video.fps)
+        copy_audio(output, driver)
+        return output
 
     def export(self, path: str | Path) -> Path:
         """Write the person for other programs, in the format that the name ends with.

@@ -72,7 +72,7 @@ def export_avatar(
     return export_ply(path, vertices, head.faces, colours)
 
 
-def colour_texture(avatar: Avatar, size: int = 512) -> Float[Tensor, "3 s s"]:
+def colour_texture(avatar: Avatar, size: int = 1024) -> Float[Tensor, "3 s s"]:
     """The complete colour texture of a person, RGB in [0, 1].
 
     Args:
