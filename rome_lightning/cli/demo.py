@@ -33,6 +33,8 @@ HOLDOUT_RATIO = 0.2
 """As in ``experiments/full/cpu.yaml``: the end of each training clip is scored, not trained on."""
 DRIVER_START_S = 15.5
 DRIVER_FRAMES = 125
+SHIPPED_FRAMES = 50
+"""Of the driver for the shipped model: a CPU takes its time over pictures of 512 px."""
 NEEDED = (
     *TRAINING_CLIPS, HELD_BACK_CLIP, DRIVER_CLIP, "face_landmarker", "selfie_multiclass", "modnet",
     "lpips_alexnet", "lpips_vgg16", "sface", "yunet",
@@ -44,7 +46,7 @@ def build_parser() -> StrictParser:
     """Options of the demo."""
     parser = StrictParser(prog="rome demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="Folder to fill.")
-    parser.add_argument("--steps", type=int, default=1400, help="Training steps.")
+    parser.add_argument("--steps", type=int, default=900, help="Training steps.")
     parser.add_argument("--restart", action="store_true", help="Delete what an earlier demo left there.")
     return parser
 
@@ -76,6 +78,8 @@ def main(argv: list[str]) -> int:
 
     with clock.stage("Assets: detectors, metric networks and clips"):
         clips = _fetch()
+    with clock.stage("An avatar of the astronaut, from the shipped model"):
+        first = _use_shipped_model(clips, output)
     with clock.stage("Data: track the people and write shards"):
         _prepare(clips, output / "shards")
     with clock.stage("Training: one model for all people"):
@@ -85,7 +89,7 @@ def main(argv: list[str]) -> int:
     with clock.stage("Driving and exporting"):
         driven, others = _show(avatars, clips, output)
     with clock.stage("Scoring"):
-        sections = [driven, *_score(checkpoint, find_experiment("demo", "protocols"), output), *others]
+        sections = [first, driven, *_score(checkpoint, find_experiment("demo", "protocols"), output), *others]
     _report(output, sections, clock)
     print(f"\n{output / 'report.html'}: open it in a browser")
     return 0
@@ -96,6 +100,35 @@ def _fetch() -> dict[str, Path]:
     from rome_lightning.assets import resolve
 
     return {name: resolve(name) for name in NEEDED}
+
+
+def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
+    """What a newcomer wants first: one photograph, driven and exported, without any training."""
+    import skimage.data
+    from PIL import Image
+
+    from rome_lightning import Avatar
+    from rome_lightning.models.shipped import SHIPPED
+    from rome_lightning.report.page import Media, Section
+
+    folder = output / "avatars" / "shipped"
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = folder / "astronaut.png"
+    Image.fromarray(skimage.data.astronaut()).save(photo)
+    avatar = Avatar.from_photo(photo)
+    avatar.save(folder / "avatar.safetensors")
+    driver, fps = _track_driver(clips[DRIVER_CLIP], avatar, SHIPPED_FRAMES)
+    video = output / "shipped.mp4"
+    _write_comparison(avatar, driver, fps, video)
+    glb = avatar.export(folder / "astronaut.glb")
+    print(f"   {video}, {glb}", file=sys.stderr)
+    name = next(iter(SHIPPED))
+    return Section(
+        f"An avatar from the shipped model ({name}), without any training",
+        f"One photograph, drawn at {avatar.image_size[0]} px. Below: a small model that the demo trains.",
+        videos=[Media(video.name, "astronaut: driver, avatar, mesh")],
+        files=[Media(str(glb.relative_to(output)), f"{glb.stat().st_size / 1e6:.1f} MB")],
+    )
 
 
 def _prepare(clips: dict[str, Path], shards: Path) -> None:
@@ -196,12 +229,12 @@ def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> t
     ]
 
 
-def _track_driver(path: Path, avatar: Avatar) -> tuple[Frames, float]:
+def _track_driver(path: Path, avatar: Avatar, max_frames: int = DRIVER_FRAMES) -> tuple[Frames, float]:
     """The driver's frames and their rate; a frame without a face holds the pose of its neighbour."""
     from rome_lightning.media.video import read_video
     from rome_lightning.tracking import Tracker
 
-    video = read_video(path, start_s=DRIVER_START_S, max_frames=DRIVER_FRAMES)
+    video = read_video(path, start_s=DRIVER_START_S, max_frames=max_frames)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
     tracked = tracker.track(video.frames, fps=video.fps, masks=False)
     return tracked.to_frames(), video.fps
