@@ -43,7 +43,7 @@ def blend(
     """Colour (not limited to [0, 1]) and opacity of a picture.
 
     Without corrections it is a usable picture: the photograph where it shows the point, the completed texture
-    elsewhere; the photograph's matte at the place of the point, opaque beyond the photograph's border.
+    elsewhere; the photograph's matte where it tells of the point, opaque elsewhere on the mesh.
 
     Args:
         corrections: of the network; 0 for none.
@@ -55,7 +55,7 @@ def blend(
     shown = share_of_photo(layers, mesh_mask)
     choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + GAIN * corrections[:, 3:4])
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
-    # A hidden point lies behind the person, where the matte is 1: where it is not, the mesh is too large.
+    # Beyond the border of the photograph the mesh is all there is.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
     # Hair that hangs over neck and shoulders belongs to neither: it may leave the mesh.
     near = same_side(layers[:, BESIDE], distance, HANGING, HANGING)

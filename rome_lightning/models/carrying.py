@@ -21,6 +21,10 @@ pixel is beside the source's mesh in image widths, 0 on it, and 1 where hair han
 STRETCHED, NOT_STRETCHED = 0.2, 0.6
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
+OUTLINE = 0.35
+"""How far a point may face the camera to lie on the outline."""
+SAME_VIEW = 0.15
+"""Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
 """Below it both views are taken to look equally flat."""
 _SHARPNESS = 4
@@ -98,7 +102,8 @@ def carry(
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
 
     Returns:
-        Layers, and the share in which each pixel of the mesh is to be taken from the photographs, [0, 1]; 0
+        Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; and the
+        share in which each pixel of the mesh is to be taken from the photographs, [0, 1]; 0
         beside the mesh.
     """
     batch, count = visibility.shape[:2]
@@ -114,14 +119,21 @@ def carry(
     displacement, there, now = carried.split([2 * count, count, 1], dim=1)
     displacement = push_pull(displacement, mask.to(displacement.dtype)).unflatten(1, (count, 2))
     flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
-    shown = visibility * flatness.clamp(0, 1)
     rows = (torch.arange(height, device=mask.device) + 0.5) / height
     columns = (torch.arange(width, device=mask.device) + 0.5) / width
     place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + displacement
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
-    layers = torch.cat([layers[:, :4], layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
+    # Background that the source's mesh covers is background in the same view only; others show the surface.
+    person = ((layers[:, MATTE] - 0.5) * 2).clamp(0, 1).view_as(visibility)
+    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1)
+    shown = visibility * flatness.clamp(0, 1) * torch.maximum(person, same_view)
+    # On the outline of both views the matte is to be believed too, though no point is seen well there.
+    outline = (1 - there.abs() / OUTLINE).clamp(0, 1) * (1 - now / OUTLINE).clamp(0, 1)
+    believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
+    matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
+    layers = torch.cat([layers[:, RGB], matte, layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
     if count == 1:
         return layers, shown
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
