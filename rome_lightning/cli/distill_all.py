@@ -75,7 +75,9 @@ def distill_all(config: AllConfig) -> int:
     assert config.output is not None
     for path in (*config.fit_config, config.protocol, config.geometry, config.checkpoint):
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file at {path}; call from a checkout, or set other paths")
+            raise FileNotFoundError(
+                f"no file at {path}; run this in a clone of the repository, or set other paths"
+            )
     basis = config.output / "basis.safetensors"
     make_basis(
         BasisConfig(
@@ -105,7 +107,7 @@ def distill_all(config: AllConfig) -> int:
 
 
 def _train(config: AllConfig, basis: Path) -> Path:
-    """The linear model's checkpoint; goes on with a run that was cut off."""
+    """The linear model's checkpoint; resumes an interrupted run."""
     from rome_lightning.cli import fit
 
     run = config.output / "run"  # type: ignore[operator]
@@ -125,7 +127,7 @@ def _train(config: AllConfig, basis: Path) -> Path:
     if last.is_file():
         arguments.append(f"--ckpt_path={last}")
     if fit.main(arguments) != 0:
-        raise ValueError("the training did not finish; call again to go on with it")
+        raise ValueError("the training did not finish; run the command again to resume it")
     return last
 
 

@@ -69,7 +69,7 @@ def _parser() -> ArgumentParser:
         prog="rome evaluate",
         exit_on_error=False,
         description="Score a model, or any other system's frames, under a protocol: table, summary.json, "
-        "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
+        "pairs.parquet and report.html. Run it again to resume after an interruption. Example: rome evaluate "
         "--protocol experiments/protocols/demo.yaml --checkpoint runs/x/checkpoints/best.ckpt --data mine",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
@@ -90,11 +90,11 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
-        parser.error("which protocol? give --protocol experiments/protocols/NAME.yaml")
+        parser.error("no protocol; give --protocol experiments/protocols/NAME.yaml")
     systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
     if sum(given is not None for given in systems) != 1:
         parser.error(
-            "what is to be evaluated? give one of --checkpoint, --untrained, --predictions and --baseline"
+            "nothing to evaluate; give one of --checkpoint, --untrained, --predictions and --baseline"
         )
     if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
         parser.error("--targets VIDEO belongs to --predictions VIDEO")
@@ -151,7 +151,9 @@ def _run_folder(config: EvaluateConfig) -> Path:
         return parent.parent if parent.name == "checkpoints" else parent
     if config.predictions is not None and config.predictions.is_dir():
         return config.predictions
-    raise ValueError("where to? a video of predictions, an untrained model and a baseline need --output DIR")
+    raise ValueError(
+        "no output folder; a video of predictions, an untrained model and a baseline need --output DIR"
+    )
 
 
 def _clear(folder: Path) -> None:
@@ -241,7 +243,7 @@ def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
         dataset = protocol.dataset
         raise FileNotFoundError(
-            f"{what}: protocol {protocol.name} is defined on {dataset.name}, to be had from {dataset.page}; "
+            f"{what}: protocol {protocol.name} is defined on {dataset.name}, available from {dataset.page}; "
             f"{dataset.prepare}"
         )
     return config.data

@@ -10,9 +10,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = argparse.ArgumentParser(
         prog="rome export-onnx",
-        description="Write the networks of a model (texture, offsets, image decoder, and the driver's "
-        "encoder if there is one) as ONNX files of batch 1, with model.json, which says what happens between "
-        "them, and head.npz. Rasterization stays outside. Every file is run with onnxruntime and compared.",
+        description="Write the networks of a model (texture, offsets, image decoder and, if there is "
+        "one, the driver's encoder) as ONNX files of batch 1, with model.json, which describes the "
+        "steps between them, and head.npz. Rasterization is not exported. Every file is run with "
+        "onnxruntime and compared with PyTorch.",
     )
     parser.add_argument("checkpoint", type=Path, help="Model trained by `rome fit`, full or linear.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder for the files.")
