@@ -1,4 +1,4 @@
-"""Batches as bytes, as workers decode them, and as floats, as models take them."""
+"""Batches as bytes, as workers decode them, and as floats, as models expect them."""
 
 from __future__ import annotations
 

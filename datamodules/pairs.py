@@ -167,7 +167,7 @@ class TrainingPairs(PairSource):
                     failed, error = failed + 1, failure
                     continue
                 return pair, failed
-        raise CorruptDataError(f"{_CLIPS_PER_PAIR} clips in a row cannot be read, at last: {error}")
+        raise CorruptDataError(f"{_CLIPS_PER_PAIR} clips in a row cannot be read; the last error: {error}")
 
 
 class EvaluationPairs(PairSource):

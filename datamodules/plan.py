@@ -1,7 +1,7 @@
 """Which frames a training run sees, as a pure function of (seed, epoch, position).
 
 A plan knows nothing of workers and ranks: those only divide positions among themselves, so the
-stream of pairs is the same for any number of them, and a run can go on from a position.
+stream of pairs is the same for any number of them, and a run can resume at any position.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class RemoteFolder:
                     size += len(chunk)
         except OSError as error:
             raise OSError(
-                f"cannot fetch {url} ({error}); is the address right, and may you read it?"
+                f"cannot fetch {url} ({error}); check the address and your permission to read it"
             ) from error
         return size, digest.hexdigest()
 

@@ -105,7 +105,7 @@ def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config
     }
     for what, value in ours.items():
         if spec.get(what) != value:
-            raise ValueError(f"it was made with {what} {spec.get(what)}, here is {value}")
+            raise ValueError(f"it was built with {what} {spec.get(what)}, here is {value}")
     absent = [item["source"] for item in spec["inputs"] if not videos.keys() >= set(_hashes(item))]
     if absent:
         raise ValueError(f"it needs {', '.join(absent)}: give these videos, or their folder, with --videos")
@@ -133,9 +133,13 @@ def _spec(folder: Path, shard: ManifestShard) -> dict[str, Any]:
     try:
         spec = ShardInfo.load(path).spec
     except (FileNotFoundError, ValueError, TypeError) as error:
-        raise ValueError(f"{path.name}, which names its videos, is lost; run rome prepare again") from error
+        raise ValueError(
+            f"{path.name}, which names its videos, is missing; run rome prepare again"
+        ) from error
     if sha256_of(spec) != shard.spec_hash or "inputs" not in spec or "settings" not in spec:
-        raise ValueError(f"{path.name} does not say which videos it was made from; make the dataset again")
+        raise ValueError(
+            f"{path.name} does not name the videos that it was built from; prepare the dataset again"
+        )
     return spec
 
 

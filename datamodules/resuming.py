@@ -16,7 +16,7 @@ class StreamPosition:
     epoch: int
     """The epoch that the next batch belongs to."""
     position: int
-    """Pairs of that epoch seen, over all ranks: another number of ranks can go on from it."""
+    """Pairs of that epoch seen, over all ranks: another number of ranks can resume from it."""
     global_batch: int
     """Pairs per step over all ranks of the run that was here."""
 

@@ -257,7 +257,7 @@ class TalkingHeadDataModule(RomeDataModule):
     def train_dataloader(self) -> PairLoader:
         """Raw training batches; ``on_after_batch_transfer`` makes them ``AvatarBatch``.
 
-        After ``load_state_dict`` the first loader goes on where that state was saved.
+        After ``load_state_dict`` the first loader resumes where that state was saved.
         """
         start = self._take_resume()
         sampler = TrainingSampler(
@@ -370,8 +370,8 @@ class TalkingHeadDataModule(RomeDataModule):
             if before != now:
                 raise ValueError(
                     f"the checkpoint was trained with data.init_args.{name} = {_short(before)}, it is now "
-                    f"{_short(now)}; a run can only go on with the same data. To start another one from its "
-                    "weights use model.init_args.init_from instead of --ckpt_path"
+                    f"{_short(now)}; a run can only resume with the same data. To start a new run from "
+                    "its weights use model.init_args.init_from instead of --ckpt_path"
                 )
         self._resume = StreamPosition(*(state_dict[f.name] for f in dataclasses.fields(StreamPosition)))
 
@@ -419,6 +419,6 @@ def _check_alike(manifests: Sequence[Manifest], datasets: Sequence[WeightedManif
         ):
             if ours != theirs:
                 raise ValueError(
-                    f"{dataset.path} has {what} {theirs}, {datasets[0].path} has {ours}; datasets that are "
-                    "trained on together must be prepared with the same one"
+                    f"{dataset.path} has {what} {theirs}, {datasets[0].path} has {ours}; datasets used "
+                    "together must be prepared with the same one"
                 )

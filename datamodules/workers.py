@@ -39,7 +39,7 @@ _COMMAND = "import sys; from datamodules.worker import main; main(sys.argv[1:])"
 
 
 class WorkerError(RuntimeError):
-    """Workers cannot go on."""
+    """Workers cannot continue."""
 
 
 class _Worker:
@@ -192,9 +192,9 @@ class WorkerPool:
         where = f"worker {place} {what} (at pair {at[1]} of epoch {at[0]})"
         if self.restarts == MAX_RESTARTS:
             raise WorkerError(
-                f"{where}, after {MAX_RESTARTS} restarts in this epoch; is memory short, or the storage "
-                "gone? data.init_args.num_workers: 0 reads in this process and "
-                "shows more; data.init_args.worker_timeout_s is how long a batch may take"
+                f"{where}, after {MAX_RESTARTS} restarts in this epoch; check memory and storage; "
+                "data.init_args.num_workers: 0 reads in this process and shows the full error; "
+                "data.init_args.worker_timeout_s is the time limit of a batch"
             )
         self.restarts += 1
         warnings.warn(f"{where}; restarted ({self.restarts} of {MAX_RESTARTS})", stacklevel=2)

@@ -49,7 +49,7 @@ def import_dataset(
 ) -> Manifest:
     """Make a dataset of pictures, and its ``report.html``.
 
-    Clips are hashed and shards named after what is in them, so that an interrupted import goes on when
+    Clips are hashed and shards named after what is in them, so that an interrupted import resumes when
     it is started again.
 
     Args:
@@ -85,7 +85,7 @@ def import_dataset(
     if not manifest.split("train"):
         failed = "; ".join(f"{item['input']}: {item['reason']}" for item in manifest.failed[:3])
         why = failed or "all people are kept for validation or testing"
-        raise ValueError(f"no clip of {source} is left to train on ({why})")
+        raise ValueError(f"no clip of {source} is left for training ({why})")
     manifest.save(output / "manifest.json")
     reports = [report for _, info in shards for report in read_reports(output, info.name)]
     write_report(manifest, [info for _, info in shards], reports, output, head)

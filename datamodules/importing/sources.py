@@ -124,9 +124,9 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as tar:
             members = [member for member in tar.getmembers() if member.isfile()]
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is no tar or is damaged: {error}") from error
+        raise ValueError(f"{path} is not a tar or is damaged: {error}") from error
     if any(member.offset_data + member.size > size for member in members):
-        raise ValueError(f"{path} is cut short: it ends within {members[-1].name}")
+        raise ValueError(f"{path} is truncated: it ends within {members[-1].name}")
     return members
 
 

@@ -61,7 +61,7 @@ def prepare(
     """Make or complete a dataset from videos and photographs.
 
     Finished shards of the same inputs and options are kept, and so are finished videos of unfinished
-    shards: after an interruption the same call goes on where it stopped and gives the same bytes. Shards
+    shards: after an interruption the same call resumes where it stopped and gives the same bytes. Shards
     of other options stay in the folder but not in the manifest.
 
     Args:
@@ -108,8 +108,8 @@ def prepare(
         if error.errno not in _NO_ROOM:
             raise
         raise OSError(
-            f"cannot write to {output} any more ({error.strerror}); nothing half-written counts: make room "
-            "and run the same command again to go on"
+            f"cannot write to {output} any more ({error.strerror}); no partial file is used: free some "
+            "space and run the same command again to resume"
         ) from error
     lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]
     return _finish(plans, output, config, head, lost, log)
@@ -191,8 +191,8 @@ def _check_usable(manifest: Manifest, output: Path) -> None:
         raise ValueError(f"none of the {len(manifest.failed)} videos can be used ({failed})")
     if not manifest.split("train"):
         raise ValueError(
-            f"no usable video is left to train on in {output}; lower val_ratio and test_ratio, list "
-            "val_identities instead, or give more people"
+            f"no usable video is left for training in {output}; lower val_ratio and test_ratio, list "
+            "val_identities instead, or add people"
         )
 
 

@@ -109,7 +109,7 @@ def run_tasks(
                     worker.stop()
                     failed_starts += not worker.ready
                     if failed_starts >= ATTEMPTS:
-                        raise RuntimeError(f"worker processes do not start: {value}")
+                        raise RuntimeError(f"worker processes did not start: {value}")
                     if worker.task is not None:
                         yield from _again_or_give_up(worker.task, kind, value, deaths, waiting)
     finally:
@@ -184,7 +184,7 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[
 
 
 def _die_with_parent() -> None:
-    """A builder that is killed must not leave processes behind that go on writing."""
+    """A builder that is killed must not leave processes behind that keep writing."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

@@ -93,7 +93,7 @@ def fetch_photographs(
 ) -> list[str]:
     """Bring photographs into a folder, with ``CREDITS.md``, ``identities.csv`` and one ``SET.csv`` per set.
 
-    Those that are there already are kept, so that an interrupted call goes on.
+    Existing ones are kept, so that an interrupted call can be resumed.
 
     Args:
         photographs: of ``open_faces``.

@@ -150,7 +150,7 @@ class Transport:
         if address is None:
             raise SourceError("pip's index lists no such source archive")
         if "****" in address:
-            raise SourceError("pip's index needs a password that pip does not hand on")
+            raise SourceError("pip's index needs a password that pip does not pass on")
         return address
 
 

@@ -1,4 +1,4 @@
-"""Avatars as their users meet them: create, animate, save, load."""
+"""The user's API: create, animate, save and load avatars."""
 
 from rome_lightning.avatar.avatar import Avatar
 

@@ -130,7 +130,7 @@ class Avatar:
         basis.check(self.model.head)
         if self.code.offsets is None:
             raise ValueError(
-                "this avatar has no offsets of its own: its model has none, or computes them anew for every "
+                "this avatar has no offsets at rest: its model has none, or computes them for every "
                 "expression; only models with avatar.offsets.expression_dependent false can be edited"
             )
         unknown = sorted(index for index in amounts if not 0 <= index < len(basis.components))

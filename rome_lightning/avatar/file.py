@@ -74,13 +74,13 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
     except ValueError as error:
         raise ValueError(
             f"{path} was made by rome_lightning {header.get('version')}, this is "
-            f"{rome_lightning.__version__}: {error}; create the avatar anew"
+            f"{rome_lightning.__version__}: {error}; create the avatar again"
         ) from error
     found = head_fingerprint(model.head)
     if header["head_fingerprint"] != found:
         raise ValueError(
             f"{path} needs head {header['head']!r} ({header['head_fingerprint'][:12]}), "
-            f"{model.head.name!r} ({found[:12]}) is installed; create the avatar anew with this head"
+            f"{model.head.name!r} ({found[:12]}) is installed; create the avatar again with this head"
         )
     load_state(model, _group(tensors, "model/"), path)
     code, photo = _group(tensors, "code/"), _group(tensors, "photo/")
@@ -116,8 +116,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else None
         raise ValueError(
-            f"{path} has format {found!r}, this version reads {FORMAT!r}; create the avatar anew from its "
-            "photographs"
+            f"{path} has format {found!r}, this version reads {FORMAT!r}; create the avatar again from "
+            "its photographs"
         )
     wrong = [key for key, kind in _HEADER.items() if not isinstance(header.get(key), kind)]
     if wrong:

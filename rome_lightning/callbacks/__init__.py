@@ -1,4 +1,4 @@
-"""What happens beside training: checkpoints, pictures, summaries."""
+"""Lightning callbacks: checkpoints, pictures, summaries."""
 
 from rome_lightning.callbacks.image_grid import ImageGrid
 from rome_lightning.callbacks.learning_curves import LearningCurves

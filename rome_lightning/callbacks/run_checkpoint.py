@@ -25,7 +25,7 @@ class RunCheckpoint(Checkpoint):
 
     ``last`` is written after each validation, at the end of each epoch, every so many steps or minutes,
     and when a signal or an error stops the run. All of them are states between two steps, from which a
-    run goes on as if it had not stopped. A step is a batch, however many optimizers it serves.
+    run continues as if it had not stopped. A step is a batch, however many optimizers it serves.
 
     Args:
         monitor: logged metric that decides which checkpoint is the best.
@@ -101,7 +101,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """From here to the next batch the state is one that a run can go on from."""
+        """From here to the next batch a run can resume from this state."""
         self._between_steps = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,7 +154,7 @@ class RunCheckpoint(Checkpoint):
             OSError: see above.
         """
         if self._failure is not None:
-            raise OSError(f"the run is done, but its last state is not saved: {self._failure}")
+            raise OSError(f"the run is finished, but its last state was not saved: {self._failure}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -220,7 +220,7 @@ class RunCheckpoint(Checkpoint):
                 rotate(new)
         except OSError as error:
             self._failure = f"after {steps} steps: {error}"
-            rank_zero_warn(f"no checkpoint {self._failure}; the one before is kept, training goes on")
+            rank_zero_warn(f"no checkpoint {self._failure}; the previous one is kept, training continues")
             # The other ranks wait here at the end of `save_checkpoint`.
             trainer.strategy.barrier()
         else:
@@ -231,7 +231,7 @@ class RunCheckpoint(Checkpoint):
         name = signal.Signals(signum).name
         message = f"stopped by {name} after {_steps_done(trainer)} steps"
         if self._failure is None:
-            message += f"; go on with --ckpt_path {self._folder / LAST}"
+            message += f"; resume with --ckpt_path {self._folder / LAST}"
         if signum == REQUEUE_SIGNAL and trainer.is_global_zero and requeue_job():
             message += " (requeued)"
         raise RunStopped(signum, message)

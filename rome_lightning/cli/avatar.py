@@ -43,9 +43,9 @@ def build_parser() -> StrictParser:
 def _add_create(commands: argparse._SubParsersAction) -> None:
     create = commands.add_parser(
         "create",
-        help="Make an avatar from one or several photographs of a person.",
-        description="Make an avatar. Several photographs of one person, from different sides, show more of "
-        "head and hair than one; give the best one first: expression and light are taken from it.",
+        help="Create an avatar from one or several photographs of a person.",
+        description="Create an avatar. Several photographs of one person, from different sides, show "
+        "more of head and hair than one. Give the best one first: it sets expression and lighting.",
     )
     create.add_argument(
         "photos",
@@ -64,13 +64,13 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         "--refine-steps",
         type=count,
         default=60,
-        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: the network's own).",
+        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: keep what the network predicts).",
     )
     create.add_argument(
         "--face",
         type=_person,
         metavar="N",
-        help="The person to take where a photo shows several: from left to right, from 1 (default: the "
+        help="Which person to use if a photo shows several, counted from the left, from 1 (default: the "
         "largest face).",
     )
     create.add_argument(
@@ -91,9 +91,9 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
     animate = commands.add_parser(
         "animate",
         help="Drive an avatar with a video.",
-        description="Drive an avatar with a video. The driver is tracked as a whole, smoothed over time and "
-        "held in memory meanwhile: some 4 GB per minute of 720p at 25 frames/s. For longer ones use "
-        "--max-frames, cut the video, or take `rome live`, which forgets each frame.",
+        description="Drive an avatar with a video. The driver is tracked as a whole, smoothed over time "
+        "and kept in memory: about 4 GB per minute of 720p at 25 frames/s. For longer videos use "
+        "--max-frames, cut the video, or use `rome live`, which keeps no frames.",
     )
     add_avatar(animate)
     animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
@@ -102,22 +102,22 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
         "--output",
         type=Path,
         required=True,
-        help="Video to write (.mp4, with the driver's sound), or a folder for one .png per frame. A .json "
-        "beside it says which frames of the driver were lost.",
+        help="Video to write (.mp4, with the driver's sound), or a folder for one .png per frame. A "
+        ".json beside it lists the driver's lost frames.",
     )
-    animate.add_argument("--max-frames", type=count, help="Stop after so many frames of the driver.")
+    animate.add_argument("--max-frames", type=count, help="Stop after this many frames of the driver.")
     animate.add_argument(
         "--lost",
         choices=("hold", "interpolate", "skip"),
         default="hold",
-        help="Frames in which the driver's face is not found or not to be trusted: hold the last pose "
+        help="Frames in which the driver's face is not found or not trusted: hold the last pose "
         "(default), interpolate to the next one, or skip the frame.",
     )
     animate.add_argument(
         "--relative",
         action="store_true",
-        help="Move as the driver moves away from the first usable frame, starting from the avatar's photo, "
-        "instead of taking over the driver's pose, framing and expression.",
+        help="Transfer the motion relative to the driver's first usable frame, starting from the "
+        "avatar's photo, instead of the driver's absolute pose, framing and expression.",
     )
     animate.add_argument(
         "--compare",
@@ -159,13 +159,15 @@ def _add_view(commands: argparse._SubParsersAction) -> None:
         "--basis", type=Path, help="Basis written by `rome distill basis`: sliders for hair and shoulders."
     )
     view.add_argument(
-        "--screenshot", type=Path, help="Write a picture (.png) of the page by a headless Chromium and end."
+        "--screenshot",
+        type=Path,
+        help="Write a screenshot (.png) of the page with a headless Chromium and exit.",
     )
     view.add_argument(
         "--state",
         default="",
         metavar="NAME=VALUE&...",
-        help="Where the sliders stand at first: expressions (jawOpen=0.8), joints (neck.y=0.4), "
+        help="Initial state of the sliders: expressions (jawOpen=0.8), joints (neck.y=0.4), "
         "component.1=2, turn=YAW,PITCH in degrees, look=texture|lit|grey|normals|uv|wire.",
     )
 

@@ -22,7 +22,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         choices=("glb", "obj", "ply", "usd", "params", "flipbook", "smplx"),
         default="glb",
         help="glb, usd: rigged mesh with a morph target per expression; obj: textured mesh; ply: mesh with "
-        "coloured vertices; params: numbers of the head model, FLAME's names (.npz); flipbook: the neural "
+        "coloured vertices; params: parameters of the head model by FLAME's names (.npz); flipbook: the "
+        "neural "
         "render over a driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's "
         "hair and shoulders (.npz). Default: glb.",
     )
@@ -30,7 +31,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--driver",
         type=Path,
-        help="Video whose poses obj, ply and params show (default: at rest); required for flipbook.",
+        help="Video that gives the poses for obj, ply and params (default: at rest); required for flipbook.",
     )
     export.add_argument(
         "--frame",
@@ -39,7 +40,9 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         help="Frame of the driver, from 0; may be given several times, one file each (default: the first "
         "for obj and ply, all for params).",
     )
-    export.add_argument("--max-frames", type=count, help="flipbook: stop after so many frames of the driver.")
+    export.add_argument(
+        "--max-frames", type=count, help="flipbook: stop after this many frames of the driver."
+    )
     export.add_argument(
         "--body", type=Path, help="smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de."
     )
@@ -89,9 +92,7 @@ def _export_file(args: argparse.Namespace) -> Path:
     if args.frame and not args.driver:
         raise ValueError("--frame is a frame of --driver VIDEO, which is missing")
     if args.format == "flipbook" and (args.frame or not args.driver):
-        raise ValueError(
-            "--format flipbook shows the frames of --driver VIDEO one after the other, no --frame"
-        )
+        raise ValueError("--format flipbook shows all frames of --driver VIDEO; --frame does not apply")
     if args.format == "smplx" and not (args.body and args.correspondence):
         raise ValueError(
             "--format smplx needs --body SMPLX_NEUTRAL.npz and --correspondence "
@@ -137,15 +138,19 @@ def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> lis
     _, tracked = track_driver(avatar, args.driver, last)
     wanted = torch.tensor(args.frame or range(len(tracked)))
     if int(wanted.max()) >= len(tracked):
-        raise ValueError(f"{args.driver} has {len(tracked)} frames, --frame {int(wanted.max())} is not there")
+        raise ValueError(
+            f"{args.driver} has {len(tracked)} frames, --frame {int(wanted.max())} does not exist"
+        )
     lost = wanted[~tracked.valid[wanted]]
     if len(lost) and args.frame:
         reason = tracked.reasons[int(lost[0])]
-        raise ValueError(f"frame {int(lost[0])} of {args.driver} cannot be used: {reason}; take another one")
+        raise ValueError(
+            f"frame {int(lost[0])} of {args.driver} cannot be used: {reason}; choose another frame"
+        )
     if args.format == "params":
         kept = wanted[tracked.valid[wanted]]
         if len(lost):
-            print(f"left out {len(lost)} lost frames", file=sys.stderr)
+            print(f"skipped {len(lost)} lost frames", file=sys.stderr)
         return [export_avatar(avatar, output, args.format, tracked.params[kept])]
     many = len(wanted) > 1
     return [

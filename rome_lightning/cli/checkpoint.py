@@ -14,8 +14,9 @@ def build_parser(name: str) -> StrictParser:
     if name == "import-checkpoint":
         parser = StrictParser(
             prog="rome import-checkpoint",
-            description="Convert the official rome.pth to a checkpoint of this project, with an account of "
-            "every key. Use the result as one of your own: rome avatar create --checkpoint, rome evaluate "
+            description="Convert the official rome.pth to a checkpoint of this project, and account for "
+            "every key. Use the result like your own checkpoint: rome avatar create --checkpoint, "
+            "rome evaluate "
             "--checkpoint, rome fit --model.init_args.init_from, rome distill --checkpoint.",
         )
         parser.add_argument("file", type=Path, help="The official rome.pth.")
@@ -37,7 +38,7 @@ def build_parser(name: str) -> StrictParser:
         parser.add_argument(
             "--approximate",
             action="store_true",
-            help="Go on without some of those files; says what will be wrong.",
+            help="Continue without some of those files, and say what will be wrong.",
         )
         parser.add_argument(
             "--linear",
@@ -51,7 +52,7 @@ def build_parser(name: str) -> StrictParser:
             "--partial",
             action="store_true",
             help="Write the checkpoint even if keys are missing, unexpected or of another shape; missing "
-            "weights keep their random start, so this is for fine-tuning only.",
+            "weights stay randomly initialized, so this is for fine-tuning only.",
         )
         return parser
     parser = StrictParser(

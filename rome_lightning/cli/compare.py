@@ -29,7 +29,7 @@ def _parser() -> HintingParser:
     parser = config_parser(
         "rome compare",
         "Compare run folders pair by pair: differences to a baseline with intervals, differing "
-        "settings, frames side by side. Runs that differ in their seed alone are pooled. The runs must have "
+        "settings, frames side by side. Runs that differ only in their seed are pooled. The runs must have "
         "been evaluated (`rome evaluate`) under one protocol. Example: rome compare runs/full/base-* "
         "runs/full/no_hair-* --baseline base --output comparison.html --format html. See docs/comparison.md.",
     )
@@ -41,8 +41,8 @@ def _parser() -> HintingParser:
         "--protocol",
         type=str,
         default=None,
-        help="Name of the protocol; needed if the runs have several. 'training' compares the validation "
-        "metrics of the training instead: no pairs, hence no verdict.",
+        help="Name of the protocol; needed if the runs have several. 'training' compares validation "
+        "metrics of the training runs instead: no pairs, hence no verdict.",
     )
     parser.add_argument(
         "--format",
@@ -52,10 +52,10 @@ def _parser() -> HintingParser:
     )
     parser.add_argument("--output", type=Path, default=None, help="File to write instead of the terminal.")
     parser.add_argument(
-        "--data", type=Path, default=None, help="Dataset that was evaluated; adds real frames to the page."
+        "--data", type=Path, default=None, help="The evaluated dataset; adds real frames to the page."
     )
     parser.add_argument(
-        "--separate_seeds", action="store_true", help="Do not pool runs that differ in their seed alone."
+        "--separate_seeds", action="store_true", help="Do not pool runs that differ only in their seed."
     )
     parser.add_argument(
         "--metrics",
@@ -89,14 +89,14 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.format == "html" and options.output is None:
-        parser.error("a page needs a place: give --output FILE.html")
+        parser.error("an HTML page needs --output FILE.html")
     if options.sweep is not None:
         if options.runs:
             parser.error("--sweep ranks a whole sweep; give either run folders or --sweep")
         return _rank(options)
     runs = _fetched(options) if options.wandb else _read(options.runs)
     if len(runs) < 2:
-        parser.error("compare what? give at least two run folders")
+        parser.error("nothing to compare; give at least two run folders")
     if options.protocol == TRAINING:
         from rome_lightning.comparison.tables import as_markdown
         from rome_lightning.comparison.training_metrics import training_table

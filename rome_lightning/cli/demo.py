@@ -28,7 +28,7 @@ TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitalle
 HELD_BACK_CLIP = "clip_single_face"
 DRIVER_CLIP = "clip_cap13"
 NUM_EPOCHS = 4
-"""An epoch ends with pictures and a checkpoint, from which an interrupted demo goes on."""
+"""An epoch ends with pictures and a checkpoint, from which an interrupted demo resumes."""
 HOLDOUT_RATIO = 0.2
 """As in ``experiments/full/cpu.yaml``: the end of each training clip is scored, not trained on."""
 DRIVER_START_S = 15.5
@@ -47,7 +47,9 @@ def build_parser() -> StrictParser:
     parser = StrictParser(prog="rome demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="Folder to fill.")
     parser.add_argument("--steps", type=int, default=900, help="Training steps.")
-    parser.add_argument("--restart", action="store_true", help="Delete what an earlier demo left there.")
+    parser.add_argument(
+        "--restart", action="store_true", help="Delete the files of an earlier demo in that folder."
+    )
     return parser
 
 
@@ -59,7 +61,7 @@ class Clock:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Time a stage and say what is going on."""
+        """Time a stage and print its title."""
         print(f"\n== {title}", file=sys.stderr, flush=True)
         start = time.monotonic()
         yield
@@ -149,13 +151,13 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
 
 
 def _fit(output: Path, steps: int) -> Path:
-    """Train through the command line that users call; goes on where an interrupted demo stopped."""
+    """Train through the command line that users call; resumes where an interrupted demo stopped."""
     from rome_lightning.cli import fit
 
     last = output / "checkpoints" / "last.ckpt"
     summary = output / "summary.json"
     if last.is_file() and summary.is_file() and json.loads(summary.read_text()).get("finished"):
-        print("   trained already; --restart begins anew", file=sys.stderr)
+        print("   already trained; --restart starts over", file=sys.stderr)
         return last
     code = fit.main(
         [

@@ -65,7 +65,7 @@ def _basis(argv: list[str]) -> int:
     parser = _parser(
         "basis",
         BasisConfig,
-        "Principal components of a full model's offsets over a dataset. Run it again to go on after an "
+        "Principal components of a full model's offsets over a dataset. Run it again to resume after an "
         "interruption. Example: rome distill basis --checkpoint runs/full/a/checkpoints/best.ckpt "
         "--data data/mine -o basis.safetensors",
     )
@@ -80,7 +80,7 @@ def _all(argv: list[str]) -> int:
         "all",
         AllConfig,
         "Basis, training of the linear model, and a table: full against linear against no offsets, quality "
-        "next to speed. Run it again to go on after an interruption. Example: rome distill all --checkpoint "
+        "next to speed. Run it again to resume after an interruption. Example: rome distill all --checkpoint "
         "runs/full/a/checkpoints/best.ckpt --data data/mine --output runs/linear/a",
     )
     return distill_all(_parse(parser, argv, AllConfig))
@@ -89,15 +89,14 @@ def _all(argv: list[str]) -> int:
 def _transfer(argv: list[str]) -> int:
     parser = StrictParser(
         prog="rome distill transfer",
-        description="Carry a basis to another head model by registering the two templates; an approximation.",
+        description="Transfer a basis to another head model by registering the two templates; an "
+        "approximation.",
     )
     parser.add_argument("basis", type=Path, help="Basis of `rome distill basis`.")
     parser.add_argument(
         "--source", default="open", help="Its head: open (default), or a FLAME generic_model.pkl."
     )
-    parser.add_argument(
-        "--target", required=True, help="Head that is to get it: open, or a generic_model.pkl."
-    )
+    parser.add_argument("--target", required=True, help="Target head: open, or a generic_model.pkl.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Basis to write (.safetensors).")
     args = parser.parse_args(argv)
     from rome_lightning.distillation.figures import components_figure

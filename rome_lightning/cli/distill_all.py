@@ -109,7 +109,7 @@ def distill_all(config: AllConfig) -> int:
 
 
 def _train(config: AllConfig, basis: Path) -> Path:
-    """The linear model's checkpoint; goes on with a run that was cut off."""
+    """The linear model's checkpoint; resumes an interrupted run."""
     from rome_lightning.cli import fit
 
     run = config.output / "run"  # type: ignore[operator]
@@ -129,7 +129,7 @@ def _train(config: AllConfig, basis: Path) -> Path:
     if last.is_file():
         arguments.append(f"--ckpt_path={last}")
     if fit.main(arguments) != 0:
-        raise ValueError("the training did not finish; call again to go on with it")
+        raise ValueError("the training did not finish; run the command again to resume it")
     return last
 
 

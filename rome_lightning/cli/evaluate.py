@@ -70,7 +70,7 @@ def _parser() -> HintingParser:
     parser = config_parser(
         "rome evaluate",
         "Score a model, or any other system's frames, under a protocol: table, summary.json, "
-        "pairs.parquet and report.html. Run it again to go on after an interruption. Example: rome evaluate "
+        "pairs.parquet and report.html. Run it again to resume after an interruption. Example: rome evaluate "
         "--protocol demo --checkpoint runs/x/checkpoints/best.ckpt --data mine",
     )
     parser.add_class_arguments(EvaluateConfig, None)
@@ -90,12 +90,12 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
-        parser.error("which protocol? give --protocol NAME; `rome experiments list protocols` shows them")
+        parser.error("no protocol; give --protocol NAME; `rome experiments list protocols` shows them")
     config.protocol = find_experiment(config.protocol, "protocols")
     systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
     if sum(given is not None for given in systems) != 1:
         parser.error(
-            "what is to be evaluated? give one of --checkpoint, --untrained, --predictions and --baseline"
+            "nothing to evaluate; give one of --checkpoint, --untrained, --predictions and --baseline"
         )
     if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
         parser.error("--targets VIDEO belongs to --predictions VIDEO")
@@ -152,7 +152,9 @@ def _run_folder(config: EvaluateConfig) -> Path:
         return parent.parent if parent.name == "checkpoints" else parent
     if config.predictions is not None and config.predictions.is_dir():
         return config.predictions
-    raise ValueError("where to? a video of predictions, an untrained model and a baseline need --output DIR")
+    raise ValueError(
+        "no output folder; a video of predictions, an untrained model and a baseline need --output DIR"
+    )
 
 
 def _clear(folder: Path) -> None:
@@ -246,7 +248,7 @@ def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
         dataset = protocol.dataset
         raise FileNotFoundError(
-            f"{what}: protocol {protocol.name} is defined on {dataset.name}, to be had from {dataset.page}; "
+            f"{what}: protocol {protocol.name} is defined on {dataset.name}, available from {dataset.page}; "
             f"{dataset.prepare}"
         )
     return config.data

@@ -11,9 +11,10 @@ def build_parser() -> StrictParser:
     """Options of the command."""
     parser = StrictParser(
         prog="rome export-onnx",
-        description="Write the networks of a model (texture, offsets, image decoder, and the driver's "
-        "encoder if there is one) as ONNX files of batch 1, with model.json, which says what happens between "
-        "them, and head.npz. Rasterization stays outside. Every file is run with onnxruntime and compared.",
+        description="Write the networks of a model (texture, offsets, image decoder and, if there is "
+        "one, the driver's encoder) as ONNX files of batch 1, with model.json, which describes the "
+        "steps between them, and head.npz. Rasterization is not exported. Every file is run with "
+        "onnxruntime and compared with PyTorch.",
     )
     parser.add_argument(
         "checkpoint", help="Model of `rome fit`, full or linear, or the name of a shipped one."

@@ -119,7 +119,7 @@ class RomeCLI(LightningCLI):
         for key in sorted(before.keys() & after.keys()):
             if before[key] != after[key] and not key.endswith("init_from"):
                 rank_zero_warn(
-                    f"model.{key} = {before[key]} is ignored: --ckpt_path goes on with {after[key]}; "
+                    f"model.{key} = {before[key]} is ignored: --ckpt_path resumes with {after[key]}; "
                     "for a new run from these weights use model.init_args.init_from"
                 )
 
@@ -155,7 +155,7 @@ class RomeCLI(LightningCLI):
         checkpoints = sorted((Path(config["run_dir"]) / "checkpoints").glob("*.ckpt"))
         if checkpoints and not config.get("ckpt_path"):
             raise ValueError(
-                f"{config['run_dir']} holds a run already; go on with --ckpt_path {AUTO}, set "
+                f"{config['run_dir']} already holds a run; resume it with --ckpt_path {AUTO}, set "
                 "another --run_dir, or delete the folder"
             )
         check_run(self.trainer, self.model, self.datamodule)
@@ -222,7 +222,7 @@ def main(argv: list[str]) -> int:
         if not any(sign in str(error) for sign in _LOST_PEER):
             raise
         raise ValueError(
-            "another process of this run ended or does not answer; its own message is above, or in the log "
-            f"of its machine. When that is solved, go on with --ckpt_path {AUTO}"
+            "another process of this run ended or does not respond; its own message is above, or in the "
+            f"log of its machine. Fix that, then resume with --ckpt_path {AUTO}"
         ) from error
     return 0

@@ -24,12 +24,13 @@ def build_parser() -> StrictParser:
     """Options of the command."""
     parser = StrictParser(
         prog="rome live",
-        description="Drive an avatar frame by frame as they come, and report how long each stage takes. The "
-        "first frames tell where the driver's face is and what shape it has: look into the camera at first.",
+        description="Drive an avatar frame by frame in real time, and report the time of each stage. The "
+        "first frames determine position and shape of the driver's face: look into the camera at the "
+        "start.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--camera", type=int, metavar="N", help="Number of the camera, 0 for the first.")
-    source.add_argument("--video", type=Path, help="Video file in place of a camera.")
+    source.add_argument("--camera", type=int, metavar="N", help="Index of the camera, 0 for the first.")
+    source.add_argument("--video", type=Path, help="Video file instead of a camera.")
     parser.add_argument(
         "--avatar", type=Path, required=True, help="Folder or file made by `rome avatar create`."
     )
@@ -37,7 +38,7 @@ def build_parser() -> StrictParser:
         "-o", "--output", type=Path, help="Video to write (.mp4); latencies go into a .json beside it."
     )
     parser.add_argument("--show", action="store_true", help="Show driver and avatar in a window.")
-    parser.add_argument("--max-frames", type=int, help="Stop after so many frames.")
+    parser.add_argument("--max-frames", type=int, help="Stop after this many frames.")
     parser.add_argument(
         "--driver-network",
         action="store_true",
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     from rome_lightning.tracking.live import LiveTracker
 
     if args.output is None and not args.show:
-        raise ValueError("nothing would be seen: give --output FILE.mp4 or --show")
+        raise ValueError("no output; give --output FILE.mp4 or --show")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output is a .mp4 file, got {args.output}")
     avatar = Avatar.load(avatar_path(args.avatar))

@@ -17,7 +17,7 @@ def _parser() -> HintingParser:
     parser = config_parser(
         "rome prepare",
         "Track the person in each video or set of photographs, crop, check and cut it, and write "
-        "shards, manifest.json and report.html. Run it again to go on after an interruption. Example: "
+        "shards, manifest.json and report.html. Run it again to resume after an interruption. Example: "
         "rome prepare clips/ --output data/mine --config data/prepare",
     )
     parser.add_argument(
@@ -37,20 +37,20 @@ def _parser() -> HintingParser:
         "--identities",
         type=dict[str, str],
         default={},
-        help="Person by video name without suffix, as YAML or JSON; a video that is not listed is a person "
-        "of its own. No person is ever in two splits.",
+        help="Person by video name without suffix, as YAML or JSON; each unlisted video is a separate "
+        "person. No person is ever in two splits.",
     )
     parser.add_argument(
         "--identity_from",
         type=Literal["video", "folder"],
         default="video",
-        help="Who is in a video that nobody names: a person of its own, or the person after whom the first "
-        "folder below the given one is called (VoxCeleb2).",
+        help="Person in an unlisted video: a separate person, or the first folder below the given one "
+        "(VoxCeleb2).",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="End with exit code 1 if any video failed, not only if all did.",
+        help="Exit with code 1 if any video failed, not only if all did.",
     )
     parser.add_class_arguments(PrepareConfig, None)
     parser.add_class_arguments(BuildOptions, None)
@@ -85,9 +85,9 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if not options.videos:
-        parser.error("which videos? give files or folders")
+        parser.error("no videos; give files or folders")
     if options.output is None:
-        parser.error("where to? give --output DIR")
+        parser.error("no output folder; give --output DIR")
     # Heavy imports only now, so that --help and usage errors answer at once.
     from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 

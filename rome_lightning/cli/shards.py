@@ -30,7 +30,7 @@ def build_parser() -> StrictParser:
     verify.add_argument(
         "--repair",
         action="store_true",
-        help="Make bad indices again from their shards, and bad shards from their videos (--videos).",
+        help="Rebuild bad indices from their shards, and bad shards from their videos (--videos).",
     )
     verify.add_argument(
         "--videos", type=Path, nargs="+", default=[], help="Files or folders with the videos, for --repair."
@@ -44,9 +44,9 @@ def build_parser() -> StrictParser:
 
     bring = commands.add_parser(
         "import",
-        help="Make a dataset of what you have.",
-        description="Make a dataset of pictures that you have cut out of videos; they are tracked here, as "
-        "by rome prepare.",
+        help="Build a dataset from images that you have.",
+        description="Build a dataset from images that you cropped from videos; they are tracked like in "
+        "rome prepare.",
     )
     bring.add_argument("source", type=Path, help="Folder or file to read.")
     bring.add_argument(
@@ -94,16 +94,16 @@ def _verify(args: argparse.Namespace) -> int:
         if problems:
             found.append((shard, problems))
     if not found:
-        print(f"{folder}: {len(manifest.shards)} shards are as they were made, dataset {manifest.hash[:12]}")
+        print(f"{folder}: {len(manifest.shards)} shards are intact, dataset {manifest.hash[:12]}")
         return 0
     if not args.repair:
-        print(f"{len(found)} of {len(manifest.shards)} shards are bad; --repair makes them again")
+        print(f"{len(found)} of {len(manifest.shards)} shards are bad; --repair rebuilds them")
         return 1
     damaged = []
     for shard, problems in found:
         if all(problem.index_only for problem in problems):
             repair_index(folder, shard)
-            print(f"{shard.name}: index made again")
+            print(f"{shard.name}: index rebuilt")
         else:
             damaged.append(shard)
     failed = []

@@ -25,9 +25,9 @@ class SweepConfig:
     """``wandb``: a server and agents. ``local``: this machine, no server. ``submitit``: SLURM, no server."""
     count: int | None = None
     """Trials in all (with wandb: of this agent); default: all of a grid, or run_cap of the file. A larger
-    number later goes on with the sweep."""
+    number later resumes the sweep."""
     output: Path | None = None
-    """Folder of the sweep; run again with the same one to go on (default: runs/sweeps/NAME)."""
+    """Folder of the sweep; the same folder resumes a sweep (default: runs/sweeps/NAME)."""
     processes: int = 1
     """Trials at a time: on this machine (each with a GPU of its own where there are several), or as jobs."""
     seed: int = 0
@@ -55,9 +55,9 @@ class SweepConfig:
 def _parser() -> HintingParser:
     parser = config_parser(
         "rome sweep",
-        "Try the settings of a sweep file (the format of Weights & Biases) and rank them. Killed "
-        "or interrupted, the same command goes on: finished trials are not repeated, running ones go on from "
-        "their checkpoints. Example: rome sweep loss_weights --count 20. "
+        "Try the settings of a sweep file (the format of Weights & Biases) and rank them. After "
+        "a kill or an interruption the same command resumes: finished trials are not repeated, the others "
+        "resume from their checkpoints. Example: rome sweep loss_weights --count 20. "
         "`rome sweep sync DIR` sends the offline W&B runs below DIR to the server. See docs/comparison.md.",
     )
     parser.add_argument(

@@ -132,8 +132,8 @@ def compare(
     options = options or CompareOptions()
     if len(configurations) < 2:
         raise ValueError(
-            "there is one configuration only; runs that differ in their seed alone are pooled, so nothing is "
-            "left to compare (--separate_seeds keeps them apart)"
+            "there is only one configuration; runs that differ only in their seed are pooled, so nothing "
+            "is left to compare (--separate_seeds keeps them apart)"
         )
     runs = [run for configuration in configurations for run in configuration.runs]
     evaluations = [run.evaluation(protocol) for run in runs]

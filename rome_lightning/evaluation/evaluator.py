@@ -115,7 +115,7 @@ class Evaluation:
         return self.folder / "parts"
 
     def open(self) -> None:
-        """Claim the folder, or go on with what is there.
+        """Claim the folder, or resume the evaluation in it.
 
         Raises:
             ValueError: the folder holds another evaluation.
@@ -127,7 +127,7 @@ class Evaluation:
             if different:
                 raise ValueError(
                     f"{self.folder} holds another evaluation (its {', '.join(different)} differs); "
-                    "choose another --output, or start anew with --restart"
+                    "choose another --output, or start over with --restart"
                 )
             return
         write_atomic(plan, json.dumps(self.identity, indent=1).encode())
@@ -210,13 +210,15 @@ class Evaluation:
     def _check(self, pairs: Sequence[PairItem], reasons: Sequence[str]) -> None:
         for pair, reason in zip(pairs, reasons, strict=True):
             if reason and self.protocol.failures.missing == "refuse":
-                raise ValueError(f"{pair.path}: {reason}; the protocol {self.protocol.name} refuses gaps")
+                raise ValueError(
+                    f"{pair.path}: {reason}; the protocol {self.protocol.name} refuses missing frames"
+                )
 
     def _check_faces(self, unit: Unit, undetected: Tensor) -> None:
         for pair, unseen in zip(unit.pairs, undetected.tolist(), strict=True):
             if unseen and self.protocol.failures.undetected == "refuse":
                 raise ValueError(
-                    f"{pair.path}: no face in the prediction; the protocol {self.protocol.name} refuses that"
+                    f"{pair.path}: no face in the prediction, which the protocol {self.protocol.name} refuses"
                 )
 
     def _keep_frames(self, unit: Unit, predictions: Predictions) -> None:

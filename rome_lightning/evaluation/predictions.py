@@ -67,8 +67,8 @@ class FolderPredictions:
             length = probe(found[0]).num_frames
             if length and length != count:
                 raise ValueError(
-                    f"{found[0]} has {length} frames for {count} pairs; which belongs to which is not known: "
-                    "write one frame per pair, in the order of pairs.txt"
+                    f"{found[0]} has {length} frames for {count} pairs; they cannot be assigned to "
+                    "pairs: write one frame per pair, in the order of pairs.txt"
                 )
             videos[clip] = found[0]
         return videos
@@ -183,8 +183,8 @@ class VideoPredictions:
         video, wanted = read_video(path), probe(targets)
         if len(video) != wanted.num_frames:
             raise ValueError(
-                f"{path} has {len(video)} frames, {targets} has {wanted.num_frames}; which belong "
-                "together is not known: cut both to the same frames"
+                f"{path} has {len(video)} frames, {targets} has {wanted.num_frames}; they cannot be "
+                "matched: cut both to the same frames"
             )
         height, width = video.frames.shape[1:3]
         if (width, height) != (wanted.width, wanted.height):

@@ -38,7 +38,7 @@ def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no {file_format} file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a {file_format} file: {error}") from error
     if header.get("format") != file_format:
         raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {file_format!r}")
     return tensors, header

@@ -125,7 +125,7 @@ def read_video(
     if not frames:
         raise ValueError(f"{path} has no frame after {start_s} s; set start_s below its duration")
     if any(frame.shape != frames[0].shape for frame in frames):
-        raise ValueError(f"{path} changes its picture size on the way; cut it where the size changes")
+        raise ValueError(f"{path} changes its frame size midway; split it where the size changes")
     return Video(
         np.stack(frames),
         _rate_of(timestamps, native),
@@ -223,7 +223,7 @@ def _open(path: Path) -> Any:
         return av.open(str(path))
     except av.FFmpegError as error:
         raise ValueError(
-            f"cannot read {path} as a video ({error.strerror}); it is truncated or no video"
+            f"cannot read {path} as a video ({error.strerror}); it is truncated or not a video"
         ) from error
 
 
@@ -295,7 +295,9 @@ def _check_complete(path: Path, container: Any, stream: VideoStream, decoded: in
     too_few = promised > 0 and decoded < 0.95 * promised - 2
     too_short = duration > 0 and end_s < 0.95 * duration - 2 / _average_fps(stream)
     if too_few and too_short:
-        raise ValueError(f"{path} is truncated: it promises {promised} frames and ends after {decoded}")
+        raise ValueError(
+            f"{path} is truncated: its header announces {promised} frames, it ends after {decoded}"
+        )
 
 
 def _rotation(frame: VideoFrame) -> int:

@@ -27,7 +27,7 @@ from rome_lightning.types.struct import TensorStruct
 
 @dataclass(frozen=True)
 class AvatarCode(TensorStruct):
-    """What is computed once per source image: the avatar itself."""
+    """The avatar itself, computed once per source image."""
 
     texture: Float[Tensor, "b c s s"]
     """Neural texture."""
@@ -47,7 +47,7 @@ class HeadMesh(TensorStruct):
     vertices: Float[Tensor, "b v 3"]
     """Posed vertices with offsets, metres, head space (no global rotation)."""
     offsets: Float[Tensor, "b v 3"]
-    """What the offsets added, metres."""
+    """The displacement by the offsets, metres."""
 
 
 class AvatarModel(nn.Module):
@@ -143,7 +143,7 @@ class AvatarModel(nn.Module):
         Args:
             source: the identity frames, at the size that the networks know.
             offsets: displacements of the head at rest, metres.
-            photos: the same frames as sharp as they are to be carried; ``source`` if not given.
+            photos: the same frames at the resolution to carry; ``source`` if not given.
         """
         mesh_offsets = None if offsets is None else offsets.detach()
         texture, seen = self._texture(source, mesh_offsets)
@@ -159,7 +159,7 @@ class AvatarModel(nn.Module):
         """The avatar of one person of whom there are several frames; arguments as for ``appearance``.
 
         Unprojected textures see the fused observations; ROME's encoder, which never leaves the image, gives
-        the mean of what it says of each photograph.
+        the mean of its textures of all photographs.
 
         Raises:
             ValueError: the frames were fitted with different identities.
@@ -189,7 +189,7 @@ class AvatarModel(nn.Module):
     def _texture(
         self, source: Frames, offsets: Float[Tensor, "b v 3"] | None
     ) -> tuple[Float[Tensor, "b c s s"], Observation | None]:
-        """Neural texture of each source and, if it was unprojected, what it was made of."""
+        """Neural texture of each source and, if unprojected, the observation behind it."""
         if not isinstance(self.texture_model, UnprojectedTexture):
             return self.texture_model(source), None
         seen = self.texture_model.observe(source, self._source_px(source, offsets))
@@ -240,7 +240,7 @@ class AvatarModel(nn.Module):
     def estimate_driver(
         self, image: Float[Tensor, "b 3 h w"], shape: Float[Tensor, "b k"] | None = None
     ) -> HeadParams:
-        """Expression, pose and camera of frames, without a tracker.
+        """Estimate expression, pose and camera of frames without a tracker.
 
         Args:
             image: RGB in [0, 1], cropped as the training data are.
@@ -251,7 +251,8 @@ class AvatarModel(nn.Module):
         """
         if self.driver_network is None:
             raise ValueError(
-                "this model cannot read a driver's parameters off its frames; use the tracker, or train with "
+                "this model cannot estimate a driver's parameters from its frames; use the tracker, or "
+                "train with "
                 "avatar.driver.encoder set"
             )
         if shape is None:

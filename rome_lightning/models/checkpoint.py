@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is not a readable checkpoint: it holds more than plain data") from error
+        raise ValueError(f"{path} is not a readable checkpoint: it contains more than plain data") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error

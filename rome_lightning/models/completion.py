@@ -1,4 +1,4 @@
-"""What a photograph does not show of a head: taken from the other side, then from around it."""
+"""Complete what a photograph does not show of a head: from its other side, then from its surroundings."""
 
 from __future__ import annotations
 

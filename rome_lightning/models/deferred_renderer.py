@@ -154,7 +154,7 @@ class DeferredRenderer(nn.Module):
         distance: Float[Tensor, "b 1 h w"],
         layers: Float[Tensor, "b 8 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-        """Colour and opacity, [0, 1], of what a rasterizer has found: networks and lookups only.
+        """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
         ``forward`` has the lookup done in the pass of the interpolation; other programs, which run the
         exported networks, start from texture coordinates.

@@ -253,7 +253,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     foreign = [key for key in state if _official_name(key) == key]
     if foreign:
         raise ValueError(
-            f"{len(foreign)} weights have no place in the release's files, {foreign[0]} first; only models "
+            f"{len(foreign)} weights do not exist in the release's files, {foreign[0]} first; only models "
             "of the released architecture (full/release) can be exported"
         )
     return {_official_name(key): value for key, value in state.items()}
@@ -293,7 +293,7 @@ def import_official(
         path: the official ``rome.pth``.
         head: FLAME's ``generic_model.pkl``; the checkpoint holds its absolute path.
         release: the release's ``data`` folder, for its files that do not lie beside the head.
-        approximate: go on without some of those files.
+        approximate: continue without some of those files.
         rasterizer: visibility backend.
 
     Returns:
@@ -315,7 +315,7 @@ def import_official(
     if lacking and not approximate:
         raise FileNotFoundError(
             f"missing of the release: {', '.join(line.split()[0] for line in lacking)}; give its data folder "
-            "with --release (head_template.obj is in DECA/data), or --approximate to go on without"
+            "with --release (head_template.obj is in DECA/data), or --approximate to continue without"
         )
     config = release_config(str(head.absolute()), state, rasterizer, folder)
     avatar = AvatarModel(config)

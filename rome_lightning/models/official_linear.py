@@ -57,7 +57,7 @@ def import_official_linear(
     head = full.head
     if head.num_expression < OFFICIAL_EXPRESSION:
         raise ValueError(
-            f"the release's driver network speaks of {OFFICIAL_EXPRESSION} expression coefficients of FLAME, "
+            f"the release's driver network predicts {OFFICIAL_EXPRESSION} expression coefficients of FLAME, "
             f"head {head.name} has {head.num_expression}"
         )
     basis = LinearBasis.from_official(u_full, mean_deform, head)
@@ -140,4 +140,4 @@ def _load(network: nn.Module, weights: object, path: Path) -> None:
         network.load_state_dict(weights)
     except RuntimeError as error:
         difference = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ValueError(f"{path} is of another network than the release's: {difference}") from error
+        raise ValueError(f"{path} belongs to another network than the release's: {difference}") from error

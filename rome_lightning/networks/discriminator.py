@@ -16,7 +16,7 @@ class SpectralNormConv2d(nn.Conv2d):
     """Convolution whose weight matrix is divided by its largest singular value at every forward.
 
     The value is followed by one power iteration per training forward and kept in evaluation. The
-    singular vectors are saved, so that a resumed run goes on exactly. Checkpoints that name the weight
+    singular vectors are saved, so that a resumed run continues exactly. Checkpoints that name the weight
     ``weight_orig``, as ``torch.nn.utils.spectral_norm`` does, load too.
 
     Source: Miyato et al., Spectral normalization for generative adversarial networks, 2018, algorithm 1.

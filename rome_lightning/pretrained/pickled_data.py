@@ -318,7 +318,9 @@ def find_global(module: Any, name: Any) -> GlobalName:
     """
     canonical = f"{_ALIASES.get(module, module)}.{name}"
     if canonical not in CONSTRUCTORS and canonical not in _NAMES:
-        raise ValueError(f"the pickle asks for {module}.{name}, which a data file has no use for; refused")
+        raise ValueError(
+            f"the pickle asks for {module}.{name}, which does not belong in a data file; refused"
+        )
     return GlobalName(canonical)
 
 

@@ -34,9 +34,7 @@ def load_pickle(path: str | Path) -> Any:
     try:
         return loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not a data file to be trusted: {error}; take the official one"
-        ) from error
+        raise ValueError(f"{path} is not a trustworthy data file: {error}; use the official one") from error
 
 
 def load_npy_object(path: str | Path) -> Any:
@@ -128,7 +126,7 @@ class _Machine:
             else:
                 handler = getattr(self, f"_op_{name.lower()}", None)
                 if handler is None:
-                    raise ValueError(f"the pickle uses {name}, which a data file has no use for; refused")
+                    raise ValueError(f"the pickle uses {name}, which does not belong in a data file; refused")
                 handler(argument)
         raise ValueError("the pickle ends early")
 

@@ -36,7 +36,7 @@ LOG_FILE = "log.txt"
 _POLL_S = 2.0
 _GRACE_S = 60.0
 _INTERRUPTED = (-2, -15, 130, 143)
-"""Exit codes of a training that was asked to stop: it goes on the next time."""
+"""Exit codes of a training run that was asked to stop: it resumes the next time."""
 
 Report = Callable[[Trial], None]
 
@@ -59,7 +59,7 @@ class SweepFolder:
     def create(
         cls, file: Path, folder: Path, count: int | None, seed: int, extra: tuple[str, ...] = ()
     ) -> SweepFolder:
-        """Make the folder, or open it again to go on, with more trials if wanted.
+        """Create the folder, or open it again to resume, with more trials if wanted.
 
         Raises:
             ValueError: it holds another sweep.
@@ -113,7 +113,7 @@ class SweepFolder:
         return trial
 
     def command(self, trial: Trial) -> list[str]:
-        """What trains a trial; it goes on from the trial's last checkpoint if there is one."""
+        """Command that trains a trial; it resumes from the trial's last checkpoint if there is one."""
         words = self.sweep.arguments(trial.settings)
         own = [f"--run_dir={trial.folder.resolve()}", "--ckpt_path=auto"]
         return [sys.executable, "-m", "rome_lightning", *words[1:], *self.extra, *own]
@@ -146,7 +146,7 @@ def run_trial(
     environment: dict[str, str] | None = None,
     poll_s: float = _POLL_S,
 ) -> Trial:
-    """Train one trial to its end, or until it is not worth going on.
+    """Train one trial to its end, or until it is stopped early.
 
     Args:
         folder: of the sweep.
@@ -299,7 +299,7 @@ def _device_of(slot: int, processes: int) -> dict[str, str]:
 
 @dataclass
 class TrialJob:
-    """A trial as a cluster job; when its time is over it is queued again and goes on."""
+    """A trial as a cluster job; when its time is over it is requeued and resumes."""
 
     path: Path
     number: int

@@ -1,7 +1,7 @@
 """Which settings a sweep tries next: grid, random and Bayesian search.
 
 Every choice is a function of the sweep file, the seed, the trial's number and, for Bayesian search, the
-trials on disk. So nothing but the trials has to be kept, and a sweep that was killed goes on as if it had not
+trials on disk. So nothing but the trials has to be kept, and a killed sweep resumes as if it had not
 been.
 """
 
@@ -35,9 +35,7 @@ def num_trials(sweep: SweepFile, count: int | None) -> int:
         assert sweep.grid_size is not None
         limits.append(sweep.grid_size)
     if not limits:
-        raise ValueError(
-            f"how many trials? {sweep.method} search has no end: give --count, or run_cap in the file"
-        )
+        raise ValueError(f"{sweep.method} search never ends; give --count, or set run_cap in the file")
     if min(limits) < 1:
         raise ValueError(f"a sweep needs at least one trial, got {min(limits)}")
     return min(limits)

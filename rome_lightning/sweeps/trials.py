@@ -14,7 +14,7 @@ from rome_lightning.media.atomic import write_atomic
 from rome_lightning.sweeps.file import EarlyTermination, SweepFile, Value
 
 Status = Literal["running", "finished", "stopped", "failed"]
-"""``running`` is also a trial that was killed: it goes on from its last checkpoint. ``stopped``: by early
+"""``running`` is also a killed trial: it resumes from its last checkpoint. ``stopped``: by early
 termination; its value counts."""
 
 TRIAL_FILE = "trial.json"
@@ -77,7 +77,7 @@ def best_value(values: Sequence[float], goal: str) -> float | None:
 def reason_to_stop(
     rule: EarlyTermination, own: Sequence[float], others: Sequence[Sequence[float]], goal: str
 ) -> str:
-    """Why a trial should stop now; empty if it should go on.
+    """Why a trial should stop now; empty if it should continue.
 
     Args:
         rule: of the sweep.

@@ -80,7 +80,7 @@ class Crop:
         """Resample the square with antialiasing; outside the frame the nearest border pixel is repeated."""
         height, width = self.frame_size
         if frame.shape[:2] != self.frame_size:
-            raise ValueError(f"crop was made for frames of {self.frame_size}, got {frame.shape[:2]}")
+            raise ValueError(f"this crop is for frames of {self.frame_size}, got {frame.shape[:2]}")
         right, bottom = self.left + self.side, self.top + self.side
         inner = frame[max(self.top, 0) : min(bottom, height), max(self.left, 0) : min(right, width)]
         padding = (

@@ -355,7 +355,7 @@ def _main_face(faces: list[_Face], previous: _Face | None, number: int) -> _Face
 
 def _numbered(faces: list[_Face], number: int) -> _Face:
     if number > len(faces):
-        raise ValueError(f"face {number} was asked for, counted from the left, but {len(faces)} were found")
+        raise ValueError(f"face {number}, counted from the left, does not exist: {len(faces)} were found")
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1]
 
 

@@ -263,12 +263,10 @@ def _check(landmarks_px: Tensor, image_size: tuple[int, int], blendshapes: Tenso
     if not bool(finite[found].all()):
         bad = (found & ~finite).nonzero().flatten().tolist()
         raise ValueError(
-            f"landmarks and blendshapes must be finite where a face was found, not so in frames {bad}"
+            f"landmarks and blendshapes must be finite where a face was found, but are not in frames {bad}"
         )
     if not bool((iris_distance(landmarks_px[found]) > 0).all()):
-        raise ValueError(
-            "landmarks of a frame with a face have no distance between the irises; set found to False"
-        )
+        raise ValueError("landmarks of a frame with a face have coinciding irises; set found to False")
 
 
 def initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3"]) -> FrameState:

@@ -122,11 +122,11 @@ def _track_one(
         raise ValueError(f"{name}: {error}") from error
     clip, people = photo.clip, int(photo.found.num_faces[0])
     if int(clip.problems[0]) & ~_BEARABLE:
-        raise ValueError(f"{name} cannot be used: {clip.reasons[0]}; take another photo")
+        raise ValueError(f"{name} cannot be used: {clip.reasons[0]}; use another photo")
     if turns:
-        warn(f"{name} was turned by {90 * turns} degrees counter-clockwise to set the face upright")
+        warn(f"{name} was turned by {90 * turns} degrees counter-clockwise so that the face is upright")
     if face is None and people > 1:
-        warn(f"{name} shows {people} people, the largest face is taken; name another by its number, face=N")
+        warn(f"{name} shows {people} people; the largest face is used, choose another with face=N")
     for text in faults_to_expect(clip):
         warn(f"{name}: {text}")
     return photo

@@ -239,8 +239,8 @@ class Tracker:
         found = detections.found
         if not bool(found.any()):
             raise ValueError(
-                f"no face found in {_amount(len(frames))}; the face must be seen from the front, "
-                "lit, and at least a tenth of the picture high"
+                f"no face found in {_amount(len(frames))}; the face must be frontal, well lit, and at "
+                "least a tenth of the picture's height"
             )
         crowd = found & (detections.num_faces > 1) & (face is None)
         share = float(crowd.sum() / found.sum())
@@ -248,7 +248,7 @@ class Tracker:
             most = int(detections.num_faces.max())
             raise ValueError(
                 f"{most} people of similar size in {share:.0%} of {_amount(len(frames))}; "
-                "name the one to be tracked by face=N, from the left, or crop the picture"
+                "choose one with face=N, counted from the left, or crop the picture"
             )
         boxes = detections.boxes
         height = boxes[:, 3] - boxes[:, 1]

@@ -150,14 +150,14 @@ class RomeModule(LightningModule):
         self._left_out.append(left_out if scaler is None else 1 - loss.detach().isfinite().float())
 
     def end_step(self, batch: AvatarBatch, values: dict[str, Tensor]) -> None:
-        """Count the step if it was left out; call it after the last ``descend`` of a step.
+        """Count the step if it was skipped; call it after the last ``descend`` of a step.
 
         Args:
             batch: what the step was computed from.
             values: terms of the loss, for the message.
 
         Raises:
-            ValueError: more steps were left out than ``optimizer.skip_budget`` allows.
+            ValueError: more steps were skipped than ``optimizer.skip_budget`` allows.
         """
         left_out = torch.stack(self._left_out).amax()
         self._left_out.clear()
@@ -222,7 +222,7 @@ class RomeModule(LightningModule):
             checkpoint["scalers"] = [scaler.state_dict() for scaler in self._scalers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the count and the loss scales that the run had."""
+        """Restore the count and the loss scales of the run."""
         self._skipped.count = checkpoint.get("skipped_steps", 0)
         states = checkpoint.get("scalers", [])
         self._scalers = [torch.amp.GradScaler(self.device.type) for _ in states]

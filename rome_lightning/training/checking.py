@@ -31,7 +31,7 @@ def _check_length(trainer: Trainer) -> None:
     """With ``max_steps`` Lightning forgets on resuming which epoch it was in, so data would repeat."""
     if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError(
-            f"trainer.max_steps = {trainer.max_steps} makes runs that cannot go on exactly; set "
+            f"trainer.max_steps = {trainer.max_steps} makes runs that cannot be resumed exactly; set "
             "trainer.max_epochs and data.init_args.pairs_per_epoch (or trainer.limit_train_batches) instead"
         )
 
@@ -61,7 +61,8 @@ def _check_callbacks(callbacks: list[Callback]) -> None:
             _check_averaging(callback, callbacks[index + 1 :])
         if isinstance(callback, ModelCheckpoint):
             raise ValueError(
-                "ModelCheckpoint saves where a run cannot go on exactly; replace it in trainer.callbacks by "
+                "ModelCheckpoint saves at points from which a run cannot be resumed exactly; replace it "
+                "in trainer.callbacks by "
                 "rome_lightning.callbacks.RunCheckpoint, or set trainer.enable_checkpointing to false"
             )
 
@@ -73,8 +74,8 @@ def _check_averaging(average: WeightAveraging, later: list[Callback]) -> None:
             continue
         if is_overridden("on_validation_epoch_end", callback, Callback):
             raise ValueError(
-                f"{type(callback).__name__} stands after {name} in trainer.callbacks and would see weights "
-                f"that are not averaged; put {name} last"
+                f"{type(callback).__name__} comes after {name} in trainer.callbacks and would see "
+                f"weights that are not averaged; put {name} last"
             )
     if getattr(average, "_use_buffers", False):
         raise ValueError(
@@ -98,7 +99,7 @@ def _check_head(module: LightningModule, data: LightningDataModule | None) -> No
 
 
 def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str) -> int:
-    """Refuse to go on with a run that the settings do not belong to.
+    """Refuse to resume a run with other settings than it was started with.
 
     Args:
         checkpoint: as read.
@@ -113,7 +114,7 @@ def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str)
     """
     instead = "to start another run from its weights use model.init_args.init_from instead of --ckpt_path"
     if "optimizer_states" not in checkpoint:
-        raise ValueError(f"{path} holds weights only, no run that can go on; {instead}")
+        raise ValueError(f"{path} holds only weights, not a run that can be resumed; {instead}")
     size = config["data"]["init_args"]["image_size"]
     if size != checkpoint["image_size"]:
         raise ValueError(

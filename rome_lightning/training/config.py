@@ -97,7 +97,7 @@ class LossConfig:
             raise ValueError(f"weights of losses must not be negative: {', '.join(negative)}")
         if unknown:
             raise ValueError(
-                f"losses.schedules names terms that are none: {', '.join(unknown)}; terms: {', '.join(TERMS)}"
+                f"losses.schedules names unknown terms: {', '.join(unknown)}; terms: {', '.join(TERMS)}"
             )
         if self.feature_matching > 0 and self.adversarial == 0:
             raise ValueError(

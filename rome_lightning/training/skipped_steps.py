@@ -103,9 +103,9 @@ class SkippedSteps:
             raise ValueError(
                 f"{reason}; that makes {self.count} such steps, and optimizer.skip_budget allows "
                 f"{self.budget}: lower optimizer.learning_rate, set "
-                "optimizer.clip_norm, or remove the frames at fault"
+                "optimizer.clip_norm, or remove the faulty frames"
             )
-        rank_zero_warn(f"{reason}; the step was left out ({self.count} of at most {self.budget})")
+        rank_zero_warn(f"{reason}; the step was skipped ({self.count} of at most {self.budget})")
 
     def _save(self, step: _Step, folder: Path) -> Path:
         """Write the batch as plain data, to be read by ``torch.load(path, weights_only=True)``."""

@@ -21,7 +21,7 @@ class RunStopped(SystemExit):
 
     Args:
         signum: the signal.
-        message: what was saved and how to go on.
+        message: what was saved and how to resume.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -65,7 +65,7 @@ class StopRequest:
 
 
 def requeue_job() -> bool:
-    """Ask SLURM to run this job again; the job script goes on with ``--ckpt_path auto``.
+    """Ask SLURM to run this job again; the job script resumes with ``--ckpt_path auto``.
 
     Returns:
         Whether there is a job and SLURM took the request.
@@ -80,7 +80,9 @@ def requeue_job() -> bool:
             ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        rank_zero_warn(f"job {job} could not be requeued: {error}; submit it again, it goes on where it was")
+        rank_zero_warn(
+            f"job {job} could not be requeued: {error}; submit it again, it resumes where it stopped"
+        )
         return False
     if answer.returncode:
         rank_zero_warn(f"scontrol requeue {job} failed: {answer.stderr.strip() or answer.stdout.strip()}")

@@ -30,8 +30,8 @@ def find_browser() -> str:
         if found := shutil.which(name):
             return found
     raise FileNotFoundError(
-        f"no browser: {wanted or ', '.join(PROGRAMS)} not found; install Chromium, or name "
-        "the program of one in the environment variable ROME_BROWSER"
+        f"no browser: {wanted or ', '.join(PROGRAMS)} not found; install Chromium, or name a browser in "
+        "the environment variable ROME_BROWSER"
     )
 
 

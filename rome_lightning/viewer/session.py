@@ -65,7 +65,7 @@ class ViewerSession:
         """
         amounts = state.get("amounts", {})
         if self.basis is None or not isinstance(amounts, dict):
-            raise ValueError("there is no basis to edit with; start the page with --basis")
+            raise ValueError("no basis to edit with; start the page with --basis")
         try:
             wanted = {int(index): float(amount) for index, amount in amounts.items()}
         except (TypeError, ValueError) as error:
@@ -152,5 +152,5 @@ def _numbers(state: dict[str, Any], key: str, shape: tuple[int, ...]) -> Tensor:
             f"{key!r} of the page's state must be {wanted} and finite, got {tuple(values.shape)}"
         )
     if float(values.abs().max()) > 1e3 * math.pi:
-        raise ValueError(f"{key!r} of the page's state is out of all range")
+        raise ValueError(f"{key!r} of the page's state is out of range")
     return values

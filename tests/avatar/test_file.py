@@ -72,7 +72,7 @@ def test_a_file_cut_short_is_refused(path: Path, tmp_path: Path, share: float) -
         ({"head_fingerprint": "0" * 64}, r"needs head 'open-head-1' \(000000000000\), 'open-head-1' \("),
         ({"head_fingerprint": None}, "its header lacks head_fingerprint"),
         ({"image_size": "big"}, "its header lacks image_size"),
-        ({"config": {"head": "open"}}, "was made by rome_lightning .*create the avatar anew"),
+        ({"config": {"head": "open"}}, "was made by rome_lightning .*create the avatar again"),
     ],
 )
 def test_versions_and_heads_that_do_not_fit_are_refused(

@@ -225,7 +225,9 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, mon
 
 def test_a_run_whose_end_is_not_saved_fails(tmp_path, monkeypatch):
     _full_disk(monkeypatch, {1, 2})
-    with pytest.raises(OSError, match="the run is done, but its last state is not saved: after 15 steps"):
+    with pytest.raises(
+        OSError, match="the run is finished, but its last state was not saved: after 15 steps"
+    ):
         _fit(tmp_path, epochs=3)
     assert newest_valid(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "last.ckpt"
 

@@ -83,7 +83,7 @@ def test_errors_of_the_work_end_the_run(tmp_path: Path) -> None:
 
 
 def test_processes_that_cannot_start_end_the_run() -> None:
-    with pytest.raises(RuntimeError, match=r"do not start.*exit code 3"):
+    with pytest.raises(RuntimeError, match=r"did not start.*exit code 3"):
         list(run_tasks(["a"], die, 1, 60))
 
 

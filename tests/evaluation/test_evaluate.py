@@ -347,8 +347,8 @@ def test_two_videos_are_compared_frame_by_frame(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which protocol?"),
-        (["--protocol", "x.yaml"], "what is to be evaluated?"),
+        ([], "no protocol; give --protocol"),
+        (["--protocol", "x.yaml"], "nothing to evaluate; give one of"),
         (["--protocol", "x.yaml", "--baseline", "source", "--checkpoint", "y.ckpt"], "give one of"),
         (["--protocol", "x.yaml", "--baseline", "source", "--num_processes", "0"], "at least 1"),
         (["--protocol", "x.yaml", "--baseline", "source", "--targets", "v.mp4"], "belongs to --predictions"),

@@ -236,7 +236,7 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
     assert set(stages) == {"read", "track", "render", "out", "latency"}
     assert 0 < stages["track"]["median_ms"] < stages["latency"]["median_ms"] <= stages["latency"]["p95_ms"]
     for arguments, complaint in (
-        (("--video", folder / "face.mp4"), "nothing would be seen"),
+        (("--video", folder / "face.mp4"), "no output; give --output"),
         (("--video", folder / "coffee.mp4", "-o", output), "no face found"),
         (("--video", tmp_path / "no.mp4", "-o", output), "no video at"),
         (("--camera", 97, "-o", output), "no camera 97"),
@@ -274,7 +274,7 @@ def test_a_flip_book_of_a_driver(avatar, folder, tmp_path, rome):
     about = json.loads((tmp_path / "book.json").read_text())
     assert (about["frames"], about["fps"]) == (3, 25.0)
     code, error = rome(*arguments)
-    assert (code, "shows the frames of --driver VIDEO" in error) == (cli.EXIT_FAILURE, True)
+    assert (code, "shows all frames of --driver VIDEO" in error) == (cli.EXIT_FAILURE, True)
 
 
 def test_view_takes_a_picture(avatar, tmp_path, rome):

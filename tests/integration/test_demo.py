@@ -36,5 +36,5 @@ def test_demo_leaves_everything_it_promises_and_goes_on_where_it_stopped(
 
     assert main(command) == 0
 
-    assert "trained already" in capsys.readouterr().err
+    assert "already trained" in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == trained

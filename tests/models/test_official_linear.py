@@ -99,7 +99,7 @@ def test_wrong_files_are_refused(head: HeadModel, files: dict[str, Path], tmp_pa
         import_official_linear(full, **(files | {"u_full": tmp_path / "none.pt"}))
     with pytest.raises(ValueError, match=r"should hold one tensor \(15069, 60\)"):
         import_official_linear(full, **(files | {"u_full": files["mean_deform"]}))
-    with pytest.raises(ValueError, match="is of another network"):
+    with pytest.raises(ValueError, match="belongs to another network"):
         import_official_linear(full, **(files | {"linear_hair": files["disp_model"]}))
     with pytest.raises(ValueError, match="no MobileNetV2 of torchvision with 59 outputs"):
         import_official_linear(full, **(files | {"disp_model": files["linear_hair"]}))

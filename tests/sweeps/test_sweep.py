@@ -330,7 +330,7 @@ def test_files_that_mean_nothing_are_refused(tmp_path, change, complaint):
 
 def test_an_endless_search_wants_a_number(tmp_path):
     sweep = read_sweep(write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}}, "random"))
-    with pytest.raises(ValueError, match="give --count, or run_cap"):
+    with pytest.raises(ValueError, match="give --count, or set run_cap"):
         num_trials(sweep, None)
     assert num_trials(sweep, 7) == 7
 

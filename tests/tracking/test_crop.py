@@ -102,5 +102,5 @@ def test_errors() -> None:
         crop_clip(torch.zeros(0, 478, 2), (100, 100))
     with pytest.raises(ValueError, match="min_zoom <= zoom"):
         CropRule(zoom=1.5)
-    with pytest.raises(ValueError, match=r"made for frames of \(50, 60\)"):
+    with pytest.raises(ValueError, match=r"this crop is for frames of \(50, 60\)"):
         Crop(0, 0, 10, (50, 60)).extract(np.zeros((60, 50, 3), np.uint8), 10)

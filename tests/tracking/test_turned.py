@@ -75,5 +75,5 @@ def test_faces_are_numbered_from_the_left(detector: FaceDetector, astronaut: np.
     pair = np.concatenate([smaller, face], axis=1)[None]
     centres = [float(detector.detect(pair, face=number).landmarks[0, :, 0].mean()) for number in (0, 1, 2)]
     assert centres[1] < 220 < centres[2] == centres[0]
-    with pytest.raises(ValueError, match=r"face 3 was asked for, counted from the left, but 2 were found"):
+    with pytest.raises(ValueError, match=r"face 3, counted from the left, does not exist: 2 were found"):
         detector.detect(pair, face=3)
