@@ -64,7 +64,8 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         "--refine-steps",
         type=count,
         default=60,
-        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: keep what the network predicts).",
+        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: keep what the network "
+        "predicts).",
     )
     create.add_argument(
         "--face",

@@ -47,9 +47,7 @@ def build_parser() -> StrictParser:
     parser = StrictParser(prog="rome demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="Folder to fill.")
     parser.add_argument("--steps", type=int, default=900, help="Training steps.")
-    parser.add_argument(
-        "--restart", action="store_true", help="Delete the files of an earlier demo in that folder."
-    )
+    parser.add_argument("--restart", action="store_true", help="Delete the files of an earlier demo there.")
     return parser
 
 
