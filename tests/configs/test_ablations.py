@@ -71,7 +71,7 @@ def test_a_step(files):
     objective = Objective(_losses(options["losses"], perceptual=0.0, identity=0.0), model.head)
     adversary = PatchDiscriminator(base_width=8, num_blocks=2).requires_grad_(False)
     source, target = random_frames(model.head, 1), random_frames(model.head, 1, seed=1)
-    if options["views"] is not None:
+    if "views" in options:
         source = SourceViews(ViewsConfig(**options["views"]), model.head)(model, source)
     rendered = model(source, target.params)
     images = composited(rendered, target, torch.full((1, 3), 0.5))
