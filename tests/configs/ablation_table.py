@@ -28,9 +28,10 @@ rome fit -c experiments/full/base.yaml -c experiments/full/paper.yaml \\
 rome compare runs/ablations/*
 ```
 
-On two CPU cores put `-c experiments/full/cpu.yaml` between base and ablation. One seed says little: repeat with
-`--seed_everything 1` and `2`, and look at the intervals that `rome compare` gives. The base is `full/base`
-unless the table names another one; `full/paper` and `ablations/no_carry` are overlays of `full/base`.
+On two CPU cores put `-c experiments/full/cpu.yaml` between base and ablation. One seed says little: repeat
+with `--seed_everything 1` and `2`, and look at the intervals that `rome compare` gives. The base is
+`full/base` unless the table names another one; `full/paper` and `ablations/no_carry`
+are overlays of `full/base`.
 """
 
 
