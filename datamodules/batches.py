@@ -37,7 +37,7 @@ class ColourJitter:
 
 @dataclass(frozen=True)
 class RawFrames(TensorStruct):
-    """Frames as stored: bytes that become floats on the device."""
+    """Frames as stored: bytes, converted to floats on the device."""
 
     image: UInt8[Tensor, "b h w 3"]
     matte: UInt8[Tensor, "b h w"]
@@ -59,7 +59,7 @@ class RawBatch(TensorStruct):
     jitter: Float[Tensor, "b 4"] | None
     """Uniform in [-1, 1]; None if nothing is to be augmented."""
     offsets: Float16[Tensor, "b v 3"] | None = None
-    """Of the person of each source and its targets, see ``Frames.offsets``."""
+    """Offsets of the person of each source and its targets, see ``Frames.offsets``."""
     skipped: int = 0
     """Pairs that could not be read and were replaced."""
     restarted: int = 0

@@ -33,7 +33,7 @@ _SHARPNESS = 4
 
 @dataclass(frozen=True)
 class CarriedPhotos(TensorStruct):
-    """Photographs of a person and where the person's mesh lies in them."""
+    """Photographs of a person and the place of the mesh in each."""
 
     layers: Float[Tensor, "b n 7 h w"]
     """See ``RGB`` and the names beside it, [0, 1] each."""

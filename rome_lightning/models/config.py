@@ -1,4 +1,4 @@
-"""The options of an avatar model: plain data, stored in every checkpoint and avatar file."""
+"""Options of an avatar model: plain data, stored in every checkpoint and avatar file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPACT_OFFSET_HALVINGS = 2
 
 @dataclass(frozen=True)
 class TextureConfig:
-    """Where the neural texture comes from."""
+    """Source of the neural texture."""
 
     source: Literal["unprojected", "direct"] = "unprojected"
     """``unprojected`` carries the source's pixels to UV space through the fitted mesh before a U-Net
@@ -79,7 +79,7 @@ class BasisConfig:
     encoder: EncoderName = "resnet50"
     """Network that sees the source once per avatar (paper: ResNet-50)."""
     input_size: int = 256
-    """Larger sources are reduced to this side before the network sees them, pixels."""
+    """Larger sources are downsampled to this side for the network, pixels."""
     image: Literal["person", "raw"] = "person"
     """What it sees: the ``person`` on grey, normalized as for ImageNet, or the ``raw`` picture in [0, 1]
     (release)."""
@@ -89,12 +89,12 @@ class BasisConfig:
 
 @dataclass(frozen=True)
 class DriverConfig:
-    """A network that reads expression, pose and camera off a frame, in place of the tracker."""
+    """A network that estimates expression, pose and camera from a frame, instead of the tracker."""
 
     encoder: EncoderName | Literal["none"] = "none"
     """Network that sees every frame of the driver (paper: MobileNetV2); ``none`` leaves it to the tracker."""
     input_size: int = 256
-    """Larger frames are reduced to this side before the network sees them, pixels."""
+    """Larger frames are downsampled to this side for the network, pixels."""
     image: Literal["normalized", "raw"] = "normalized"
     """What it sees: the frame ``normalized`` as for ImageNet, or ``raw`` in [0, 1] (release)."""
 

@@ -83,7 +83,7 @@ class DeferredRenderer(nn.Module):
         Args:
             texture: neural textures.
             vertices: metres, head space; the normals are taken from them, as in the release.
-            offsets: handed through to ``Rendered``.
+            offsets: passed through to ``Rendered``.
             vertices_px: the same vertices in pixels.
             image_size: (height, width), pixels.
             background: RGB in [0, 1] per image, or one grey for all.

@@ -1,4 +1,4 @@
-"""One person from several photographs: what one does not show, another may."""
+"""Fuse several photographs of one person: each fills what the others do not show."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def texels_of_the_head(head: HeadModel, layout: UVLayout) -> Float[Tensor, "1 1 
 
 
 def fuse(seen: Observation, trusted: Float[Tensor, "1 1 s s"] | float = 1.0) -> Observation:
-    """One set of observed colours from several, each point mostly from whoever sees it best.
+    """Fuse observed colours of several photographs; each point mostly from the one that sees it best.
 
     Args:
         seen: in each photograph of the person.
@@ -54,7 +54,7 @@ def fuse(seen: Observation, trusted: Float[Tensor, "1 1 s s"] | float = 1.0) -> 
 def trusted_visibility(
     seen: Observation, trusted: Float[Tensor, "1 1 s s"] | float = 1.0
 ) -> Float[Tensor, "n 1 s s"]:
-    """How well each photograph sees each texel, [0, 1], the others only where the first does not.
+    """Visibility of each texel in each photograph, [0, 1]; others count where the first sees nothing.
 
     Args:
         seen: in each photograph of the person.

@@ -1,4 +1,4 @@
-"""Vertex offsets: how hair, neck and shoulders grow out of the parametric head."""
+"""Vertex offsets: how hair, neck and shoulders leave the parametric head."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource |
 
 
 class OffsetSource(nn.Module):
-    """Where an avatar's offsets come from: the one part in which the full and the linear model differ.
+    """Source of an avatar's offsets: the only part in which the full and the linear model differ.
 
     Args:
         head: for the vertices that may move.
@@ -241,12 +241,12 @@ class BasisOffsets(OffsetSource):
 
 
 class FittedOffsets(OffsetSource):
-    """Offsets that were fitted to each person's outline beforehand, see ``tracking.outline.fit_outline``.
+    """Offsets fitted to each person's outline in advance, see ``tracking.outline.fit_outline``.
 
     Training takes them from the dataset (``rome prepare --fit_outline true``); an avatar gets its own when it
     is created, by ``refine_offsets``.
 
-    Departure from ROME: no network has to learn hair that can be measured in the photograph.
+    Departure from ROME: hair that can be measured in the photograph needs no network.
     """
 
     needs_texture = False
@@ -254,5 +254,5 @@ class FittedOffsets(OffsetSource):
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """Those of the frames, or 0 where nobody has fitted any; the texture is not looked at."""
+        """Those of the frames, or 0 if none were fitted; the texture is ignored."""
         return torch.zeros_like(vertices) if source.offsets is None else source.offsets

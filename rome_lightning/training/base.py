@@ -88,7 +88,7 @@ class RomeModule(LightningModule):
         return optimizers, schedules
 
     def configure_model(self) -> None:
-        """Prepare the networks for the way they are run, before optimizers and DDP see them."""
+        """Apply memory format and compilation before optimizers and DDP see the networks."""
         if self._is_configured:
             return
         self._is_configured = True
@@ -176,7 +176,7 @@ class RomeModule(LightningModule):
         self.log_dict(values, batch_size=batch_size)
 
     def on_train_epoch_end(self) -> None:
-        """Know of every step before validation and checkpoints."""
+        """Evaluate pending steps before validation and checkpoints."""
         self._skipped.finish(Path(self.trainer.default_root_dir))
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
@@ -213,7 +213,7 @@ class RomeModule(LightningModule):
             self.log(f"{stage}/{name}", metric, prog_bar=name != "ssim", batch_size=len(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the architecture as plain data, so that the weights can be used without Lightning."""
+        """Store the architecture as plain data, so that the weights load without Lightning."""
         checkpoint[CONFIG_KEY] = dataclasses.asdict(self.avatar.config)
         checkpoint["image_size"] = self.image_size
         self._skipped.finish(Path(self.trainer.default_root_dir))

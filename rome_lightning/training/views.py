@@ -1,4 +1,4 @@
-"""Sources from single photographs: the same person as another photograph would show them."""
+"""Other views of single photographs as training sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIDES = (("Left", "Right"), ("left", "right"))
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """How often a source is replaced by another view of the same person, drawn from that very photograph.
+    """How often another view of the same person, drawn from the same photograph, replaces a source.
 
     Source: the way there and back: Zhou et al., Rotate-and-Render, CVPR 2020.
     """
@@ -47,7 +47,7 @@ class ViewsConfig:
 
 
 class SourceViews(nn.Module):
-    """Replaces sources of a batch by other views of the same people.
+    """Replace sources of a batch by other views of the same people.
 
     Args:
         config: how often.

@@ -1,4 +1,4 @@
-"""Tracked frames and the training batch made of them."""
+"""Tracked frames, and training batches of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rome_lightning.types.struct import TensorStruct
 
 @dataclass(frozen=True)
 class Frames(TensorStruct):
-    """A batch of square, cropped frames with everything that tracking knows about them."""
+    """A batch of square, cropped frames with all tracking results."""
 
     image: Float[Tensor, "b 3 h w"]
     """RGB in [0, 1]."""
@@ -28,8 +28,8 @@ class Frames(TensorStruct):
     """MediaPipe landmarks in pixels (x, y) of ``image``; pixel centres at integers."""
     params: HeadParams
     offsets: Float[Tensor, "b v 3"] | None = None
-    """Displacements of the head at rest, metres, that were fitted to the person's outline beforehand (see
-    ``tracking.outline.fit_outline``); they turn with the skin. ``None`` where nobody has fitted any."""
+    """Displacements of the head at rest, metres, fitted to the person's outline in advance (see
+    ``tracking.outline.fit_outline``); they turn with the skin. ``None`` if none were fitted."""
 
     def __len__(self) -> int:
         return self.image.shape[0]

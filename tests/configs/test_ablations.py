@@ -1,14 +1,14 @@
-"""Every ablation builds its model and takes a step; the index knows all of them."""
+"""Every ablation changes its base, builds its model and takes a step; overlays and index are the table's."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import re
 from typing import Any
 
 import pytest
 import torch
+from ablation_table import FOLDER, index, overlay, read_table
 from helpers import SIZE, random_frames
 from test_experiment_files import EXPERIMENTS, resolve_configuration
 from tiny_run import BASE, need
@@ -18,25 +18,32 @@ from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.config import LossConfig, Ramp
 from rome_lightning.training.objective import Objective, composited
+from rome_lightning.training.views import SourceViews, ViewsConfig
 from rome_lightning.types import AvatarBatch
 
-ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+ABLATIONS = read_table()
 RECIPES = [EXPERIMENTS / "full" / f"{name}.yaml" for name in ("base", "cpu", "paper", "release")]
 # What they change lies outside of the module, or needs files that nobody may ship.
 NO_STEP = {"ema", "flame", "paper_adam", "clipped_gradients"}
 
 
+STEPS = [
+    *(
+        pytest.param((*each.base_files, each.path), id=each.name)
+        for each in ABLATIONS
+        if each.name not in NO_STEP
+    ),
+    *(pytest.param((BASE, path), id=path.stem) for path in RECIPES),
+]
+
+
 @functools.cache
 def _resolve(*files: Any) -> dict[str, Any]:
-    return resolve_configuration(*(part for file in (BASE, *files) for part in ("--config", str(file))))
+    return resolve_configuration(*(part for file in files for part in ("--config", str(file))))
 
 
 def _resolved(*files: Any) -> dict[str, Any]:
     return copy.deepcopy(_resolve(*files))
-
-
-def _stem(path: Any) -> str:
-    return str(path.stem)
 
 
 def _small(avatar: dict[str, Any]) -> dict[str, Any]:
@@ -55,17 +62,17 @@ def _losses(options: dict[str, Any], **changes: Any) -> LossConfig:
     return LossConfig(**(options | changes | {"schedules": ramps, "chamfer_points": 64}))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in (*ABLATIONS, *RECIPES) if path.stem not in NO_STEP], ids=_stem
-)
-def test_a_step(path):
-    options = _resolved(path)["model"]["init_args"]
+@pytest.mark.parametrize("files", STEPS)
+def test_a_step(files):
+    options = _resolved(*files)["model"]["init_args"]
     torch.manual_seed(0)
     model = AvatarModel(config_from_dict(_small(options["avatar"])))
     # VGG and SFace are looked at in tests of their own.
     objective = Objective(_losses(options["losses"], perceptual=0.0, identity=0.0), model.head)
     adversary = PatchDiscriminator(base_width=8, num_blocks=2).requires_grad_(False)
     source, target = random_frames(model.head, 1), random_frames(model.head, 1, seed=1)
+    if "views" in options:
+        source = SourceViews(ViewsConfig(**options["views"]), model.head)(model, source)
     rendered = model(source, target.params)
     images = composited(rendered, target, torch.full((1, 3), 0.5))
     uses_adversary = objective.config.adversarial > 0
@@ -83,34 +90,30 @@ def test_a_step(path):
     assert unused == []
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=_stem)
-def test_it_changes_the_base_or_a_recipe(path):
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
+def test_it_changes_its_base(ablation):
     """An ablation of what is not there would compare a run with itself."""
-    changed = _resolved(path) != _resolved()
-    if not changed:
-        assert "For paper.yaml and release.yaml" in path.read_text().splitlines()[0]
-        paper = EXPERIMENTS / "full" / "paper.yaml"
-        assert _resolved(paper, path) != _resolved(paper)
+    assert _resolved(*ablation.base_files, ablation.path) != _resolved(*ablation.base_files)
 
 
-def test_the_index_has_every_file_and_its_question():
-    index = (EXPERIMENTS / "ablations" / "README.md").read_text()
-    rows = dict(re.findall(r"^\| \[(\w+)\]\(\1\.yaml\) \| (.+) \|$", index, re.MULTILINE))
-    questions = {p.stem: p.read_text().splitlines()[0].removeprefix("# Question: ") for p in ABLATIONS}
-    assert rows == questions
+def test_overlays_and_index_are_those_of_the_table():
+    """After a change of the table: ``python tests/configs/ablation_table.py``."""
+    overlays = {path: path.read_text() for path in FOLDER.glob("*.yaml")}
+    assert overlays == {ablation.path: overlay(ablation) for ablation in ABLATIONS}
+    assert (FOLDER / "README.md").read_text() == index(ABLATIONS)
 
 
 def test_weights_of_zero_build_nothing():
-    options = _resolved()["model"]["init_args"]["losses"]
+    options = _resolved(BASE)["model"]["init_args"]["losses"]
     without = {name: 0.0 for name in ("perceptual", "gaze", "identity", "adversarial", "feature_matching")}
-    head = AvatarModel(config_from_dict(_small(_resolved()["model"]["init_args"]["avatar"]))).head
+    head = AvatarModel(config_from_dict(_small(_resolved(BASE)["model"]["init_args"]["avatar"]))).head
     objective = Objective(_losses(options, **without), head)
     assert (objective.perceptual, objective.gaze, objective.identity) == (None, None, None)
 
 
 def test_the_paper_builds_its_critics():
     need("vgg19_normalized", "sface")
-    options = _resolved(EXPERIMENTS / "full" / "paper.yaml")["model"]["init_args"]
+    options = _resolved(BASE, EXPERIMENTS / "full" / "paper.yaml")["model"]["init_args"]
     head = AvatarModel(config_from_dict(_small(options["avatar"]))).head
     objective = Objective(_losses(options["losses"]), head)
     assert objective.perceptual is not None

@@ -1,0 +1,130 @@
+"""Code in README and docs: Python compiles, names what exists and is called as it can be; commands exist."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_OURS = {"rome_lightning", "datamodules"}
+_PATH = re.compile(r"[./]")
+
+
+def _blocks(*languages):
+    """(page, number, code) of every block in one of these languages."""
+    found = []
+    for page in PAGES:
+        blocks = [code for language, code in _FENCE.findall(page.read_text()) if language in languages]
+        found += [
+            pytest.param(page, number, code, id=f"{page.name}-{number}") for number, code in enumerate(blocks)
+        ]
+    return found
+
+
+PYTHON = _blocks("python")
+
+
+def _names(tree):
+    """Names that a piece of code reads, and names that it binds."""
+    read, bound = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+    return read, bound
+
+
+def _imports(tree):
+    """(module, name) of everything that is imported from packages of ours; no name for a plain import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _check_calls_of_avatars(tree):
+    """Every method of an avatar exists and takes the arguments that it is given."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = node.func.value
+        if not (isinstance(owner, ast.Name) and owner.id.lower() == "avatar"):
+            continue
+        method = inspect.getattr_static(Avatar, node.func.attr)
+        bound = [] if isinstance(method, classmethod) else [None]
+        keywords = {keyword.arg: None for keyword in node.keywords}
+        inspect.signature(getattr(Avatar, node.func.attr)).bind(*bound, *node.args, **keywords)
+
+
+def check(code, known=frozenset()):
+    """Raise if a piece of code does not compile, or uses what does not exist."""
+    tree = ast.parse(code)
+    for module, name in _imports(tree):
+        if module.split(".")[0] in _OURS:
+            owner = importlib.import_module(module)
+            assert name is None or hasattr(owner, name), f"{module} has no {name}"
+    read, bound = _names(tree)
+    unknown = read - bound - known - set(vars(builtins))
+    assert not unknown, f"defined nowhere on the page: {sorted(unknown)}"
+    _check_calls_of_avatars(tree)
+
+
+def _needs_data(code):
+    """Whether a string in it may name a file, an address or a folder."""
+    strings = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant))
+    return any(isinstance(value, str) and _PATH.search(value) for value in strings)
+
+
+@pytest.mark.parametrize(("page", "number", "code"), PYTHON)
+def test_python_names_what_exists(page, number, code):
+    earlier = [block for language, block in _FENCE.findall(page.read_text()) if language == "python"][:number]
+    known = set().union(*(_names(ast.parse(block))[1] for block in earlier))
+    check(code, known)
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "code"), [block for block in PYTHON if not _needs_data(block.values[2])]
+)
+def test_python_that_needs_no_data_runs(page, number, code):
+    exec(compile(code, f"{page.name}-{number}", "exec"), {})
+
+
+@pytest.mark.parametrize(("page", "number", "code"), _blocks("yaml"))
+def test_yaml_parses(page, number, code):
+    assert isinstance(yaml.safe_load(code), dict)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page):
+    blocks = "\n".join(code for language, code in _FENCE.findall(page.read_text()) if language in ("", "sh"))
+    named = set(re.findall(r"^rome ([a-z-]+)", blocks, re.MULTILINE))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("from rome_lightning.avatar import Avatars", "has no Avatars"),
+        ("show(1)", "defined nowhere on the page: \\['show'\\]"),
+        ("avatar = None\navatar.fly()", "fly"),
+        ("avatar = None\navatar.save()", "missing a required argument: 'path'"),
+        ("def f(:", "invalid syntax"),
+    ],
+)
+def test_what_is_wrong_is_found(code, complaint):
+    with pytest.raises((AssertionError, AttributeError, TypeError, SyntaxError), match=complaint):
+        check(code)
