@@ -21,6 +21,7 @@ from rome_lightning.geometry.openings import eye_opening, mouth_opening
 from rome_lightning.head import HeadModel
 from rome_lightning.types import Frames, HeadParams
 from rome_lightning.types.clip import ClipInfo, FrameState
+from rome_lightning.types.landmarks import NUM_LANDMARKS
 
 
 class StoredClips:
@@ -106,7 +107,11 @@ def _states(rows: Mapping[str, np.ndarray]) -> list[FrameState]:
     # The neck turns the head on the bust, which the global pose turns.
     turns = [axis_angle_to_matrix(torch.from_numpy(np.array(rows["pose"][:, a : a + 3]))) for a in (0, 3)]
     poses = matrix_to_axis_angle(turns[0] @ turns[1]).tolist()
-    eyes, mouths = eye_opening(landmarks).tolist(), mouth_opening(landmarks).tolist()
+    if landmarks.shape[1] == NUM_LANDMARKS:
+        eyes, mouths = eye_opening(landmarks).tolist(), mouth_opening(landmarks).tolist()
+    else:
+        # Other sets of points do not say how far eyes and mouth are open.
+        eyes = mouths = [float("nan")] * len(landmarks)
     return [
         FrameState((x, y, z), eye, mouth) for (x, y, z), eye, mouth in zip(poses, eyes, mouths, strict=True)
     ]

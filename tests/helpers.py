@@ -1,5 +1,7 @@
 """Random inputs that several packages' tests share."""
 
+import dataclasses
+
 import torch
 
 from rome_lightning.head import HeadModel
@@ -16,6 +18,15 @@ def small_config(**offsets: object) -> AvatarConfig:
         texture=TextureConfig(size=64, width=8, num_levels=3),
         offsets=OffsetConfig(uv_size=32, width=8, mlp_width=16, **offsets),
         decoder=DecoderConfig(width=8, num_levels=3, normal_frequencies=1),
+    )
+
+
+def without_carry(config: AvatarConfig) -> AvatarConfig:
+    """The same model drawing with its texture alone, as ROME's does."""
+    return dataclasses.replace(
+        config,
+        texture=dataclasses.replace(config.texture, mirror=False),
+        decoder=dataclasses.replace(config.decoder, carry=False),
     )
 
 

@@ -91,7 +91,6 @@ def main(argv: list[str]) -> int:
     config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
     if config.protocol is None:
         parser.error("no protocol; give --protocol NAME; `rome experiments list protocols` shows them")
-    config.protocol = find_experiment(config.protocol, "protocols")
     systems = (config.checkpoint, config.untrained, config.predictions, config.baseline)
     if sum(given is not None for given in systems) != 1:
         parser.error(
@@ -101,6 +100,7 @@ def main(argv: list[str]) -> int:
         parser.error("--targets VIDEO belongs to --predictions VIDEO")
     if config.num_processes < 1:
         parser.error(f"--num_processes must be at least 1, got {config.num_processes}")
+    config.protocol = find_experiment(config.protocol, "protocols")
     if config.num_processes > 1:
         return _spread(argv, config)
     return _evaluate(config, *_rank())

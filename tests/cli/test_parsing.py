@@ -75,7 +75,7 @@ def test_a_configuration_is_found_by_name_from_any_folder(tmp_path, monkeypatch)
 
 def test_an_unknown_configuration_is_one_line(capsys):
     shown = _error(capsys, "prepare", "x.mp4", "--config", "data/prepaer")
-    assert "did you mean data/prepare?" in shown
+    assert "did you mean data/prepare" in shown
     assert shown.count("\n") == 1
 
 

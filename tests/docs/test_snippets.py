@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rome_lightning.avatar import Avatar
+from rome_lightning import Avatar
 from rome_lightning.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]

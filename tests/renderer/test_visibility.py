@@ -174,7 +174,7 @@ def test_wrong_shapes_raise(rasterizer: Rasterizer):
 
 
 def test_unknown_and_missing_backends_say_what_to_do(monkeypatch):
-    with pytest.raises(ValueError, match="known: auto, warp, torch, pytorch3d"):
+    with pytest.raises(ValueError, match="known: auto, warp, torch, release, pytorch3d"):
         get_rasterizer("opengl")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"INSTALL\.md"):

@@ -57,7 +57,7 @@ SHIPPED: dict[str, ShippedModel] = {
         ShippedModel(
             name="open-1",
             file="open-1.safetensors",
-            sha256="5911fda9bac88905a6c9904bfaf75f90bd80086b7e66f0f297629fc1736ff8a3",
+            sha256="0c2e4798c668c7c3a25fb23e6d0d387c5e894d5f7bc69465f42eb48ffc04685f",
             licence="Apache-2.0",
             data="615 licence-clean photographs of 537 people (open-faces), no video",
             scores={"turned": "see the card"},
