@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.media.escaping import printable
+
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.media.video import Video
@@ -46,6 +48,6 @@ def track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[Vi
     from rome_lightning.tracking import Tracker
 
     video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
-    print(f"tracking {len(video)} frames of {path}", file=sys.stderr)
+    print(printable(f"tracking {len(video)} frames of {path}"), file=sys.stderr)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
     return video, tracker.track(video.frames, fps=video.fps, masks=False)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
+from rome_lightning.media.locks import owned
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
-from rome_lightning.training.checking import check_continuation, check_run
+from rome_lightning.training.checking import check_class, check_continuation, check_run
 from rome_lightning.training.checkpointing import LAST, RunCheckpointIO, newest_valid, verify_checkpoint
 from rome_lightning.training.stopping import RunStopped
 
@@ -47,6 +49,9 @@ class SaveRunConfig(SaveConfigCallback):
 
 class RomeCLI(LightningCLI):
     """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
+
+    held: ClassVar = contextlib.ExitStack()
+    """Holds the run folder while ``main`` runs."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and loggers, and link what two sides need."""
@@ -86,6 +91,7 @@ class RomeCLI(LightningCLI):
         class_path = options.pop("_class_path", None)
         if class_path is None:
             return
+        check_class(class_path, options, config["model"]["class_path"], path)
         # The weights come from the checkpoint; where they came from at first may be gone.
         options["init_from"] = None
         model = {"class_path": class_path, "init_args": options}
@@ -126,6 +132,8 @@ class RomeCLI(LightningCLI):
         """A trainer whose loggers, and so its checkpoints, live in the run folder."""
         config = self._options()
         run_dir = Path(config["run_dir"])
+        if self.config["subcommand"] == "fit" and rank_zero_only.rank == 0:
+            self.held.enter_context(owned(run_dir, "rome fit"))
         if config["trainer"].get("logger") in (None, True):
             kwargs["logger"] = self._loggers(run_dir, config)
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
@@ -178,18 +186,19 @@ def main(argv: list[str]) -> int:
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     try:
-        RomeCLI(
-            RomeModule,
-            RomeDataModule,
-            trainer_defaults={"callbacks": [SeedEachStep()]},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
-            args=argv,
-        )
+        with RomeCLI.held:
+            RomeCLI(
+                RomeModule,
+                RomeDataModule,
+                trainer_defaults={"callbacks": [SeedEachStep()]},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveRunConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
+                args=argv,
+            )
     except RunStopped as stop:
         print(f"rome: {stop.message}", file=sys.stderr)
         return int(stop.code or 0)

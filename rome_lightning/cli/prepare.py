@@ -8,6 +8,8 @@ from typing import Literal
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+from rome_lightning.media.escaping import printable
+
 
 def _parser() -> ArgumentParser:
     from datamodules.prepare.config import BuildOptions, PrepareConfig
@@ -94,5 +96,5 @@ def main(argv: list[str]) -> int:
     print(f"{options.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
     print(f"look at {options.output / 'report.html'}")
     for item in manifest.failed:
-        print(f"rome: warning: {item['input']} was not used: {item['reason']}", file=sys.stderr)
+        print(printable(f"rome: warning: {item['input']} was not used: {item['reason']}"), file=sys.stderr)
     return 1 if manifest.failed and options.strict else 0

@@ -71,7 +71,7 @@ class FullModule(RomeModule):
             parts.append((self.discriminator, self.discriminator_config.optimizer))
         return parts
 
-    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+    def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
         # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
