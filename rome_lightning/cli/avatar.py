@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, shown, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,19 +213,17 @@ def _create(args: argparse.Namespace) -> int:
     with shown("drawing the preview"):
         path = _save(avatar, args.output)
     names = ", ".join(map(str, args.photos))
-    print(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}")
+    print(printable(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}"))
     return 0
 
 
 def _save(avatar: Avatar, folder: Path) -> Path:
     """The avatar and a picture of it."""
-    from PIL import Image
-
-    from rome_lightning.media.image import to_uint8
+    from rome_lightning.media.image import to_uint8, write_png
     from rome_lightning.report.pictures import preview
 
     avatar.save(folder / AVATAR_FILE)
-    Image.fromarray(to_uint8(preview(avatar))).save(folder / "preview.png")
+    write_png(folder / "preview.png", to_uint8(preview(avatar)))
     return folder / AVATAR_FILE
 
 
@@ -279,7 +279,7 @@ def _animate(args: argparse.Namespace) -> int:
         "frames": len(frames),
         "fps": video.fps,
     }
-    args.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    write_atomic(args.output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     if spans:
         where = ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
         print(f"lost {int(lost.sum())} of {len(video)} frames ({args.lost}): {where}", file=sys.stderr)
@@ -308,18 +308,17 @@ def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) ->
 
 def _write(output: Path, frames: Iterator[np.ndarray], total: int, video: Video) -> None:
     """A video, or a folder of pictures."""
-    from PIL import Image
     from rich.progress import track
 
+    from rome_lightning.media.image import write_png
     from rome_lightning.media.video import write_video
 
     frames = iter(track(frames, description="rendering", total=total))
     if output.suffix:
         write_video(output, frames, video.fps)
         return
-    output.mkdir(parents=True, exist_ok=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(output / f"{index:05d}.png")
+        write_png(output / f"{index:05d}.png", frame)
 
 
 def _edit(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,5 +159,5 @@ def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None
             "lost": timing.lost if faces_looked_for else None,
             "stages": summary,
         }
-        output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        write_atomic(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
         print(f"{output}: {timing.num_frames} frames")

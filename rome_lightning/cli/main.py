@@ -15,6 +15,7 @@ import traceback
 from dataclasses import dataclass
 
 import rome_lightning
+from rome_lightning.media.escaping import make_messages_printable, printable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -91,7 +92,7 @@ def _usage_error(message: str) -> int:
 
 def _shorten(text: str) -> str:
     """A message in one line, of a length that a person reads."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     # jsonargparse tries every type of an option; the first is the one that was meant.
     text = re.sub(
         r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a .*",
@@ -121,6 +122,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
+    make_messages_printable()
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
     code = module.main([name, *arguments] if command.passes_own_name else arguments)
     sys.stdout.flush()
@@ -134,7 +136,7 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or EXIT_OK
-        print(f"rome: error: {stop.code}", file=sys.stderr)
+        print(f"rome: error: {_shorten(str(stop.code))}", file=sys.stderr)
         return EXIT_FAILURE
     except argparse.ArgumentError as error:
         if debug:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 
 from rome_lightning.media.atomic import atomic_path
+from rome_lightning.media.video import SAFE_CONTAINERS
 
 
 def copy_audio(video: Path, source: Path) -> bool:
@@ -20,7 +21,7 @@ def copy_audio(video: Path, source: Path) -> bool:
         Whether ``source`` has sound that MP4 can hold.
     """
     try:
-        with av.open(str(video)) as pictures, av.open(str(source)) as sounds:
+        with av.open(str(video)) as pictures, av.open(str(source), options=SAFE_CONTAINERS) as sounds:
             if not sounds.streams.audio:
                 return False
             end = float(pictures.duration or 0) / av.time_base

@@ -214,13 +214,21 @@ def _register_heif(path: Path) -> None:
     pillow_heif.register_heif_opener()
 
 
+SAFE_CONTAINERS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,gif,asf,"
+    "h264,hevc,m4v,ivf,mjpeg,mpjpeg,mxf,dv,rm,nut,yuv4mpegpipe,apng,av1,obu,vc1,wtv,wav,mp3,flac,aac",
+    "protocol_whitelist": "file",
+}
+"""Options for opening videos from outside: no lists that name other files or addresses (concat, HLS)."""
+
+
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no video at {path}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
     try:
-        return av.open(str(path))
+        return av.open(str(path), options=SAFE_CONTAINERS)
     except av.FFmpegError as error:
         raise ValueError(
             f"cannot read {path} as a video ({error.strerror}); it is truncated or no video"

@@ -265,3 +265,20 @@ def test_reading_is_quiet(clip: Path) -> None:
     code = f"from rome_lightning.media.video import read_video; read_video({str(clip)!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout + result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "[playlist]\nFile1=secret.mp4\n",
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_a_list_in_place_of_a_video_reads_no_other_file(tmp_path, text, suffix):
+    write_video(tmp_path / "secret.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3, 10)
+    (tmp_path / f"list.{suffix}").write_text(text)
+    for read in (read_video, probe):
+        with pytest.raises(ValueError, match="cannot read"):
+            read(tmp_path / f"list.{suffix}")
