@@ -7,10 +7,11 @@ import glob
 import hashlib
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from datamodules.prepare.config import PrepareConfig
 from rome_lightning.media.atomic import write_atomic
@@ -18,6 +19,8 @@ from rome_lightning.media.atomic import write_atomic
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
+_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+"""What systems put beside people's files, with thumbnails and half files in them."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,19 @@ def expand_inputs(
     return videos, missing
 
 
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a given folder is hidden: not the user's, but the system's or a program's."""
+    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in path.parts)
+
+
 def _in_folder(
     folder: Path, top: Path, identity_from: str, identity: str | None = None
 ) -> Iterator[VideoFile]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
-            continue
         below = path.relative_to(top)
+        hidden = is_hidden(path.relative_to(folder))
+        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file() or hidden:
+            continue
         person = below.parts[0] if identity_from == "folder" and len(below.parts) > 1 else None
         yield VideoFile(path, below.as_posix(), identity or person)
 
@@ -192,6 +201,8 @@ def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, s
     for video in videos:
         try:
             state = video.path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise ValueError("it is no regular file")
             if state.st_size == 0:
                 raise ValueError("the file is empty (0 bytes)")
             place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
