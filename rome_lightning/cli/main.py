@@ -23,6 +23,8 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _LONGEST_MESSAGE = 600
+_FILE_ORDER_IS_FREE = ("shards",)
+"""Modules whose ``--config`` is a plain option."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,39 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _overruled(arguments: list[str]) -> list[str]:
+    """Options before a ``--config`` whose file sets them too: the file would win without a word."""
+    import yaml
+
+    found, options = [], []
+    for index, word in enumerate(arguments):
+        name, given, value = word.partition("=")
+        if name != "--config":
+            options += [name] if name.startswith("--") else []
+            continue
+        path = value if given else "".join(arguments[index + 1 : index + 2])
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # the command says what is wrong with it
+        found += [option for option in options if _sets(content, option.removeprefix("--").split("."))]
+    return found
+
+
+def _sets(content: object, path: list[str]) -> bool:
+    """Whether a configuration sets an option, by its value or by the class that it belongs to."""
+    for part in path:
+        if not isinstance(content, dict):
+            return content is not None
+        if "class_path" in content:
+            return True
+        if part not in content:
+            return False
+        content = content[part]
+    return True
+
+
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
     code = module.main([name, *arguments] if command.passes_own_name else arguments)
@@ -181,4 +216,10 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return _usage_error(f"unknown command {name!r}; {hint}`rome --help` lists them")
+    overruled = [] if command.module in _FILE_ORDER_IS_FREE else _overruled(rest)
+    if overruled:
+        return _usage_error(
+            f"{', '.join(overruled)} before --config, whose file sets the same and would win; "
+            "put options after the last --config"
+        )
     return _guarded(command, name, rest, debug)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -129,7 +129,7 @@ class Evaluation:
 
     def missing(self) -> list[Unit]:
         """Units that nobody has finished."""
-        return [unit for unit in self.units if not (self.parts / unit.file).is_file()]
+        return [unit for unit in self.units if not _is_whole(self.parts / unit.file)]
 
     def share(self, rank: int, world_size: int) -> list[Unit]:
         """Unfinished units of one of several processes; a source's units go to the same one, in a row."""
@@ -207,6 +207,15 @@ class Evaluation:
         with safe_open(self.parts / unit.file, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return Part(unit, tensors, tuple(json.loads(file.metadata()["reasons"])))
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and of the length that its header states; another one is scored again."""
+    try:
+        with safe_open(part, framework="pt") as file:
+            return "reasons" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def floor_scores(scorer: Scorer, task: str, source: RealImages, driver: RealImages) -> dict[str, Tensor]:
