@@ -69,13 +69,17 @@ def _join(video: Path, temporary: Path, sounds: Any, sound: Any, clock_offsets: 
         for packet, stream in heapq.merge(
             ((packet, shown) for packet in stored),
             ((packet, heard) for packet in packets),
-            key=lambda item: float(item[0].dts * item[0].time_base),
+            key=_decoding_time,
         ):
             packet.stream = stream
             target.mux(packet)
             count += stream is heard
         if not count:
             raise ValueError("none of it falls on the pictures")
+
+
+def _decoding_time(item: tuple[Any, Any]) -> float:
+    return float(item[0].dts * item[0].time_base)
 
 
 def _moved(sounds: Any, sound: Any, clock_offsets: Sequence[float], end: float) -> Iterator[Packet]:

@@ -87,7 +87,8 @@ def _check_kind(data: bytes) -> None:
         raise ValueError(f"it is a camera's raw file, which is not read; develop it and {_SAVE_AS}")
     if data[:5] == b"%PDF-" or b"<svg" in data[:1000]:
         raise ValueError(f"it is a page or drawing, not a picture; {_SAVE_AS}")
-    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+    brands = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+    if brand in brands and b"avif" not in data[8:64]:
         try:
             import pillow_heif
         except ImportError as error:
