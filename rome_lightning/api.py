@@ -9,7 +9,7 @@ from typing import Self
 
 from rome_lightning import avatar
 from rome_lightning.export.person import SUFFIXES, export_avatar
-from rome_lightning.media.video import read_image
+from rome_lightning.media.pictures import read_image
 from rome_lightning.models.shipped import open_model
 from rome_lightning.tracking import Tracker, track_photos
 

@@ -24,6 +24,8 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _LONGEST_MESSAGE = 600
+_FILE_ORDER_IS_FREE = ("shards",)
+"""Modules whose ``--config`` is a plain option."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,40 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _overruled(arguments: list[str]) -> list[str]:
+    """Options before a ``--config`` whose file sets them too: the file would win without a word."""
+    import yaml
+
+    from rome_lightning.assets.experiments import find_experiment
+
+    found, options = [], []
+    for index, word in enumerate(arguments):
+        name, given, value = word.partition("=")
+        if name not in ("--config", "-c"):
+            options += [name] if name.startswith("--") else []
+            continue
+        path = value if given else "".join(arguments[index + 1 : index + 2])
+        try:
+            content = yaml.safe_load(find_experiment(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # the command says what is wrong with it
+        found += [option for option in options if _sets(content, option.removeprefix("--").split("."))]
+    return found
+
+
+def _sets(content: object, path: list[str]) -> bool:
+    """Whether a configuration sets an option, by its value or by the class that it belongs to."""
+    for part in path:
+        if not isinstance(content, dict):
+            return content is not None
+        if "class_path" in content:
+            return True
+        if part not in content:
+            return False
+        content = content[part]
+    return True
+
+
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     make_messages_printable()
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
@@ -185,4 +221,10 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return _usage_error(f"unknown command {name!r}; {hint}`rome --help` lists them")
+    overruled = [] if command.module in _FILE_ORDER_IS_FREE else _overruled(rest)
+    if overruled:
+        return _usage_error(
+            f"{', '.join(overruled)} before --config, whose file sets the same and would win; "
+            "put options after the last --config"
+        )
     return _guarded(command, name, rest, debug)

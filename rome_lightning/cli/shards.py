@@ -67,6 +67,12 @@ def build_parser() -> StrictParser:
         default=[],
         help="People kept for validation (default: some, if there are six or more).",
     )
+    bring.add_argument(
+        "--picture-suffix",
+        metavar="SUFFIX",
+        help="All that follows the name of the pictures to take, such as image.png where mask.png lies "
+        "beside it.",
+    )
     bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
     return parser
 
@@ -168,7 +174,9 @@ def _import(args: argparse.Namespace) -> int:
 
     config = read_config(args.config, args.dataset_name, args.val_identities)
     with owned(args.output, "rome shards import"):
-        manifest = import_dataset(args.kind, args.source, args.output, config, _log)
+        manifest = import_dataset(
+            args.kind, args.source, args.output, config, _log, picture_suffix=args.picture_suffix
+        )
     clips, frames = sum(s.clips for s in manifest.shards), sum(s.frames for s in manifest.shards)
     print(f"{args.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
     for item in manifest.failed:

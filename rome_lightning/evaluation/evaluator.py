@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import rome_lightning
@@ -133,7 +134,7 @@ class Evaluation:
 
     def missing(self) -> list[Unit]:
         """Units that nobody has finished."""
-        return [unit for unit in self.units if not (self.parts / unit.file).is_file()]
+        return [unit for unit in self.units if not _is_whole(self.parts / unit.file)]
 
     def share(self, rank: int, world_size: int) -> list[Unit]:
         """Unfinished units of one of several processes; a source's units go to the same one, in a row."""
@@ -231,6 +232,15 @@ class Evaluation:
         """Values of a finished unit."""
         tensors, metadata = unpack_tensors(self.parts / unit.file)
         return Part(unit, tensors, tuple(json.loads(metadata["reasons"])))
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and of the length that its header states; another one is scored again."""
+    try:
+        with safe_open(part, framework="pt") as file:
+            return "reasons" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def floor_scores(
