@@ -82,13 +82,22 @@ class Manifest:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__}")
             check_schema(content.get("schema", ""), path)
             stated = content.pop("hash", "")
             # A later minor version may have added fields: they count for the hash, not for us.
             actual = sha256_of(content)
             shards = [ManifestShard(**_known(ManifestShard, shard)) for shard in content["shards"]]
             manifest = cls(**{**_known(cls, content), "shards": shards})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise ValueError(
                 f"{path} is not a dataset manifest: {error}; prepare the dataset again"
             ) from error

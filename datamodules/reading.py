@@ -31,6 +31,7 @@ from datamodules.manifest import Manifest
 from datamodules.plan import PlanClip
 from datamodules.remote import RemoteFolder
 from datamodules.shards import CLIP_ROW, FRAME_ROW, WITH_ZLIB_LABELS, WITHOUT_PARAMS
+from rome_lightning.media.digest import SEAL_BYTES, check_seal, note_missing
 
 _META_CACHE = 256
 """Decoded clip metas kept per process (about 0.3 MB each at 64 frames)."""
@@ -78,11 +79,25 @@ class ClipReader:
         self.shards = manifest.split(split)
         self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
         self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
+        self._verify_indices()
         self._open_indices()
         self._files: dict[int, int] = {}
         self._metas: OrderedDict[int, tuple[dict[str, np.ndarray], dict[str, str]]] = OrderedDict()
         self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         self._process = os.getpid()
+
+    def _verify_indices(self) -> None:
+        """Compare every index with its digest, once: other processes map what this one has verified."""
+        without = []
+        for shard in self.shards:
+            for path in (self.folder / f"{shard.name}.{kind}.npy" for kind in ("frames", "clips", "params")):
+                try:
+                    if path.is_file() and not check_seal(path):
+                        without.append(path)
+                except ValueError as error:
+                    raise _damaged(path, error) from error
+        if without:
+            note_missing(without[0], f"nor have {len(without) - 1} other indices of this split")
 
     def _open_indices(self) -> None:
         folder, shards = self.folder, self.shards
@@ -364,10 +379,30 @@ def _open_checks(path: Path, rows: int) -> np.ndarray | None:
     """Checksums of the parameters per frame; shards of ``rome-shard/1.1`` and before have none."""
     if not path.exists():
         return None
-    checks = np.load(path, mmap_mode="r")
+    checks = _map(path)
     if checks.dtype != np.dtype("<u4") or len(checks) != rows:
         raise ValueError(f"{path} does not belong to its shard ({len(checks)} rows, wanted {rows})")
     return checks.view(np.ndarray)
+
+
+def _damaged(path: Path, reason: Exception | str) -> ValueError:
+    return ValueError(f"index {path} is damaged: {reason}; `rome shards verify --repair` makes it anew")
+
+
+def _map(path: Path) -> np.ndarray:
+    """A memory map of an index.
+
+    Raises:
+        ValueError: the file is longer or shorter than its header says.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        raise _damaged(path, error) from error
+    surplus = path.stat().st_size - rows.offset - rows.nbytes
+    if surplus not in (0, SEAL_BYTES):
+        raise _damaged(path, f"{surplus} bytes too many")
+    return rows
 
 
 def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:
@@ -375,7 +410,7 @@ def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:
         raise FileNotFoundError(
             f"index {path} is missing; copy it beside its shard or prepare the dataset again"
         )
-    index = np.load(path, mmap_mode="r")
+    index = _map(path)
     if index.dtype != dtype or len(index) != rows:
         raise ValueError(f"index {path} does not belong to its shard ({len(index)} rows, wanted {rows})")
     # A plain view: rows of ``np.memmap`` cost several times as much to take.

@@ -7,6 +7,7 @@ through the ``aws`` program, and ``pipe:COMMAND`` with ``{}`` in place of the fi
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from datamodules.shards import sha256_of
 from rome_lightning.media.atomic import atomic_path
 
 _CHUNK = 1 << 20
+_ADDRESS = re.compile(r"[\w:/.@%+~=&?,\[\]-]+")
+"""What is safe in the command lines that fetch some addresses."""
 
 
 def is_remote(address: str) -> bool:
@@ -104,6 +107,8 @@ def open_remote(address: str, cache: Path) -> tuple[Manifest, RemoteFolder]:
         OSError: it cannot be fetched.
         ValueError: it is no manifest, or the address has no place for a name.
     """
+    if not address.startswith("pipe:") and not _ADDRESS.fullmatch(address):
+        raise ValueError(f"{address!r} is no address: quotes, spaces and the like are spelt %XX in one")
     if address.startswith("pipe:") and "{}" not in address:
         raise ValueError(f"{address}: a command needs {{}} where the name of a file is to stand")
     folder = address.removesuffix("/manifest.json")

@@ -42,6 +42,7 @@ from datamodules.codec import (
     parameter_crc32,
 )
 from rome_lightning.media.atomic import commit, temporary_for, write_atomic
+from rome_lightning.media.digest import note_missing, seal
 
 SCHEMA = "rome-shard/1.2"
 """Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
@@ -132,9 +133,20 @@ class ShardInfo:
 
     @classmethod
     def load(cls, path: Path) -> ShardInfo:
-        """Read ``NAME.json``."""
+        """Read ``NAME.json``.
+
+        Raises:
+            ValueError: it is damaged, edited, or of another schema.
+        """
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} does not describe a shard")
         check_schema(content.get("schema", ""), path)
+        stated = content.pop("hash", None)
+        if stated is None:
+            note_missing(path, "so an edited value is not found")
+        elif stated != sha256_of(content):
+            raise ValueError(f"{path} was edited or damaged: its content does not match its hash")
         known = cls.__dataclass_fields__
         return cls(**{key: value for key, value in content.items() if key in known})
 
@@ -209,7 +221,11 @@ class ShardIndex:
         self._checks.append(parameter_crc32(meta))
 
     def files(self) -> dict[str, bytes]:
-        """Content of the index files by what stands between the shard's name and ``.npy``."""
+        """Content of the index files, each with its digest at the end.
+
+        Returns:
+            By what stands between the shard's name and ``.npy``.
+        """
         contents = {}
         for kind, rows in (
             ("frames", np.concatenate(self._frames)),
@@ -218,7 +234,7 @@ class ShardIndex:
         ):
             buffer = io.BytesIO()
             np.save(buffer, rows)
-            contents[kind] = buffer.getvalue()
+            contents[kind] = seal(buffer.getvalue())
         return contents
 
     def write(self, folder: Path, name: str) -> None:
@@ -343,6 +359,8 @@ class ShardWriter:
             versions=dict(versions or {}),
             counts=dict(counts or {}),
         )
-        text = json.dumps(asdict(info), indent=1, ensure_ascii=False, sort_keys=True)
+        content = asdict(info)
+        content["hash"] = sha256_of(content)
+        text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
         write_atomic(self.folder / f"{self.name}.json", text.encode())
         return info

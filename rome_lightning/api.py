@@ -11,8 +11,9 @@ from typing import Self
 from rome_lightning import avatar
 from rome_lightning.avatar.motion import fill_lost
 from rome_lightning.export.person import SUFFIXES, export_avatar
-from rome_lightning.media.audio import copy_audio
-from rome_lightning.media.video import read_image, read_video, write_video
+from rome_lightning.media.audio import NO_SOUND, copy_audio
+from rome_lightning.media.pictures import read_image
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.pictures import driven_frames
 from rome_lightning.tracking import Tracker, track_photos
@@ -83,8 +84,11 @@ class Avatar(avatar.Avatar):
         tracked = tracker.track(video.frames, fps=video.fps, masks=False)
         params, shown = fill_lost(tracked.params, ~tracked.valid, "hold")
         frames = dataclasses.replace(tracked.to_frames()[shown], params=params)
-        write_video(output, driven_frames(self, frames, compare=False), video.fps)
-        copy_audio(output, driver)
+        times = video.timestamps[shown.numpy()]
+        write_video(output, driven_frames(self, frames, compare=False), video.fps, timestamps=times)
+        lost = copy_audio(output, driver, [offset - float(times[0]) for offset in video.clock_offsets])
+        if lost and lost != NO_SOUND:
+            _warn(f"{output} is silent: {lost}")
         return output
 
     def export(self, path: str | Path) -> Path:

@@ -20,6 +20,7 @@ from rome_lightning import assets
 from rome_lightning.head import load_head
 from rome_lightning.models import FullAvatar
 from rome_lightning.models.checkpoint import CONFIG_KEY
+from rome_lightning.models.official import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "experiments" / "full" / "base.yaml"
@@ -144,5 +145,5 @@ def untrained_checkpoint(path: Path, seed: int = 0) -> Path:
         CONFIG_KEY: dataclasses.asdict(avatar.config),
         "image_size": IMAGE_SIZE,
     }
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, path)
     return path

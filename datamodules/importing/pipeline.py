@@ -15,7 +15,7 @@ from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lm
 from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
 from datamodules.prepare.config import PrepareConfig
-from datamodules.prepare.inputs import VideoInput, splits_of
+from datamodules.prepare.inputs import VideoInput, few, splits_of
 from datamodules.prepare.outlines import outline_fitter
 from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports, write_reports
 from datamodules.prepare.pipeline import head_fingerprint
@@ -32,10 +32,16 @@ def _lmdb(source: Path) -> list[FrameClip]:
     return rome_lmdb(source) if (source / "chunks").is_dir() else gagavatar_lmdb(source)
 
 
-SOURCES: dict[str, Callable[[Path], list[FrameClip]]] = {
+def _lmdb_clips(source: Path, picture_suffix: str | None, log: Callable[[str], None]) -> list[FrameClip]:
+    if picture_suffix is not None:
+        raise ValueError("--picture-suffix is for files with names; a database has none")
+    return _lmdb(source)
+
+
+SOURCES: dict[str, Callable[[Path, str | None, Callable[[str], None]], list[FrameClip]]] = {
     "frames": frame_folders,
     "webdataset": webdataset_tars,
-    "lmdb": _lmdb,
+    "lmdb": _lmdb_clips,
 }
 
 
@@ -46,6 +52,7 @@ def import_dataset(
     config: PrepareConfig,
     log: Callable[[str], None],
     make_tracker: MakeTracker | None = None,
+    picture_suffix: str | None = None,
 ) -> Manifest:
     """Make a dataset of pictures, and its ``report.html``.
 
@@ -56,9 +63,10 @@ def import_dataset(
         kind: of ``SOURCES``.
         source: folder or file.
         output: folder of the dataset; created.
-        config: as for videos; options about reading videos, such as ``fps``, do not apply.
+        config: as for videos; options about their time, such as ``fps``, do not apply.
         log: receives progress.
         make_tracker: by default the package's own.
+        picture_suffix: of the files to take, where one picture has several.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -67,8 +75,9 @@ def import_dataset(
     if not source.exists():
         raise FileNotFoundError(f"nothing to import at {source}")
     output.mkdir(parents=True, exist_ok=True)
-    inputs = _named(SOURCES[kind](source))
-    log(f"{len(inputs)} clips in {source}")
+    inputs = _named(SOURCES[kind](source, picture_suffix, log))
+    people = {video.identity for video, _ in inputs}
+    log(f"{len(inputs)} clips of {len(people)} people in {source}: {few(people)}")
     head = load_head(config.head)
     importer = _Importer(output, config, head, make_tracker or default_tracker, log)
     shards = []
@@ -110,8 +119,12 @@ def _named(clips: Sequence[FrameClip]) -> list[tuple[VideoInput, FrameClip]]:
     inputs = {}
     for clip in clips:
         digest = hashlib.sha256()
-        for data in clip.frames():
-            digest.update(len(data).to_bytes(8, "little") + data)
+        try:
+            for data in clip.frames():
+                digest.update(len(data).to_bytes(8, "little") + data)
+        except (ValueError, OSError) as error:
+            # It fails again, with a report, when its shard is made; the others do not suffer.
+            digest.update(str(error).encode())
         key = "".join(c if c.isascii() and c.isalnum() else "_" for c in clip.name)[:64]
         if key in inputs:
             key = f"{key}_{digest.hexdigest()[:8]}"
@@ -157,9 +170,9 @@ class _Importer:
             for (video, clip), report in zip(group, reports, strict=True):
                 try:
                     self._add(writer, video, clip, report)
-                except ValueError as error:
-                    report.failed = " ".join(str(error).split())
-                    self.log(f"{clip.name}: FAILED: {error}")
+                except (ValueError, OSError, MemoryError) as error:
+                    report.failed = " ".join(str(error).split()) or "out of memory"
+                    self.log(f"{clip.name}: FAILED: {report.failed}")
             write_reports(self.output, name, reports)
             return writer.finish([{"input": r.input, "reason": r.failed} for r in reports if r.failed])
 
@@ -167,7 +180,7 @@ class _Importer:
         if self._tools is None:
             outline = outline_fitter(self.head) if self.config.fit_outline else None
             self._tools = VideoTools(self._make_tracker(self.head, self.config), None, outline)
-        frames = clip.decode(self.config.max_frames)
+        frames = clip.decode(self.config.max_frames, self.config.max_side)
         numbers = np.arange(len(frames), dtype=np.int32)
         content = Video(frames, _FPS, numbers / _FPS, numbers)
         for made in make_clips(video, self._tools, self.config, self.head.name, report, content):

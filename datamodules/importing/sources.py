@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from datamodules.prepare.inputs import is_hidden
+from rome_lightning.media.pictures import PICTURE_SUFFIXES, decode_image
 from rome_lightning.pretrained.restricted_pickle import load_pickle, loads
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 ROME_CHUNKS = 128
 """Databases of ROME's training set: ``chunks/0_lmdb`` to ``chunks/127_lmdb``."""
 _NUMBERED = re.compile(r"^(.*?)[/_.-]?(\d+)$")
+_WORDS = re.compile(r"((?:\.[A-Za-z]\w*)+)$")
+"""Suffixes of a file: what follows the last dots and starts with a letter, so not a decimal fraction."""
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -32,80 +39,134 @@ class FrameClip:
     frames: Callable[[], Iterable[bytes]]
     """Reads the encoded pictures."""
 
-    def decode(self, max_frames: int) -> UInt8[np.ndarray, "n h w 3"]:
-        """RGB pixels of the first pictures.
+    def decode(self, max_frames: int, max_side: int | None = None) -> UInt8[np.ndarray, "n h w 3"]:
+        """Upright sRGB of the first pictures.
+
+        Args:
+            max_frames: stop after so many.
+            max_side: larger pictures are averaged down to this longer side, pixels.
 
         Raises:
             ValueError: the pictures are damaged or differ in size.
         """
         pictures = []
         for number, data in enumerate(islice(self.frames(), max_frames)):
-            try:
-                with Image.open(io.BytesIO(data)) as picture:
-                    pictures.append(np.asarray(picture.convert("RGB")))
-            except (UnidentifiedImageError, OSError) as error:
-                raise ValueError(f"picture {number} of {self.name} does not decode: {error}") from error
+            picture = decode_image(data, f"picture {number} of {self.name}")
+            pictures.append(_reduced(picture, max_side))
         sizes = {picture.shape for picture in pictures}
         if len(sizes) != 1:
             raise ValueError(f"the pictures of {self.name} have {len(sizes)} different sizes")
         return np.stack(pictures)
 
 
+def _reduced(picture: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "h2 w2 3"]:
+    height, width = picture.shape[:2]
+    if max_side is None or max(height, width) <= max_side:
+        return picture
+    scale = max_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
 def natural(name: str) -> list[Any]:
     """Sort key that puts ``frame_10`` after ``frame_9``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def frame_folders(source: Path) -> list[FrameClip]:
+def frame_folders(source: Path, picture_suffix: str | None = None, log: Log = print) -> list[FrameClip]:
     """A clip per folder of pictures; the first folder below ``source`` names the person.
 
+    Hidden files and folders are passed over.
+
+    Args:
+        source: folder.
+        picture_suffix: all that follows a picture's name, such as ``image.png`` beside ``mask.png``; by
+            default any of ``PICTURE_SUFFIXES``.
+        log: receives what is left out.
+
     Raises:
-        ValueError: there are no pictures.
+        ValueError: there are no pictures, or a folder has several of one name.
     """
-    folders: dict[Path, list[Path]] = {}
+    folders: dict[Path, dict[str, list[Path]]] = {}
+    left_out: Counter[str] = Counter()
     for path in source.rglob("*"):
-        if path.suffix.lower() in PICTURES:
-            folders.setdefault(path.parent, []).append(path)
+        if path.is_dir():
+            continue
+        found = _WORDS.search(path.name)
+        suffix = found.group(1) if found else path.suffix
+        if reason := _left_out(path.relative_to(source), suffix, picture_suffix, path.is_file()):
+            left_out[reason] += 1
+        else:
+            folders.setdefault(path.parent, {}).setdefault(path.name.removesuffix(suffix), []).append(path)
+    _say(left_out, log)
     if not folders:
-        raise ValueError(f"{source} has no pictures ({', '.join(PICTURES)}) at any depth")
+        raise ValueError(f"{source} has no pictures ({_wanted(picture_suffix)}) at any depth")
 
     def reader(paths: list[Path]) -> Callable[[], Iterator[bytes]]:
         return lambda: (path.read_bytes() for path in paths)
 
     clips = []
-    for folder, paths in sorted(folders.items()):
+    for folder, named in sorted(folders.items()):
+        for name, paths in sorted(named.items()):
+            _check_one(f"{folder}/{name}", sorted(path.name.removeprefix(name) for path in paths))
+        paths = [named[name][0] for name in sorted(named, key=natural)]
         relative = folder.relative_to(source)
         name = relative.as_posix() if relative.parts else source.name
         identity = relative.parts[0] if relative.parts else source.name
-        clips.append(FrameClip(name, identity, reader(sorted(paths, key=lambda path: natural(path.name)))))
+        clips.append(FrameClip(name, identity, reader(paths)))
     return clips
 
 
-def webdataset_tars(source: Path) -> list[FrameClip]:
+def webdataset_tars(source: Path, picture_suffix: str | None = None, log: Log = print) -> list[FrameClip]:
     """Tars with a picture per sample; samples whose keys differ in a last number are one clip.
 
     ``anna/clip3_000017.jpg`` is frame 17 of clip ``anna/clip3`` of ``anna``; without folder the clip is
-    the person. Other members, such as ``.json``, are not needed.
+    the person. Names are split as the ``webdataset`` library does, at the first dot of the last part; ``./``
+    and a leading ``/`` do not count, backslashes are slashes. Other members, such as ``.json``, are not
+    needed.
+
+    Args:
+        source: tar, or folder of tars.
+        picture_suffix: which picture of each sample to take, such as ``image.png``; by default the only one.
+        log: receives what is left out.
 
     Raises:
-        ValueError: a tar is damaged (WebDataset itself would skip what follows), or has no pictures.
+        ValueError: a tar is damaged (WebDataset itself would skip what follows) or compressed, there are no
+            pictures, or several in one sample.
     """
-    tars = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-    if not tars:
-        raise ValueError(f"{source} has no tar")
-    groups: dict[str, list[tuple[str, Path, int, int]]] = {}
-    for path in tars:
-        for member in _members(path):
-            stem, dot, suffix = member.name.partition(".")
-            if dot and f".{suffix.lower().rpartition('.')[2]}" in PICTURES:
-                place = (stem, path, member.offset_data, member.size)
-                groups.setdefault(_clip_of(stem), []).append(place)
-    if not groups:
-        raise ValueError(f"{source} has no pictures ({', '.join(PICTURES)}) in its tars")
+    # Only here, where it is needed: the library imports torch.
+    from webdataset.tariterators import base_plus_ext
 
-    def reader(places: list[tuple[str, Path, int, int]]) -> Callable[[], Iterator[bytes]]:
+    samples: dict[str, list[tuple[str, Path, int, int]]] = {}
+    left_out: Counter[str] = Counter()
+    for path in _tars(source):
+        for member in _members(path):
+            name = PurePosixPath(member.name.replace("\\", "/").lstrip("/"))
+            key, suffix = base_plus_ext(name.as_posix())
+            reason = _left_out(name, f".{suffix}" if suffix else "", picture_suffix, member.isfile())
+            if reason:
+                left_out[reason] += not member.isdir()
+            else:
+                place = (suffix, path, member.offset_data, member.size)
+                samples.setdefault(key, []).append(place)
+    _say(+left_out, log)
+    if not samples:
+        raise ValueError(f"{source} has no pictures ({_wanted(picture_suffix)}) in its tars")
+    groups: dict[str, list[str]] = {}
+    for key, places in samples.items():
+        tars = sorted({str(path) for _, path, _, _ in places})
+        if len(tars) > 1:
+            raise ValueError(
+                f"sample {key} is in {' and '.join(tars[:2])}: two clips would become one; put each tar's "
+                "samples into a folder of their own name, or import the tars one by one"
+            )
+        _check_one(key, sorted(f".{suffix}" for suffix, _, _, _ in places))
+        groups.setdefault(_clip_of(key), []).append(key)
+
+    def reader(keys: list[str]) -> Callable[[], Iterator[bytes]]:
         def read() -> Iterator[bytes]:
-            for _, path, position, size in places:
+            for key in keys:
+                _, path, position, size = samples[key][0]
                 with path.open("rb") as file:
                     file.seek(position)
                     yield file.read(size)
@@ -113,20 +174,76 @@ def webdataset_tars(source: Path) -> list[FrameClip]:
         return read
 
     return [
-        FrameClip(name, name.split("/")[0], reader(sorted(places, key=lambda place: natural(place[0]))))
-        for name, places in sorted(groups.items())
+        FrameClip(name, name.split("/")[0], reader(sorted(keys, key=natural)))
+        for name, keys in sorted(groups.items())
     ]
 
 
+def _left_out(path: PurePath, suffix: str, picture_suffix: str | None, is_file: bool) -> str:
+    """Why a file is no picture to import; empty if it is one."""
+    if is_hidden(path):
+        return "hidden"
+    if not is_file:
+        return "no regular file"
+    chosen = picture_suffix and f".{picture_suffix.lstrip('.')}".lower()
+    if chosen:
+        return "" if suffix.lower() == chosen else suffix or "without suffix"
+    last = f".{suffix.rpartition('.')[2]}".lower()
+    return "" if last in PICTURE_SUFFIXES else suffix or "without suffix"
+
+
+def _say(left_out: Counter[str], log: Log) -> None:
+    if left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(8))
+        log(f"left out, because they are no pictures to import: {counts}")
+
+
+def _wanted(picture_suffix: str | None) -> str:
+    return picture_suffix or ", ".join(PICTURE_SUFFIXES)
+
+
+def _check_one(name: str, suffixes: list[str]) -> None:
+    """Refuse a choice that nobody made: a mask taken for a frame would not be noticed."""
+    if len(suffixes) > 1:
+        raise ValueError(
+            f"{name} has {len(suffixes)} pictures ({', '.join(suffixes[:4])}); choose with --picture-suffix, "
+            f"such as --picture-suffix {suffixes[0].lstrip('.')}, or rename the files: the suffix starts at "
+            "the first dot"
+        )
+
+
+def _tars(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    files = sorted(path for path in source.iterdir() if path.is_file() and not is_hidden(Path(path.name)))
+    packed = [path for path in files if path.name.lower().endswith(_COMPRESSED_SUFFIXES)]
+    if packed:
+        raise ValueError(
+            f"{packed[0]} is compressed; unpack it to a plain .tar (pictures do not get smaller)"
+        )
+    tars = [path for path in files if path.suffix.lower() == ".tar"]
+    if not tars:
+        raise ValueError(f"{source} has no tar")
+    return tars
+
+
 def _members(path: Path) -> list[tarfile.TarInfo]:
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")
     size = path.stat().st_size
+    with path.open("rb") as file:
+        magic = file.read(6)
+    for start, kind in _COMPRESSED.items():
+        if magic.startswith(start):
+            raise ValueError(f"{path} is compressed ({kind}); unpack it to a plain .tar")
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [member for member in tar.getmembers() if member.isfile()]
+            members = tar.getmembers()
     except tarfile.TarError as error:
         raise ValueError(f"{path} is not a tar or is damaged: {error}") from error
-    if any(member.offset_data + member.size > size for member in members):
-        raise ValueError(f"{path} is truncated: it ends within {members[-1].name}")
+    for member in members:
+        if member.isfile() and member.offset_data + member.size > size:
+            raise ValueError(f"{path} is truncated: it ends within {member.name}")
     return members
 
 

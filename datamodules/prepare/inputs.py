@@ -7,10 +7,11 @@ import glob
 import hashlib
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from datamodules.prepare.config import PrepareConfig
 from rome_lightning.media.atomic import write_atomic
@@ -23,6 +24,8 @@ _ENOUGH_PEOPLE = 6
 """From so many on some are kept for validation without being asked for."""
 _LEAST_VAL_PEOPLE = 2
 _VAL_RATIO = 0.1
+_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+"""What systems put beside people's files, with thumbnails and half files in them."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,19 @@ def expand_inputs(
     return videos, missing
 
 
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a given folder is hidden: not the user's, but the system's or a program's."""
+    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in path.parts)
+
+
 def _in_folder(
     folder: Path, top: Path, identity_from: str, identity: str | None = None
 ) -> Iterator[VideoFile]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not is_hidden(path.relative_to(folder))
+    ]
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     for path in videos or [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]:
         below = path.relative_to(top)
@@ -236,6 +248,8 @@ def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, s
     for video in videos:
         try:
             state = video.path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise ValueError("it is no regular file")
             if state.st_size == 0:
                 raise ValueError("the file is empty (0 bytes)")
             place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"

@@ -22,7 +22,8 @@ from datamodules.prepare.clips import (
 )
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput
-from rome_lightning.media.video import Video, read_image
+from rome_lightning.media.pictures import read_image
+from rome_lightning.media.video import Video
 from rome_lightning.tracking.photos import fit_together
 from rome_lightning.tracking.tracker import TrackedClip, Tracker
 

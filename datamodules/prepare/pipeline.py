@@ -29,6 +29,8 @@ from datamodules.prepare.report import look_alikes, write_report
 from datamodules.shards import SCHEMA, ShardInfo, finished_shard, sha256_of
 from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.media.escaping import printable
+from rome_lightning.media.locks import owned
 from rome_lightning.tracking.identity import default_embedder
 from rome_lightning.tracking.jaw import with_landmarks
 
@@ -82,37 +84,38 @@ def prepare(
     Raises:
         FileNotFoundError: a video or a model asset is missing.
         OSError: something cannot be written; what is finished stays.
-        ValueError: no video could be used, or none is left to train on.
+        ValueError: no video could be used, none is left to train on, or another process writes to the folder.
     """
     config, options, log = config or PrepareConfig(), options or BuildOptions(workers=0), log or _to_stderr
     found, missing = expand_inputs([Path(video) for video in videos], root, identity_from)
     _make_folder(output)
-    hashes, unreadable = hash_inputs(found, output)
-    inputs, copies = name_inputs([v for v in found if v.path in hashes], identities or {}, hashes)
-    absent = {*config.val_identities, *config.test_identities} - {item.identity for item in inputs}
-    if absent:
-        raise ValueError(f"val_identities or test_identities name people without a video: {few(absent)}")
-    # With its landmarks from the start, so that its hash is that of the head which the tracker has used.
-    head = with_landmarks(load_head(config.head))
-    plans = _plan_shards(inputs, config, head)
-    if make_tracker is None:
-        # A model that is missing must end the run, not each video.
-        for name in _models(config):
-            resolve(name)
-    builder = Builder(
-        output, config, options, make_tracker or default_tracker, make_embedder or default_embedder
-    )
-    try:
-        build_everywhere(builder, plans, log)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OSError(
-            f"cannot write to {output} any more ({error.strerror}); no partial file is used: free some "
-            "space and run the same command again to resume"
-        ) from error
-    lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]
-    return _finish(plans, output, config, head, lost, log)
+    with owned(output, "rome prepare"):
+        hashes, unreadable = hash_inputs(found, output)
+        inputs, copies = name_inputs([v for v in found if v.path in hashes], identities or {}, hashes)
+        absent = {*config.val_identities, *config.test_identities} - {item.identity for item in inputs}
+        if absent:
+            raise ValueError(f"val_identities or test_identities name people without a video: {few(absent)}")
+        # With its landmarks from the start, so that its hash is that of the head which the tracker has used.
+        head = with_landmarks(load_head(config.head))
+        plans = _plan_shards(inputs, config, head)
+        if make_tracker is None:
+            # A model that is missing must end the run, not each video.
+            for name in _models(config):
+                resolve(name)
+        builder = Builder(
+            output, config, options, make_tracker or default_tracker, make_embedder or default_embedder
+        )
+        try:
+            build_everywhere(builder, plans, log)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise OSError(
+                f"cannot write to {output} any more ({error.strerror}); no partial file is used: free "
+                "some space and run the same command again to resume"
+            ) from error
+        lost = [{**item, "kind": "input"} for item in (*missing, *unreadable, *copies)]
+        return _finish(plans, output, config, head, lost, log)
 
 
 def _finish(
@@ -231,4 +234,4 @@ def _part(item: VideoInput, common: Mapping[str, Any]) -> Part:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

@@ -76,6 +76,8 @@ def launch_images(kernel: wp.Kernel, size: Sequence[int], *arguments: object) ->
             has another number of entries the batch stays together, because the kernel may add to them.
     """
     batch = size[0]
+    if 0 in size:
+        return
     num_parts = min(num_threads(), batch)
     if num_parts < 2 or not _can_part(arguments, batch):
         launch(kernel, size, *(item.item if isinstance(item, Shared) else item for item in arguments))
@@ -115,6 +117,8 @@ def launch(kernel: wp.Kernel, size: Sequence[int], *arguments: object) -> None:
 
     ``arguments`` keeps temporary tensors alive until the launch, because Warp sees their addresses only.
     """
+    if 0 in size:
+        return
     device = next(tensor.device for tensor in map(_tensor, arguments) if tensor is not None)
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     inputs = [_shared(item) for item in arguments]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import subprocess
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from rome_lightning.assets.archives import SourceError
 from rome_lightning.assets.transport import Transport
+from rome_lightning.media.atomic import write_atomic
 
 _LIST = Path(__file__).with_name("open_faces.csv")
 CONNECTIONS = 4
@@ -119,7 +121,7 @@ def fetch_photographs(
             if number % 100 == 0 or number == len(photographs):
                 log(f"{number} of {len(photographs)} photographs, {len(failed)} could not be had")
     _write_tables(here, folder)
-    (folder / "CREDITS.md").write_text(_credits(here), encoding="utf-8")
+    write_atomic(folder / "CREDITS.md", _credits(here))
     return failed
 
 
@@ -163,7 +165,7 @@ def _from_clone(clones: Path, photograph: Photograph, target: Path) -> None:
     )
     if done.returncode:
         raise SourceError(" ".join(done.stderr.decode(errors="replace").split()) or "git cannot read it")
-    target.write_bytes(done.stdout)
+    write_atomic(target, done.stdout)
 
 
 def _clone(clones: Path, repository: str) -> Path:
@@ -191,10 +193,11 @@ def _write_tables(photographs: Sequence[Photograph], folder: Path) -> None:
     tables = {"identities.csv": list(photographs)}
     tables |= {f"{name}.csv": [p for p in photographs if p.group == name] for name in sorted(groups)}
     for name, rows in tables.items():
-        with (folder / name).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "identity"])
-            writer.writerows([row.file, row.identity] for row in rows)
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        writer.writerow(["path", "identity"])
+        writer.writerows([row.file, row.identity] for row in rows)
+        write_atomic(folder / name, file.getvalue())
 
 
 def _credits(photographs: Sequence[Photograph]) -> str:

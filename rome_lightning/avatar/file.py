@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 import rome_lightning
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.models.carrying import CarriedPhotos
@@ -58,12 +58,7 @@ def write_avatar(avatar: _Person, path: Path) -> None:
         "head_fingerprint": head_fingerprint(head),
         "image_size": avatar.network_size,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    # Copies: safetensors refuses tensors that share memory.
-    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    temporary.write_bytes(serialize(copies, {"rome": json.dumps(header)}))
-    temporary.replace(path)
+    write_atomic(path, pack_tensors(tensors, {"rome": json.dumps(header)}))
 
 
 def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
@@ -108,10 +103,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"no avatar at {path}; make one with `rome avatar create PHOTO -o FOLDER`")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("rome", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+        tensors, metadata = unpack_tensors(path)
+        header = json.loads(metadata.get("rome", "{}"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not an avatar file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else None

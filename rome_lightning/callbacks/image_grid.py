@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.media.image import to_uint8
+from rome_lightning.media.image import to_uint8, write_png
 from rome_lightning.report.pictures import mesh_overlay, shaded
 from rome_lightning.training.base import RomeModule
+from rome_lightning.training.finite import finite_part
 from rome_lightning.types import AvatarBatch, Frames, Rendered
 
 GRID_COLUMNS = ("source", "driver", "render", "error", "mesh", "normals", "mask", "texture")
@@ -56,6 +57,7 @@ class ImageGrid(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first pair of each clip, until there are enough rows."""
+        batch = finite_part(batch)
         new = [i for i, clip in enumerate(batch.clips) if clip not in self._rows]
         if not new or len(self._rows) >= self.num_rows or not trainer.is_global_zero:
             return
@@ -75,8 +77,7 @@ class ImageGrid(Callback):
             return
         picture = _with_header(to_uint8(torch.cat(list(self._rows.values()), dim=1)))
         folder = Path(trainer.default_root_dir) / "images"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"step_{trainer.global_step:07d}.png")
+        write_png(folder / f"step_{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("val/images", [picture], step=trainer.global_step)

@@ -9,7 +9,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from rome_lightning.renderer.mesh_check import bad_vertices_tolerated
 from rome_lightning.training import RomeModule
+from rome_lightning.training.finite import cleaned
 from rome_lightning.training.memory import free_bytes, kept_bytes, optimizer_bytes, step_bytes
 from rome_lightning.types import AvatarBatch
 
@@ -66,6 +68,8 @@ class MemoryCheck(Callback):
 
 def _kept_of_one(trainer: Trainer, module: RomeModule, batch: AvatarBatch) -> int:
     """Bytes that one pair of the batch keeps for the backward pass; the module stays as it was."""
+    # Numbers that are not finite cost the step that they are in; here they must not matter.
+    batch = cleaned(batch)
     one = dataclasses.replace(
         batch,
         source=batch.source[:1],
@@ -74,7 +78,7 @@ def _kept_of_one(trainer: Trainer, module: RomeModule, batch: AvatarBatch) -> in
     )
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     # Stands before SeedEachStep: the random numbers of the step are those that it always has.
-    with trainer.strategy.precision_plugin.train_step_context():
+    with trainer.strategy.precision_plugin.train_step_context(), bad_vertices_tolerated():
         kept = kept_bytes(lambda: module.loss_of(one), module)
     for buffer, before in buffers:
         # Running statistics and power iterations move in every forward pass.

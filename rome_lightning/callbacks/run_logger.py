@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,8 +83,7 @@ def _wandb_id(run_dir: Path) -> str:
     """The run's id, kept in its folder, so that a resumed run continues the same record."""
     path = run_dir / WANDB_ID_FILE
     if not path.is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{secrets.token_hex(4)}\n")
+        write_atomic(path, f"{secrets.token_hex(4)}\n")
     return path.read_text().strip()
 
 
@@ -111,27 +110,42 @@ class RunCSVLogger(CSVLogger):
     def drop_rows_from(self, step: int) -> None:
         """Remove the rows of a step and of later ones, which a run resumed before them writes again."""
         path = Path(self.log_dir) / _AppendingWriter.NAME_METRICS_FILE
-        if not path.is_file():
+        reader = csv.DictReader(_whole_lines(path))
+        if not reader.fieldnames:
+            path.unlink(missing_ok=True)
             return
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            # A row that a killed process left unfinished lacks columns.
-            kept = [row for row in reader if None not in row.values() and int(row["step"]) < step]
-            header = reader.fieldnames or []
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=header)
-        writer.writeheader()
-        writer.writerows(kept)
-        write_atomic(path, text.getvalue())
+        kept = [row for row in reader if None not in row and row.get("step", "").isdecimal()]
+        _write_rows(path, reader.fieldnames, [row for row in kept if int(row["step"]) < step])
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines of a table, less the last one if a killed process did not finish it; none without a file."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table that takes the place of the old one when it is complete."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=header)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
 
 
 class _AppendingWriter(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+        self.metrics_keys = next(csv.reader(_whole_lines(path)), [])
+        if not self.metrics_keys:
+            # Cut within its header: it has no row yet, and its last column has no name.
+            path.unlink(missing_ok=True)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Give the table further columns; Lightning would write in place."""
+        path = Path(self.metrics_file_path)
+        _write_rows(path, fieldnames, list(csv.DictReader(_whole_lines(path))))
 
     def _check_log_dir_exists(self) -> None:
         """What is there stays."""

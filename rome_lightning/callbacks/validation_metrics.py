@@ -11,14 +11,14 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image
 
 from rome_lightning.evaluation.metric_table import result_name, spec_of
 from rome_lightning.evaluation.protocol import DatasetRule, Protocol, Task
 from rome_lightning.evaluation.scoring import Scorer, Scores
-from rome_lightning.media.image import to_uint8
+from rome_lightning.media.image import to_uint8, write_png
 from rome_lightning.report.pictures import comparison_rows
 from rome_lightning.training.base import RomeModule
+from rome_lightning.training.finite import finite_part
 from rome_lightning.types import AvatarBatch, Frames
 
 SELF_METRICS = (
@@ -97,6 +97,7 @@ class ValidationMetrics(Callback):
         """Score the pairs of a batch, and keep a few frames of each clip for cross-reenactment."""
         if not self._active(trainer):
             return
+        batch = finite_part(batch)
         source = batch.source.repeat_interleave(batch.num_driving)
         self._score(pl_module, "self", AvatarBatch(source, batch.target))
         for index, clip in enumerate(batch.clips):
@@ -171,8 +172,7 @@ class ValidationMetrics(Callback):
         if rows and trainer.is_global_zero:
             picture = to_uint8(torch.cat(rows, dim=1))
             folder = Path(trainer.default_root_dir) / "images"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(folder / f"cross_step_{trainer.global_step:07d}.png")
+            write_png(folder / f"cross_step_{trainer.global_step:07d}.png", picture)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_image("val/cross_images", [picture], step=trainer.global_step)

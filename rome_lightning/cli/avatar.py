@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, shown, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +192,7 @@ def main(argv: list[str]) -> int:
 
 def _create(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.media.video import read_image
+    from rome_lightning.media.pictures import read_image
     from rome_lightning.models.shipped import open_model
     from rome_lightning.tracking import Tracker, track_photos
     from rome_lightning.tracking.crop import FFHQ_RULE
@@ -214,19 +216,17 @@ def _create(args: argparse.Namespace) -> int:
     with shown("drawing the preview"):
         path = _save(avatar, args.output)
     names = ", ".join(map(str, args.photos))
-    print(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}")
+    print(printable(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}"))
     return 0
 
 
 def _save(avatar: Avatar, folder: Path) -> Path:
     """The avatar and a picture of it."""
-    from PIL import Image
-
-    from rome_lightning.media.image import to_uint8
+    from rome_lightning.media.image import to_uint8, write_png
     from rome_lightning.report.pictures import preview
 
     avatar.save(folder / AVATAR_FILE)
-    Image.fromarray(to_uint8(preview(avatar))).save(folder / "preview.png")
+    write_png(folder / "preview.png", to_uint8(preview(avatar)))
     return folder / AVATAR_FILE
 
 
@@ -267,11 +267,9 @@ def _animate(args: argparse.Namespace) -> int:
         first = (~lost).nonzero()[0]
         params = relative_motion(params, tracked.params[first], avatar.source.params)
     frames = _with_params(tracked, shown, params)
-    _write(args.output, _drawn(avatar, frames, lost[shown], args.compare), len(frames), video)
-    if args.output.suffix and args.lost != "skip":
-        from rome_lightning.media.audio import copy_audio
-
-        copy_audio(args.output, args.driver)
+    times = video.timestamps[shown.numpy()]
+    _write(args.output, _drawn(avatar, frames, lost[shown], args.compare), times, video.fps)
+    silent = _add_sound(args.output, args.driver, video, float(times[0]))
     spans = runs(lost.nonzero().flatten())
     record = {
         "driver": str(args.driver),
@@ -281,13 +279,27 @@ def _animate(args: argparse.Namespace) -> int:
         "relative": args.relative,
         "frames": len(frames),
         "fps": video.fps,
+        "timestamps_s": [round(float(time), 6) for time in times],
+        "sound": silent or "as in the driver",
     }
-    args.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    write_atomic(args.output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     if spans:
         where = ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
         print(f"lost {int(lost.sum())} of {len(video)} frames ({args.lost}): {where}", file=sys.stderr)
     print(f"{args.output}: {len(frames)} frames")
     return 0
+
+
+def _add_sound(output: Path, driver: Path, video: Video, start_s: float) -> str:
+    """Give a video the driver's sound; returns why it has none, and says so where there was one."""
+    if not output.suffix:
+        return "pictures have no sound"
+    from rome_lightning.media.audio import NO_SOUND, copy_audio
+
+    lost = copy_audio(output, driver, [offset - start_s for offset in video.clock_offsets])
+    if lost and lost != NO_SOUND:
+        print(f"warning: {output} is silent: {lost}", file=sys.stderr)
+    return lost
 
 
 def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: HeadParams) -> Frames:
@@ -309,20 +321,19 @@ def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) ->
         yield frame
 
 
-def _write(output: Path, frames: Iterator[np.ndarray], total: int, video: Video) -> None:
-    """A video, or a folder of pictures."""
-    from PIL import Image
+def _write(output: Path, frames: Iterator[np.ndarray], times: np.ndarray, fps: float) -> None:
+    """A video whose frames are shown when the driver's are, or a folder of pictures."""
     from rich.progress import track
 
+    from rome_lightning.media.image import write_png
     from rome_lightning.media.video import write_video
 
-    frames = iter(track(frames, description="rendering", total=total))
+    frames = iter(track(frames, description="rendering", total=len(times)))
     if output.suffix:
-        write_video(output, frames, video.fps)
+        write_video(output, frames, fps, timestamps=times)
         return
-    output.mkdir(parents=True, exist_ok=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(output / f"{index:05d}.png")
+        write_png(output / f"{index:05d}.png", frame)
 
 
 def _edit(args: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.media.escaping import printable
+
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.media.video import Video
@@ -70,7 +72,7 @@ def track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[Vi
     from rome_lightning.tracking import Tracker
 
     video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
-    print(f"tracking {len(video)} frames of {path}", file=sys.stderr)
+    print(printable(f"tracking {len(video)} frames of {path}"), file=sys.stderr)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
     with shown("tracking"):
         return video, tracker.track(video.frames, fps=video.fps, masks=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +166,7 @@ def _write(options: Namespace, text: str) -> int:
         sys.stdout.write(text)
         return 0
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(text, encoding="utf-8")
+    write_atomic(options.output, text)
     print(options.output)
     return 0
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.distill_basis import BasisConfig, make_basis
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.image import write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +102,7 @@ def distill_all(config: AllConfig) -> int:
     models = {"full": config.checkpoint, "linear": linear, "no offsets": bare}
     results = {name: _measure(config, name, path) for name, path in models.items()}
     tables = [_quality_table(results), _speed_table(results)]
-    (config.output / "table.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_atomic(config.output / "table.json", json.dumps(results, indent=2))
     _write_page(config, basis, models, tables)
     for table in tables:
         print(f"\n{table.caption}\n{table.as_text()}")
@@ -135,9 +137,8 @@ def _train(config: AllConfig, basis: Path) -> Path:
 
 def _without_offsets(checkpoint: Path, output: Path) -> None:
     """The full model as if hair were painted on the parametric head."""
-    import torch
-
     from rome_lightning.models.checkpoint import CONFIG_KEY, read_checkpoint
+    from rome_lightning.models.official import write_checkpoint
 
     content = read_checkpoint(checkpoint)
     options = content[CONFIG_KEY]
@@ -147,8 +148,7 @@ def _without_offsets(checkpoint: Path, output: Path) -> None:
         for key, value in content["state_dict"].items()
         if not key.startswith("avatar.offset_network.")
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": state, CONFIG_KEY: options, "image_size": content["image_size"]}, output)
+    write_checkpoint({"state_dict": state, CONFIG_KEY: options, "image_size": content["image_size"]}, output)
 
 
 def _measure(config: AllConfig, name: str, checkpoint: Path) -> dict[str, Any]:
@@ -220,14 +220,13 @@ def _speed_table(results: dict[str, Any]) -> Table:
 
 
 def _write_page(config: AllConfig, basis: Path, models: dict[str, Path], tables: list[Table]) -> None:
-    from PIL import Image
 
     from rome_lightning.callbacks import code_and_versions
     from rome_lightning.distillation.fitting import beside
     from rome_lightning.report.page import Media, Section, write_report
 
     assert config.output is not None
-    Image.fromarray(_strip(config, models)).save(config.output / "strip.png")
+    write_png(config.output / "strip.png", _strip(config, models))
     columns = "source, target, then " + ", ".join(f"{name} and its mesh" for name in models)
     pictures = [
         Media("strip.png", f"From left: {columns}."),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rome_lightning.media.atomic import write_atomic
+
 if TYPE_CHECKING:
     from rome_lightning.models import AvatarModel
 
@@ -156,7 +158,7 @@ def _describe(output: Path, fit: Any, head: Any) -> None:
     from rome_lightning.distillation.figures import components_figure, curves_csv, curves_figure
     from rome_lightning.distillation.fitting import beside
 
-    beside(output, "_curves.csv").write_text(curves_csv(fit), encoding="utf-8")
+    write_atomic(beside(output, "_curves.csv"), curves_csv(fit))
     curves_figure(fit).savefig(beside(output, "_curves.png"), dpi=120)
     components_figure(fit.basis, head).savefig(beside(output, "_components.png"), dpi=120)
     for name, curve in fit.curves.items():

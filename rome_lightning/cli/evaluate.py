@@ -17,6 +17,8 @@ import yaml
 
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.media.escaping import printable
+from rome_lightning.media.locks import owned
 
 if TYPE_CHECKING:
     from rome_lightning.evaluation.evaluator import Evaluation, Unit
@@ -163,6 +165,13 @@ def _clear(folder: Path) -> None:
 
 
 def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
+    folder = _folder(config)
+    # Beside the folder, which --restart deletes; processes of one evaluation have a lock each.
+    with owned(folder.parent, f"rome evaluate to {folder}", f".{folder.name}.{rank}.lock"):
+        return _evaluate_alone(config, rank, world_size, folder)
+
+
+def _evaluate_alone(config: EvaluateConfig, rank: int, world_size: int, folder: Path) -> int:
     # Heavy imports only now, so that --help and usage errors answer at once.
     from rome_lightning.evaluation.evaluator import Evaluation
     from rome_lightning.evaluation.geometry import GeometryEvaluation
@@ -174,7 +183,6 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
 
     assert config.protocol is not None
     protocol = load_protocol(config.protocol)
-    folder = _folder(config)
     if config.restart and world_size == 1:
         _clear(folder)
     if protocol.mesh is not None and protocol.mesh.kind == "submission":
@@ -269,7 +277,7 @@ def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
     shown = track(steps, description="meshes", total=len(images), console=Console(stderr=True))
     failed = [(key, reason) for key, reason in shown if reason]
     for key, reason in failed:
-        print(f"rome: warning: {key} has no mesh: {reason}", file=sys.stderr)
+        print(printable(f"rome: warning: {key} has no mesh: {reason}"), file=sys.stderr)
     wanted = protocol.dataset.num_clips
     if wanted not in (None, len(images)):
         print(f"rome: warning: {len(images)} images, the benchmark has {wanted}", file=sys.stderr)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from jsonargparse import Namespace, set_parsing_settings
@@ -15,7 +16,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning_utilities.core import rank_zero
 
 from datamodules.base import RomeDataModule
@@ -23,9 +24,10 @@ from rome_lightning.callbacks import MemoryCheck, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.cli.fit_help import add_run_options, fit_help
+from rome_lightning.media.locks import owned
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
-from rome_lightning.training.checking import check_continuation, check_run
+from rome_lightning.training.checking import check_class, check_continuation, check_run
 from rome_lightning.training.checkpointing import LAST, RunCheckpointIO, newest_valid, verify_checkpoint
 from rome_lightning.training.stopping import RunStopped
 
@@ -56,6 +58,9 @@ class RomeArgumentParser(HintingParser, LightningArgumentParser):
 
 class RomeCLI(LightningCLI):
     """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
+
+    held: ClassVar = contextlib.ExitStack()
+    """Holds the run folder while ``main`` runs."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser whose ``--config`` takes names of shipped configurations too."""
@@ -91,6 +96,7 @@ class RomeCLI(LightningCLI):
         class_path = options.pop("_class_path", None)
         if class_path is None:
             return
+        check_class(class_path, options, config["model"]["class_path"], path)
         # The weights come from the checkpoint; where they came from at first may be gone.
         options["init_from"] = None
         model = {"class_path": class_path, "init_args": options}
@@ -131,6 +137,8 @@ class RomeCLI(LightningCLI):
         """A trainer whose loggers, and so its checkpoints, live in the run folder."""
         config = self._options()
         run_dir = Path(config["run_dir"])
+        if self.config["subcommand"] == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            self.held.enter_context(owned(run_dir, "rome fit"))
         if config["trainer"].get("logger") in (None, True):
             kwargs["logger"] = self._loggers(run_dir, config)
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
@@ -203,18 +211,19 @@ def main(argv: list[str]) -> int:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     rank_zero.log.addFilter(_is_no_advert)
     try:
-        RomeCLI(
-            RomeModule,
-            RomeDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
-            parser_class=RomeArgumentParser,
-            args=argv,
-        )
+        with RomeCLI.held:
+            RomeCLI(
+                RomeModule,
+                RomeDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveRunConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"default_env": True, "env_prefix": "ROME", "exit_on_error": False},
+                parser_class=RomeArgumentParser,
+                args=argv,
+            )
     except RunStopped as stop:
         print(f"rome: {stop.message}", file=sys.stderr)
         return int(stop.code or 0)

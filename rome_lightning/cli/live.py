@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +68,9 @@ def main(argv: list[str]) -> int:
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output is a .mp4 file, got {args.output}")
     avatar = Avatar.load(avatar_path(args.avatar))
-    frames, fps = _video(args.video) if args.video is not None else _camera(args.camera)
-    frames = islice(frames, args.max_frames)
+    timed, fps = _video(args.video) if args.video is not None else _camera(args.camera)
+    times: list[float] = []
+    frames = _noted(islice(timed, args.max_frames), times)
     first = list(islice(frames, CALIBRATION_FRAMES))
     if not first:
         raise ValueError("the driver has no frames")
@@ -78,19 +80,28 @@ def main(argv: list[str]) -> int:
         drawn = drive(avatar, tracker, chain(first, frames), timing, args.driver_network)
         if args.show:
             drawn = _shown(drawn)
-        _consume(drawn, args.output, fps)
+        _consume(drawn, args.output, fps, times)
     _report(timing, args.output, faces_looked_for=not args.driver_network)
     return 0
 
 
-def _video(path: Path) -> tuple[Iterator[np.ndarray], float]:
+def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Iterator[np.ndarray]:
+    """The frames; when each was taken goes into ``times``."""
+    for time, frame in timed:
+        times.append(time)
+        yield frame
+
+
+def _video(path: Path) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
     from rome_lightning.media.video import probe, stream_video
 
     return stream_video(path), probe(path).fps
 
 
-def _camera(number: int) -> tuple[Iterator[np.ndarray], float]:
-    """Frames of a camera, always the newest one."""
+def _camera(number: int) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
+    """Frames of a camera, always the newest one, and the seconds at which they came."""
+    import time
+
     import cv2
     import numpy as np
 
@@ -99,13 +110,13 @@ def _camera(number: int) -> tuple[Iterator[np.ndarray], float]:
     if not camera.isOpened():
         raise FileNotFoundError(f"no camera {number}; is it connected, and may this user read it?")
 
-    def frames() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
         try:
             while True:
                 good, frame = camera.read()
                 if not good:
                     return
-                yield np.ascontiguousarray(frame[..., ::-1])
+                yield time.monotonic(), np.ascontiguousarray(frame[..., ::-1])
         finally:
             camera.release()
 
@@ -129,14 +140,21 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
     cv2.destroyAllWindows()
 
 
-def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float) -> None:
+def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float, times: list[float]) -> None:
+    """Draw all frames; a video shows each when its driver's frame was taken."""
     from rome_lightning.media.video import write_video
 
     if output is not None:
-        write_video(output, (frame.image for frame in frames), fps)
+        write_video(output, (frame.image for frame in frames), fps, timestamps=_growing(times))
         return
     for _ in frames:
         continue
+
+
+def _growing(times: list[float]) -> Iterator[float]:
+    """Items of a list that others still append to: one for each frame that was drawn."""
+    for index in count():
+        yield times[index]
 
 
 def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None:
@@ -159,5 +177,5 @@ def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None
             "lost": timing.lost if faces_looked_for else None,
             "stages": summary,
         }
-        output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        write_atomic(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
         print(f"{output}: {timing.num_frames} frames")

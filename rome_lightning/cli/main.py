@@ -15,6 +15,7 @@ import traceback
 from dataclasses import dataclass
 
 import rome_lightning
+from rome_lightning.media.escaping import make_messages_printable, printable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -23,6 +24,8 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _LONGEST_MESSAGE = 600
+_FILE_ORDER_IS_FREE = ("shards",)
+"""Modules whose ``--config`` is a plain option."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _usage_error(message: str) -> int:
 
 def _shorten(text: str) -> str:
     """A message in one line, of a length that a person reads."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     # jsonargparse tries every type of an option; the first is the one that was meant.
     text = re.sub(
         r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a .*",
@@ -120,7 +123,42 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _overruled(arguments: list[str]) -> list[str]:
+    """Options before a ``--config`` whose file sets them too: the file would win without a word."""
+    import yaml
+
+    from rome_lightning.assets.experiments import find_experiment
+
+    found, options = [], []
+    for index, word in enumerate(arguments):
+        name, given, value = word.partition("=")
+        if name not in ("--config", "-c"):
+            options += [name] if name.startswith("--") else []
+            continue
+        path = value if given else "".join(arguments[index + 1 : index + 2])
+        try:
+            content = yaml.safe_load(find_experiment(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # the command says what is wrong with it
+        found += [option for option in options if _sets(content, option.removeprefix("--").split("."))]
+    return found
+
+
+def _sets(content: object, path: list[str]) -> bool:
+    """Whether a configuration sets an option, by its value or by the class that it belongs to."""
+    for part in path:
+        if not isinstance(content, dict):
+            return content is not None
+        if "class_path" in content:
+            return True
+        if part not in content:
+            return False
+        content = content[part]
+    return True
+
+
 def _run(command: Command, name: str, arguments: list[str]) -> int:
+    make_messages_printable()
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
     code = module.main([name, *arguments] if command.passes_own_name else arguments)
     sys.stdout.flush()
@@ -134,7 +172,7 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or EXIT_OK
-        print(f"rome: error: {stop.code}", file=sys.stderr)
+        print(f"rome: error: {_shorten(str(stop.code))}", file=sys.stderr)
         return EXIT_FAILURE
     except argparse.ArgumentError as error:
         if debug:
@@ -183,4 +221,10 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return _usage_error(f"unknown command {name!r}; {hint}`rome --help` lists them")
+    overruled = [] if command.module in _FILE_ORDER_IS_FREE else _overruled(rest)
+    if overruled:
+        return _usage_error(
+            f"{', '.join(overruled)} before --config, whose file sets the same and would win; "
+            "put options after the last --config"
+        )
     return _guarded(command, name, rest, debug)

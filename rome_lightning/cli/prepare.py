@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.media.escaping import printable
 
 
 def _parser() -> HintingParser:
@@ -110,5 +111,5 @@ def main(argv: list[str]) -> int:
     print(_splits(manifest))
     print(f"look at {options.output / 'report.html'}")
     for item in manifest.failed:
-        print(f"rome: warning: {item['input']} was not used: {item['reason']}", file=sys.stderr)
+        print(printable(f"rome: warning: {item['input']} was not used: {item['reason']}"), file=sys.stderr)
     return 1 if manifest.failed and options.strict else 0

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.media.escaping import printable
+from rome_lightning.media.locks import owned
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
@@ -65,6 +67,12 @@ def build_parser() -> StrictParser:
         default=[],
         help="People kept for validation (default: some, if there are six or more).",
     )
+    bring.add_argument(
+        "--picture-suffix",
+        metavar="SUFFIX",
+        help="All that follows the name of the pictures to take, such as image.png where mask.png lies "
+        "beside it.",
+    )
     bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
     return parser
 
@@ -90,7 +98,7 @@ def _verify(args: argparse.Namespace) -> int:
         state = "good" if not problems else "BAD"
         print(f"[{number}/{len(manifest.shards)}] {shard.name}: {state}", file=sys.stderr)
         for problem in problems:
-            print(f"{shard.name}: {problem.what}")
+            print(printable(f"{shard.name}: {problem.what}"))
         if problems:
             found.append((shard, problems))
     if not found:
@@ -120,7 +128,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _stats(args: argparse.Namespace) -> int:
@@ -129,7 +137,11 @@ def _stats(args: argparse.Namespace) -> int:
 
     folder, manifest = _open(args.dataset)
     head = f"{manifest.head['name']} head" if manifest.head.get("name") else "no head"
-    print(f"{manifest.dataset}: {manifest.image_size} px, {head}, {manifest.schema}, {manifest.hash[:12]}")
+    print(
+        printable(
+            f"{manifest.dataset}: {manifest.image_size} px, {head}, {manifest.schema}, {manifest.hash[:12]}"
+        )
+    )
     print(f"{'split':<7}{'shards':>8}{'people':>8}{'clips':>8}{'frames':>9}{'MB':>9}{'kB/frame':>10}")
     counts: Counter[str] = Counter()
     for split in SPLITS:
@@ -148,12 +160,12 @@ def _stats(args: argparse.Namespace) -> int:
             if path.exists():
                 counts.update(ShardInfo.load(path).counts)
     for what, count in sorted(counts.items()):
-        print(f"{count:>9} {what}")
+        print(printable(f"{count:>9} {what}"))
     if manifest.failed:
         print(f"{len(manifest.failed)} inputs failed:")
         for item in manifest.failed:
-            print(f"          {item['input']}: {item['reason']}")
-    print(f"licence: {manifest.licence or 'not stated'}")
+            print(printable(f"          {item['input']}: {item['reason']}"))
+    print(printable(f"licence: {manifest.licence or 'not stated'}"))
     return 0
 
 
@@ -161,9 +173,12 @@ def _import(args: argparse.Namespace) -> int:
     from datamodules.importing import import_dataset, read_config
 
     config = read_config(args.config, args.dataset_name, args.val_identities)
-    manifest = import_dataset(args.kind, args.source, args.output, config, _log)
+    with owned(args.output, "rome shards import"):
+        manifest = import_dataset(
+            args.kind, args.source, args.output, config, _log, picture_suffix=args.picture_suffix
+        )
     clips, frames = sum(s.clips for s in manifest.shards), sum(s.frames for s in manifest.shards)
     print(f"{args.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")
     for item in manifest.failed:
-        print(f"rome: warning: {item['input']} was not used: {item['reason']}", file=sys.stderr)
+        print(printable(f"rome: warning: {item['input']} was not used: {item['reason']}"), file=sys.stderr)
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     from rome_lightning.sweeps.engine import SweepFolder
@@ -109,7 +110,10 @@ def _run(folder: SweepFolder, config: SweepConfig) -> None:
         over = sum(other.is_over for other in folder.trials())
         value = "" if trial.value is None else f", {folder.sweep.metric} {trial.value:.5g}"
         why = f" ({trial.reason})" if trial.reason else ""
-        print(f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}", flush=True)
+        print(
+            printable(f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}"),
+            flush=True,
+        )
 
     # A sweep that is told to end must end its trainings too.
     signal.signal(signal.SIGTERM, _exit)
@@ -136,7 +140,9 @@ def _finish(folder: SweepFolder) -> int:
     print(page)
     bad = [trial for trial in ranking.trials if trial.status in ("failed", "running")]
     for trial in bad:
-        print(f"rome: warning: trial {trial.folder} {trial.status}: {trial.reason}", file=sys.stderr)
+        print(
+            printable(f"rome: warning: trial {trial.folder} {trial.status}: {trial.reason}"), file=sys.stderr
+        )
     return 1 if bad else 0
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rome_lightning.comparison.comparing import Comparison
 from rome_lightning.comparison.figures import curve_figure, interval_figure
 from rome_lightning.comparison.tables import bins_table, differences_table, digits_of, results_table
+from rome_lightning.media.image import write_png
 from rome_lightning.report.page import Media, Section, Table, write_report
 
 Truth = Callable[[dict[str, str]], UInt8[np.ndarray, "h w 3"]]
@@ -71,7 +72,7 @@ def _bins(comparison: Comparison, media: Path, truth: Truth | None) -> list[Sect
     ]
     pictures = []
     if rows:
-        Image.fromarray(np.concatenate(rows)).save(media / "largest_turns.png")
+        write_png(media / "largest_turns.png", np.concatenate(rows))
         names = [c.name for c in comparison.configurations]
         columns = " | ".join([*(["real frame"] if truth else []), *names])
         pictures = [Media(f"{media.name}/largest_turns.png", f"Largest turn of each person: {columns}")]
@@ -128,7 +129,7 @@ def _task_section(comparison: Comparison, task: str, media: Path, truth: Truth |
     pictures = []
     for number, case in enumerate(find_cases(comparison, name)):
         file = media / f"{task}-{number}.png"
-        Image.fromarray(side_by_side(comparison, case, truth)).save(file)
+        write_png(file, side_by_side(comparison, case, truth))
         pictures.append(
             Media(f"{media.name}/{file.name}", case_caption(comparison, case, name, truth is not None))
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from rome_lightning.comparison.comparing import Comparison
 from rome_lightning.comparison.judging import Result
+from rome_lightning.media.escaping import csv_cell, markdown_cell, printable
 from rome_lightning.report.page import Table
 
 _MARKS = {"better": "+ better", "worse": "- worse", "baseline": "baseline"}
@@ -137,17 +138,17 @@ def differences_table(comparison: Comparison) -> Table:
 
 
 def _short(value: Any) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None else printable(value)
     return text if len(text) <= _LONGEST_VALUE else f"...{text[-_LONGEST_VALUE + 3 :]}"
 
 
 def as_markdown(table: Table) -> str:
     """A pipe table with its caption."""
     lines = [table.columns, *table.rows]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    escaped = [[markdown_cell(cell) for cell in line] for line in lines]
     head, *body = (f"| {' | '.join(line)} |" for line in escaped)
     rule = "|" + "|".join(["---", *["---:"] * (len(table.columns) - 1)]) + "|"
-    return "\n".join([head, rule, *body, *(["", table.caption] if table.caption else [])])
+    return "\n".join([head, rule, *body, *(["", markdown_cell(table.caption)] if table.caption else [])])
 
 
 _LATEX = str.maketrans(
@@ -168,9 +169,9 @@ def results_latex(comparison: Comparison) -> str:
     lines = [r"\begin{tabular}{l" + "r" * len(names) + "}", r"\toprule", head + r" \\", r"\midrule"]
     for index, configuration in enumerate(comparison.configurations):
         cells = [_latex_cell(comparison.metric(name), index) for name in names]
-        lines.append(" & ".join([configuration.name.translate(_LATEX), *cells]) + r" \\")
+        lines.append(" & ".join([printable(configuration.name).translate(_LATEX), *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    text = f"% {caption(comparison)} Subscripts: half the width of the interval of the difference."
+    text = f"% {printable(caption(comparison))} Subscripts: half the width of the interval of the difference."
     return "\n".join([text, *lines])
 
 
@@ -197,7 +198,7 @@ def render(comparison: Comparison, style: str) -> str:
         style: ``table`` for terminals, ``md``, ``latex`` or ``csv``.
     """
     if style == "csv":
-        text: str = comparison.as_frame().to_csv(index=False)
+        text: str = comparison.as_frame().map(csv_cell).rename(columns=csv_cell).to_csv(index=False)
         return text
     if style == "latex":
         return results_latex(comparison) + "\n"

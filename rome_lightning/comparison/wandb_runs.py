@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from rome_lightning.comparison.runs import Run
+from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.escaping import csv_cell, file_name
 
 _WANTED_FILES = ("config.yaml", "pairs.parquet", "summary.json", ".png")
 _COPY = "rome"
@@ -36,13 +39,13 @@ def fetch_runs(project: str, names: Sequence[str], folder: Path | None = None, a
         import wandb
 
         api = wandb.Api()
-    folder = folder or Path("runs") / "wandb" / project.replace("/", "_")
+    folder = folder or Path("runs") / "wandb" / file_name(project)
     found = list(api.runs(project))
     if not names:
         chosen = [run for run in found if run.state == "finished"]
     else:
         chosen = [_named(found, name, project) for name in names]
-    return [_download(run, folder / f"{run.name}-{run.id}") for run in chosen]
+    return [_download(run, folder / f"{file_name(str(run.name))}-{file_name(str(run.id))}") for run in chosen]
 
 
 def _named(runs: Sequence[Any], name: str, project: str) -> Any:
@@ -57,8 +60,8 @@ def _named(runs: Sequence[Any], name: str, project: str) -> Any:
 def _download(run: Any, folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     for file in run.files():
-        inner = Path(file.name)
-        if inner.parts[:1] == (_COPY,) and ".." not in inner.parts and file.name.endswith(_WANTED_FILES):
+        inner = PurePosixPath(file.name)
+        if _is_wanted(inner):
             target = folder / Path(*inner.parts[1:])
             target.parent.mkdir(parents=True, exist_ok=True)
             # The server's file keeps its path below the root that it is given.
@@ -68,16 +71,22 @@ def _download(run: Any, folder: Path) -> Run:
     return Run(folder)
 
 
+def _is_wanted(inner: PurePosixPath) -> bool:
+    """Whether a file of the server belongs to the copy of a run folder; its name becomes a path."""
+    safe = all(part == file_name(part) for part in inner.parts)
+    return safe and len(inner.parts) > 1 and inner.parts[0] == _COPY and inner.name.endswith(_WANTED_FILES)
+
+
 def _write_missing(run: Any, folder: Path) -> None:
     """What the run did not upload itself."""
     config = folder / "config.yaml"
     if not config.is_file():
-        config.write_text(yaml.safe_dump(_plain(dict(run.config))), encoding="utf-8")
+        write_atomic(config, yaml.safe_dump(_plain(dict(run.config))))
     summary = folder / "summary.json"
     if not summary.is_file():
         numbers = {key: _number(value) for key, value in dict(run.summary).items() if "/" in key}
         metrics = {key: value for key, value in numbers.items() if value is not None}
-        summary.write_text(json.dumps({"metrics": metrics}, indent=1) + "\n", encoding="utf-8")
+        write_atomic(summary, json.dumps({"metrics": metrics}, indent=1) + "\n")
     _write_history(run, folder / "metrics.csv")
 
 
@@ -100,13 +109,14 @@ def _number(value: Any) -> float | None:
 def _write_history(run: Any, path: Path) -> None:
     rows = [dict(row) for row in run.scan_history()]
     names = sorted({key for row in rows for key in row if "/" in key and key != "trainer/global_step"})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", *names])
-        for row in rows:
-            step = row.get("trainer/global_step", row.get("_step"))
-            numbers = [_number(row.get(name)) for name in names]
-            writer.writerow([step, *("" if number is None else number for number in numbers)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["step", *map(csv_cell, names)])
+    for row in rows:
+        step = row.get("trainer/global_step", row.get("_step"))
+        numbers = [_number(row.get(name)) for name in names]
+        writer.writerow([step, *("" if number is None else number for number in numbers)])
+    write_atomic(path, text.getvalue())
 
 
 def upload_run(run: Path, wandb_run: Any) -> int:

@@ -6,7 +6,6 @@ killed and started again, give the same numbers.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import rome_lightning
@@ -28,7 +25,9 @@ from rome_lightning.evaluation.protocol import Protocol, text_hash
 from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.seen import RealImages
 from rome_lightning.evaluation.systems import Predictions, System
+from rome_lightning.media import image as image_file
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 
 UNIT_SIZE = 16
 """Pairs of one source that are scored at once."""
@@ -135,7 +134,7 @@ class Evaluation:
 
     def missing(self) -> list[Unit]:
         """Units that nobody has finished."""
-        return [unit for unit in self.units if not (self.parts / unit.file).is_file()]
+        return [unit for unit in self.units if not _is_whole(self.parts / unit.file)]
 
     def share(self, rank: int, world_size: int) -> list[Unit]:
         """Unfinished units of one of several processes; a source's units go to the same one, in a row."""
@@ -229,15 +228,21 @@ class Evaluation:
     def _store(self, unit: Unit, tensors: dict[str, Tensor], predictions: Predictions) -> None:
         self._keep_frames(unit, predictions)
         metadata = {"reasons": json.dumps(list(predictions.reasons))}
-        # Copies: safetensors refuses tensors that share memory.
-        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-        write_atomic(self.parts / unit.file, serialize(tensors, metadata))
+        write_atomic(self.parts / unit.file, pack_tensors(tensors, metadata))
 
     def load(self, unit: Unit) -> Part:
         """Values of a finished unit."""
-        with safe_open(self.parts / unit.file, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Part(unit, tensors, tuple(json.loads(file.metadata()["reasons"])))
+        tensors, metadata = unpack_tensors(self.parts / unit.file)
+        return Part(unit, tensors, tuple(json.loads(metadata["reasons"])))
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and of the length that its header states; another one is scored again."""
+    try:
+        with safe_open(part, framework="pt") as file:
+            return "reasons" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def floor_scores(
@@ -266,9 +271,7 @@ def floor_scores(
 
 def write_png(path: Path, image: Tensor) -> None:
     """Write an RGB image of bytes (3, h, w)."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=3)
-    write_atomic(path, buffer.getvalue())
+    image_file.write_png(path, image.permute(1, 2, 0).numpy(), compression=3)
 
 
 def describe(evaluation: Evaluation) -> dict[str, Any]:

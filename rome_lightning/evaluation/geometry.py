@@ -19,7 +19,7 @@ from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.systems import AvatarSystem, Predictions
 from rome_lightning.head import HeadModel
 from rome_lightning.media.meshes import Mesh, read_landmarks, read_mesh
-from rome_lightning.media.video import read_image
+from rome_lightning.media.pictures import read_image
 from rome_lightning.metrics.mesh_distance import (
     SurfacePoints,
     distances_to_mesh,

@@ -16,7 +16,8 @@ from torch import Tensor
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.protocol import Protocol, file_hash
 from rome_lightning.evaluation.systems import Predictions
-from rome_lightning.media.video import Video, probe, read_image, read_video
+from rome_lightning.media.pictures import read_image
+from rome_lightning.media.video import Video, probe, read_video
 from rome_lightning.tracking import Segmenter
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.types import Frames, HeadParams, Region
@@ -64,8 +65,8 @@ class FolderPredictions:
             found = [p for s in VIDEO_SUFFIXES if (p := self.folder / f"{clip}{s}").is_file()]
             if not found:
                 continue
-            length = probe(found[0]).num_frames
-            if length and length != count:
+            length = _count_frames(found[0])
+            if length != count:
                 raise ValueError(
                     f"{found[0]} has {length} frames for {count} pairs; they cannot be assigned to "
                     "pairs: write one frame per pair, in the order of pairs.txt"
@@ -119,6 +120,12 @@ class FolderPredictions:
                 f"another size: {pixels.shape[1]}x{pixels.shape[0]}, wanted a side of {self.resolution}"
             )
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def _count_frames(path: Path) -> int:
+    """Frames that decoding gives: what a header promises may never have been written."""
+    info = probe(path)
+    return info.num_frames if info.is_exact else len(read_video(path))
 
 
 def _read_array(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,10 +188,11 @@ class VideoPredictions:
 
     def __init__(self, path: Path, targets: Path, resolution: int) -> None:
         video, wanted = read_video(path), probe(targets)
-        if len(video) != wanted.num_frames:
+        length = _count_frames(targets)
+        if len(video) != length:
             raise ValueError(
-                f"{path} has {len(video)} frames, {targets} has {wanted.num_frames}; they cannot be "
-                "matched: cut both to the same frames"
+                f"{path} has {len(video)} frames, {targets} has {length}; they cannot "
+                "be matched: cut both to the same frames"
             )
         height, width = video.frames.shape[1:3]
         if (width, height) != (wanted.width, wanted.height):

@@ -14,7 +14,7 @@ from rome_lightning.evaluation.geometry import in_millimetres
 from rome_lightning.evaluation.systems import AvatarSystem
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.meshes import ply_bytes
-from rome_lightning.media.video import read_image
+from rome_lightning.media.pictures import read_image
 from rome_lightning.tracking import Tracker
 from rome_lightning.types import Frames
 from rome_lightning.types.params import at_rest

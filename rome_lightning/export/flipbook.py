@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.media.atomic import atomic_file, write_atomic
+from rome_lightning.media.atomic import write_together
 from rome_lightning.media.image import to_uint8
 from rome_lightning.types import HeadParams
 
@@ -55,8 +56,8 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
             top, left = index // columns * height, index % columns * width
             atlas[top : top + height, left : left + width] = picture
             index += 1
-    with atomic_file(path) as file:
-        Image.fromarray(atlas).save(file, format="PNG")
+    picture = io.BytesIO()
+    Image.fromarray(atlas).save(picture, format="PNG")
     description = {
         "format": FORMAT,
         "image": path.name,
@@ -68,5 +69,5 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
         "fps": fps,
     }
     document = path.with_suffix(".json")
-    write_atomic(document, json.dumps(description, indent=2) + "\n")
+    write_together({path: picture.getvalue(), document: json.dumps(description, indent=2) + "\n"})
     return [path, document]

@@ -29,6 +29,7 @@ from torch import Tensor
 import rome_lightning
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import JOINTS, HeadModel
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 from rome_lightning.types import HeadParams
 
@@ -166,8 +167,7 @@ def export_glb(
         "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}],
         **_material(unlit),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_container(document, bytes(buffer.content)))
+    write_atomic(path, _container(document, bytes(buffer.content)))
     return path
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rome_lightning.media.atomic import write_atomic, write_together
 from rome_lightning.media.image import encode_png, quantize
 
 
@@ -35,11 +36,11 @@ def export_obj(
     path = Path(path)
     if faces.shape != uv_faces.shape:
         raise ValueError(f"uv_faces must have one row per face, {len(faces)}, got {tuple(uv_faces.shape)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines: list[str] = []
+    files: dict[Path, bytes | str] = {}
     if texture is not None:
-        path.with_suffix(".png").write_bytes(encode_png(texture))
-        path.with_suffix(".mtl").write_text(
+        files[path.with_suffix(".png")] = encode_png(texture)
+        files[path.with_suffix(".mtl")] = (
             "newmtl skin\nKd 1 1 1\nKa 0 0 0\nKs 0 0 0\nillum 1\n" + f"map_Kd {path.stem}.png\n"
         )
         lines += [f"mtllib {path.stem}.mtl"]
@@ -49,7 +50,7 @@ def export_obj(
         lines += ["usemtl skin"]
     for face, corners in zip((faces + 1).tolist(), (uv_faces + 1).tolist(), strict=True):
         lines.append("f " + " ".join(f"{a}/{b}" for a, b in zip(face, corners, strict=True)))
-    path.write_text("\n".join(lines) + "\n")
+    write_together({**files, path: "\n".join(lines) + "\n"})
     return path
 
 
@@ -76,6 +77,5 @@ def export_ply(
     properties = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}", *properties]
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("\n".join(header).encode() + points.tobytes() + triangles.tobytes())
+    write_atomic(path, "\n".join(header).encode() + points.tobytes() + triangles.tobytes())
     return path

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import rome_lightning
+from rome_lightning.media.atomic import atomic_path, write_atomic
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import head_fingerprint
 from rome_lightning.models.blending import NUM_LAYERS
@@ -125,16 +126,17 @@ def export_networks(
     for part in _parts(model, image_size):
         path = folder / f"{part.name}.onnx"
         program = torch.export.export(part.module, tuple(part.inputs.values()))
-        torch.onnx.export(
-            program,
-            f=str(path),
-            input_names=list(part.inputs),
-            output_names=list(part.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with atomic_path(path) as temporary:
+            torch.onnx.export(
+                program,
+                f=str(temporary),
+                input_names=list(part.inputs),
+                output_names=list(part.outputs),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         if programs:
             torch.export.save(program, str(path.with_suffix(".pt2")))
         differences[part.name] = _compare(path, part)
@@ -153,7 +155,7 @@ def export_networks(
         "config": dataclasses.asdict(model.config),
         "outside": OUTSIDE,
     }
-    (folder / "model.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_atomic(folder / "model.json", json.dumps(document, indent=2) + "\n")
     return differences
 
 

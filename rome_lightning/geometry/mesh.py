@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.geometry.checks import check_batches, check_faces
 
 _SHORTEST = 1e-12
 """Sums of cross products that are shorter are not brought to length 1."""
@@ -43,6 +44,8 @@ def vertex_normals(
 @torch.library.custom_op("rome_lightning::vertex_normals", mutates_args=())
 def _vertex_normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Normals, and the sums of cross products that they are made of. Needs Warp."""
+    check_batches(vertices=(vertices, False))
+    check_faces("faces", faces, vertices.shape[1])
     normals, sums = kernels("geometry").vertex_normals(vertices, faces, _SHORTEST)
     return normals, sums
 

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +35,23 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     with atomic_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_together(files: Mapping[Path, bytes | str]) -> None:
+    """Write several files, of which none takes its name before all of them are on disk.
+
+    Args:
+        files: content by path, the one that names the others last; text is written as UTF-8.
+
+    Raises:
+        OSError: one cannot be written; then all old ones are as they were.
+    """
+    with contextlib.ExitStack() as written:
+        for path, data in reversed(list(files.items())):
+            file = written.enter_context(atomic_file(path))
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+
+from rome_lightning.media.atomic import write_atomic
 
 
 def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -19,6 +22,22 @@ def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 def to_uint8(image: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:
     """Images in [0, 1] as image libraries take them: bytes, channels innermost, on the CPU."""
     return quantize(image).movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], compression: int = 6) -> None:
+    """Write a PNG file, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        pixels: RGB or RGBA.
+        compression: 0 to 9; lower is faster.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=compression)
+    write_atomic(path, file.getvalue())
 
 
 def encode_png(texture: Float[Tensor, "3 h w"]) -> bytes:

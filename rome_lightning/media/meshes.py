@@ -47,7 +47,7 @@ def read_mesh(path: Path) -> Mesh:
         mesh = Mesh(
             torch.tensor(np.asarray(vertices), dtype=torch.float32), torch.tensor(faces, dtype=torch.long)
         )
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError, StopIteration, OverflowError) as error:
         raise ValueError(f"cannot read {path} as a mesh: {error}") from error
     if not faces or mesh.vertices.ndim != 2 or not bool(mesh.vertices.isfinite().all()):
         raise ValueError(f"{path} has no faces, or vertices that are not finite")
@@ -81,6 +81,10 @@ def _read_ply(data: bytes) -> tuple[list[list[float]], list[list[int]]]:
             elements.append((line[1], int(line[2]), []))
         elif line[0] == "property":
             elements[-1][2].append(line[1:])
+    for name, count, properties in elements:
+        # Every number takes a byte at least; without the check a header of 100 bytes keeps us busy for ever.
+        if not 0 <= count * max(1, len(properties)) <= len(body):
+            raise ValueError(f"its header promises {count} of {name}, more than the file holds")
     tokens = iter(body.split()) if kind == "ascii" else None
     order = ">" if kind == "binary_big_endian" else "<"
     stream = io.BytesIO(body)

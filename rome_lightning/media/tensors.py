@@ -1,18 +1,97 @@
-"""Tensors with a header in one safetensors file: nothing in it is executed."""
+"""Tensors with a header in one safetensors file: nothing in it is executed, and a changed byte is found."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.digest import note_missing
 
 _HEADER = "rome"
+_DIGEST = "sha256"
+_BLANK = "0" * 64
+_MOST_HEADER_BYTES = 100_000_000
+"""As the format has it."""
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose metadata hold the SHA-256 of the file, taken while its place held zeros.
+
+    Args:
+        tensors: on any device.
+        metadata: further strings.
+    """
+    # Copies: safetensors refuses tensors that share memory.
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    data = _with_metadata(save(copies), {**metadata, _DIGEST: _BLANK})
+    place = _place_of_digest(data, _BLANK)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return data[:place] + digest + data[place + len(digest) :]
+
+
+def unpack_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that ``pack_tensors`` made, once its digest is found right.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
+    """
+    data = bytearray(path.read_bytes())
+    try:
+        metadata = _metadata(data)
+        stated = metadata.pop(_DIGEST, None)
+        if stated is None and any(len(value) == len(_BLANK) for value in metadata.values()):
+            raise ValueError("the name of its SHA-256 is damaged")
+        if stated is not None:
+            place = _place_of_digest(data, stated)
+            data[place : place + len(_BLANK)] = _BLANK.encode()
+            if hashlib.sha256(data).hexdigest() != stated:
+                raise ValueError("its content does not match its SHA-256")
+        tensors: dict[str, Tensor] = load(bytes(data))
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if stated is None:
+        note_missing(path, "so damage to its numbers is not found; write it anew to have one")
+    return tensors, metadata
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The file with strings in its header, in an order that, unlike the library's, is always the same."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _metadata(data: bytes | bytearray) -> dict[str, str]:
+    """The strings in a file's header."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(len(data) - 8, _MOST_HEADER_BYTES):
+        raise ValueError("it is cut short, or no safetensors file")
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its header is not one of a safetensors file")
+    return metadata
+
+
+def _place_of_digest(data: bytes | bytearray, digest: str) -> int:
+    """Where the digits of the digest begin."""
+    key = f'"{_DIGEST}":"'.encode()
+    size = int.from_bytes(data[:8], "little")
+    place = data.find(key + digest.encode(), 8, 8 + size)
+    if place < 0 or len(digest) != len(_BLANK):
+        raise ValueError("its SHA-256 is damaged")
+    return place + len(key)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -23,8 +102,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
         tensors: on any device.
         header: plain data; must have a ``format``.
     """
-    data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(data, {_HEADER: json.dumps(header)}))
+    write_atomic(path, pack_tensors(tensors, {_HEADER: json.dumps(header)}))
 
 
 def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -34,11 +112,11 @@ def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[
         ValueError: the file is damaged or has another format.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+        tensors, metadata = unpack_tensors(path)
+        header = json.loads(metadata.get(_HEADER, "{}"))
+    except ValueError as error:
         raise ValueError(f"{path} is damaged or not a {file_format} file: {error}") from error
-    if header.get("format") != file_format:
-        raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {file_format!r}")
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != file_format:
+        raise ValueError(f"{path} has format {found!r}, this version reads {file_format!r}")
     return tensors, header

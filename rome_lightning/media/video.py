@@ -1,4 +1,4 @@
-"""Reading and writing videos and photos."""
+"""Reading and writing videos."""
 
 from __future__ import annotations
 
@@ -14,33 +14,47 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int32, UInt8
-from PIL import Image, ImageOps
 
 from rome_lightning.media.atomic import atomic_path
+from rome_lightning.media.container import (
+    Clock,
+    average_fps,
+    continuous,
+    count_packets,
+    file_address,
+    open_container,
+    picture_stream,
+    rate_of,
+    shown_frames,
+)
+from rome_lightning.media.frames import display_matrix, upright_rgb
 
-# Streams without a colour tag: broadcast rules, standard definition is BT.601 and HD is BT.709.
-_HD_HEIGHT = 720
+_TICKS = 120_000
+"""Of the clock of written videos, per second: a whole number of them at every common frame rate."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container says about its picture, before anything is decoded."""
+    """What a file says about its picture, and what is in it."""
 
     path: Path
     width: int
-    """Pixels, as displayed (after the rotation of the metadata)."""
+    """Pixels, as ``read_video`` returns them: upright and square."""
     height: int
-    """Pixels, as displayed."""
+    """Pixels, as ``read_video`` returns them."""
     fps: float
-    """Average frames per second."""
+    """Average frames per second of the pictures that are there."""
     num_frames: int
-    """Frames that the container promises; an estimate from its duration where it keeps no count, 0 if
-    it states neither."""
+    """Pictures that are there, counted; what the header promises does not matter."""
     duration_s: float
-    """0 if the container does not state it."""
+    """From the first picture to the end of the last one."""
     rotation: int
     """Degrees, counter-clockwise, that turn the stored picture upright: 0, 90, 180 or 270."""
     codec: str
+    mirrored: bool = False
+    """Whether the picture is mirrored left to right before it is turned."""
+    is_exact: bool = True
+    """Whether decoding gives exactly ``num_frames``; not so for damaged or cut pictures and for VP8."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +70,37 @@ class Video:
     frame_numbers: Int32[np.ndarray, " n"]
     """Position of each frame in the file, counted from 0."""
     path: Path | None = None
+    clock_offsets: tuple[float, ...] = (0.0,)
+    """Seconds to add to the file's own time stamps, for each stretch between restarts of its clock."""
 
     def __len__(self) -> int:
         return len(self.frames)
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read the properties of a video without decoding more than one frame.
+    """Read the properties of a video: all of the file is read, one frame is decoded.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a video, no picture in it, or nothing to decode.
     """
     path = Path(path)
-    with _open(path) as container:
-        stream = _picture_stream(container, path)
-        rotation = _rotation(next(_decode(container, stream, path)))
-        width, height = stream.width, stream.height
-        if rotation in (90, 270):
-            width, height = height, width
-        fps = _average_fps(stream)
-        duration = _duration(container, stream)
-        frames = stream.frames or round(duration * fps)
-        return VideoInfo(path, width, height, fps, frames, duration, rotation, stream.codec_context.name)
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        frame = next(shown_frames(container, stream, path))
+        shape = _shown(frame, stream, path, None).shape
+        a, b, c, d = display_matrix(frame)
+        codec, stated = stream.codec_context.name, average_fps(stream)
+    with open_container(path) as container:
+        found, is_exact = count_packets(container, picture_stream(container, path))
+        times = continuous(found, Clock(container, 1 / stated))
+    mirrored = a * d - b * c < 0
+    # Undo the mirror (x becomes -x), which leaves a turn.
+    a, b = (-a, -b) if mirrored else (a, b)
+    rotation = {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}[a, b]
+    fps = rate_of(times, stated)
+    duration = times[-1] + 1 / fps if times else 0.0
+    return VideoInfo(path, shape[1], shape[0], fps, len(times), duration, rotation, codec, mirrored, is_exact)
 
 
 def read_video(
@@ -109,13 +131,15 @@ def read_video(
     frames: list[np.ndarray] = []
     timestamps: list[float] = []
     numbers: list[int] = []
-    with _open(path) as container:
-        stream = _picture_stream(container, path)
-        native = _average_fps(stream)
-        for number, time, frame in _shown_frames(container, stream, path):
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        native = average_fps(stream)
+        clock = Clock(container, 1 / native)
+        for number, frame in enumerate(shown_frames(container, stream, path)):
+            time = clock(frame.time)
             if time < start_s - 1e-6 or (fps and not _starts_interval(time, timestamps, fps, start_s)):
                 continue
-            frames.append(_to_rgb(frame, max_side))
+            frames.append(_shown(frame, stream, path, max_side))
             timestamps.append(time)
             numbers.append(number)
             if len(frames) == max_frames:
@@ -128,29 +152,35 @@ def read_video(
         raise ValueError(f"{path} changes its frame size midway; split it where the size changes")
     return Video(
         np.stack(frames),
-        _rate_of(timestamps, native),
+        rate_of(timestamps, native),
         np.asarray(timestamps, np.float64),
         np.asarray(numbers, np.int32),
         path,
+        tuple(clock.offsets),
     )
 
 
-def stream_video(path: str | Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Frames of a video one by one, upright RGB, without keeping them.
+def stream_video(path: str | Path) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+    """Seconds since the first frame, and upright RGB, of frames one by one, without keeping them.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a video, no picture in it, or damaged.
     """
     path = Path(path)
-    with _open(path) as container:
-        stream = _picture_stream(container, path)
-        for frame in _decode(container, stream, path):
-            yield _to_rgb(frame, None)
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
+        clock = Clock(container, 1 / average_fps(stream))
+        for frame in shown_frames(container, stream, path):
+            yield clock(frame.time), _shown(frame, stream, path, None)
 
 
 def write_video(
-    path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, quality: int = 18
+    path: str | Path,
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+    fps: float,
+    quality: int = 18,
+    timestamps: Iterable[float] | None = None,
 ) -> Path:
     """Write H.264 in MP4 that every browser and player shows.
 
@@ -162,9 +192,14 @@ def write_video(
             column, because the chroma of H.264 has half the resolution.
         fps: frames per second.
         quality: constant rate factor of x264, 0 (lossless) to 51; 18 looks like the original.
+        timestamps: seconds at which the frames are shown, rising; by default one every 1/fps. The first one
+            is where the video starts. They are asked for after their frames.
 
     Returns:
         ``path``.
+
+    Raises:
+        ValueError: there are no frames, they differ in size, or time stamps do not rise.
     """
     path = Path(path)
     if fps <= 0:
@@ -174,92 +209,15 @@ def write_video(
     if first is None:
         raise ValueError(f"no frames to write to {path}")
     with atomic_path(path) as temporary:
-        _encode(str(temporary), path, first, iterator, fps, quality)
+        _encode(temporary, path, chain([first], iterator), fps, quality, timestamps)
     return path
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Read a photo as upright RGB.
-
-    The EXIF rotation is applied; transparent pixels are laid on white; greyscale, palette, CMYK and
-    16-bit images are converted. HEIC needs the package ``pillow-heif``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an image that Pillow reads, or a damaged one.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}")
-    if path.suffix.lower() in (".heic", ".heif"):
-        _register_heif(path)
+def _shown(frame: VideoFrame, stream: VideoStream, path: Path, max_side: int | None) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _image_to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports damaged files by all of these, some texts with line breaks.
-        raise ValueError(f"cannot read {path} as an image: {' '.join(str(error).split())}") from error
-
-
-def _register_heif(path: Path) -> None:
-    """Teach Pillow to read HEIC."""
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is a HEIC picture, which needs pillow-heif: pip install 'rome-lightning[heic]', "
-            "or export it as JPEG"
-        ) from error
-    pillow_heif.register_heif_opener()
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no video at {path}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
-    try:
-        return av.open(str(path))
-    except av.FFmpegError as error:
-        raise ValueError(
-            f"cannot read {path} as a video ({error.strerror}); it is truncated or not a video"
-        ) from error
-
-
-def _picture_stream(container: Any, path: Path) -> VideoStream:
-    """The first video stream that is not a cover picture."""
-    pictures = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams if stream not in container.streams.video})
-        raise ValueError(f"{path} has no video stream, only {', '.join(kinds) or 'nothing'}")
-    streams[0].thread_type = "AUTO"
-    return streams[0]
-
-
-def _decode(container: Any, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
-    """Decode every frame; damage becomes a ``ValueError`` that names the file."""
-    count = 0
-    try:
-        for frame in container.decode(stream):
-            count += 1
-            yield frame
-    except av.FFmpegError as error:
-        raise ValueError(f"{path} is damaged after {count} frames ({error.strerror})") from error
-    if count == 0:
-        raise ValueError(f"{path} has a video stream without a single frame; it is truncated or empty")
-
-
-def _shown_frames(container: Any, stream: VideoStream, path: Path) -> Iterator[tuple[int, float, VideoFrame]]:
-    """(number, seconds since the first frame, frame) in the order of display."""
-    first: float | None = None
-    fps = _average_fps(stream)
-    for number, frame in enumerate(_decode(container, stream, path)):
-        # Streams without timestamps (raw H.264) are taken to be regular.
-        shown = frame.time if frame.time is not None else number / fps
-        first = shown if first is None else first
-        yield number, shown - first, frame
+        return upright_rgb(frame, stream.sample_aspect_ratio, max_side)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _starts_interval(time: float, kept: list[float], fps: float, start_s: float) -> bool:
@@ -269,16 +227,6 @@ def _starts_interval(time: float, kept: list[float], fps: float, start_s: float)
     if not kept:
         return True
     return int((time - start_s + slack) * fps) > int((kept[-1] - start_s + slack) * fps)
-
-
-def _rate_of(timestamps: list[float], native: float) -> float:
-    span = timestamps[-1] - timestamps[0]
-    return (len(timestamps) - 1) / span if span > 0 else native
-
-
-def _average_fps(stream: VideoStream) -> float:
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return float(rate) if rate else 25.0
 
 
 def _duration(container: Any, stream: VideoStream) -> float:
@@ -293,46 +241,33 @@ def _check_complete(path: Path, container: Any, stream: VideoStream, decoded: in
     duration = _duration(container, stream)
     # Trimmed files may keep frames that are never shown: both count and time must be short.
     too_few = promised > 0 and decoded < 0.95 * promised - 2
-    too_short = duration > 0 and end_s < 0.95 * duration - 2 / _average_fps(stream)
+    too_short = duration > 0 and end_s < 0.95 * duration - 2 / average_fps(stream)
     if too_few and too_short:
         raise ValueError(
             f"{path} is truncated: its header announces {promised} frames, it ends after {decoded}"
         )
 
 
-def _rotation(frame: VideoFrame) -> int:
-    """Counter-clockwise degrees that turn the stored picture upright, to a multiple of 90."""
-    return round(frame.rotation / 90) % 4 * 90
-
-
-def _to_rgb(frame: VideoFrame, max_side: int | None) -> np.ndarray:
-    """Upright RGB of at most ``max_side`` pixels on the longer side."""
-    width, height = frame.width, frame.height
-    if max_side is not None and max(width, height) > max_side:
-        scale = max_side / max(width, height)
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    untagged = frame.colorspace in (0, 2)
-    source = ("ITU709" if frame.height >= _HD_HEIGHT else "ITU601") if untagged else None
-    rgb = frame.to_ndarray(
-        format="rgb24", width=width, height=height, src_colorspace=source, interpolation="AREA"
-    )
-    return np.ascontiguousarray(np.rot90(rgb, _rotation(frame) // 90))
-
-
 def _encode(
-    temporary: str, path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float, quality: int
+    temporary: Path,
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    quality: int,
+    timestamps: Iterable[float] | None,
 ) -> None:
-    shape = first.shape
-    with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
+    shape: tuple[int, ...] | None = None
+    rate = Fraction(fps).limit_denominator(1001)
+    times = None if timestamps is None else iter(timestamps)
+    with av.open(file_address(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
-        stream.width, stream.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        # BT.709, limited range: what players assume, said aloud.
-        context.colorspace = context.color_primaries = context.color_trc = 1
-        context.color_range = 1
-        for index, frame in enumerate(chain([first], rest)):
+        start, last = 0.0, -1
+        for index, frame in enumerate(frames):
+            if shape is None:
+                shape = frame.shape
+                _configure(stream, shape)
+                if times is not None:
+                    stream.codec_context.time_base = Fraction(1, _TICKS)
             if frame.shape != shape or frame.dtype != np.uint8:
                 raise ValueError(
                     f"frame {index} for {path} is {frame.dtype} {frame.shape}, the first is uint8 {shape}"
@@ -342,18 +277,22 @@ def _encode(
             picture = VideoFrame.from_ndarray(even, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709"
             )
-            picture.pts = index
-            picture.time_base = 1 / rate
+            picture.pts, picture.time_base = index, 1 / rate
+            if times is not None:
+                time = next(times)
+                start = time if index == 0 else start
+                picture.pts, picture.time_base = round((time - start) * _TICKS), Fraction(1, _TICKS)
+                if picture.pts <= last:
+                    raise ValueError(f"the time stamps for {path} do not rise: frame {index} has {time} s")
+                last = picture.pts
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
-def _image_to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float32)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+def _configure(stream: Any, shape: tuple[int, ...]) -> None:
+    stream.width, stream.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    # BT.709, limited range: what players assume, said aloud.
+    context.colorspace = context.color_primaries = context.color_trc = 1
+    context.color_range = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.head import HeadModel
+from rome_lightning.media.digest import check_archive
 from rome_lightning.media.tensors import read_tensors, write_tensors
 
 FORMAT = "rome-basis/1"
@@ -142,9 +144,11 @@ class LinearBasis:
             )
         tensors, header = read_tensors(path, FORMAT)
         names = ("num_hair", "head", "fingerprint", "provenance")
-        return cls(
-            tensors["components"], tensors["mean"], tensors["std"], **{name: header[name] for name in names}
-        )
+        try:
+            parts = (tensors["components"], tensors["mean"], tensors["std"])
+            return cls(*parts, **{name: header[name] for name in names})
+        except KeyError as error:
+            raise ValueError(f"{path} is not a whole basis file: it lacks {error}") from error
 
     @classmethod
     def from_official(cls, u_full: Path, mean_deform: Path, head: HeadModel) -> LinearBasis:
@@ -183,6 +187,8 @@ def read_official(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the release's files come from its authors' page")
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

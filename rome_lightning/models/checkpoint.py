@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rome_lightning.media.digest import check_archive, note_missing
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.config import (
     AvatarConfig,
@@ -50,15 +51,31 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
         raise ValueError(f"the avatar configuration is not one of this version: {error}") from error
 
 
+def verify_checkpoint(path: Path) -> None:
+    """Check a file against its SHA-256, or a file without one by the CRC-32 of each of its records.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut short, damaged, or no checkpoint.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        sealed = check_archive(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    if not sealed:
+        note_missing(path, "its parts were checked by their CRC-32")
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint.
+    """A training checkpoint, verified.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+    verify_checkpoint(path)
     try:
         with warnings.catch_warnings():
             # Files that are no checkpoints make torch warn about their pickle protocol first.
@@ -71,6 +88,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or CONFIG_KEY not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of rome_lightning (no state_dict and {CONFIG_KEY})")
+    state, config, size = checkpoint["state_dict"], checkpoint[CONFIG_KEY], checkpoint.get("image_size", 1)
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise ValueError(f"{path} is not a whole checkpoint: its state_dict must hold tensors by name")
+    if not isinstance(config, dict) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{path} is not a whole checkpoint: {CONFIG_KEY} or image_size is of another kind")
     return checkpoint
 
 
@@ -84,8 +108,11 @@ def load_state(avatar: AvatarModel, weights: dict[str, Tensor], origin: Path) ->
     """Fill a model strictly.
 
     Raises:
-        ValueError: the weights belong to another architecture; names the first difference.
+        ValueError: the weights are not finite or belong to another architecture; names the first difference.
     """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{origin} has weights that are not finite, {name}; take an earlier checkpoint")
     try:
         avatar.load_state_dict(weights)
     except RuntimeError as error:

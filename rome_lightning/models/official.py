@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from rome_lightning.head.flame.released import check_released
 from rome_lightning.media.atomic import atomic_file
+from rome_lightning.media.digest import check_archive, seal_archive
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
@@ -113,12 +115,14 @@ def read_official(path: Path) -> dict[str, Tensor]:
             "https://github.com/SamsungLabs/rome (non-commercial research)"
         )
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors; it is not read, because that could run code"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'cut short'}"
         ) from error
@@ -339,3 +343,4 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Save plain data and tensors, atomically."""
     with atomic_file(path) as file:
         torch.save(content, file)
+        seal_archive(file)

@@ -223,6 +223,11 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError(f"the pickle sets an item of a {type(target).__name__}; refused")
         for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+                # Nested ones that share their parts are small to store and take for ever to hash.
+                raise ValueError(
+                    "the pickle has nested tuples as keys, which a data file has no use for; refused"
+                )
             target[key] = resolve(value)
 
     def _op_global(self, argument: str) -> None:

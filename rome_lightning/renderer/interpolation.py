@@ -6,6 +6,8 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.geometry.checks import check_batches, check_faces
+from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
 
 
 def interpolate(
@@ -51,6 +53,12 @@ def _interpolate(
     fused: bool,
 ) -> Tensor:
     """Forward, opaque to graph capture."""
+    vertices_px = check_mesh(vertices_px, faces)
+    check_face_ids(vertices_px, faces, face_ids, shared=True)
+    check_batches(vertices_px=(vertices_px, True), face_ids=(face_ids, True), attributes=(attributes, True))
+    check_faces("attribute_faces", attribute_faces, attributes.shape[1])
+    if len(attribute_faces) != len(faces):
+        raise ValueError(f"attribute_faces must have {len(faces)} rows as faces, got {len(attribute_faces)}")
     if fused:
         return kernels("renderer").interpolate(vertices_px, faces, face_ids, attributes, attribute_faces)
     weights, _, _ = _barycentrics(vertices_px, faces, face_ids)
@@ -90,6 +98,7 @@ def _interpolate_backward(
     The value at a pixel is an affine function of the position. Moving corner k by d moves that function
     by ``weight_k d`` at the pixel, so its value changes by ``-weight_k (slope . d)``.
     """
+    vertices_px = bounded(vertices_px)
     if fused:
         inputs = (gradient, vertices_px, faces, face_ids, attributes, attribute_faces)
         return kernels("renderer").interpolate_backward(*inputs, to_vertices, to_attributes)

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.geometry.checks import check_batches, check_indices
 
 _MAX_ELEMENTS = 1 << 24
 """Elements of the largest intermediate tensor; wider batches are worked through in parts."""
@@ -34,6 +35,8 @@ def extend_outside(
 @torch.library.custom_op("rome_lightning::carry", mutates_args=())
 def _carry(values: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Values (b, c, h, w) at flat source pixels (b, h, w), channels-last; 0 where the source is -1."""
+    check_batches(values=(values, False), source=(source, False))
+    check_indices("source", source, values[0, 0].numel(), lowest=-1)
     if fused:
         return kernels("renderer").carry(values, source)
     index = source.flatten(1).clamp_min(0).long()[:, None].expand(-1, values.shape[1], -1)
@@ -77,6 +80,7 @@ _carry.register_autograd(_backward, setup_context=_setup_context)
 @torch.library.custom_op("rome_lightning::nearest_covered", mutates_args=())
 def _nearest(mask: Tensor) -> tuple[Tensor, Tensor]:
     """See ``nearest_covered``."""
+    check_batches(mask=(mask, False))
     if has_kernels(mask):
         return kernels("renderer").nearest_covered(mask)
     return nearest_covered(mask)

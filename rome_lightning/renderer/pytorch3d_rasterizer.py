@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from rome_lightning.renderer.mesh_check import check_mesh
+from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 
 INSTALL_PAGE = "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md"
 
@@ -46,7 +46,8 @@ class PyTorch3DRasterizer:
         from pytorch3d.structures import Meshes
 
         vertices_px = vertices_px.detach().float()
-        check_mesh(vertices_px, faces)
+        check_image_size(*image_size)
+        vertices_px = check_mesh(vertices_px, faces)
         batch = len(vertices_px)
         meshes = Meshes(
             to_pytorch3d_ndc(vertices_px, image_size), faces.long().expand(batch, -1, -1).contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels, warp_status
 from rome_lightning.renderer import torch_visibility
-from rome_lightning.renderer.mesh_check import check_mesh
+from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 
 
 @runtime_checkable
@@ -85,7 +85,8 @@ def _face_ids(
     vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, fused: bool
 ) -> Tensor:
     """Opaque to graph capture, because the work depends on data."""
-    check_mesh(vertices_px, faces)
+    check_image_size(height, width)
+    vertices_px = check_mesh(vertices_px, faces)
     if fused:
         return kernels("renderer").face_ids(vertices_px, faces, height, width, cull_backfaces)
     return torch_visibility.visible_faces(vertices_px, faces, (height, width), cull_backfaces)

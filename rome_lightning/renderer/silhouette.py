@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 TILE = 8
@@ -51,6 +52,8 @@ def _coverage(
     (1, y, x) the pair (y, x), (y + 1, x). If one of both is covered, the value is 3 face + corner of the
     outermost edge between them, which starts at that corner; else -1.
     """
+    vertices_px = check_mesh(vertices_px, faces)
+    check_face_ids(vertices_px, faces, face_ids)
     if fused:
         return kernels("renderer").coverage(vertices_px, faces, face_ids)
     mask = face_ids >= 0
@@ -127,6 +130,7 @@ def _coverage_backward(
     fused: bool,
 ) -> Tensor:
     """Gradient of the reach of each pair, carried to both ends of its edge."""
+    vertices_px = bounded(vertices_px)
     if fused:
         mesh = (vertices_px, faces, face_ids, contour, tiles)
         return kernels("renderer").coverage_backward(gradient, unclamped, *mesh)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
-from rome_lightning.renderer.mesh_check import check_mesh
+from rome_lightning.renderer.mesh_check import bounded, check_image_size, check_mesh
 from rome_lightning.renderer.released import AREA_EPSILON, DEPTH_SHIFT
 from rome_lightning.renderer.torch_visibility import _expand
 
@@ -81,7 +81,8 @@ def soft_silhouette(
     settings = (blur_radius * unit, faces_per_pixel, by_depth, epsilon, shift, fused)
     layers = _layers(vertices_px.detach(), faces, *image_size, *settings)
     uncovered = _uncovered if fused else uncovered_in_torch
-    return 1 - uncovered(vertices_px, faces, layers, sigma * unit)[:, None]
+    # Those that are not finite were drawn at the origin, where training tolerates them.
+    return 1 - uncovered(bounded(vertices_px), faces, layers, sigma * unit)[:, None]
 
 
 @torch.library.custom_op("rome_lightning::soft_layers", mutates_args=())
@@ -102,7 +103,10 @@ def _layers(
     ``blur`` is in square pixels. Depth is interpolated with weights clipped to the face where ``epsilon``,
     square pixels, is 0; else as PyTorch3D does without clipping, moved by ``shift``, pixels.
     """
-    check_mesh(vertices_px, faces)
+    check_image_size(height, width)
+    vertices_px = check_mesh(vertices_px, faces)
+    if num_layers < 1:
+        raise ValueError(f"faces_per_pixel must be at least 1, got {num_layers}")
     if fused:
         settings = (blur, num_layers, by_depth, epsilon, shift)
         return kernels("renderer").soft_layers(vertices_px, faces, height, width, *settings)

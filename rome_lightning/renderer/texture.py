@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.geometry import vertex_normals
+from rome_lightning.geometry.checks import check_batches, check_faces
 from rome_lightning.renderer.interpolation import interpolate
+from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
 from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.released import released_faces, released_share
 from rome_lightning.renderer.torch_visibility import visible_faces
@@ -76,6 +78,12 @@ def _render_texture(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> Tensor:
     """Forward, opaque to graph capture. Needs Warp."""
+    vertices_px = check_mesh(vertices_px, faces)
+    check_face_ids(vertices_px, faces, face_ids)
+    check_batches(face_ids=(face_ids, False), texture=(texture, True))
+    check_faces("uv_faces", uv_faces, len(uvs))
+    if len(uv_faces) != len(faces):
+        raise ValueError(f"uv_faces must have {len(faces)} rows as faces, got {len(uv_faces)}")
     return kernels("renderer").render_texture(vertices_px, faces, face_ids, uvs, uv_faces, texture)
 
 
@@ -99,7 +107,7 @@ def _render_texture_backward(
     to_textures: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients for vertices and texture; one that nobody asked for has no elements."""
-    inputs = (gradient, vertices_px, faces, face_ids, uvs, uv_faces, texture)
+    inputs = (gradient, bounded(vertices_px), faces, face_ids, uvs, uv_faces, texture)
     return kernels("renderer").render_texture_backward(*inputs, to_vertices, to_textures)
 
 

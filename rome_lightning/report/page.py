@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.escaping import printable
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Table:
 
     def as_text(self) -> str:
         """The table for a terminal, columns aligned."""
-        lines = [self.columns, *self.rows]
+        lines = [[printable(cell) for cell in line] for line in (self.columns, *self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         return "\n".join(
             "  ".join(

@@ -18,6 +18,7 @@ from typing import Any
 
 from rome_lightning.comparison.runs import read_json
 from rome_lightning.comparison.wandb_runs import upload_run
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.sweeps.file import SweepFile, read_sweep
 from rome_lightning.sweeps.methods import num_trials, settings_of
 from rome_lightning.sweeps.trials import (
@@ -78,7 +79,7 @@ class SweepFolder:
             shutil.copyfile(file, copy)
         made = cls(folder, read_sweep(copy), seed, total, Path.cwd(), extra)
         state = {"seed": seed, "count": total, "directory": str(made.directory), "extra": extra}
-        (folder / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        write_atomic(folder / STATE_FILE, json.dumps(state, indent=1) + "\n")
         return made
 
     @classmethod

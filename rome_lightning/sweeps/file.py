@@ -213,14 +213,43 @@ def _parameter(name: str, spec: Any) -> Parameter:
         if not values or (weights and len(weights) != len(values)):
             raise ValueError(f"{name} needs values, and as many probabilities if any")
         return Parameter(values, weights)
-    low, high = spec["min"], spec["max"]
-    whole = isinstance(low, int) and isinstance(high, int)
-    kind = spec.get("distribution", "int_uniform" if whole else "uniform")
-    if kind not in _RANGES:
+    kind = spec.get("distribution")
+    if kind is not None and kind not in _RANGES:
         raise ValueError(f"{name} has distribution {kind!r}; this reader knows {', '.join(_RANGES)}")
+    low, high = (_number(name, key, spec) for key in ("min", "max"))
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = kind or ("int_uniform" if whole else "uniform")
     if not low < high or ("log" in kind and low <= 0):
         raise ValueError(f"{name}: min must be below max (and above 0 for logarithms), got {low} and {high}")
-    return Parameter(distribution=kind, low=low, high=high, quantum=float(spec.get("q", 1)))
+    quantum = _number(name, "q", {"q": 1, **spec})
+    return Parameter(distribution=kind, low=low, high=high, quantum=float(quantum))
+
+
+def _number(name: str, key: str, spec: dict[str, Any]) -> float:
+    """A bound of a range.
+
+    YAML takes ``1e-4`` for a text, and so does W&B.
+    """
+    if key not in spec:
+        raise ValueError(f"{name} needs value, values, or min and max; {key} is missing")
+    value = spec[key]
+    if isinstance(value, str):
+        try:
+            meant = f"; for YAML that is a text, write {_with_dot(value)}"
+        except ValueError:
+            meant = ""
+        raise ValueError(f"{name}: {key} must be a number, got {value!r}{meant}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: {key} must be a finite number, got {value!r}")
+    return value
+
+
+def _with_dot(text: str) -> str:
+    """A number such as 1e-4 as YAML 1.1 reads it, with a dot and the sign of its exponent: 1.0e-4."""
+    float(text)
+    mantissa, _, exponent = text.lower().partition("e")
+    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{dotted}e{int(exponent):+d}" if exponent else dotted
 
 
 def _early(spec: dict[str, Any] | None) -> EarlyTermination | None:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from rome_lightning.comparison.figures import curve_figure
 from rome_lightning.comparison.runs import Configuration, Run
 from rome_lightning.comparison.tables import as_markdown
+from rome_lightning.media.escaping import csv_cell
 from rome_lightning.report.page import Media, Section, Table, write_report
 from rome_lightning.sweeps.engine import SweepFolder
 from rome_lightning.sweeps.file import Parameter, SweepFile, Value
@@ -185,9 +186,8 @@ def ranking_text(ranking: Ranking, style: str) -> str:
             [t.folder.name, t.value, *(t.settings[name] for name in ranking.sweep.free), t.status, t.reason]
             for t in ranking.trials
         ]
-        text: str = pd.DataFrame(
-            rows, columns=["trial", ranking.sweep.metric, *names, "state", "why"]
-        ).to_csv(index=False)
+        frame = pd.DataFrame(rows, columns=["trial", ranking.sweep.metric, *names, "state", "why"])
+        text: str = frame.map(csv_cell).rename(columns=csv_cell).to_csv(index=False)
         return text
     if style == "latex":
         raise ValueError("a sweep is ranked as table, md, csv or html; latex is for comparisons of runs")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +20,9 @@ from rome_lightning.metrics import LPIPS, PSNR, SSIM
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.networks import CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet
+from rome_lightning.renderer.mesh_check import bad_vertices_tolerated
 from rome_lightning.training.config import ExecutionConfig, OptimizerConfig
+from rome_lightning.training.finite import RunningStatistics, cleaned, describe, finite_part, is_finite
 from rome_lightning.training.optimization import build_adam, build_schedule, finish_gradients
 from rome_lightning.training.skipped_steps import SkippedSteps
 from rome_lightning.types import AvatarBatch, Region, Rendered
@@ -30,7 +34,7 @@ _COMPILED = (CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet)
 class RomeModule(LightningModule):
     """An avatar model, its optimizers and the scores of validation; subclasses define the objective.
 
-    Optimization is manual: a ``training_step`` computes a loss and gives it to ``descend``. The first
+    Optimization is manual: ``train_on`` computes a loss and gives it to ``descend``. The first
     optimizer, that of the avatar, is the one that ``global_step`` and the callbacks count; further ones
     step along without being counted.
 
@@ -60,6 +64,9 @@ class RomeModule(LightningModule):
         self._scalers: list[torch.amp.GradScaler] = []
         self._skipped = SkippedSteps(optimizer.skip_budget)
         self._left_out: list[Tensor] = []
+        self._sound: list[Tensor] = []
+        self._batch: AvatarBatch | None = None
+        self._statistics: RunningStatistics | None = None
         self._is_configured = False
 
     def trained_parts(self) -> list[tuple[nn.Module, OptimizerConfig]]:
@@ -71,7 +78,7 @@ class RomeModule(LightningModule):
         return self.avatar(batch.source, batch.target.params, background)
 
     def loss_of(self, batch: AvatarBatch) -> Tensor:
-        """The avatar's loss on a batch, without a step; ``training_step`` minimizes it.
+        """The avatar's loss on a batch, without a step; ``train_on`` minimizes it.
 
         Raises:
             NotImplementedError: the subclass has no objective.
@@ -122,8 +129,25 @@ class RomeModule(LightningModule):
             for tensor in network.state_dict().values():
                 tensor.copy_(self.trainer.strategy.broadcast(tensor))
 
+    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+        """Train on a batch; if anything in it or made of it is not finite, the step changes nothing."""
+        self._batch, self._statistics = batch, RunningStatistics(self)
+        # Numbers that are not finite could end up as indices: they are replaced, the verdict skips the step.
+        with bad_vertices_tolerated() as self._sound:
+            self._sound.append(is_finite(batch))
+            self.train_on(cleaned(batch), batch_idx)
+
+    def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:
+        """Compute losses and ``descend`` them; subclasses define it.
+
+        Args:
+            batch: all numbers are finite.
+            batch_idx: in the epoch.
+        """
+        raise NotImplementedError
+
     def descend(self, part: int, loss: Tensor) -> None:
-        """Backward pass and step of one optimizer; gradients that are not finite change nothing.
+        """Backward pass and step of one optimizer; what is not finite on any process changes nothing.
 
         Args:
             part: index in ``trained_parts``.
@@ -134,6 +158,9 @@ class RomeModule(LightningModule):
         optimizer = handles[part].optimizer
         scaler = self._scalers[part] if self._scalers else None
         optimizer.zero_grad()
+        # Gradients that are averaged tell all processes at once.
+        sound = torch.stack([*self._sound, loss.detach().isfinite()]).all()
+        loss = loss * torch.where(sound, 1.0, math.nan)
         scaled = loss if scaler is None else scaler.scale(loss)
         if part == 0:
             self.manual_backward(scaled)
@@ -147,7 +174,10 @@ class RomeModule(LightningModule):
         optimizer.zero_grad()
         schedules[part].step()
         # With a scaler, gradients overflow now and then because the scale is probed: only the loss tells.
-        self._left_out.append(left_out if scaler is None else 1 - loss.detach().isfinite().float())
+        if scaler is not None:
+            left_out = self.trainer.strategy.reduce(1 - sound.float(), reduce_op="max")
+        self._left_out.append(left_out)
+        self._sound.append(left_out == 0)
 
     def end_step(self, batch: AvatarBatch, values: dict[str, Tensor]) -> None:
         """Count the step if it was skipped; call it after the last ``descend`` of a step.
@@ -161,6 +191,11 @@ class RomeModule(LightningModule):
         """
         left_out = torch.stack(self._left_out).amax()
         self._left_out.clear()
+        if self._statistics is not None:
+            self._statistics.take_back(left_out)
+        batch = self._batch or batch
+        self._batch = self._statistics = None
+        self._sound = []
         detached = {name: value.detach() for name, value in values.items()}
         folder = Path(self.trainer.default_root_dir)
         self._skipped.note(self.global_step - 1, left_out, batch, detached, folder)
@@ -193,12 +228,12 @@ class RomeModule(LightningModule):
             gradient.copy_(part.view_as(gradient))
 
     def validation_step(self, batch: AvatarBatch, batch_idx: int) -> None:
-        """Self-reenactment on a white background."""
-        self._score(batch, "val")
+        """Self-reenactment on a white background, of the pairs that are finite."""
+        self._score(_finite(batch), "val")
 
     def test_step(self, batch: AvatarBatch, batch_idx: int) -> None:
         """The same scores on the test split."""
-        self._score(batch, "test")
+        self._score(_finite(batch), "test")
 
     def _score(self, batch: AvatarBatch, stage: str) -> None:
         rendered = self.reproduce(batch, 1.0)
@@ -228,6 +263,14 @@ class RomeModule(LightningModule):
         self._scalers = [torch.amp.GradScaler(self.device.type) for _ in states]
         for scaler, state in zip(self._scalers, states, strict=True):
             scaler.load_state_dict(state)
+
+
+def _finite(batch: AvatarBatch) -> AvatarBatch:
+    """The pairs that can be scored; says which clips cannot."""
+    part = finite_part(batch)
+    if part is not batch:
+        rank_zero_warn(f"left out of the scores, because not finite: {describe(batch)}")
+    return part
 
 
 def _as_list(value: Any) -> list[Any]:

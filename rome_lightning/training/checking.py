@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -12,6 +12,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.training.checkpointing import RUN_KEY
+
+_MODELS = (
+    "rome_lightning.training.FullModule",
+    "rome_lightning.training.full_module.FullModule",
+    "rome_lightning.training.LinearModule",
+    "rome_lightning.training.linear_module.LinearModule",
+)
+"""Classes that a checkpoint may name."""
 
 
 def check_run(trainer: Trainer, module: LightningModule, data: LightningDataModule | None) -> None:
@@ -145,3 +153,36 @@ def _leaves(options: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in options.items():
         found |= _leaves(value, f"{prefix}.{key}" if prefix else key)
     return found
+
+
+def check_class(class_path: Any, options: Any, configured: str, path: str) -> None:
+    """Refuse a checkpoint that wants anything imported but a model of ours or the one of the configuration.
+
+    Args:
+        class_path: what the checkpoint names.
+        options: of the model, in the checkpoint; plain values, so no class among them.
+        configured: class of the model in the configuration, which is the user's own.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: names the class.
+    """
+    if not isinstance(class_path, str) or class_path not in (*_MODELS, configured):
+        raise ValueError(
+            f"{path} names the class {class_path!r}, which is not imported because a file says so; if it is "
+            "your own, set --model to it"
+        )
+    named = sorted(key for key in _keys(options) if key in ("class_path", "_class_path", "_instantiator"))
+    if named:
+        raise ValueError(f"{path} has {named[0]} among the model's options, which are plain values")
+
+
+def _keys(options: Any) -> Iterator[str]:
+    """Keys of mappings at any depth."""
+    if isinstance(options, Mapping):
+        for key, value in options.items():
+            yield str(key)
+            yield from _keys(value)
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _keys(value)

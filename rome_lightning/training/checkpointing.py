@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from rome_lightning.media.atomic import alias, atomic_file, commit
+from rome_lightning.media.digest import seal_archive
+from rome_lightning.models.checkpoint import verify_checkpoint
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -21,25 +22,6 @@ RUN_KEY = "rome_run"
 """Entry of a checkpoint that says which run it belongs to: code, configuration, data, steps."""
 
 _NEWEST_FIRST = (LAST, PREVIOUS, BEST)
-
-
-def verify_checkpoint(path: Path) -> None:
-    """Check a file's length and the CRC-32 of each of its records, which ``torch.save`` stores.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, or no checkpoint.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:
-        # What damage makes the archive reader raise depends on where it is.
-        raise ValueError(f"{path} is not a readable checkpoint: truncated or damaged ({error})") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is not a readable checkpoint: {damaged} in it is damaged")
 
 
 def newest_valid(folder: Path) -> Path | None:
@@ -102,6 +84,7 @@ class RunCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_file(target) as file:
                 torch.save(checkpoint, file)
+                seal_archive(file)
         except RuntimeError as error:
             # torch reports a failed write of its archive as this; the caller waits for errors of files.
             raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error

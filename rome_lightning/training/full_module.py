@@ -94,7 +94,7 @@ class FullModule(RomeModule):
         images = composited(rendered, batch.target, background)
         return self.objective(rendered, batch, images, adversary, self.global_step), images, batch
 
-    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+    def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Reproduce the targets on a random background; improve the avatar, then the discriminator."""
         adversary = self._adversary()
         with _untrained(adversary):

@@ -126,7 +126,7 @@ class LinearModule(RomeModule):
         for part in (self.avatar.texture_model, self.avatar.renderer):
             part.requires_grad_(finetune)
 
-    def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
+    def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Coefficients of the sources, meshes against the full model's, silhouettes against the targets'."""
         terms, raw, total = self._all_terms(batch)
         self.descend(0, total)

@@ -1,4 +1,4 @@
-"""Steps that were left out because their gradients were not finite."""
+"""Steps that were left out because something in them was not finite."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from rome_lightning.media.atomic import atomic_file
+from rome_lightning.training.finite import describe
 from rome_lightning.types import AvatarBatch
 
 FOLDER = "skipped_steps"
@@ -98,7 +99,8 @@ class SkippedSteps:
         values = ", ".join(f"{name} {float(value):.3g}" for name, value in step.values.items())
         saved = self._save(step, folder / FOLDER) if self._num_saved < _MAX_SAVED else None
         where = f"; its batch is in {saved}" if saved is not None else ""
-        reason = f"gradients were not finite at step {step.number} ({values}){where}"
+        what = describe(step.batch) or "gradients"
+        reason = f"{what} were not finite at step {step.number} ({values}){where}"
         if self.count > self.budget:
             raise ValueError(
                 f"{reason}; that makes {self.count} such steps, and optimizer.skip_budget allows "

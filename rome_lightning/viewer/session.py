@@ -68,7 +68,7 @@ class ViewerSession:
             raise ValueError("no basis to edit with; start the page with --basis")
         try:
             wanted = {int(index): float(amount) for index, amount in amounts.items()}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"amounts of components must be numbers: {error}") from error
         if any(not abs(amount) <= MAX_AMOUNT for amount in wanted.values()):
             raise ValueError(f"amounts of components must lie within {MAX_AMOUNT} standard deviations")
@@ -144,7 +144,7 @@ def _numbers(state: dict[str, Any], key: str, shape: tuple[int, ...]) -> Tensor:
     """An array of the page's state, checked."""
     try:
         values = torch.tensor(state[key], dtype=torch.float32)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"the page's state has no numbers {key!r}") from error
     if values.shape != shape or not bool(values.isfinite().all()):
         wanted = "x".join(map(str, shape)) or "one number"

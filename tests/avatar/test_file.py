@@ -84,7 +84,7 @@ def test_versions_and_heads_that_do_not_fit_are_refused(
 
 def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
     with safe_open(path, framework="pt") as file:
-        header = file.metadata()
+        header = {"rome": file.metadata()["rome"]}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for lost, complaint in (
         ("code/texture", "not a whole avatar file"),
@@ -97,6 +97,16 @@ def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
         save_file({key: value for key, value in tensors.items() if key != lost}, target, header)
         with pytest.raises(ValueError, match=complaint):
             Avatar.load(target)
+
+
+def test_a_changed_byte_is_found(path: Path, tmp_path: Path) -> None:
+    whole = path.read_bytes()
+    for place in (200, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "a.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged or not an avatar file"):
+            Avatar.load(tmp_path / "a.safetensors")
 
 
 def test_no_file(tmp_path: Path) -> None:

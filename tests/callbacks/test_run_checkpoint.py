@@ -253,6 +253,16 @@ def test_a_signal_stops_between_two_steps(signum, tmp_path):
     assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
 
 
+def test_a_signal_before_the_first_step_names_no_checkpoint(tmp_path):
+    with pytest.raises(RunStopped) as stopped:
+        _fit(tmp_path, _Signal(0, signal.SIGTERM))
+    assert (
+        stopped.value.message
+        == "stopped by SIGTERM after 0 steps; there is nothing to go on with: start it again"
+    )
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     # Lightning makes an exit of an interrupt.
     with pytest.raises(SystemExit) as stopped:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rome_lightning.callbacks import throughput
+from rome_lightning.callbacks import run_logger, throughput
 from rome_lightning.callbacks.image_grid import channel_tiles, error_map
 from rome_lightning.callbacks.learning_curves import draw_curves, read_curves
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
@@ -42,6 +42,33 @@ def test_rows_after_the_checkpoint_are_written_once(tmp_path):
         resumed.save()
     assert _steps(tmp_path) == [0, 1, 2, 3, 4]
     assert read_curves(tmp_path / "metrics.csv")["train/loss"] == [(0, 0), (1, 1), (2, 2), (3, 0.5), (4, 0.5)]
+
+
+def test_a_table_cut_anywhere_keeps_its_columns(tmp_path):
+    _log(tmp_path, range(3))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    for end in range(len(whole) + 1):
+        (tmp_path / "metrics.csv").write_bytes(whole[:end])
+        resumed = RunCSVLogger(tmp_path)
+        resumed.drop_rows_from(2)
+        for step in (2, 3):
+            resumed.log_metrics({"train/loss": float(step), "val/psnr": 20.0}, step)
+            resumed.save()
+        with (tmp_path / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert set(rows[0]) == {"step", "train/loss", "val/psnr"}, end
+        assert all(float(row["train/loss"]) == float(row["step"]) for row in rows), end
+        assert [int(row["step"]) for row in rows][-2:] == [2, 3]
+
+
+def test_further_columns_never_leave_half_a_table(tmp_path, monkeypatch):
+    logger = _log(tmp_path, range(3))
+    before = (tmp_path / "metrics.csv").read_bytes()
+    logger.log_metrics({"val/psnr": 20.0}, 3)
+    monkeypatch.setattr(run_logger, "write_atomic", lambda path, data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
 def test_a_run_without_rows_has_none_to_drop(tmp_path):

@@ -95,3 +95,30 @@ def test_files_stay_below_the_folder(tmp_path):
     evil = SimpleNamespace(name="rome/../../evil.png", download=lambda **_: pytest.fail("downloaded"))
     server.project[0].files = lambda: [evil]
     fetch_runs("me/heads", ["a"], tmp_path / "fetched", server)
+
+
+@pytest.mark.parametrize("name", ["/tmp/absolute", "../../outside", "..", "a/b", "x\n=1", ".hidden", ""])
+def test_a_name_of_the_server_is_no_path(name, tmp_path):
+    server = Server(tmp_path / "server")
+    server.add("base", "../a")
+    server.project[0].name = name
+    (run,) = fetch_runs("me/heads", [], tmp_path / "fetched", server)
+    assert run.path.parent == tmp_path / "fetched"
+    assert run.path.name.endswith("-a") or run.path.name.endswith("_a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fetched", "server"]
+
+
+@pytest.mark.parametrize("file", ["rome/.ssh/config.yaml", "/rome/x.png", "rome/a\nb.png"])
+def test_only_plain_names_of_files_are_fetched(file, tmp_path):
+    server = Server(tmp_path / "server")
+    server.add("base", "a")
+    evil = SimpleNamespace(name=file, download=lambda **_: pytest.fail("downloaded"))
+    server.project[0].files = lambda: [evil]
+    fetch_runs("me/heads", ["a"], tmp_path / "fetched", server)
+
+
+def test_columns_of_the_history_are_no_formulas(tmp_path):
+    server = Server(tmp_path / "server")
+    server.add("base", "a", history=[{"trainer/global_step": 1, "=HYPERLINK(1)/x": 0.4}])
+    (run,) = fetch_runs("me/heads", [], tmp_path / "fetched", server)
+    assert "'=HYPERLINK(1)/x" in (run.path / "metrics.csv").read_text()

@@ -20,7 +20,7 @@ from datamodules.reading import ClipReader
 from datamodules.repairing import rebuild_shards
 from datamodules.strategies import PairChoice
 from datamodules.talking_heads import TalkingHeadDataModule
-from rome_lightning.media.video import read_image
+from rome_lightning.media.pictures import read_image
 
 CONFIG = PrepareConfig(image_size=64, videos_per_shard=2, min_identity_similarity=None)
 
@@ -188,6 +188,6 @@ def test_pictures_beside_videos_are_previews(photos: Path) -> None:
 def test_heic_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     path = tmp_path / "phone.HEIC"
-    path.write_bytes(b"x")
+    path.write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(ValueError, match=r"needs pillow-heif: pip install 'rome-lightning\[heic\]'"):
         read_image(path)

@@ -143,3 +143,12 @@ def test_webdataset_streams_our_tars_and_sees_the_same_bytes(dataset: Path) -> N
             start, end = arrays["frame_offsets"][frame : frame + 2]
             image = decode_image(io.BytesIO(clip["frames.bin"]).getvalue()[int(start) : int(end)])
             np.testing.assert_array_equal(image, reader.frame(number, frame).image)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://host/x'; touch evil; '", "https://host/a b", "https://host/\n", "gs://x`id`", "s3://a$(id)"],
+)
+def test_an_address_is_no_command(tmp_path, address):
+    with pytest.raises(ValueError, match="is no address"):
+        open_remote(address, tmp_path)

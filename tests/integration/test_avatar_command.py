@@ -153,15 +153,20 @@ def test_lost_frames_are_recorded_and_treated_as_asked(avatar, folder, tmp_path,
     face = skimage.data.astronaut()
     empty = np.full_like(face, 128)
     frames = [face, face, empty, empty, face]
-    write_video(tmp_path / "driver.mp4", frames, 25.0)
+    times = np.array([0.0, 0.04, 0.3, 0.34, 0.5])
+    write_video(tmp_path / "driver.mp4", frames, 25.0, timestamps=times)
     for how, shown in (("hold", 5), ("interpolate", 5), ("skip", 3)):
         output = tmp_path / f"{how}.mp4"
         arguments = ("avatar", "animate", avatar, "--driver", tmp_path / "driver.mp4", "-o", output)
         assert rome(*arguments, "--lost", how, "--compare") == (0, "")
-        video = read_video(output).frames
+        written = read_video(output)
+        video = written.frames
         assert len(video) == shown
+        # Each picture is shown when its driver's is.
+        assert written.timestamps == pytest.approx(times if shown == 5 else times[[0, 1, 4]], abs=1e-3)
         record = json.loads(output.with_suffix(".json").read_text())
         assert (record["lost_frames"], record["lost"], record["frames"]) == ([[2, 3]], how, shown)
+        assert record["timestamps_s"] == pytest.approx(written.timestamps, abs=1e-3)
         # The red border of a lost frame.
         reds = [int(frame[0, :, 0].mean()) - int(frame[0, :, 1].mean()) > 60 for frame in video]
         assert reds == ([False, False, True, True, False] if shown == 5 else [False] * 3)

@@ -23,7 +23,7 @@ from tiny_run import (
 from datamodules.manifest import Manifest
 from rome_lightning.cli import main as cli
 from rome_lightning.models.checkpoint import load_full_avatar
-from rome_lightning.training import full_module
+from rome_lightning.training import FullModule, full_module
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -194,14 +194,69 @@ def test_a_checkpoint_that_is_none_is_one_line(dataset, tmp_path, rome):
         assert "weights_only" not in error
 
 
-def test_parameters_that_are_not_finite_stop_the_run(tmp_path, rome):
+@pytest.mark.filterwarnings("ignore:.*were not finite at step")
+def test_data_that_is_not_finite_anywhere_stops_the_run(tmp_path, rome):
     folder = tmp_path / "shards"
     folder.mkdir()
     write_synthetic_dataset(folder, num_frames=2, spoil="camera")
     code, error = rome(*tiny_arguments("fit", tiny_overlay(folder, tmp_path / "run"), tmp_path))
     assert code == cli.EXIT_FAILURE
-    assert "must be finite" in error
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "source.params.camera, target.params.camera of synthetic-" in error
+    assert "remove these clips from the data" in error
+
+
+def _spoil_batches(monkeypatch):
+    """One number of each step's batch is not finite: a target's, a source's, a parameter's, or far away."""
+    spoilt = iter(
+        (
+            lambda batch: batch.target.image[0, 0, 3, 3:4].fill_(torch.nan),
+            lambda batch: batch.source.image[0, 0, 3, 3:4].fill_(torch.inf),
+            lambda batch: batch.target.params.camera[0, :1].fill_(torch.nan),
+            lambda batch: batch.target.params.camera[0, :1].fill_(1e25),
+        )
+    )
+    training_step = FullModule.training_step
+
+    def step(self, batch, batch_idx):
+        next(spoilt)(batch)
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(FullModule, "training_step", step)
+
+
+def test_a_number_that_is_not_finite_costs_a_step_and_nothing_else(dataset, tmp_path, rome, monkeypatch):
+    _spoil_batches(monkeypatch)
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    overlay["trainer"] |= {"max_epochs": 2, "limit_val_batches": 0}
+    overlay["trainer"]["callbacks"] = [{"class_path": "rome_lightning.callbacks.RunCheckpoint"}]
+    start = untrained_checkpoint(tmp_path / "start.ckpt")
+    arguments = tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(start))
+    with pytest.warns(UserWarning, match="were not finite at step") as said:
+        assert rome(*arguments) == (0, "")
+    reasons = [str(entry.message) for entry in said if "were not finite" in str(entry.message)]
+    assert [reason.split(" of ")[0].split(" were")[0] for reason in reasons] == [
+        "target.image",
+        "source.image",
+        "target.params.camera",
+        "gradients",
+    ]
+    ended = load_full_avatar(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
+    began = load_full_avatar(start).state_dict()
+    assert all(torch.equal(ended[key], began[key]) for key in began)
+    kept = sorted((tmp_path / "run" / "skipped_steps").iterdir())
+    assert torch.load(kept[0], weights_only=True)["target"]["image"].isnan().sum() == 1
+
+
+def test_weights_that_are_not_finite_are_refused(dataset, tmp_path, rome):
+    start = untrained_checkpoint(tmp_path / "start.ckpt")
+    content = torch.load(start, weights_only=True)
+    name = next(key for key, value in content["state_dict"].items() if value.is_floating_point())
+    content["state_dict"][name].view(-1)[0] = torch.nan
+    torch.save(content, start)
+    overlay = tiny_overlay(dataset, tmp_path / "run")
+    code, error = rome(*tiny_arguments("fit", overlay, tmp_path, "--model.init_args.init_from", str(start)))
+    assert code == cli.EXIT_FAILURE
+    assert f"weights that are not finite, {name.removeprefix('avatar.')}" in error
 
 
 def _spoil_losses(monkeypatch, at_steps):

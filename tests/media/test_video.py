@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rome_lightning.media.video import probe, read_image, read_video, write_video
+from rome_lightning.media.pictures import read_image
+from rome_lightning.media.video import probe, read_video, write_video
 
 
 def gradient(shift: int = 0, height: int = 64, width: int = 96) -> np.ndarray:
@@ -265,3 +267,34 @@ def test_reading_is_quiet(clip: Path) -> None:
     code = f"from rome_lightning.media.video import read_video; read_video({str(clip)!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout + result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "[playlist]\nFile1=secret.mp4\n",
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_a_list_in_place_of_a_video_reads_no_other_file(tmp_path, text, suffix):
+    write_video(tmp_path / "secret.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3, 10)
+    (tmp_path / f"list.{suffix}").write_text(text)
+    for read in (read_video, probe):
+        with pytest.raises(ValueError, match="cannot read"):
+            read(tmp_path / f"list.{suffix}")
+
+
+def test_an_animated_webp_is_no_damaged_video(tmp_path: Path) -> None:
+    path = tmp_path / "wave.webp"
+    frames = [Image.fromarray(gradient(i)) for i in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    with pytest.raises(ValueError, match=r"wave\.webp is an animated WebP, .*convert it to MP4"):
+        read_video(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match=r"pipe\.mp4 is no regular file"):
+        read_video(tmp_path / "pipe.mp4")

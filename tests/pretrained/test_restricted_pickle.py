@@ -220,3 +220,15 @@ def test_large_files_are_refused_unread(tmp_path: Path) -> None:
         file.truncate((1 << 30) + 1)
     with pytest.raises(ValueError, match="bytes"):
         load_pickle(path)
+
+
+def test_nested_keys_take_no_time() -> None:
+    """A tuple of two times the tuple before, sixty levels deep: 200 bytes, and 2^60 steps to hash."""
+    key: Any = ("x",)
+    for _ in range(60):
+        key = (key, key)
+    # DICT of a mark, the tuple and a value; the tuple's own memo makes it small.
+    data = pickle.dumps(key, protocol=2)[:-1]
+    assert len(data) < 1000
+    with pytest.raises(ValueError, match="nested tuples as keys"):
+        loads(b"\x80\x02}" + data[2:] + b"K\x01s.")

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from rome_lightning.callbacks import ImageGrid, LearningCurves, RunCheckpoint, RunSummary, Throughput
-from rome_lightning.training.checking import check_run
+from rome_lightning.training.checking import check_class, check_run
 
 
 class _Module(LightningModule):
@@ -60,3 +60,32 @@ def test_what_is_right_passes():
 def test_what_is_wrong_names_the_setting(callbacks, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         _check(callbacks, **options)
+
+
+@pytest.mark.parametrize(
+    "named", ["os.system", "evil.Model", "rome_lightning.training.full_module", "", None, 3, ["x"]]
+)
+def test_a_checkpoint_cannot_have_other_classes_imported(named):
+    with pytest.raises(ValueError, match=r"run\.ckpt names the class .* not imported because a file says so"):
+        check_class(named, {}, "rome_lightning.training.FullModule", "run.ckpt")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_path": "os.system"},
+        {"avatar": {"class_path": "evil.Config"}},
+        {"losses": [{"deep": {"_class_path": "evil"}}]},
+        {"avatar": {"_instantiator": "evil.make"}},
+    ],
+)
+def test_options_of_a_checkpoint_name_no_class(options):
+    ours = "rome_lightning.training.FullModule"
+    with pytest.raises(ValueError, match="among the model's options"):
+        check_class(ours, options, ours, "run.ckpt")
+
+
+def test_own_models_and_that_of_the_configuration_are_taken():
+    for named in ("rome_lightning.training.FullModule", "rome_lightning.training.LinearModule"):
+        check_class(named, {"avatar": {"head": "open"}, "image_size": 64}, "mine.Model", "run.ckpt")
+    check_class("mine.Model", {}, "mine.Model", "run.ckpt")

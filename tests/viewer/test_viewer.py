@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import io
 import json
 import math
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.models import FullAvatar
 from rome_lightning.types import Frames
 from rome_lightning.viewer import ViewerServer, ViewerSession
+from rome_lightning.viewer import server as server_module
 from rome_lightning.viewer.browser import find_browser, take_screenshot
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +123,11 @@ def test_server_hands_out_page_mesh_and_render(server: ViewerServer, session: Vi
         (b"{}", 400, "no numbers 'expression'"),
         (b"[1]", 400, "JSON object"),
         (b"\xff", 400, "JSON object"),
+        (b"", 400, "JSON object"),
+        (b"[" * 60_000, 400, "JSON object"),
+        (b'{"expression": 1' + b"0" * 4000 + b"}", 400, "no numbers 'expression'"),
+        (b'{"expression": [1e999]}', 400, "must be 52 and finite"),
+        (b'{"amounts": {"0": 1' + b"0" * 400 + b"}}", 400, "no numbers"),
         (b" " * 70_000, 413, "at most 65536 bytes"),
     ],
 )
@@ -149,6 +159,71 @@ def test_other_sites_are_not_answered(server: ViewerServer) -> None:
     assert ask(server, "GET", "/about.json", Origin=f"http://localhost:{server.port}")[0] == 200
     for path in ("/../../setup.cfg", "/session.py", "/etc/passwd"):
         assert ask(server, "GET", path)[0] == 404
+
+
+def test_a_foreign_page_gets_nothing_under_our_own_name(server: ViewerServer) -> None:
+    for site in ("cross-site", "same-site"):
+        fetched = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+        for method, path in (("GET", "/avatar.glb"), ("GET", "/"), ("POST", "/edit")):
+            assert ask(server, method, path, b"{}" if method == "POST" else None, **fetched)[0] == 403
+        followed = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        assert ask(server, "GET", "/", **followed)[0] == 200
+        assert ask(server, "GET", "/avatar.glb", **followed)[0] == 403
+    assert ask(server, "GET", "/about.json", **{"Sec-Fetch-Site": "same-origin"})[0] == 200
+    assert ask(server, "POST", "/drawn", b"{}", Origin=f"127.0.0.1:{server.port}")[0] == 403
+
+
+def test_every_answer_says_what_the_page_may_do(server: ViewerServer) -> None:
+    for method, path, body in (("GET", "/", None), ("GET", "/nothing", None), ("POST", "/render", b"{}")):
+        headers = ask(server, method, path, body)[1]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'; script-src 'self';" in headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert ask(server, "PUT", "/")[0] == 405
+
+
+def test_half_open_requests_hold_no_threads_and_keep_nobody_out(
+    session: ViewerSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "IDLE_S", 1)
+    monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 8)
+    threads = threading.active_count()
+    with ViewerServer(session) as running, contextlib.ExitStack() as held:
+        for _ in range(30):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            connection.sendall(b"POST /render HTTP/1.1\r\nHost: localhost\r\n")
+        assert threading.active_count() < threads + 8
+        # Connections beyond the limit wait until idle ones are ended.
+        assert ask(running, "GET", "/about.json")[0] == 200
+    assert threading.active_count() <= threads
+
+
+def test_an_error_of_the_program_is_an_answer_and_one_line(
+    server: ViewerServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server.session, "render", lambda state: 1 / 0)
+    assert ask(server, "POST", "/render", b"{}")[0] == 500
+    assert capsys.readouterr().err == "rome: error: POST: division by zero\n"
+
+
+def test_the_last_render_ends_before_the_server_does(
+    session: ViewerSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def slow(state: object) -> bytes:
+        began.set()
+        time.sleep(1)
+        ended.set()
+        return b""
+
+    monkeypatch.setattr(session, "render", slow)
+    with ViewerServer(session) as running:
+        asking = threading.Thread(target=lambda: ask(running, "POST", "/render", b"{}"))
+        asking.start()
+        assert began.wait(30)
+    assert ended.is_set()
+    asking.join()
 
 
 def test_a_port_in_use_is_named(server: ViewerServer, session: ViewerSession) -> None:

@@ -1,0 +1,112 @@
+"""A digest in every file that we write, so that a byte that has changed is found when the file is read.
+
+It finds accidents: bad disks, cut copies, careless editors. Who changes a file on purpose can change its
+digest too, so it says nothing about where a file comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+_MARK = b"\nsha256:"
+SEAL_BYTES = len(_MARK) + hashlib.sha256().digest_size * 2
+"""Length of what ``seal`` appends."""
+_END_OF_ZIP = b"PK\5\6"
+_END_OF_ZIP_LENGTH = 22
+_log = logging.getLogger(__name__)
+
+
+def seal(data: bytes) -> bytes:
+    """The same bytes, followed by their SHA-256; for formats whose readers ignore what comes last."""
+    return data + _MARK + hashlib.sha256(data).hexdigest().encode()
+
+
+def seal_archive(file: BinaryIO) -> None:
+    """Put the SHA-256 of a finished ZIP archive into the archive's comment.
+
+    Args:
+        file: open for reading and writing, with nothing but the archive in it.
+    """
+    file.seek(-2, 2)
+    file.write(SEAL_BYTES.to_bytes(2, "little"))
+    num_bytes = file.tell()
+    file.seek(0)
+    digest = _hash_of(file, num_bytes)
+    file.seek(0, 2)
+    file.write(_MARK + digest)
+
+
+def check_seal(path: Path) -> bool:
+    """Whether a file ends with the SHA-256 of what is before; false if it has none.
+
+    Raises:
+        ValueError: it has one, and its content has changed.
+    """
+    with path.open("rb") as file:
+        num_bytes = path.stat().st_size - SEAL_BYTES
+        if num_bytes < 0:
+            return False
+        file.seek(num_bytes)
+        stated = file.read(SEAL_BYTES)
+        if not stated.startswith(_MARK):
+            return False
+        file.seek(0)
+        if _hash_of(file, num_bytes) != stated[len(_MARK) :]:
+            raise ValueError("its content does not match its SHA-256")
+    return True
+
+
+def unsealed(data: bytes) -> bytes:
+    """The bytes that were given to ``seal``; data without a digest as they are."""
+    return data[:-SEAL_BYTES] if data[-SEAL_BYTES:].startswith(_MARK) else data
+
+
+def check_archive(path: Path) -> bool:
+    """Check a ZIP archive against its digest, or member by member against the CRC-32 of each.
+
+    Returns:
+        Whether it has a digest.
+
+    Raises:
+        ValueError: it is cut short, damaged or no archive.
+    """
+    try:
+        if check_seal(path):
+            return True
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            trailing = archive.comment
+    except Exception as error:
+        # What damage makes the archive reader raise depends on where it is.
+        raise ValueError(f"cut short or damaged ({error})") from error
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it is damaged")
+    if trailing or not _ends_as_archive(path):
+        raise ValueError("damaged at its end")
+    return False
+
+
+def note_missing(path: Path, what: str) -> None:
+    """Say that a file is from before there were digests, and what is known of it."""
+    _log.warning("%s has no SHA-256 of its own, %s", path, what)
+
+
+def _ends_as_archive(path: Path) -> bool:
+    """Whether nothing follows the archive's last record."""
+    with path.open("rb") as file:
+        file.seek(-_END_OF_ZIP_LENGTH, 2)
+        return file.read(len(_END_OF_ZIP)) == _END_OF_ZIP
+
+
+def _hash_of(file: BinaryIO, num_bytes: int) -> bytes:
+    """SHA-256 of the next bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    while num_bytes > 0:
+        block = file.read(min(num_bytes, 1 << 20))
+        digest.update(block)
+        num_bytes -= len(block) or num_bytes
+    return digest.hexdigest().encode()
