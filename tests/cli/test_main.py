@@ -199,8 +199,8 @@ def test_a_reader_that_leaves_early_is_no_error():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--config", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
-        (["--trainer.max_epoch", "3"], "required: fit.data, fit.model"),
+        (["--config", "/nowhere.yaml"], "there is no file /nowhere.yaml"),
+        (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     ],
 )
 def test_training_refuses_wrong_options_in_one_line(arguments, complaint):

@@ -108,7 +108,7 @@ def test_validating_leaves_the_training_alone(run_folder, dataset, tmp_path, rom
     assert rome(*arguments, "--ckpt_path", run / "checkpoints" / "last.ckpt") == (0, "")
     assert (run / "metrics.csv").read_bytes() == before
     scores = _rows(run / "validate" / "metrics.csv")[-1]
-    trained = json.loads((run / "summary.json").read_text())["metrics"]
+    trained = json.loads((run / "summary.json").read_text())["last_metrics"]
     # The same weights on the same pairs.
     assert float(scores["val/psnr"]) == pytest.approx(trained["val/psnr"], abs=1e-4)
 
@@ -118,7 +118,7 @@ def test_testing_scores_the_test_split(run_folder, dataset, tmp_path, rome):
     arguments = tiny_arguments("test", tiny_overlay(dataset, run, test_split="val"), tmp_path)
     assert rome(*arguments, "--ckpt_path", run / "checkpoints" / "last.ckpt") == (0, "")
     scores = _rows(run / "test" / "metrics.csv")[-1]
-    trained = json.loads((run / "summary.json").read_text())["metrics"]
+    trained = json.loads((run / "summary.json").read_text())["last_metrics"]
     assert float(scores["test/lpips"]) == pytest.approx(trained["val/lpips"], abs=1e-4)
 
 

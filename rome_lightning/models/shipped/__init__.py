@@ -60,7 +60,9 @@ SHIPPED: dict[str, ShippedModel] = {
             sha256="0c2e4798c668c7c3a25fb23e6d0d387c5e894d5f7bc69465f42eb48ffc04685f",
             licence="Apache-2.0",
             data="615 licence-clean photographs of 537 people (open-faces), no video",
-            scores={"turned": "see the card"},
+            scores={
+                "turned": "PSNR / LPIPS 23.3 / 0.068 to 10 degrees, 16.6 / 0.157 to 20, 13.4 / 0.246 to 35"
+            },
         ),
     )
 }
