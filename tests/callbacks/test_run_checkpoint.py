@@ -218,7 +218,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, mon
     _fit(tmp_path, epochs=3)
     assert said == [
         "no checkpoint after 10 steps: [Errno 28] No space left on device; the one before is kept, "
-        "training goes on"
+        "training continues"
     ]
     assert (_steps(tmp_path), _steps(tmp_path, "previous")) == (15, 5)
 
@@ -258,7 +258,7 @@ def test_a_signal_before_the_first_step_names_no_checkpoint(tmp_path):
         _fit(tmp_path, _Signal(0, signal.SIGTERM))
     assert (
         stopped.value.message
-        == "stopped by SIGTERM after 0 steps; there is nothing to go on with: start it again"
+        == "stopped by SIGTERM after 0 steps; there is nothing to resume: start it again"
     )
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 

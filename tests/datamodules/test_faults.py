@@ -162,7 +162,7 @@ def test_shards_are_made_again_from_their_videos(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as later:
         later.setattr("datamodules.repairing.SCHEMA", "rome-shard/1.9")
         failed = rebuild([videos])
-    assert [f"made with schema {SCHEMA}, here is" in line for line in failed] == [True, True]
+    assert [f"built with schema {SCHEMA}, here is" in line for line in failed] == [True, True]
     assert (folder / f"{second.name}.tar").stat().st_size == 1000
     assert rebuild([videos]) == []
     assert {path.name: path.read_bytes() for path in folder.glob("train-*")} == before

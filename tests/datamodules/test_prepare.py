@@ -170,7 +170,7 @@ def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
         run(videos, tmp_path / "d", min_frames=12)
     with pytest.raises(ValueError, match=r"would enlarge it 6\.9 times"):
         run(videos, tmp_path / "d", image_size=480, max_upscale=2.0)
-    with pytest.raises(ValueError, match="train on"):
+    with pytest.raises(ValueError, match="no usable video is left for training"):
         run(videos, tmp_path / "d", val_identities=["anna 1", "anna 2", "bert"])
     with pytest.raises(ValueError, match="without a video: carl"):
         run(videos, tmp_path / "d", val_identities=["bert", "carl"])

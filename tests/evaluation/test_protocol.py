@@ -136,4 +136,4 @@ def test_pair_lists_that_do_not_fit_are_refused(tmp_path: Path, line: str, messa
 
 def test_one_person_cannot_be_driven_by_another(tmp_path: Path) -> None:
     pairs = pairs_of(load_protocol(PROTOCOLS / "demo.yaml"), tmp_path, CLIPS[:2])
-    assert {pair.task for pair in pairs} == {"self"}
+    assert {pair.task for pair in pairs} == {"self", "temporal"}

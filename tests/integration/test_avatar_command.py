@@ -226,7 +226,7 @@ def test_every_format_and_poses_of_a_driver(avatar, folder, tmp_path, rome):
     assert rome(*driven, "--format", "obj", "--frame", 0, "--frame", 3) == (0, "")
     assert {path.name for path in tmp_path.glob("pose*.obj")} == {"pose_00000.obj", "pose_00003.obj"}
     code, error = rome(*driven, "--format", "obj", "--frame", 9)
-    assert (code, "--frame 9 is not there" in error) == (cli.EXIT_FAILURE, True)
+    assert (code, "--frame 9 does not exist" in error) == (cli.EXIT_FAILURE, True)
     code, error = rome(*driven[:-1], tmp_path / "a.glb", "--format", "glb")
     assert (code, "holds every pose" in error) == (cli.EXIT_FAILURE, True)
 

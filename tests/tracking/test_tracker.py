@@ -148,7 +148,7 @@ def test_no_face_is_an_answer(tracker: Tracker) -> None:
 def test_two_people_are_an_answer(tracker: Tracker, astronaut: np.ndarray) -> None:
     face = astronaut[20:240, 120:340]
     pair = np.concatenate([face, face], axis=1)[None]
-    with pytest.raises(ValueError, match=r"2 people of similar size in 100% of the photo; name the one"):
+    with pytest.raises(ValueError, match=r"2 people of similar size in 100% of the photo; choose one"):
         tracker.track(pair)
     assert tracker.track(pair, face=2).crop.left > face.shape[1] / 2
 

@@ -45,7 +45,7 @@ def test_what_is_right_passes():
         (
             [_average(), ImageGrid()],
             {},
-            r"ImageGrid stands after EMA.*put EMAWeightAveraging last",
+            r"ImageGrid comes after EMA.*put EMAWeightAveraging last",
         ),
         ([_average(use_buffers=True)], {}, r"use_buffers: true .*set its init_args\.use_buffers to false"),
         (

@@ -172,7 +172,7 @@ def test_ramps(model):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"schedules": {"dise": Ramp()}}, "names terms that are none: dise; terms: photometric"),
+        ({"schedules": {"dise": Ramp()}}, "names unknown terms: dise; terms: photometric"),
         ({"chamfer": -1.0}, "must not be negative: chamfer"),
         ({"feature_matching": 1.0}, "set losses.adversarial"),
     ],
