@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, mon
     monkeypatch.setattr(run_checkpoint, "rank_zero_warn", said.append)
     _fit(tmp_path, epochs=3)
     assert said == [
-        "no checkpoint after 10 steps: [Errno 28] No space left on device; the one before is kept, "
+        "no checkpoint after 10 steps: [Errno 28] No space left on device; the previous one is kept, "
         "training continues"
     ]
     assert (_steps(tmp_path), _steps(tmp_path, "previous")) == (15, 5)
