@@ -118,4 +118,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rome([*command, "--from-clones", str(tmp_path / "clones")]) == 1
     told = capsys.readouterr().err
     assert "no clone of jforms/images" in told
-    assert "926 photographs could not be had" in told
+    assert "926 photographs could not be fetched" in told

@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
     # In the middle of a step: what it has begun is ended first.
     assert server.run(*arguments, log=log, send=(8, signal.SIGTERM)) == 128 + signal.SIGTERM
     said = log.read_text()
-    assert "last.ckpt is not a readable checkpoint: truncated or damaged" in said
+    assert "last.ckpt is not a readable checkpoint" in said
     assert "falling back to previous.ckpt" in said
     assert f"stopped by SIGTERM after 9 steps; resume with --ckpt_path {last}" in said
     assert not json.loads((run / "summary.json").read_text())["finished"]

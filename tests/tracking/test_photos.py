@@ -67,7 +67,7 @@ def test_of_two_people_the_largest_or_the_named_one(tracker: Tracker, photo: np.
     other = np.asarray(Image.fromarray(photo[20:240, 100:320]).resize((180, 180)))
     pair = np.concatenate([photo, np.pad(other, ((110, 110), (0, 0), (0, 0)), mode="edge")], axis=1)
     largest, said = tracked(tracker, pair)
-    assert "me.jpg shows 2 people, the largest face is taken" in said
+    assert "me.jpg shows 2 people; the largest face is used, choose another with face=N" in said
     first, said = tracked(tracker, pair, face=1)
     assert "people" not in said
     assert torch.equal(first.landmarks, largest.landmarks)
