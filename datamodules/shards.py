@@ -1,7 +1,8 @@
 """Shards of schema ``rome-shard/1``: deterministic tars with a random-access index.
 
-A shard is an uncompressed USTAR archive that any WebDataset reader can stream: the three members of
-``datamodules.codec`` per clip, adjacent, clips sorted by key, every time stamp and owner 0. Beside
+A shard is an uncompressed USTAR archive, written by WebDataset's own ``TarWriter``, that any WebDataset
+reader can stream: the three members of ``datamodules.codec`` per clip, adjacent, clips sorted by key, every
+time stamp and owner 0. Beside
 ``NAME.tar`` lie
 
 - ``NAME.frames.npy`` and ``NAME.clips.npy``: one row of ``FRAME_ROW`` per frame, one of ``CLIP_ROW`` per
@@ -16,6 +17,7 @@ half shard under a final name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -27,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +45,9 @@ from datamodules.codec import (
 )
 from rome_lightning.media.atomic import commit, temporary_for, write_atomic
 from rome_lightning.media.digest import note_missing, seal
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
 
 SCHEMA = "rome-shard/1.2"
 """Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
@@ -286,20 +291,31 @@ class ShardWriter:
         self.folder, self.name, self.spec = folder, name, dict(spec)
         self._path = folder / f"{name}.tar"
         self._temporary = self._path
-        self._tar: tarfile.TarFile | None = None
+        self._tar: TarWriter | None = None
         self._file: Any = None
         self._index = ShardIndex()
         self._last_key = ""
 
     def __enter__(self) -> ShardWriter:
+        # Only here, where it is needed: the library imports torch, and those who read shards start without.
+        from webdataset import TarWriter
+
         self._temporary = temporary_for(self._path)
         self._file = self._temporary.open("w+b")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        # Version 1.0.2 ignores ``format`` and writes PAX headers, whose bytes are those of USTAR for short
+        # ASCII names and whole seconds; ours are (see ``_write``).
+        self._tar = TarWriter(
+            self._file, user="", group="", mode=0o644, mtime=0, encoder=False, format=tarfile.USTAR_FORMAT
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # After an error the file is removed: that its end cannot be written, on a full disk, does not matter.
+        with contextlib.suppress(OSError):
+            if self._tar is not None:
+                self._tar.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -313,17 +329,21 @@ class ShardWriter:
         if key <= self._last_key:
             raise ValueError(f"clips must be added in ascending order: {key!r} after {self._last_key!r}")
         self._last_key = key
-        start = {suffix: self._append(f"{key}.{suffix}", packed.members[suffix]) for suffix in MEMBERS}
+        start = self._write(key, packed.members)
         self._index.add(key, identity, packed.meta, packed.members["meta.safetensors"], start)
 
-    def _append(self, name: str, data: bytes) -> int:
-        """Add a member; returns the position of its data in the tar."""
+    def _write(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
+        """Append the members of a clip; returns the position in the tar of each member's data, by suffix."""
         assert self._tar is not None
-        member = tarfile.TarInfo(name)
-        member.size, member.mtime, member.mode = len(data), 0, 0o644
-        self._tar.addfile(member, io.BytesIO(data))
-        blocks = -(-len(data) // tarfile.BLOCKSIZE)
-        return self._tar.offset - blocks * tarfile.BLOCKSIZE
+        start, position = {}, self._tar.tarstream.offset
+        # The writer sorts suffixes, and so are ``MEMBERS``.
+        self._tar.write({"__key__": key, **members})
+        for suffix in MEMBERS:
+            start[suffix] = position + tarfile.BLOCKSIZE
+            blocks = -(-len(members[suffix]) // tarfile.BLOCKSIZE)
+            position = start[suffix] + blocks * tarfile.BLOCKSIZE
+        assert position == self._tar.tarstream.offset, "one header block per member"
+        return start
 
     def finish(
         self,

@@ -121,9 +121,9 @@ def webdataset_tars(source: Path, picture_suffix: str | None = None, log: Log = 
     """Tars with a picture per sample; samples whose keys differ in a last number are one clip.
 
     ``anna/clip3_000017.jpg`` is frame 17 of clip ``anna/clip3`` of ``anna``; without folder the clip is
-    the person. Names are split as the ``webdataset`` library does, at the first dot of the last part; ``./``
-    and a leading ``/`` do not count, backslashes are slashes. Other members, such as ``.json``, are not
-    needed.
+    the person. The ``webdataset`` library groups members to samples, so that names are split at the first dot
+    of the last part; ``./`` and a leading ``/`` do not count, backslashes are slashes. Other members, such as
+    ``.json``, are not needed.
 
     Args:
         source: tar, or folder of tars.
@@ -134,49 +134,80 @@ def webdataset_tars(source: Path, picture_suffix: str | None = None, log: Log = 
         ValueError: a tar is damaged (WebDataset itself would skip what follows) or compressed, there are no
             pictures, or several in one sample.
     """
-    # Only here, where it is needed: the library imports torch.
-    from webdataset.tariterators import base_plus_ext
-
-    samples: dict[str, list[tuple[str, Path, int, int]]] = {}
+    samples: dict[str, _Place] = {}
     left_out: Counter[str] = Counter()
-    for path in _tars(source):
-        for member in _members(path):
-            name = PurePosixPath(member.name.replace("\\", "/").lstrip("/"))
-            key, suffix = base_plus_ext(name.as_posix())
-            reason = _left_out(name, f".{suffix}" if suffix else "", picture_suffix, member.isfile())
-            if reason:
-                left_out[reason] += not member.isdir()
-            else:
-                place = (suffix, path, member.offset_data, member.size)
-                samples.setdefault(key, []).append(place)
+    for sample in _samples(_tars(source), picture_suffix, left_out):
+        key = sample.pop("__key__")
+        path = sample.pop("__url__")
+        if key in samples and samples[key].path != path:
+            raise ValueError(
+                f"sample {key} is in {samples[key].path} and {path}: two clips would become one; put each "
+                "tar's samples into a folder of their own name, or import the tars one by one"
+            )
+        again = [samples[key].suffix] if key in samples else []
+        _check_one(key, sorted(f".{suffix}" for suffix in (*again, *sample)))
+        samples[key] = next(iter(sample.values()))
     _say(+left_out, log)
     if not samples:
         raise ValueError(f"{source} has no pictures ({_wanted(picture_suffix)}) in its tars")
     groups: dict[str, list[str]] = {}
-    for key, places in samples.items():
-        tars = sorted({str(path) for _, path, _, _ in places})
-        if len(tars) > 1:
-            raise ValueError(
-                f"sample {key} is in {' and '.join(tars[:2])}: two clips would become one; put each tar's "
-                "samples into a folder of their own name, or import the tars one by one"
-            )
-        _check_one(key, sorted(f".{suffix}" for suffix, _, _, _ in places))
+    for key in samples:
         groups.setdefault(_clip_of(key), []).append(key)
 
     def reader(keys: list[str]) -> Callable[[], Iterator[bytes]]:
-        def read() -> Iterator[bytes]:
-            for key in keys:
-                _, path, position, size = samples[key][0]
-                with path.open("rb") as file:
-                    file.seek(position)
-                    yield file.read(size)
-
-        return read
+        return lambda: (samples[key].read() for key in keys)
 
     return [
         FrameClip(name, name.split("/")[0], reader(sorted(keys, key=natural)))
         for name, keys in sorted(groups.items())
     ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a member of a tar has its data."""
+
+    suffix: str
+    path: Path
+    position: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            return file.read(self.size)
+
+
+def _samples(
+    paths: Iterable[Path], picture_suffix: str | None, left_out: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Samples of pictures as WebDataset groups them, with places instead of data.
+
+    The members are listed here, not by the library's expander: that one hands out contents in the order of
+    the tar, without their places, so that each clip would cost a pass through its tar.
+    """
+    # Only here, where it is needed: the library imports torch.
+    from webdataset.tariterators import base_plus_ext, group_by_keys
+
+    def files() -> Iterator[dict[str, Any]]:
+        for path in paths:
+            seen: set[str] = set()
+            for member in _members(path):
+                name = PurePosixPath(member.name.replace("\\", "/").lstrip("/"))
+                key, suffix = base_plus_ext(name.as_posix())
+                reason = _left_out(name, f".{suffix}" if suffix else "", picture_suffix, member.isfile())
+                if reason:
+                    left_out[reason] += not member.isdir()
+                    continue
+                if (fname := f"{key}.{suffix.lower()}") in seen:
+                    _check_one(key, [f".{suffix}"] * 2)
+                seen.add(fname)
+                place = _Place(suffix, path, member.offset_data, member.size)
+                yield {"fname": name.as_posix(), "data": place, "__url__": path}
+            # The end of a tar: a sample does not go on in the next one.
+            yield {}
+
+    return group_by_keys(files())
 
 
 def _left_out(path: PurePath, suffix: str, picture_suffix: str | None, is_file: bool) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 
 from datamodules.importing.sources import FrameClip, frame_folders, webdataset_tars
@@ -84,6 +85,19 @@ def test_several_pictures_of_a_sample_need_a_choice(tmp_path: Path) -> None:
     assert lines == ["left out, because they are no pictures to import: 4 .mask.png, 4 .json"]
     with pytest.raises(ValueError, match="has 2 pictures"):
         webdataset_tars(write_tar(tmp_path / "y.tar", two_people("") * 2))
+
+
+def test_samples_are_those_of_webdataset(tmp_path: Path) -> None:
+    """Our list of members grouped by the library, against its own way from the file to the samples."""
+    path = write_tar(tmp_path / "x.tar", with_masks() + two_people("v1.0/", suffix="image.PNG"))
+    theirs: dict[str, list[bytes]] = {}
+    for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+        # The .json of a sample stand at the tar's end: for the library they are samples of their own.
+        if "image.png" in sample:
+            theirs.setdefault(sample["__key__"].rpartition("_")[0], []).append(sample["image.png"])
+    ours = {clip.name: list(clip.frames()) for clip in webdataset_tars(path, "image.png", lambda line: None)}
+    assert ours == theirs
+    assert len(ours) == 3
 
 
 def test_one_key_in_two_tars_is_refused(tmp_path: Path) -> None:

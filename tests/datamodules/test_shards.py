@@ -46,6 +46,17 @@ def test_tar_is_plain_ustar_with_adjacent_members(dataset: Path) -> None:
     assert all(m.mtime == 0 and m.uid == 0 and m.type == tarfile.REGTYPE for m in members)
 
 
+def test_webdataset_writer_gives_the_bytes_of_plain_ustar(dataset: Path, tmp_path: Path) -> None:
+    """The library's writer passes no format on to ``tarfile``: PAX headers would make other bytes."""
+    path = dataset / "train-000000.tar"
+    with tarfile.open(path) as tar, tarfile.open(tmp_path / "x.tar", "w", tarfile.USTAR_FORMAT) as plain:
+        for member in tar:
+            info = tarfile.TarInfo(member.name)
+            info.size, info.mode = member.size, 0o644
+            plain.addfile(info, tar.extractfile(member))
+    assert path.read_bytes() == (tmp_path / "x.tar").read_bytes()
+
+
 def test_streams_with_webdataset_and_decodes_with_other_libraries(dataset: Path) -> None:
     samples = list(webdataset.WebDataset(str(dataset / "train-000000.tar"), shardshuffle=False))
     assert [s["__key__"] for s in samples] == ["clip-0", "clip-1"]
