@@ -1,6 +1,6 @@
 """One training step, generator and discriminator, against the released implementation's equivalent step.
 
-    python benchmarks/training_step.py --release CHECKOUT [--config experiments/full/paper.yaml]
+    python benchmarks/training_step.py --release CHECKOUT [--config experiments/rome/paper.yaml]
 
 ``CHECKOUT`` is a clone of the public release (https://github.com/SamsungLabs/rome, non-commercial); its
 network classes are imported from there, with random weights; none of its code is here. Its loss networks are
@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="Steps to take the median of.")
     parser.add_argument("--side", choices=("ours", "release", "rasterizations"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.config = args.config or [Path("experiments/full/paper.yaml")]
+    args.config = args.config or [Path("experiments/rome/paper.yaml")]
     if args.side:
         run_side(args)
         return 0

@@ -42,7 +42,7 @@ class StoredClips:
         if image_size > stored:
             raise ValueError(
                 f"the protocol scores images of {image_size} pixels, {manifest} stores {stored}; prepare the "
-                f"dataset again with --image_size {image_size}"
+                f"dataset again with --image-size {image_size}"
             )
         self._reader = ClipReader(self.manifest, folder, split)
         self.image_size = image_size

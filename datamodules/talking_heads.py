@@ -371,7 +371,7 @@ class TalkingHeadDataModule(RomeDataModule):
                 raise ValueError(
                     f"the checkpoint was trained with data.init_args.{name} = {_short(before)}, it is now "
                     f"{_short(now)}; a run can only resume with the same data. To start a new run from "
-                    "its weights use model.init_args.init_from instead of --ckpt_path"
+                    "its weights use model.init_args.init_from instead of --ckpt-path"
                 )
         self._resume = StreamPosition(*(state_dict[f.name] for f in dataclasses.fields(StreamPosition)))
 

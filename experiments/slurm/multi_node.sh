@@ -1,6 +1,6 @@
 #!/bin/bash
 # Several machines, two of four GPUs by default. Submit from any folder that all of them see:
-#   sbatch "$(rome experiments copy slurm/multi_node.sh)" --data.init_args.manifest data/mine --run_dir runs/full/mine-0
+#   sbatch "$(rome experiments copy slurm/multi_node.sh)" --data.init_args.manifest data/mine --run-dir runs/full/mine-0
 # Arguments, environment and time limit: as in single_node.sh.
 # Other numbers: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 ...
 #SBATCH --job-name=rome
@@ -22,5 +22,5 @@ srun rome fit \
     --config "${ROME_TRAINER:-trainer/slurm}" \
     --trainer.devices "${SLURM_NTASKS_PER_NODE:-4}" \
     --trainer.num_nodes "${SLURM_NNODES:-2}" \
-    --ckpt_path auto \
+    --ckpt-path auto \
     "$@"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # One machine, all GPUs that the job gets. Submit from any folder:
-#   sbatch "$(rome experiments copy slurm/single_node.sh)" --data.init_args.manifest data/mine --run_dir runs/full/mine-0
+#   sbatch "$(rome experiments copy slurm/single_node.sh)" --data.init_args.manifest data/mine --run-dir runs/full/mine-0
 # Arguments are those of `rome fit`. Two minutes before the time limit the run saves itself and is queued again;
 # the same command then goes on from its newest checkpoint, as it does when the job is submitted once more.
 # Two GPUs:     sbatch --gpus-per-node=2 --ntasks-per-node=2 ...
@@ -25,5 +25,5 @@ srun rome fit \
     --config "${ROME_BASE:-full/base}" \
     --config "${ROME_TRAINER:-trainer/ddp}" \
     --trainer.devices "${SLURM_NTASKS_PER_NODE:-4}" \
-    --ckpt_path auto \
+    --ckpt-path auto \
     "$@"

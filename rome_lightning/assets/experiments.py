@@ -13,6 +13,11 @@ SUFFIXES = (".yaml", ".sh")
 """Of what has a name: configurations, and job scripts."""
 _PACKAGE = Path(__file__).parents[1]
 _MARK = Path("full") / "base.yaml"
+_RENAMED = {
+    "full/paper": "rome/paper",
+    "full/release": "rome/release, an overlay of rome/paper (--config rome/paper --config rome/release)",
+}
+"""Names of earlier versions, and what to give instead."""
 
 
 def experiments_folder() -> Path:
@@ -57,6 +62,9 @@ def _shipped(path: Path, kind: str = "") -> Path:
         for candidate in (folder / stem, folder / f"{stem}.yaml"):
             if candidate.is_file() and not path.is_absolute() and ".." not in path.parts:
                 return candidate
+    renamed = _RENAMED.get(wanted.removesuffix(".yaml"))
+    if renamed:
+        raise FileNotFoundError(f"there is no file {path}; it is called {renamed} now")
     raise FileNotFoundError(f"there is no file {path}, and no shipped one of that name{_hint(wanted, kind)}")
 
 

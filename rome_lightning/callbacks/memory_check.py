@@ -59,7 +59,7 @@ class MemoryCheck(Callback):
         )
         message = (
             f"{text}, but only {_gb(free)} GB are free on {pl_module.device}: set {change}, or take smaller "
-            "networks (full/cpu); --memory_check warn goes on all the same"
+            "networks (full/cpu); --memory-check warn goes on all the same"
         )
         if self.refuse:
             raise ValueError(message)

@@ -231,7 +231,7 @@ class RunCheckpoint(Checkpoint):
         name = signal.Signals(signum).name
         message = f"stopped by {name} after {_steps_done(trainer)} steps"
         if self._failure is None and (self._folder / LAST).is_file():
-            message += f"; resume with --ckpt_path {self._folder / LAST}"
+            message += f"; resume with --ckpt-path {self._folder / LAST}"
         elif not _steps_done(trainer):
             message += "; there is nothing to resume: start it again"
         if signum == REQUEUE_SIGNAL and trainer.is_global_zero and requeue_job():

@@ -57,7 +57,7 @@ def build_parser(name: str) -> StrictParser:
         return parser
     parser = StrictParser(
         prog="rome export-checkpoint",
-        description="Write a model of the released architecture (full/release) under the "
+        description="Write a model of the released architecture (rome/release) under the "
         "official names, for the official code.",
     )
     parser.add_argument("file", type=Path, help="Checkpoint of `rome fit` or `rome import-checkpoint`.")

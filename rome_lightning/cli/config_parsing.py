@@ -14,7 +14,7 @@ import jsonargparse
 from jsonargparse import ActionConfigFile, set_parsing_settings
 
 from rome_lightning.assets.experiments import find_experiment
-from rome_lightning.cli.parsing import long_options, nearest, with_hint
+from rome_lightning.cli.parsing import as_declared, dashed, long_options, nearest, with_hint
 
 _NOT_ACCEPTED = re.compile(r"does not accept option '([^']+)'|Option '([^']+)' is not accepted")
 
@@ -40,6 +40,14 @@ class HintingParser(jsonargparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Parse options with dashes or underscores."""
+        return super().parse_args(None if args is None else as_declared(args, self), *more, **options)
+
+    def format_help(self, *formatter: Any) -> str:
+        """The help, with dashes in options that are no keys of a configuration."""
+        return dashed(str(super().format_help(*formatter)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what ends with exit code 2, after a hint at what may have been meant."""

@@ -165,7 +165,7 @@ def _measure(config: AllConfig, name: str, checkpoint: Path) -> dict[str, Any]:
     ):
         summary = folder / "evaluation" / load_protocol(protocol).name / "summary.json"
         arguments = [f"--protocol={protocol}", f"--checkpoint={checkpoint}", f"--output={folder}", *more]
-        arguments += [f"--refine_steps={config.evaluate_refine_steps}", f"--device={config.device}"]
+        arguments += [f"--refine-steps={config.evaluate_refine_steps}", f"--device={config.device}"]
         if evaluate.main(arguments) != 0:
             raise ValueError(f"{name} could not be scored under {protocol}")
         for task, metrics in json.loads(summary.read_text(encoding="utf-8"))["metrics"].items():

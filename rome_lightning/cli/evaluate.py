@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
         parser.error("--targets VIDEO belongs to --predictions VIDEO")
     if config.num_processes < 1:
-        parser.error(f"--num_processes must be at least 1, got {config.num_processes}")
+        parser.error(f"--num-processes must be at least 1, got {config.num_processes}")
     config.protocol = find_experiment(config.protocol, "protocols")
     if config.num_processes > 1:
         return _spread(argv, config)
@@ -118,7 +118,7 @@ def _rank() -> tuple[int, int]:
 
 def _spread(argv: list[str], config: EvaluateConfig) -> int:
     """Run several processes of ourselves; any that fails ends all."""
-    command = [sys.executable, "-m", "rome_lightning", "evaluate", *argv, "--num_processes", "1"]
+    command = [sys.executable, "-m", "rome_lightning", "evaluate", *argv, "--num-processes", "1"]
     count = config.num_processes
     if config.restart:
         _clear(_folder(config))

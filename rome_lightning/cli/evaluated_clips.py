@@ -42,7 +42,7 @@ def stored_clips(data: Path, protocol: Protocol, split: str | None, run: Path | 
         seen = "where training with holdout_ratio leaves frames out"
     print(
         f"rome: warning: {data} has no split {wanted!r}; scored is the last {ratio:.0%} of each training "
-        f"clip, {seen}. For people that training does not see: rome prepare --val_identities",
+        f"clip, {seen}. For people that training does not see: rome prepare --val-identities",
         file=sys.stderr,
     )
     return StoredClips(data, "train", protocol.resolution, ratio)

@@ -22,6 +22,7 @@ from lightning_utilities.core import rank_zero
 from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import MemoryCheck, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
+from rome_lightning.cli.ablations import check_ablations, expand_ablations
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.cli.fit_help import add_run_options, fit_help
 from rome_lightning.media.locks import owned
@@ -57,7 +58,7 @@ class RomeArgumentParser(HintingParser, LightningArgumentParser):
 
 
 class RomeCLI(LightningCLI):
-    """One parser for every model and data set; everything a run writes goes to ``--run_dir``."""
+    """One parser for every model and data set; everything a run writes goes to ``--run-dir``."""
 
     held: ClassVar = contextlib.ExitStack()
     """Holds the run folder while ``main`` runs."""
@@ -81,8 +82,13 @@ class RomeCLI(LightningCLI):
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse ablations that other options overrule."""
+        super().parse_arguments(parser, args)
+        check_ablations(self._options().as_dict())
+
     def _parse_ckpt_path(self) -> None:
-        """Resolve ``--ckpt_path``, and take the model's options from that file: they win over all others."""
+        """Resolve ``--ckpt-path``, and take the model's options from that file: they win over all others."""
         config = self._options()
         config["ckpt_path"] = path = self._resolve_checkpoint(config.get("ckpt_path"), config["run_dir"])
         self._steps_before = 0
@@ -125,7 +131,7 @@ class RomeCLI(LightningCLI):
         for key in sorted(before.keys() & after.keys()):
             if before[key] != after[key] and not key.endswith("init_from"):
                 rank_zero_warn(
-                    f"model.{key} = {before[key]} is ignored: --ckpt_path resumes with {after[key]}; "
+                    f"model.{key} = {before[key]} is ignored: --ckpt-path resumes with {after[key]}; "
                     "for a new run from these weights use model.init_args.init_from"
                 )
 
@@ -163,14 +169,14 @@ class RomeCLI(LightningCLI):
         checkpoints = sorted((Path(config["run_dir"]) / "checkpoints").glob("*.ckpt"))
         if checkpoints and not config.get("ckpt_path"):
             raise ValueError(
-                f"{config['run_dir']} already holds a run; resume it with --ckpt_path {AUTO}, set "
-                "another --run_dir, or delete the folder"
+                f"{config['run_dir']} already holds a run; resume it with --ckpt-path {AUTO}, set "
+                "another --run-dir, or delete the folder"
             )
         check_run(self.trainer, self.model, self.datamodule)
         if not getattr(self.datamodule, "validates", True):
             rank_zero_warn(
                 "the dataset has no validation split: nothing is validated, there will be no best.ckpt, and "
-                "last.ckpt is the result. To validate, prepare the videos with --val_identities, or set "
+                "last.ckpt is the result. To validate, prepare the videos with --val-identities, or set "
                 "data.init_args.holdout_ratio to 0.2 and data.init_args.val_split to seen"
             )
 
@@ -184,7 +190,7 @@ class RomeCLI(LightningCLI):
 def _folder_of_agent(argv: list[str]) -> list[str]:
     """Under ``wandb agent`` every trial has the same command, so each gets a run folder of its own."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
-    if not (sweep and run) or any(word.split("=")[0] == "--run_dir" for word in argv):
+    if not (sweep and run) or any(word.split("=")[0] in ("--run_dir", "--run-dir") for word in argv):
         return []
     return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
 
@@ -206,7 +212,7 @@ def main(argv: list[str]) -> int:
         return 0
     if argv[1:] in (["--help", "all"], ["-h", "all"]):
         argv = argv[:-1]
-    argv = [*argv, *_folder_of_agent(argv)]
+    argv = expand_ablations([*argv, *_folder_of_agent(argv)])
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     rank_zero.log.addFilter(_is_no_advert)
@@ -232,6 +238,6 @@ def main(argv: list[str]) -> int:
             raise
         raise ValueError(
             "another process of this run ended or does not respond; its own message is above, or in the "
-            f"log of its machine. Fix that, then resume with --ckpt_path {AUTO}"
+            f"log of its machine. Fix that, then resume with --ckpt-path {AUTO}"
         ) from error
     return 0

@@ -32,6 +32,14 @@ def add_run_options(parser: ArgumentParser) -> None:
         help="Folder of the run: config.yaml, checkpoints/, images/, metrics.csv, summary.json.",
     )
     parser.add_argument(
+        "--ablation",
+        type=list[str],
+        default=[],
+        metavar="NAME",
+        help="Change one thing, as experiments/ablations.yaml says, over the files before it. Repeatable. "
+        "In config.yaml: a record of what was changed.",
+    )
+    parser.add_argument(
         "--wandb",
         type=Literal["offline", "online", "disabled"],
         default="offline",
@@ -57,7 +65,7 @@ def fit_help() -> str:
         prog="rome fit",
         usage="rome fit --config full/base [--config OVERLAY ...] [OPTIONS]",
         description="Train a model. Options are those of the configuration, dotted; later ones win. "
-        "`rome experiments list` shows configurations, `--print_config` what a command would run.",
+        "`rome experiments list` shows configurations, `--print-config` what a command would run.",
         epilog="The linear model: rome fit --model.help LinearModule. Every option of Lightning's trainer, "
         "and the callbacks: rome fit --help all.",
     )

@@ -9,6 +9,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.cli.avatar_common import add_avatar, avatar_path
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.media.atomic import write_atomic
 
@@ -29,12 +30,10 @@ def build_parser() -> StrictParser:
         "first frames determine position and shape of the driver's face: look into the camera at the "
         "start.",
     )
+    add_avatar(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--camera", type=int, metavar="N", help="Index of the camera, 0 for the first.")
     source.add_argument("--video", type=Path, help="Video file instead of a camera.")
-    parser.add_argument(
-        "--avatar", type=Path, required=True, help="Folder or file made by `rome avatar create`."
-    )
     parser.add_argument(
         "-o", "--output", type=Path, help="Video to write (.mp4); latencies go into a .json beside it."
     )
@@ -60,7 +59,6 @@ def main(argv: list[str]) -> int:
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.live import Timing, drive
-    from rome_lightning.cli.avatar_common import avatar_path
     from rome_lightning.tracking.live import LiveTracker
 
     if args.output is None and not args.show:

@@ -124,7 +124,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _overruled(arguments: list[str]) -> list[str]:
-    """Options before a ``--config`` whose file sets them too: the file would win without a word."""
+    """Options before a ``--config`` or ``--ablation`` that sets them too and would win without a word."""
     import yaml
 
     from rome_lightning.assets.experiments import find_experiment
@@ -132,15 +132,18 @@ def _overruled(arguments: list[str]) -> list[str]:
     found, options = [], []
     for index, word in enumerate(arguments):
         name, given, value = word.partition("=")
-        if name not in ("--config", "-c"):
+        if name not in ("--config", "-c", "--ablation"):
             options += [name] if name.startswith("--") else []
             continue
         path = value if given else "".join(arguments[index + 1 : index + 2])
+        if name == "--ablation":
+            path = f"ablations/{path}"
         try:
             content = yaml.safe_load(find_experiment(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # the command says what is wrong with it
-        found += [option for option in options if _sets(content, option.removeprefix("--").split("."))]
+        keys = {option: option.removeprefix("--").replace("-", "_").split(".") for option in options}
+        found += [option for option, path_of_key in keys.items() if _sets(content, path_of_key)]
     return found
 
 
@@ -224,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     overruled = [] if command.module in _FILE_ORDER_IS_FREE else _overruled(rest)
     if overruled:
         return _usage_error(
-            f"{', '.join(overruled)} before --config, whose file sets the same and would win; "
+            f"{', '.join(overruled)} before --config or --ablation, which sets the same and would win; "
             "put options after the last --config"
         )
     return _guarded(command, name, rest, debug)

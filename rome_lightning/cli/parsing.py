@@ -1,13 +1,33 @@
-"""Options in full only, and unknown names answered with the nearest known one."""
+"""One dialect of options: whole names, with dashes or underscores; unknown ones answered with the nearest."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 _UNRECOGNIZED = "unrecognized arguments: "
+# Dotted names are keys of a configuration and keep their underscores.
+_UNDERSCORED = re.compile(r"--[a-z0-9]+(?:_[a-z0-9]+)+(?![\w.])")
+
+
+def dashed(text: str) -> str:
+    """A text whose options are spelled with dashes, but for dotted ones: keys of configurations."""
+    return _UNDERSCORED.sub(lambda found: found[0].replace("_", "-"), text)
+
+
+def as_declared(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Arguments with options as the parser declares them: dashes and underscores are the same."""
+    declared = {option.replace("_", "-"): option for option in long_options(parser)}
+    words = []
+    for word in argv:
+        name, joined, value = word.partition("=")
+        if name.startswith("--"):
+            name = f"--{declared.get(name[2:].replace('_', '-'), name[2:])}"
+        words.append(name + joined + value)
+    return words
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -22,10 +42,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class StrictParser(argparse.ArgumentParser):
-    """A plain parser, and its sub-commands, without abbreviations and with hints."""
+    """A plain parser, and its sub-commands: no abbreviations, hints, and the dialect of this module."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse options with dashes or underscores."""
+        return super().parse_known_args(None if args is None else as_declared(args, self), namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2, after a hint at what may have been meant."""
@@ -38,8 +62,8 @@ def with_hint(message: str, parser: argparse.ArgumentParser) -> str:
         # jsonargparse comes by here twice.
         return message
     word = message.removeprefix(_UNRECOGNIZED).split()[0]
-    hint = nearest(word, long_options(parser))
-    return message + (hint.replace("mean ", "mean --") if word.startswith("--") else hint)
+    hint = dashed(nearest(word, long_options(parser)).replace("mean ", "mean --"))
+    return message + (hint if word.startswith("--") else hint.replace("mean --", "mean "))
 
 
 def long_options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -67,10 +67,10 @@ def _splits(manifest: Manifest) -> str:
     counts = ", ".join(f"{split} {len(names)}" for split, names in people.items() if names)
     if people["val"]:
         named = ", ".join(people["val"][:5]) + (", ..." if len(people["val"]) > 5 else "")
-        return f"people: {counts} (val: {named}; --val_identities chooses others, and tracks nothing again)"
+        return f"people: {counts} (val: {named}; --val-identities chooses others, and tracks nothing again)"
     return (
         f"people: {counts}; no validation split: `rome evaluate` scores the last frames of the training "
-        "clips, unless --val_identities keeps people for it"
+        "clips, unless --val-identities keeps people for it"
     )
 
 

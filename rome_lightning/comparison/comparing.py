@@ -133,7 +133,7 @@ def compare(
     if len(configurations) < 2:
         raise ValueError(
             "there is only one configuration; runs that differ only in their seed are pooled, so nothing "
-            "is left to compare (--separate_seeds keeps them apart)"
+            "is left to compare (--separate-seeds keeps them apart)"
         )
     runs = [run for configuration in configurations for run in configuration.runs]
     evaluations = [run.evaluation(protocol) for run in runs]
@@ -249,7 +249,7 @@ def _align(
         )
         raise ValueError(
             f"the runs were not scored on the same {len(everything)} pairs: {lacking}; complete the "
-            "evaluation, or compare the pairs that all have with --common_pairs true"
+            "evaluation, or compare the pairs that all have with --common-pairs true"
         )
     if not len(shared):
         raise ValueError("no pair was scored in all runs")

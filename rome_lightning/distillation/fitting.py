@@ -120,7 +120,7 @@ def _fit_part(
     if count <= wanted:
         raise ValueError(
             f"{wanted} {name} components need at least {wanted + 1} sources, the data give {count}; set "
-            f"--{name} to at most {count - 1}, raise --sources_per_clip, or use more clips"
+            f"--{name} to at most {count - 1}, raise --sources-per-clip, or use more clips"
         )
     pca = StreamingPCA(mean[local].flatten())
     for block in store.blocks(train):
@@ -131,7 +131,7 @@ def _fit_part(
         raise ValueError(
             f"the model's {name} offsets vary in only {rank} directions, {wanted} components are requested; "
             + (f"set --{name} to at most {rank}" if rank else "the model gives everybody the same offsets")
-            + ", train the model longer, or use --refine_steps"
+            + ", train the model longer, or use --refine-steps"
         )
     variance = std.square()
     explained = variance[:wanted].cumsum(0) / variance.sum()

@@ -258,7 +258,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if foreign:
         raise ValueError(
             f"{len(foreign)} weights do not exist in the release's files, {foreign[0]} first; only models "
-            "of the released architecture (full/release) can be exported"
+            "of the released architecture (rome/release) can be exported"
         )
     return {_official_name(key): value for key, value in state.items()}
 

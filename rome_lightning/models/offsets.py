@@ -243,7 +243,7 @@ class BasisOffsets(OffsetSource):
 class FittedOffsets(OffsetSource):
     """Offsets fitted to each person's outline in advance, see ``tracking.outline.fit_outline``.
 
-    Training takes them from the dataset (``rome prepare --fit_outline true``); an avatar gets its own when it
+    Training takes them from the dataset (``rome prepare --fit-outline true``); an avatar gets its own when it
     is created, by ``refine_offsets``.
 
     Departure from ROME: hair that can be measured in the photograph needs no network.

@@ -120,7 +120,7 @@ def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str)
     Raises:
         ValueError: names the setting to change.
     """
-    instead = "to start another run from its weights use model.init_args.init_from instead of --ckpt_path"
+    instead = "to start another run from its weights use model.init_args.init_from instead of --ckpt-path"
     if "optimizer_states" not in checkpoint:
         raise ValueError(f"{path} holds only weights, not a run that can be resumed; {instead}")
     size = config["data"]["init_args"]["image_size"]

@@ -65,7 +65,7 @@ class StopRequest:
 
 
 def requeue_job() -> bool:
-    """Ask SLURM to run this job again; the job script resumes with ``--ckpt_path auto``.
+    """Ask SLURM to run this job again; the job script resumes with ``--ckpt-path auto``.
 
     Returns:
         Whether there is a job and SLURM took the request.

@@ -22,6 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
     [
         ("full/base", "", "full/base.yaml"),
         ("full/base.yaml", "", "full/base.yaml"),
+        ("rome/paper", "", "rome/paper.yaml"),
         ("experiments/full/base.yaml", "", "full/base.yaml"),
         ("demo", "protocols", "protocols/demo.yaml"),
         ("protocols/demo", "protocols", "protocols/demo.yaml"),
@@ -50,6 +51,8 @@ def test_a_file_of_the_user_wins_over_a_shipped_one(tmp_path):
         ("dmeo", "protocols", "did you mean demo"),
         ("zzz", "protocols", "there are demo, "),
         ("zzz", "", "`rome experiments list` shows them"),
+        ("full/paper", "", "it is called rome/paper now"),
+        ("experiments/full/release.yaml", "", "--config rome/paper --config rome/release"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, kind, hint):

@@ -29,6 +29,12 @@ def test_options_that_a_later_file_sets_are_refused(
     assert "put options after the last --config" in error
 
 
+def test_an_ablation_is_a_file_too(capsys: pytest.CaptureFixture[str]) -> None:
+    option = "--model.init_args.losses.laplacian=1"
+    assert cli.main(["fit", "-c", "full/base", option, "--ablation", "no_laplacian"]) == cli.EXIT_USAGE
+    assert "losses.laplacian before --config or --ablation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from rome_lightning.cli import main as cli
 from rome_lightning.cli.config_parsing import config_parser
+from rome_lightning.cli.parsing import StrictParser, dashed
 
 
 @dataclasses.dataclass
@@ -33,13 +35,13 @@ def _error(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
-        (["prepare", "x.mp4", "--output", "y", "--max_frame", "3"], "--max_frames"),
+        (["prepare", "x.mp4", "--output", "y", "--max_frame", "3"], "--max-frames"),
         (["prepare", "x.mp4", "--outptu", "y"], "--output"),
         (["evaluate", "--protocl", "demo"], "--protocol"),
         (["compare", "a", "b", "--base", "a"], "--baseline"),
         (["sweep", "loss_weights", "--proceses", "2"], "--processes"),
         (["distill", "all", "--geometri", "x"], "--geometry"),
-        (["avatar", "create", "x.png", "-o", "y", "--refine_steps", "3"], "--refine-steps"),
+        (["avatar", "create", "x.png", "-o", "y", "--refine_step", "3"], "--refine-steps"),
         (["avatar", "create", "x.png", "-o", "y", "--check", "3"], "--checkpoint"),
         (["experiments", "copy", "--out", "y"], "--output"),
         (["assets", "fetch", "--dem"], "--demo"),
@@ -50,6 +52,55 @@ def test_options_in_part_or_with_a_slip_are_refused_with_the_right_one(capsys, a
     shown = _error(capsys, *arguments)
     assert "unrecognized arguments" in shown
     assert f"(did you mean {meant}?)" in shown
+
+
+@pytest.mark.parametrize("spelling", ["--max-frames", "--max_frames"])
+def test_dashes_and_underscores_are_the_same(spelling):
+    of_files = config_parser("x", "y")
+    of_files.add_class_arguments(Options, None)
+    plain = StrictParser("x")
+    commands = plain.add_subparsers(dest="command")
+    commands.add_parser("go").add_argument("--max-frames", type=int)
+    for value in (["5"], None):
+        words = [spelling, *value] if value else [f"{spelling}=5"]
+        assert of_files.parse_args(words).max_frames == 5
+        assert plain.parse_args(["go", *words]).max_frames == 5
+
+
+def test_values_and_keys_of_configurations_keep_their_underscores():
+    parser = config_parser("x", "y")
+    parser.add_class_arguments(Options, None)
+    parser.add_argument("--text")
+    assert parser.parse_args(["--text", "a_b-c", "--losses.dice=2"]).text == "a_b-c"
+    assert dashed("--run_dir x_y --data.init_args.batch_size") == "--run-dir x_y --data.init_args.batch_size"
+
+
+def _commands():
+    """Every command and sub-command, as docs/hooks.py lists them for the site."""
+    for name in cli.COMMANDS:
+        yield from ([name, inner] if inner else [name] for inner in SUBCOMMANDS.get(name, ("",)))
+
+
+SUBCOMMANDS = {
+    "shards": ("verify", "stats", "import"),
+    "distill": ("basis", "all", "transfer", "join"),
+    "avatar": ("create", "animate", "edit", "export", "view"),
+    "assets": ("list", "fetch"),
+    "models": ("list", "card", "export"),
+    "experiments": ("list", "show", "copy"),
+    "sweep": ("", "sync"),
+}
+
+
+@pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
+def test_every_command_shows_the_one_dialect(words, capsys):
+    """Dashes in options that are no keys of a configuration; the avatar is an argument, not an option."""
+    assert cli.main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    # Usage lines break anywhere; options stand whole.
+    options = re.findall(r"(?<![\w-])--[a-z][\w.-]*", shown)
+    assert [option for option in options if "_" in option and "." not in option] == []
+    assert "--avatar" not in options
 
 
 def test_keys_of_files_are_answered_too():
@@ -98,7 +149,7 @@ def test_the_help_of_training_shows_nested_options_where_one_looks(capsys):
     shown = capsys.readouterr().out
     for option in ("losses.perceptual", "optimizer.learning_rate", "avatar.texture.channels"):
         assert f"--model.init_args.{option}" in shown
-    for option in ("--data.init_args.batch_size", "--trainer.max_epochs", "--run_dir", "--memory_check"):
+    for option in ("--data.init_args.batch_size", "--trainer.max_epochs", "--run-dir", "--memory-check"):
         assert option in shown
     assert cli.main(["fit", "--help", "all"]) == 0
     assert "--trainer.overfit_batches" in capsys.readouterr().out

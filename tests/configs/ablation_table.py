@@ -21,17 +21,19 @@ Each overlay changes one thing on top of a base, with the same data, seeds and s
 [`ablations.yaml`](../ablations.yaml) has them all; the overlays and this page are generated from it.
 
 ```
-rome fit -c experiments/full/base.yaml -c experiments/ablations/no_laplacian.yaml \\
-  --run_dir runs/ablations/no_laplacian-0 ...
-rome fit -c experiments/full/base.yaml -c experiments/full/paper.yaml \\
-  -c experiments/ablations/no_identity.yaml ...
+rome fit -c full/base --ablation no_laplacian --run-dir runs/ablations/no_laplacian-0 ...
+rome fit -c full/base -c rome/paper --ablation no_identity ...
+rome fit -c full/base --ablation no_carry --ablation no_residual ...
 rome compare runs/ablations/*
 ```
 
-On two CPU cores put `-c experiments/full/cpu.yaml` between base and ablation. One seed says little: repeat
-with `--seed_everything 1` and `2`, and look at the intervals that `rome compare` gives. The base is
-`full/base` unless the table names another one; `full/paper` and `ablations/no_carry`
-are overlays of `full/base`.
+`--ablation` takes effect where it stands, so it comes after the last `-c`; `config.yaml` of the run
+records it. An option that overrules it is refused. A sweep takes it as a parameter, with `null` for the
+base ([`ablation_seeds`](../sweeps/ablation_seeds.yaml)).
+
+On two CPU cores add `-c full/cpu` after the base. One seed says little: repeat with `--seed-everything 1`
+and `2`, and look at the intervals that `rome compare` gives. The base is `full/base` unless the table names
+another one; `rome/paper` and `ablations/no_carry` are overlays of `full/base`.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ablation_table import read_table
 from tiny_run import BASE, ROOT
 
 from datamodules.prepare.config import BuildOptions, PrepareConfig
@@ -35,12 +37,19 @@ def _name(path: Path) -> str:
     return str(path.relative_to(EXPERIMENTS))
 
 
+# Overlays of overlays: what lies between the base and them.
+BELOW = {EXPERIMENTS / "rome" / "release.yaml": [EXPERIMENTS / "rome" / "paper.yaml"]}
+ABLATIONS = {ablation.path: ablation for ablation in read_table()}
+
+
 def _files(path: Path) -> list[Path]:
     """What ``rome fit`` is given: the base of the folder (or that of the full model), then the overlay."""
     if path in BASES:
         return [path]
+    if path in ABLATIONS:
+        return [*ABLATIONS[path].base_files, path]
     own = path.parent / "base.yaml"
-    return [own if own.is_file() else BASE, path]
+    return [own if own.is_file() else BASE, *BELOW.get(path, []), path]
 
 
 def test_there_are_files_to_check():
@@ -69,13 +78,15 @@ def resolve_configuration(*arguments: str) -> dict[str, Any]:
     return parsed.value.config
 
 
-def _config_arguments(path: Path) -> list[str]:
-    return [argument for file in _files(path) for argument in ("--config", str(file))]
+@functools.cache
+def _resolve_files(*files: Path) -> dict[str, Any]:
+    """The configuration of some files in order; not to be changed."""
+    return resolve_configuration(*(argument for file in files for argument in ("--config", str(file))))
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=_name)
 def test_training_files_parse(path):
-    config = resolve_configuration(*_config_arguments(path))
+    config = _resolve_files(*_files(path))
     assert config["seed_everything"] is not True
     assert isinstance(config["seed_everything"], int)
     # A linked value is not part of a dump; were the link lost, the default would show up here.
@@ -93,7 +104,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("path", OVERLAYS, ids=_name)
 def test_overlays_say_what_they_mean(path):
     """What an overlay writes is what is run: nothing is dropped on the way."""
-    config = _leaves(resolve_configuration(*_config_arguments(path)))
+    config = _leaves(_resolve_files(*_files(path)))
     for key, value in _leaves(yaml.safe_load(path.read_text())).items():
         if key.endswith("+"):
             assert _holds(config[key[:-1]][-len(value) :], value), key
@@ -108,6 +119,16 @@ def _holds(resolved: Any, written: Any) -> bool:
     if isinstance(written, list):
         return all(_holds(ours, theirs) for ours, theirs in zip(resolved, written, strict=True))
     return bool(resolved == written)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=_name)
+def test_overlays_change_what_they_are_laid_over(path):
+    """An overlay without effect would compare a run with itself; a folder of its own is no effect."""
+    *below, _ = _files(path)
+    without, given = (
+        _resolve_files(*files) | {"run_dir": None} for files in (tuple(below), tuple(_files(path)))
+    )
+    assert given != without
 
 
 @pytest.mark.parametrize("path", BASES, ids=_name)

@@ -363,7 +363,7 @@ def test_a_larger_protocol_than_the_data_is_refused(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert evaluate(PROTOCOLS / "demo.yaml", tmp_path, "--baseline", "source", "--data", dataset) == 1
-    assert "stores 64; prepare the dataset again with --image_size 128" in capsys.readouterr().err
+    assert "stores 64; prepare the dataset again with --image-size 128" in capsys.readouterr().err
 
 
 @pytest.mark.slow

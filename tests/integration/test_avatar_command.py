@@ -233,7 +233,7 @@ def test_every_format_and_poses_of_a_driver(avatar, folder, tmp_path, rome):
 
 def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
     output = tmp_path / "live.mp4"
-    assert rome("live", "--video", folder / "face.mp4", "--avatar", avatar, "-o", output) == (0, "")
+    assert rome("live", avatar, "--video", folder / "face.mp4", "-o", output) == (0, "")
     assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     record = json.loads(output.with_suffix(".json").read_text())
     assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
@@ -247,7 +247,7 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
         (("--camera", 97, "-o", output), "no camera 97"),
         (("--video", folder / "face.mp4", "-o", output, "--driver-network"), "avatar.driver.encoder"),
     ):
-        code, error = rome("live", "--avatar", avatar, *arguments)
+        code, error = rome("live", avatar, *arguments)
         assert code == cli.EXIT_FAILURE
         assert complaint in error
 
@@ -264,7 +264,7 @@ def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_pat
     model = AvatarModel(config, made.model.head).eval()
     Avatar(model, made.code, made.photos, IMAGE_SIZE).save(tmp_path / "linear" / "avatar.safetensors")
     output = tmp_path / "live.mp4"
-    arguments = ("--video", folder / "face.mp4", "--avatar", tmp_path / "linear", "-o", output)
+    arguments = (tmp_path / "linear", "--video", folder / "face.mp4", "-o", output)
     assert rome("live", *arguments, "--driver-network") == (0, "")
     assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     record = json.loads(output.with_suffix(".json").read_text())

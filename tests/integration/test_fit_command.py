@@ -339,7 +339,7 @@ def test_a_run_does_not_go_on_as_another_one(run_folder, dataset, tmp_path, rome
     code, error = rome(*tiny_arguments("fit", overlay, tmp_path, "--ckpt_path", "auto"))
     assert code == cli.EXIT_FAILURE
     assert complaint in error
-    assert "use model.init_args.init_from instead of --ckpt_path" in error
+    assert "use model.init_args.init_from instead of --ckpt-path" in error
 
 
 def test_a_head_model_that_the_data_were_not_tracked_with_is_refused(dataset, tmp_path, rome):

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
     said = log.read_text()
     assert "last.ckpt is not a readable checkpoint" in said
     assert "falling back to previous.ckpt" in said
-    assert f"stopped by SIGTERM after 9 steps; resume with --ckpt_path {last}" in said
+    assert f"stopped by SIGTERM after 9 steps; resume with --ckpt-path {last}" in said
     assert not json.loads((run / "summary.json").read_text())["finished"]
     assert last.with_name("last.ckpt.damaged").is_file()
     assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 9

@@ -80,7 +80,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_to_change(module, monkeyp
     one = int(1.3 * memory_check._kept_of_one(Trainer(accelerator="cpu", logger=False), module, batch))
     free = optimizer_bytes(module) + 3 * one // 2
     monkeypatch.setattr(memory_check, "free_bytes", lambda device: free)
-    with pytest.raises(ValueError, match=r"set data\.init_args\.batch_size to 1,.*--memory_check warn"):
+    with pytest.raises(ValueError, match=r"set data\.init_args\.batch_size to 1,.*--memory-check warn"):
         _check(module, batch)
     with pytest.warns(UserWarning, match="only"):
         _check(module, batch, refuse=False)
