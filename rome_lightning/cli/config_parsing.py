@@ -45,9 +45,9 @@ class HintingParser(jsonargparse.ArgumentParser):
         """Parse options with dashes or underscores."""
         return super().parse_args(None if args is None else as_declared(args, self), *more, **options)
 
-    def format_help(self, *formatter: Any) -> str:
+    def format_help(self, *args: Any, **options: Any) -> str:
         """The help, with dashes in options that are no keys of a configuration."""
-        return dashed(str(super().format_help(*formatter)))
+        return dashed(str(super().format_help(*args, **options)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what ends with exit code 2, after a hint at what may have been meant."""
