@@ -21,7 +21,8 @@ OPAQUE = 0.995
 GAIN = 4.0
 """Logits to a unit of the network's output."""
 UNSEEN_BOUND = 1.5
-"""Largest change of the matte's logit where the mesh shows what no photograph does: it stays opaque."""
+"""Largest change of the logits of choice and matte where the mesh shows what no photograph does: it stays
+opaque, and what the photograph has there, which is something else, is not taken."""
 SEEN_BOUND = 6.0
 """The same where a photograph shows it, whose matte decides."""
 REPEATED, APART = 0.008, 0.03
@@ -53,7 +54,10 @@ def blend(
         distance: to the mesh, image widths.
     """
     shown = share_of_photo(layers, mesh_mask)
-    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + GAIN * corrections[:, 3:4])
+    bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
+    choice_change, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
+    choice_change = bound * (choice_change / bound).tanh()
+    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + choice_change)
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
     # Beyond the border of the photograph the mesh is all there is.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
@@ -62,8 +66,6 @@ def blend(
     loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE] * near)
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     prior = torch.where(mesh_mask, on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
-    change = GAIN * corrections[:, 4:5]
-    bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
     change = torch.where(mesh_mask, bound * (change / bound).tanh(), change)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.models.foreground import foreground_colour
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, push_pull
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
@@ -68,7 +69,8 @@ def carried_photos(
     rows = torch.arange(height, device=known.device, dtype=known.dtype)
     below = ((rows - ears[:, None]) / (0.06 * height) + 0.5).clamp(0, 1)[:, None, :, None]
     loose = photos.region_mask(Region.HAIR) * below
-    layers = torch.cat([photos.image, photos.foreground_mask, known, beside, loose], dim=1)
+    colour = foreground_colour(photos.image, photos.foreground_mask)
+    layers = torch.cat([colour, photos.foreground_mask, known, beside, loose], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as avatar files store them, so that a saved avatar draws the same picture.

@@ -91,7 +91,8 @@ class FullModule(RomeModule):
         if self.views is not None:
             batch = dataclasses.replace(batch, source=self.views(self.avatar, batch.source))
         rendered = self.reproduce(batch, background)
-        images = composited(rendered, batch.target, background)
+        own_colours = self.avatar.config.decoder.carry
+        images = composited(rendered, batch.target, background, own_colours=own_colours)
         return self.objective(rendered, batch, images, adversary, self.global_step), images, batch
 
     def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:

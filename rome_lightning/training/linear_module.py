@@ -146,7 +146,8 @@ class LinearModule(RomeModule):
         repeated = code.repeat_interleave(batch.num_driving)
         size = batch.target.image_size
         rendered = self.avatar.render(repeated, batch.target.params, size, background)
-        images = composited(rendered, batch.target, background)
+        own_colours = self.avatar.config.decoder.carry
+        images = composited(rendered, batch.target, background, own_colours=own_colours)
         terms = self.objective(rendered, batch, images, None, self.global_step)
         raw = self._distillation_terms(batch, code)
         total = terms.total + torch.stack([getattr(self.weights, k) * v for k, v in raw.items()]).sum()

@@ -21,6 +21,7 @@ from rome_lightning.losses import (
     occupancy,
     photometric,
 )
+from rome_lightning.models.foreground import foreground_colour
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
 from rome_lightning.training.config import TERMS, LossConfig
 from rome_lightning.training.critics import build_gaze, build_identity, build_perceptual
@@ -68,17 +69,23 @@ class ImagePair:
     """1 where the target is known, 0 beyond the video's border, where both images show the background."""
 
 
-def composited(rendered: Rendered, target: Frames, background: Float[Tensor, "b 3"]) -> ImagePair:
+def composited(
+    rendered: Rendered, target: Frames, background: Float[Tensor, "b 3"], *, own_colours: bool = False
+) -> ImagePair:
     """Both images on one background; equal where nobody knows what the target looks like.
 
     Args:
         rendered: the targets' reproductions, composited on ``background``.
         target: frames to reproduce.
         background: RGB in [0, 1] per target.
+        own_colours: composite the person's own colours, without the share that the target's background has in
+            them; see ``foreground_colour``.
     """
     plain = background[:, :, None, None].expand_as(target.image)
     valid = 1 - target.region_mask(Region.OUTSIDE)
-    wanted = torch.lerp(plain, target.image, target.foreground_mask * valid)
+    matte = target.foreground_mask
+    colour = foreground_colour(target.image, matte) if own_colours else target.image
+    wanted = torch.lerp(plain, colour, matte * valid)
     return ImagePair(torch.where(valid > 0, rendered.image, plain), wanted, valid)
 
 

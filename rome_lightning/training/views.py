@@ -14,6 +14,10 @@ from rome_lightning.models import AvatarModel
 from rome_lightning.models.symmetry import mirrored_vertices
 from rome_lightning.types import Frames, HeadParams, Region
 
+_ERASED_TILT_DEG = 35.0
+"""Largest tilt of the line that erased sources end at, from the vertical."""
+_ERASED_FROM = 0.2
+"""Its largest distance from the middle of the face, image widths."""
 _SIDES = (("Left", "Right"), ("left", "right"))
 
 
@@ -31,6 +35,9 @@ class ViewsConfig:
     """Share of the others that are mirrored: a head turned to the right teaches its left side."""
     mirror_from_deg: float = 8.0
     """Turn of the head from which mirroring shows another side, degrees."""
+    erased: float = 0.0
+    """Share of the remaining sources that lose everything beyond a random line beside the middle of the face:
+    the photograph itself then teaches what its hidden side looks like."""
     yaw_deg: float = 40.0
     """Largest turn of a redrawn source away from the photograph's, degrees, left and right."""
     pitch_deg: float = 15.0
@@ -41,7 +48,7 @@ class ViewsConfig:
     """Share of the redrawn sources that wear the expression of another picture of the batch."""
 
     def __post_init__(self) -> None:
-        for name in ("redrawn", "mirrored", "expression"):
+        for name in ("redrawn", "mirrored", "erased", "expression"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"views.{name} is a share in [0, 1], got {getattr(self, name)}")
 
@@ -87,6 +94,9 @@ class SourceViews(nn.Module):
         if bool(redrawn.any()):
             others = source.params.expression.roll(1, 0)[redrawn]
             source = _replaced(source, redrawn, self.redrawn(model, source[redrawn], others))
+        erased = ~redrawn & (torch.rand(len(source), device=redrawn.device) < self.config.erased)
+        if bool(erased.any()):
+            source = _replaced(source, erased, self.erased(source[erased]))
         return source
 
     def mirrored(self, frames: Frames) -> Frames:
@@ -116,6 +126,22 @@ class SourceViews(nn.Module):
             landmarks=landmarks,
             params=params,
             offsets=offsets,
+        )
+
+    def erased(self, frames: Frames) -> Frames:
+        """The photographs, unknown beyond a random line: what it hides is to be completed."""
+        count, (height, width) = len(frames), frames.image_size
+        tilt, shift = torch.rand(2, count, 1, 1, device=frames.image.device)
+        tilt = torch.deg2rad(_ERASED_TILT_DEG * (2 * tilt - 1))
+        side = torch.where(torch.rand_like(shift) < 0.5, -1.0, 1.0)
+        middle = frames.landmarks.mean(1)[..., None, None]
+        rows = torch.arange(height, device=tilt.device).view(1, -1, 1) - middle[:, 1]
+        columns = torch.arange(width, device=tilt.device).view(1, 1, -1) - middle[:, 0]
+        beyond = side * (columns * tilt.cos() + rows * tilt.sin()) > _ERASED_FROM * width * shift
+        return dataclasses.replace(
+            frames,
+            foreground_mask=torch.where(beyond[:, None], 0.0, frames.foreground_mask),
+            regions=torch.where(beyond, int(Region.OUTSIDE), frames.regions).to(frames.regions.dtype),
         )
 
     @torch.no_grad()
