@@ -18,11 +18,21 @@ from rome_lightning.models.deferred_renderer import DeferredRenderer
 from rome_lightning.models.fusion import fuse, texels_of_the_head, trusted_visibility
 from rome_lightning.models.offsets import build_offset_source
 from rome_lightning.models.regressors import DriverEncoder
-from rome_lightning.models.texture import Observation, UnprojectedTexture, build_texture_model
+from rome_lightning.models.texture import (
+    Observation,
+    Surface,
+    UnprojectedTexture,
+    build_texture_model,
+    surface_of,
+)
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 from rome_lightning.types.struct import TensorStruct
+
+
+MAX_TEXTURE_SIZE = 1024
+"""Side of the finest texture that a large photograph is given, texels."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +156,10 @@ class AvatarModel(nn.Module):
             photos: the same frames at the resolution to carry; ``source`` if not given.
         """
         mesh_offsets = None if offsets is None else offsets.detach()
-        texture, seen = self._texture(source, mesh_offsets)
+        texture, seen = self._texture(source, mesh_offsets, photos)
         carried = None
         if seen is not None and self.config.decoder.carry:
-            photos = photos or source
-            carried = self._carried(photos, mesh_offsets, seen.unhidden)
+            carried = self._carried(photos or source, mesh_offsets, seen.unhidden)
         return AvatarCode(texture, source.params.shape, offsets, carried)
 
     def person_appearance(
@@ -178,7 +187,14 @@ class AvatarModel(nn.Module):
             return AvatarCode(texture.mean(0, keepdim=True), shape[:1], offsets)
         seen = self.texture_model.observe(source, self._source_px(source, every))
         trusted = texels_of_the_head(self.head, self.texture_model.layout)
-        texture = self.texture_model(fuse(seen, trusted))
+        surface = self._finer_surface(photos)
+        if photos is None or surface is None:
+            texture = self.texture_model(fuse(seen, trusted))
+        else:
+            fused = fuse(seen, trusted)
+            seen = self.texture_model.observe(photos, self._source_px(photos, every), surface)
+            trusted = texels_of_the_head(self.head, surface.layout)
+            texture = self.texture_model.detailed(fused, fuse(seen, trusted), surface)
         carried = None
         if self.config.decoder.carry:
             shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
@@ -187,13 +203,28 @@ class AvatarModel(nn.Module):
         return AvatarCode(texture, shape[:1], offsets, carried)
 
     def _texture(
-        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None
+        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None, photos: Frames | None = None
     ) -> tuple[Float[Tensor, "b c s s"], Observation | None]:
-        """Neural texture of each source and, if unprojected, the observation behind it."""
+        """Neural texture of each source and, if unprojected, the observation behind it.
+
+        Photographs of more pixels than the texture has give it a finer one.
+        """
         if not isinstance(self.texture_model, UnprojectedTexture):
             return self.texture_model(source), None
         seen = self.texture_model.observe(source, self._source_px(source, offsets))
-        return self.texture_model(seen), seen
+        surface = self._finer_surface(photos)
+        if photos is None or surface is None:
+            return self.texture_model(seen), seen
+        fine = self.texture_model.observe(photos, self._source_px(photos, offsets), surface)
+        return self.texture_model.detailed(seen, fine, surface), fine
+
+    def _finer_surface(self, photos: Frames | None) -> Surface | None:
+        """The surface in the detail of these photographs; ``None`` if the texture has as much."""
+        config = self.config.texture
+        if photos is None or not config.mirror or config.source != "unprojected":
+            return None
+        size = min(max(photos.image_size), MAX_TEXTURE_SIZE)
+        return surface_of(self.head, size) if size > config.size else None
 
     def _source_px(self, source: Frames, offsets: Float[Tensor, "b v 3"] | None) -> Float[Tensor, "b v 3"]:
         """The mesh in each source frame, pixels."""

@@ -24,8 +24,8 @@ ASYMMETRY = 0.10
 """Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
 MAX_LOG_GAIN = 0.7
 """Bound of the correction of the other side's exposure and colour."""
-COARSE = 8
-"""Texels per cell of the maps of gain and symmetry, which must not follow single strands of hair."""
+CELLS = 32
+"""Cells across the maps of gain and symmetry, which must not follow single strands of hair."""
 LEAST_SEEN = 3e-4
 """Share of the texture that must be seen of a region for its fill to come from itself by one half."""
 
@@ -183,7 +183,8 @@ def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
 
 def _smooth(values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b c s s"]:
     """A smooth map of weighted values, continued where the weight is 0."""
-    total = F.avg_pool2d(weight, COARSE)
-    mean = F.avg_pool2d(values * weight, COARSE) / total.clamp_min(1e-6)
+    texels = max(1, values.shape[-1] // CELLS)
+    total = F.avg_pool2d(weight, texels)
+    mean = F.avg_pool2d(values * weight, texels) / total.clamp_min(1e-6)
     coarse = push_pull(mean, (total * 4).clamp_max(1))
     return F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +34,21 @@ class Observation(TensorStruct):
     """Whether it shows hair, [0, 1]."""
     unhidden: Float[Tensor, "b 1 s s"]
     """Whether nothing is before it, [0, 1], however flat the photograph looks at it."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The surface of a head as a texture of some size shows it."""
+
+    layout: UVLayout
+    completion: Completion
+
+
+@lru_cache(maxsize=4)
+def surface_of(head: HeadModel, size: int) -> Surface:
+    """The surface of a head in textures of ``size`` x ``size`` texels; of heads in use it is kept."""
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
+    return Surface(layout, Completion(head, layout).to(head.template.device))
 
 
 def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
@@ -94,9 +110,12 @@ class UnprojectedTexture(nn.Module):
             for parameter in self.network.head.parameters():
                 parameter[:3].zero_()
 
-    def observe(self, source: Frames, vertices_px: Float[Tensor, "b v 3"]) -> Observation:
-        """What each source shows of the surface; see ``observe``."""
-        return observe(source, vertices_px, self.faces, self.layout, self.rasterizer)
+    def observe(
+        self, source: Frames, vertices_px: Float[Tensor, "b v 3"], surface: Surface | None = None
+    ) -> Observation:
+        """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
+        layout = self.layout if surface is None else surface.layout
+        return observe(source, vertices_px, self.faces, layout, self.rasterizer)
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
         """Neural texture of what was observed."""
@@ -109,6 +128,29 @@ class UnprojectedTexture(nn.Module):
         hair: Float[Tensor, "b 1 s s"],
     ) -> Float[Tensor, "b c s s"]:
         """Neural texture of the fields of an ``Observation``."""
+        completed, change = self._changed(colour, visibility, hair)
+        return torch.cat([completed + change[:, :3], change[:, 3:]], dim=1)
+
+    def detailed(self, seen: Observation, fine: Observation, surface: Surface) -> Float[Tensor, "b c s s"]:
+        """Neural texture with the colours of a finer observation, which the network changes as it does its own.
+
+        Args:
+            seen: at the size of the network.
+            fine: of the same photographs.
+            surface: of the size of ``fine``.
+        """
+        _, change = self._changed(seen.colour, seen.visibility, seen.hair)
+        completed, _ = surface.completion(fine.colour, fine.visibility, fine.hair)
+        change = F.interpolate(change, completed.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([completed + change[:, :3], change[:, 3:]], dim=1)
+
+    def _changed(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        visibility: Float[Tensor, "b 1 s s"],
+        hair: Float[Tensor, "b 1 s s"],
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b c s s"]]:
+        """Completed colours, and what the network adds to them and behind them."""
         inputs = [colour * visibility]
         if self.completion is None:
             completed = push_pull(colour, visibility)
@@ -116,10 +158,10 @@ class UnprojectedTexture(nn.Module):
         else:
             completed, known = self.completion(colour, visibility, hair)
             inputs += [completed, visibility, known]
-        texture = self.network(torch.cat(inputs, dim=1) - 0.5)
+        change = self.network(torch.cat(inputs, dim=1) - 0.5)
         if self.prior is not None:
-            texture = texture + self.prior * self.prior_mask * (1 - visibility)
-        return torch.cat([texture[:, :3] + completed, texture[:, 3:]], dim=1)
+            change = change + self.prior * self.prior_mask * (1 - visibility)
+        return completed, change
 
 
 def observe(
