@@ -19,7 +19,7 @@ from rome_lightning.types.struct import TensorStruct
 RGB, MATTE, KNOWN, BESIDE, LOOSE = slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6), slice(6, 7)
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
 pixel is beside the source's mesh in image widths, 0 on it, and 1 where hair hangs below the ears."""
-STRETCHED, NOT_STRETCHED = 0.2, 0.6
+STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
 OUTLINE = 0.35

@@ -24,6 +24,8 @@ ASYMMETRY = 0.10
 """Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
 MAX_LOG_GAIN = 0.7
 """Bound of the correction of the other side's exposure and colour."""
+ENOUGH = 0.2
+"""Visibility from which a texel is not filled at all."""
 CELLS = 32
 """Cells across the maps of gain and symmetry, which must not follow single strands of hair."""
 LEAST_SEEN = 3e-4
@@ -77,7 +79,8 @@ class Completion(nn.Module):
         hidden = (1 - visibility) * seen
         known = visibility + hidden
         mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
-        completed = torch.lerp(self.fill(mixed, known, hair * visibility), mixed, known)
+        # A flat look at a point is worth more than a guess.
+        completed = torch.lerp(self.fill(mixed, known, hair * visibility), mixed, (known / ENOUGH).clamp_max(1))
         # Bilinear lookups at the border of a chart reach beyond it.
         return push_pull(completed, self.charts.expand_as(known)), known
 
