@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
 
@@ -25,6 +26,8 @@ UNSEEN_BOUND = 1.5
 opaque, and what the photograph has there, which is something else, is not taken."""
 SEEN_BOUND = 6.0
 """The same where a photograph shows it, whose matte decides."""
+RIM = 0.008
+"""Width of the outline of the mesh, share of the picture's width."""
 REPEATED, APART = 0.008, 0.03
 """How much nearer to the source's mesh, and farther from it, than to the driven mesh a carried pixel may have
 been, image widths: what comes from inside the mesh repeats the face beside it."""
@@ -65,9 +68,17 @@ def blend(
     near = same_side(layers[:, BESIDE], distance, HANGING, HANGING)
     loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE] * near)
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
-    prior = torch.where(mesh_mask, on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
+    # No point of the outline is seen well: the photograph's matte draws it, or its background stays as a line.
+    prior = torch.where(_inner(mesh_mask), on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
     change = torch.where(mesh_mask, bound * (change / bound).tanh(), change)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
+    """The mesh without its outline."""
+    side = 2 * max(1, round(RIM * mesh_mask.shape[-1])) + 1
+    outside = F.max_pool2d((~mesh_mask).float(), side, stride=1, padding=side // 2)
+    return outside < 0.5
 
 
 def share_of_photo(

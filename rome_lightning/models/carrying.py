@@ -22,7 +22,7 @@ pixel is beside the source's mesh in image widths, 0 on it, and 1 where hair han
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
-OUTLINE = 0.35
+OUTLINE = 0.5
 """How far a point may face the camera to lie on the outline."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
@@ -132,7 +132,7 @@ def carry(
     same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1)
     shown = visibility * flatness.clamp(0, 1) * torch.maximum(person, same_view)
     # On the outline of both views the matte is to be believed too, though no point is seen well there.
-    outline = (1 - there.abs() / OUTLINE).clamp(0, 1) * (1 - now / OUTLINE).clamp(0, 1)
+    outline = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
     believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
     layers = torch.cat([layers[:, RGB], matte, layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
