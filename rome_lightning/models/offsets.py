@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.moving import moving_vertices
 from rome_lightning.models.basis import LinearBasis, head_fingerprint
 from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
@@ -251,8 +252,12 @@ class FittedOffsets(OffsetSource):
 
     needs_texture = False
 
+    def __init__(self, head: HeadModel) -> None:
+        super().__init__(head)
+        self.head = head
+
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """Those of the frames, or 0 if none were fitted; the texture is ignored."""
-        return torch.zeros_like(vertices) if source.offsets is None else source.offsets
+        """Those of the frames, or ``foreshortening`` if none were fitted; the texture is ignored."""
+        return foreshortening(self.head, vertices) if source.offsets is None else source.offsets

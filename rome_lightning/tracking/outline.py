@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rome_lightning.geometry import project, unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.head.depth import behind_ears, foreshortening
 from rome_lightning.head.moving import moving_vertices
 from rome_lightning.losses import laplacian, occupancy
 from rome_lightning.renderer import Rasterizer, coverage
@@ -51,7 +52,8 @@ def fit_outline(
         head: the model that ``frames`` were tracked with.
         frames: one picture of each person, or all those of one person, the most trusted first.
         rasterizer: finds the visible triangles.
-        start: offsets to begin with, one row per person, metres; by default 0, for one person.
+        start: offsets to begin with, one row per person, metres; by default the depth
+            that photographs show of one person, see ``foreshortening``.
         num_steps: of Adam.
         max_offset: longest offset, metres.
         falloff: share of its offset that each of ``moving_vertices`` keeps; by default theirs.
@@ -60,14 +62,16 @@ def fit_outline(
     Returns:
         Displacements of each person's head at rest, metres, head space; they turn with the skin.
     """
+    people = 1 if start is None else len(start)
+    rest = head(at_rest(frames.params[slice(0, people)])).detach()
     if start is None:
-        start = frames.image.new_zeros(1, head.num_vertices, 3)
+        start = foreshortening(head, rest)
     moving, usual_falloff = moving_vertices(head)
     falloff = usual_falloff if falloff is None else falloff
     edges = unique_edges(head.faces)
     smooth = _smoother_of(head)
-    pictures_each = len(frames) // len(start)
-    normals = vertex_normals(head(at_rest(frames.params[slice(0, len(start))])), head.faces)
+    pictures_each = len(frames) // people
+    directions = _directions(head, rest)
     posed = head(frames.params).detach()
     outline, known = _outlines(frames, pictures_each)
     steps = torch.zeros_like(start[:, moving, :1]).requires_grad_()
@@ -76,7 +80,7 @@ def fit_outline(
     def current() -> Float[Tensor, "b v 3"]:
         lengths = torch.zeros_like(start[..., :1])
         lengths = lengths.index_copy(1, moving, falloff * (smooth @ steps))
-        return _shortened(start + lengths * normals, max_offset)
+        return _shortened(start + lengths * directions, max_offset)
 
     with torch.enable_grad():
         for step in range(num_steps):
@@ -94,6 +98,17 @@ def fit_outline(
             if on_step is not None:
                 on_step(step + 1)
     return current().detach()
+
+
+def _directions(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:
+    """Where each vertex may go: along its normal, but behind the ears not backwards.
+
+    An outline says nothing of the depth of the far side, which hair that grows sideways would take along.
+    """
+    normals = vertex_normals(rest, head.faces)
+    sideways, forward = normals.split([2, 1], dim=-1)
+    kept = torch.where(forward < 0, 1 - behind_ears(head, rest), 1.0)
+    return torch.cat([sideways, forward * kept], dim=-1)
 
 
 def _outlines(
