@@ -20,7 +20,8 @@ def foreground_colour(
 
     Source: Forte, Approximate fast foreground colour estimation, ICIP 2021, with a pyramid for its blurs.
     """
-    foreground = push_pull(image, matte.square())
-    background = push_pull(image, (1 - matte).square())
+    # Pixels that are mostly something else must not count: many of them would outweigh a few good ones.
+    foreground = push_pull(image, (2 * matte - 1).clamp_min(0).square())
+    background = push_pull(image, (1 - 2 * matte).clamp_min(0).square())
     composed = torch.lerp(background, foreground, matte)
     return (foreground + matte * (image - composed)).clamp(0, 1)
