@@ -80,7 +80,9 @@ class Completion(nn.Module):
         known = visibility + hidden
         mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
         # A flat look at a point is worth more than a guess.
-        completed = torch.lerp(self.fill(mixed, known, hair * visibility), mixed, (known / ENOUGH).clamp_max(1))
+        completed = torch.lerp(
+            self.fill(mixed, known, hair * visibility), mixed, (known / ENOUGH).clamp_max(1)
+        )
         # Bilinear lookups at the border of a chart reach beyond it.
         return push_pull(completed, self.charts.expand_as(known)), known
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from rome_lightning.renderer import push_pull
 
+MIXED = 0.8
+"""Share of a pixel up to which it is taken for a mixture."""
+
 
 def foreground_colour(
     image: Float[Tensor, "b 3 h w"], matte: Float[Tensor, "b 1 h w"]
@@ -20,8 +23,8 @@ def foreground_colour(
 
     Source: Forte, Approximate fast foreground colour estimation, ICIP 2021, with a pyramid for its blurs.
     """
-    # Pixels that are mostly something else must not count: many of them would outweigh a few good ones.
-    foreground = push_pull(image, (2 * matte - 1).clamp_min(0).square())
-    background = push_pull(image, (1 - 2 * matte).clamp_min(0).square())
+    # Mixed pixels must not count: many of them would outweigh a few pure ones.
+    foreground = push_pull(image, ((matte - MIXED) / (1 - MIXED)).clamp_min(0))
+    background = push_pull(image, ((1 - matte - MIXED) / (1 - MIXED)).clamp_min(0))
     composed = torch.lerp(background, foreground, matte)
     return (foreground + matte * (image - composed)).clamp(0, 1)

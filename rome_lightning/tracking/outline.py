@@ -25,7 +25,7 @@ LEARNING_RATE = 2e-3
 OTHERS_WEIGHT = 0.5
 """Of further pictures against the first."""
 LAPLACIAN_WEIGHT = 10.0
-"""Of the roughness of the offsets against the squared error of the silhouette."""
+"""Of the roughness of what is added to the start against the squared error of the silhouette."""
 
 _SMOOTHERS: WeakKeyDictionary[HeadModel, Tensor] = WeakKeyDictionary()
 """Of the heads in use: datasets fit thousands of people on one head, and an inverse takes half a second."""
@@ -71,8 +71,9 @@ def fit_outline(
     edges = unique_edges(head.faces)
     smooth = _smoother_of(head)
     pictures_each = len(frames) // people
-    directions = _directions(head, rest)
-    posed = head(frames.params).detach()
+    directions = _directions(head, rest, is_side_seen=pictures_each > 1)
+    begun = head(frames.params) + head.turn(start.repeat_interleave(pictures_each, dim=0), frames.params)
+    begun = begun.detach()
     outline, known = _outlines(frames, pictures_each)
     steps = torch.zeros_like(start[:, moving, :1]).requires_grad_()
     optimizer = torch.optim.Adam([steps], LEARNING_RATE, betas=(0.9, 0.99))
@@ -84,8 +85,9 @@ def fit_outline(
 
     with torch.enable_grad():
         for step in range(num_steps):
-            turned = head.turn(current().repeat_interleave(pictures_each, dim=0), frames.params)
-            world = head.to_world(posed + turned, frames.params)
+            grown = (current() - start).repeat_interleave(pictures_each, dim=0)
+            turned = head.turn(grown, frames.params)
+            world = head.to_world(begun + turned, frames.params)
             vertices_px = project(world, frames.params.camera, frames.image_size)
             face_ids = rasterizer.face_ids(vertices_px, head.faces, frames.image_size)
             silhouette = coverage(vertices_px, head.faces, face_ids)
@@ -100,12 +102,14 @@ def fit_outline(
     return current().detach()
 
 
-def _directions(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:
-    """Where each vertex may go: along its normal, but behind the ears not backwards.
+def _directions(head: HeadModel, rest: Float[Tensor, "b v 3"], is_side_seen: bool) -> Float[Tensor, "b v 3"]:
+    """Where each vertex may go: along its normal, but in one picture not backwards behind the ears.
 
-    An outline says nothing of the depth of the far side, which hair that grows sideways would take along.
+    One outline says nothing of the depth of the far side, which hair that grows sideways would take along.
     """
     normals = vertex_normals(rest, head.faces)
+    if is_side_seen:
+        return normals
     sideways, forward = normals.split([2, 1], dim=-1)
     kept = torch.where(forward < 0, 1 - behind_ears(head, rest), 1.0)
     return torch.cat([sideways, forward * kept], dim=-1)

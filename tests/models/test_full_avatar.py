@@ -7,6 +7,7 @@ from helpers import SIZE, perturbed, random_frames, random_params, small_config
 
 from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.moving import MOVING_REGIONS, smooth_mask
 from rome_lightning.models import FullAvatar
 from rome_lightning.types.params import at_rest
@@ -154,7 +155,8 @@ def test_fitted_offsets_are_those_of_the_frames(head: HeadModel) -> None:
     assert not list(model.offset_network.parameters())
     frames, drivers = random_frames(head, 2), random_params(head, 4, seed=1)
     bare = model.deform(model.encode(frames), frames.params)
-    assert bare.offsets.abs().max() == 0
+    depth = foreshortening(head, head(at_rest(frames.params)))
+    torch.testing.assert_close(bare.offsets, head.turn(depth, frames.params))
     offsets = torch.zeros_like(bare.offsets)
     offsets[:, head.region("scalp")] = torch.tensor([[[0.02, 0.0, 0.0]], [[0.0, 0.03, 0.0]]])
     frames = dataclasses.replace(frames, offsets=offsets)
@@ -164,3 +166,26 @@ def test_fitted_offsets_are_those_of_the_frames(head: HeadModel) -> None:
     mesh = model.deform(code.repeat_interleave(2), drivers)
     torch.testing.assert_close(mesh.offsets, head.turn(offsets.repeat_interleave(2, 0), drivers))
     assert torch.equal(model.reconstruct(frames).offsets, head.turn(offsets, frames.params))
+
+
+def test_photographs_of_more_pixels_give_a_finer_texture_of_the_same_person(head: HeadModel) -> None:
+    torch.manual_seed(0)
+    model = FullAvatar(small_config(kind="fitted"), head).eval().requires_grad_(False)
+    frames = random_frames(head, 1)
+    size = model.config.texture.size
+    smooth = torch.nn.functional.interpolate(frames.image[..., ::8, ::8], frames.image_size, mode="bilinear")
+    source = dataclasses.replace(
+        frames,
+        image=smooth,
+        foreground_mask=torch.ones_like(frames.foreground_mask),
+        regions=torch.zeros_like(frames.regions),
+    )
+    large = source.resized(4 * size)
+    offsets = model.rest_offsets(source)
+    coarse, fine = model.appearance(source, offsets), model.appearance(source, offsets, large)
+    assert fine.texture.shape[-1] == fine.carried.visibility.shape[-1] == 4 * size
+    drawn = [model.render(code, source.params, source.image_size).rgb for code in (coarse, fine)]
+    # Of a picture without detail both show the same.
+    assert (drawn[0] - drawn[1]).abs().mean() < 0.01
+    # One of no more pixels is not made finer.
+    assert model.appearance(source, offsets, source).texture.shape == coarse.texture.shape
