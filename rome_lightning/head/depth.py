@@ -10,8 +10,8 @@ from rome_lightning.head.model import HeadModel
 
 DEPTH = 0.65
 """Depth of scalp and neck behind the ears in pictures, against the head model's. The model's camera has no
-perspective, which at a distance of 0.6 m shrinks the back of a head by a fifth, and the open head is deeper than
-the mean of people. Measured on turned heads of video: 0.5 to 0.7 draw them alike, 1 clearly worse."""
+perspective, which at a distance of 0.6 m shrinks the back of a head by a fifth, and the open head is deeper
+than the mean of people. Measured on turned heads of video: 0.5 to 0.7 draw them alike, 1 clearly worse."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
 
@@ -35,7 +35,7 @@ def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tenso
         head: whose vertices they are.
         rest: heads at rest, metres.
 
-    Departure from ROME: its heads keep the depth of FLAME, and the back of the head comes out too far on a turn.
+    Departure from ROME: its heads keep the depth of FLAME, whose back comes out too far on a turn.
     """
     distance = rest[:, head.region("ears"), 2].mean(1, keepdim=True) - rest[..., 2]
     forward = (1 - DEPTH) * distance.clamp_min(0)[..., None] * behind_ears(head, rest)

@@ -30,7 +30,6 @@ from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 from rome_lightning.types.struct import TensorStruct
 
-
 MAX_TEXTURE_SIZE = 1024
 """Side of the finest texture that a large photograph is given, texels."""
 

@@ -68,7 +68,7 @@ def blend(
     near = same_side(layers[:, BESIDE], distance, HANGING, HANGING)
     loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE] * near)
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
-    # No point of the outline is seen well: the photograph's matte draws it, or its background stays as a line.
+    # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
     change = torch.where(mesh_mask, bound * (change / bound).tanh(), change)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
