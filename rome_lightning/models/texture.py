@@ -132,7 +132,7 @@ class UnprojectedTexture(nn.Module):
         return torch.cat([completed + change[:, :3], change[:, 3:]], dim=1)
 
     def detailed(self, seen: Observation, fine: Observation, surface: Surface) -> Float[Tensor, "b c s s"]:
-        """Neural texture with the colours of a finer observation, which the network changes as it does its own.
+        """Neural texture with the colours of a finer observation, changed by the network as its own.
 
         Args:
             seen: at the size of the network.
