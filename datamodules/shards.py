@@ -45,6 +45,7 @@ from datamodules.codec import (
 )
 from rome_lightning.media.atomic import commit, temporary_for, write_atomic
 from rome_lightning.media.digest import note_missing, seal
+from rome_lightning.media.tars import open_tar
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
@@ -256,7 +257,7 @@ class ShardIndex:
         """
         index = cls()
         try:
-            with tarfile.open(path, "r:") as tar:
+            with open_tar(path) as tar:
                 members = iter(tar)
                 for first in members:
                     clip = [first, *itertools.islice(members, len(MEMBERS) - 1)]

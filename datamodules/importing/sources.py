@@ -17,6 +17,7 @@ from PIL import Image
 
 from datamodules.prepare.inputs import is_hidden
 from rome_lightning.media.pictures import PICTURE_SUFFIXES, decode_image
+from rome_lightning.media.tars import tar_members
 from rome_lightning.pretrained.restricted_pickle import load_pickle, loads
 
 ROME_CHUNKS = 128
@@ -261,21 +262,12 @@ def _tars(source: Path) -> list[Path]:
 def _members(path: Path) -> list[tarfile.TarInfo]:
     if not path.is_file():
         raise ValueError(f"{path} is no regular file")
-    size = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(6)
     for start, kind in _COMPRESSED.items():
         if magic.startswith(start):
             raise ValueError(f"{path} is compressed ({kind}); unpack it to a plain .tar")
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a tar or is damaged: {error}") from error
-    for member in members:
-        if member.isfile() and member.offset_data + member.size > size:
-            raise ValueError(f"{path} is truncated: it ends within {member.name}")
-    return members
+    return tar_members(path)
 
 
 def _clip_of(stem: str) -> str:

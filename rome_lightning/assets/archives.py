@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from rome_lightning.media.tars import open_tar
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -53,7 +55,7 @@ def copy_limited(
 
 @contextmanager
 def _open_tar_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    with tarfile.open(archive) as tar:
+    with open_tar(archive) as tar:
         try:
             info = tar.getmember(member)
         except KeyError:

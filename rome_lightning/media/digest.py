@@ -40,6 +40,15 @@ def seal_archive(file: BinaryIO) -> None:
     file.write(_MARK + digest)
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends with a digest, right or wrong."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) < SEAL_BYTES:
+            return False
+        file.seek(-SEAL_BYTES, 2)
+        return file.read(len(_MARK)) == _MARK
+
+
 def check_seal(path: Path) -> bool:
     """Whether a file ends with the SHA-256 of what is before; false if it has none.
 

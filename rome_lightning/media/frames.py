@@ -148,11 +148,15 @@ def _matrix(frame: VideoFrame) -> str | None:
     return _MATRICES[frame.colorspace]
 
 
-def _filter(frame: VideoFrame, width: int, is_exact: bool) -> int:
+def _filter(frame: VideoFrame, width: int, is_deep: bool) -> int:
     """Averages where the picture shrinks, interpolates where it grows; exact where that costs little more."""
-    if width == frame.width and not is_exact:
+    if width == frame.width and not is_deep:
         return int(Interpolation.AREA)
-    kind = Interpolation.BICUBIC if width > frame.width else Interpolation.AREA
+    if width < frame.width and is_deep:
+        # With FULL_CHR_H_INT, swscale makes wrong colours of 16 bits unless it interpolates by more than two
+        # rows, as bicubic does.
+        return int(Interpolation.AREA | Interpolation.ACCURATE_RND)
+    kind = Interpolation.AREA if width < frame.width else Interpolation.BICUBIC
     return int(kind | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 
 

@@ -17,11 +17,13 @@ from small_dataset import SIZE
 from datamodules.manifest import Manifest
 from datamodules.prepare import PrepareConfig, prepare
 from datamodules.prepare.config import BuildOptions
+from datamodules.reading import ClipReader
 from datamodules.repairing import rebuild_shards
 from datamodules.shards import SCHEMA
 from datamodules.talking_heads import TalkingHeadDataModule
 from datamodules.verifying import verify
 from rome_lightning.cli.main import main as rome
+from rome_lightning.media.digest import SEAL_BYTES
 
 SHARD = "train-000000"
 
@@ -182,3 +184,26 @@ def _column(dataset: Path, capsys: pytest.CaptureFixture[str], split: str, colum
     rome(["shards", "stats", str(dataset)])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(split)]
     return row.split()[column]
+
+
+def cut_header(data: bytearray) -> bytearray:
+    """Leaves brackets of the header of an array file open."""
+    start, end = data.index(b"'fortran_order'"), data.index(b"\n", 10)
+    data[start:end] = b" " * (end - start)
+    return data
+
+
+def damage_end(data: bytearray) -> bytearray:
+    """Last row and the beginning of the digest at once."""
+    end = len(data) - SEAL_BYTES
+    data[end - 8 : end + 4] = bytes(12)
+    return data
+
+
+@pytest.mark.parametrize("change", [cut_header, damage_end, lambda data: data[:200] + data[240:]])
+def test_a_changed_index_is_refused_in_one_line(copy: Path, change: Callable[[bytearray], bytearray]) -> None:
+    """Headers that no parser reads, and damage that takes the digest with it."""
+    path = copy / f"{SHARD}.frames.npy"
+    path.write_bytes(change(bytearray(path.read_bytes())))
+    with pytest.raises(ValueError, match=r"index .*frames.npy is damaged: .*rome shards verify --repair"):
+        ClipReader(Manifest.load(copy), copy, "train")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +139,111 @@ def test_options(tmp_path: Path) -> None:
     path.write_text("image_sise: 128\n")
     with pytest.raises(ValueError, match="image_sise"):
         read_config(path, "mine", [])
+
+
+def _bomb() -> bytes:
+    """PNG of 40,000 x 40,000 pixels in 70 bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">2I5B", 40_000, 40_000, 8, 2, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + end
+
+
+def _circle() -> bytes:
+    """TIFF whose list of pictures leads back to its first."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(1, 5))).save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)
+    return bytes(data)
+
+
+def _nested() -> bytes:
+    """Pickle that doubles a tuple key 200 times, which hashing would follow."""
+    return b"\x80\x04}(N\x85" + b"2\x86" * 200 + b"K\x01u."
+
+
+BAD_MEMBERS = {
+    "bomb": (_bomb(), "more than 178,956,970 pixels"),
+    "circle": (_circle(), ""),
+    "cut": (picture(1, 5)[:2000], "cannot read"),
+    "empty": (b"", "0 bytes"),
+    "text": (b"no picture", "not known"),
+}
+"""Members of a clip, and what is said of it; nothing where the picture itself is whole."""
+
+
+def one_bad_member_each() -> dict[str, bytes]:
+    """Names and pictures: one clip is whole, in the others the sixth picture is bad."""
+    files = {f"whole/clip/{n}.png": picture(0, n) for n in range(NUM_FRAMES)}
+    for seed, (name, (bad, _)) in enumerate(BAD_MEMBERS.items(), 1):
+        files |= {f"{name}/clip/{n}.png": picture(seed, n) for n in range(NUM_FRAMES)}
+        files[f"{name}/clip/5.png"] = bad
+    return files
+
+
+@pytest.mark.parametrize("kind", ["frames", "webdataset"])
+def test_one_bad_member_leaves_the_others_as_they_are(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    if kind == "frames":
+        for name, data in one_bad_member_each().items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(data)
+        os.mkfifo(source / "whole/clip/pipe.png")
+    else:
+        with tarfile.open(source / "0.tar", "w") as tar:
+            for name, data in one_bad_member_each().items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            pipe = tarfile.TarInfo("whole/clip/pipe.png")
+            pipe.type = tarfile.FIFOTYPE
+            tar.addfile(pipe)
+    lines: list[str] = []
+    manifest = import_dataset(kind, source, tmp_path / "out", CONFIG, lines.append, SquareTracker)
+    reader = ClipReader(manifest, tmp_path / "out", "train")
+    imported = {reader.meta(clip)[1]["identity"]: clip for clip in range(len(reader))}
+    refused = {name: said for name, (_, said) in BAD_MEMBERS.items() if said}
+    assert set(imported) == {"whole", *BAD_MEMBERS} - set(refused)
+    assert any("1 no regular file" in line for line in lines)
+    failed = {item["input"]: item["reason"] for item in manifest.failed}
+    assert set(failed) == {f"{name}/clip" for name in refused}
+    for name, said in refused.items():
+        assert said in failed[f"{name}/clip"]
+        assert f"picture 5 of {name}/clip" in failed[f"{name}/clip"]
+    # The whole clip is what it is without the others.
+    alone = import_dataset(
+        "frames", write_whole(tmp_path / "alone"), tmp_path / "alone_out", CONFIG, print, SquareTracker
+    )
+    other = ClipReader(alone, tmp_path / "alone_out", "train")
+    assert len(other) == 1
+    for frame in range(NUM_FRAMES - 1):
+        mine = reader.frame(imported["whole"], frame).image
+        assert np.array_equal(mine, other.frame(0, frame).image)
+
+
+def write_whole(folder: Path) -> Path:
+    (folder / "whole/clip").mkdir(parents=True)
+    for n in range(NUM_FRAMES):
+        (folder / f"whole/clip/{n}.png").write_bytes(picture(0, n))
+    return folder
+
+
+def test_a_nested_pickle_leaves_the_other_clips_as_they_are(tmp_path: Path) -> None:
+    keys = {name: [f"{name}/video/{n}" for n in range(NUM_FRAMES)] for name in ("anna", "bert")}
+    (tmp_path / "in/lists").mkdir(parents=True)
+    (tmp_path / "in/lists/train_keys.pkl").write_bytes(pickle.dumps([(0, keys["anna"]), (1, keys["bert"])]))
+    for chunk, names in enumerate(keys.values()):
+        values = {name: pickle.dumps({"image": picture(chunk, n)}) for n, name in enumerate(names)}
+        if chunk:
+            values[names[3]] = _nested()
+        write_lmdb(tmp_path / f"in/chunks/{chunk}_lmdb", values)
+    manifest = import_dataset("lmdb", tmp_path / "in", tmp_path / "out", CONFIG, print, SquareTracker)
+    assert [item["input"] for item in manifest.failed] == ["bert/video"]
+    assert {person for shard in manifest.shards for person in shard.identities} == {"anna"}

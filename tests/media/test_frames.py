@@ -96,27 +96,34 @@ def hdr(rgb: np.ndarray, transfer: str) -> np.ndarray:
     return np.where(scene <= 1 / 12, root, log)
 
 
-def ten_bits(code: np.ndarray) -> av.VideoFrame:
-    """Code values in [0, 1] by the matrix of BT.2020, limited range, chroma of full resolution."""
+def ten_bits(code: np.ndarray, pix_fmt: str) -> av.VideoFrame:
+    """Code values in [0, 1] by the matrix of BT.2020, limited range, chroma averaged to the format's."""
     kr, kb = 0.2627, 0.0593
     y = code @ [kr, 1 - kr - kb, kb]
     chroma = [(code[..., 2] - y) / (2 * (1 - kb)), (code[..., 0] - y) / (2 * (1 - kr))]
-    frame = av.VideoFrame(WIDTH, HEIGHT, "yuv444p10le")
+    frame = av.VideoFrame(WIDTH, HEIGHT, pix_fmt)
     for plane, values in zip(frame.planes, [64 + 876 * y, *(512 + 896 * c for c in chroma)], strict=True):
-        rows = np.zeros((HEIGHT, plane.line_size // 2), np.uint16)
-        rows[:, :WIDTH] = values.round()
+        h, w = plane.height, plane.width
+        values = values.reshape(h, HEIGHT // h, w, WIDTH // w).mean((1, 3))
+        rows = np.zeros((h, plane.line_size // 2), np.uint16)
+        rows[:, :w] = values.round()
         plane.update(rows.tobytes())
     return frame
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p10le", "yuv444p10le"])
 @pytest.mark.parametrize(("transfer", "number"), [("pq", 16), ("hlg", 18)])
-def test_high_dynamic_range_becomes_srgb(tmp_path: Path, transfer: str, number: int) -> None:
+def test_high_dynamic_range_becomes_srgb(tmp_path: Path, transfer: str, number: int, pix_fmt: str) -> None:
     path = tmp_path / "hdr.mkv"
     tags = {"colorspace": 9, "color_primaries": 9, "color_trc": number, "color_range": 1}
-    encode(path, [ten_bits(hdr(picture(), transfer))] * 2, "ffv1", options={}, **tags)
+    encode(path, [ten_bits(hdr(picture(), transfer), pix_fmt)] * 2, "ffv1", options={}, **tags)
     error = read_video(path).frames[0].astype(float) - picture()
     assert np.abs(error).mean() < 2
     assert np.abs(error.mean((0, 1))).max() < 1.5
+    half = picture().reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean((1, 3))
+    smaller = read_video(path, max_side=WIDTH // 2).frames[0] - half
+    assert np.abs(smaller).mean() < 2
+    assert np.abs(smaller.mean((0, 1))).max() < 1.5
 
 
 def test_wide_gamut_becomes_srgb(tmp_path: Path) -> None:
