@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lmdb, rome_lmdb, webdataset_tars
 from datamodules.manifest import SPLITS, Manifest, build_manifest
@@ -101,17 +101,30 @@ def import_dataset(
     return manifest
 
 
-def read_config(path: Path | None, dataset: str, val_identities: Sequence[str]) -> PrepareConfig:
-    """Options of ``rome prepare`` from a YAML file.
+def read_config(path: Path | None, dataset: str | None, val_identities: Sequence[str]) -> PrepareConfig:
+    """Options of ``rome prepare`` from a YAML file; what is given here wins over the file.
+
+    Args:
+        path: YAML file; None for the defaults.
+        dataset: name of the dataset.
+        val_identities: people kept for validation.
 
     Raises:
-        ValueError: the file has other options.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has other options, or values of other types.
     """
-    content: dict[str, Any] = yaml.safe_load(path.read_text()) or {} if path is not None else {}
-    unknown = set(content) - set(PrepareConfig.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"{path} has options that rome prepare does not know: {', '.join(sorted(unknown))}")
-    return replace(PrepareConfig(**content), dataset=dataset, val_identities=list(val_identities))
+    # The parser of ``rome prepare`` too: a file means the same to both.
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PrepareConfig)
+    parser.set_defaults({"dataset": "imported"})
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path is not None else "{}"
+        content = parser.parse_string(text, str(path)).as_dict()
+    except (ArgumentError, UnicodeDecodeError) as error:
+        hint = "; put names in quotes" if "<class 'str'>" in str(error) else ""
+        raise ValueError(f"{path}: {' '.join(str(error).split())}{hint}") from error
+    given = {"dataset": dataset, "val_identities": list(val_identities)}
+    return PrepareConfig(**{**content, **{name: value for name, value in given.items() if value}})
 
 
 def _named(clips: Sequence[FrameClip]) -> list[tuple[VideoInput, FrameClip]]:

@@ -73,7 +73,7 @@ def build_parser() -> StrictParser:
         help="All that follows the name of the pictures to take, such as image.png where mask.png lies "
         "beside it.",
     )
-    bring.add_argument("--dataset-name", default="imported", help="Name of the dataset (default: imported).")
+    bring.add_argument("--dataset-name", help="Name of the dataset (default: imported).")
     return parser
 
 

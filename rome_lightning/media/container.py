@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -86,16 +87,41 @@ def shown_frames(container: Any, stream: VideoStream, path: Path) -> Iterator[Vi
 
 
 def _decode(container: Any, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Frames in the order of display."""
     name = _ALPHA_DECODERS.get(stream.codec_context.name)
-    if stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
-        yield from container.decode(stream)
-        return
-    context: Any = av.CodecContext.create(name, "r")
-    context.extradata = stream.codec_context.extradata
+    context: Any = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and name in av.codecs_available:
+        context = av.CodecContext.create(name, "r")
+        context.extradata = stream.codec_context.extradata
+    shown_at = _DisplayTimes(container)
     for packet in container.demux(stream):
+        shown_at.add(packet)
         for frame in context.decode(packet):
             frame.time_base = stream.time_base
+            shown_at.stamp(frame)
             yield frame
+
+
+class _DisplayTimes:
+    """Time stamps of frames from AVI, which says only in which order pictures are decoded.
+
+    Frames come in the order in which they are shown, so that the first one has the earliest time of all
+    packets, and so on. FFmpeg guesses, which jumps where pictures are predicted from later ones, and is late
+    against the sound.
+    """
+
+    def __init__(self, container: Any) -> None:
+        self._waiting: list[int] | None = [] if container.format.name == "avi" else None
+
+    def add(self, packet: Any) -> None:
+        """Note a picture that will be shown."""
+        if self._waiting is not None and packet.dts is not None and packet.size:
+            heapq.heappush(self._waiting, packet.dts)
+
+    def stamp(self, frame: VideoFrame) -> None:
+        """Give the next frame its time."""
+        if self._waiting:
+            frame.pts = heapq.heappop(self._waiting)
 
 
 def _say_animated_webp(path: Path) -> None:

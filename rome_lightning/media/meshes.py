@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def read_mesh(path: Path) -> Mesh:
 def _read_obj(text: str) -> tuple[list[list[float]], list[list[int]]]:
     vertices: list[list[float]] = []
     polygons: list[list[int]] = []
-    for line in text.splitlines():
+    # A backslash continues a line.
+    for line in text.replace("\\\n", " ").splitlines():
         cells = line.split()
         if cells[:1] == ["v"]:
             vertices.append([float(x) for x in cells[1:4]])
@@ -70,10 +72,12 @@ def _read_obj(text: str) -> tuple[list[list[float]], list[list[int]]]:
 
 
 def _read_ply(data: bytes) -> tuple[list[list[float]], list[list[int]]]:
-    head, _, body = data.partition(b"end_header\n")
-    lines = [line.split() for line in head.decode("ascii").splitlines()]
-    if lines[:1] != [["ply"]]:
+    # Windows programs end the lines of the header by two bytes, before binary numbers too.
+    parts = re.split(rb"\nend_header *\r?\n", data, maxsplit=1)
+    if len(parts) != 2 or data.split(maxsplit=1)[:1] != [b"ply"]:
         raise ValueError("no PLY header")
+    body = parts[1]
+    lines = [line.split() for line in parts[0].decode("utf-8", errors="replace").splitlines() if line.strip()]
     kind = next(line[1] for line in lines if line[0] == "format")
     elements: list[tuple[str, int, list[list[str]]]] = []
     for line in lines:

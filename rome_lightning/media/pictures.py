@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ PICTURE_SUFFIXES = (
 """Of the files that ``read_image`` reads."""
 MAX_PIXELS = 178_956_970
 """Of one picture: the limit of Pillow, half a gigabyte as RGB."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 _SAVE_AS = "save it as JPEG or PNG"
 _RAW_PHOTOMETRIC = (32803, 34892)
 """Colour filter array and linear raw, of TIFF's tag 262."""
@@ -49,8 +51,8 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """The bytes of a picture file as upright sRGB.
 
-    The file's rotation (EXIF or XMP) is applied, its colour profile (ICC, gamma and chromaticities of PNG,
-    Adobe RGB by EXIF) is converted to sRGB, transparent pixels are laid on white; greyscale, palette, CMYK,
+    The file's rotation (EXIF or XMP) is applied, its colours (ICC, cICP, gamma and chromaticities of PNG,
+    Adobe RGB by EXIF) are converted to sRGB, transparent pixels are laid on white; greyscale, palette, CMYK,
     Lab, 16-bit, 32-bit and floating-point pictures become 8-bit RGB. Of animations the first picture counts.
 
     Args:
@@ -110,7 +112,7 @@ def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         if tags.get(254, 0) & 1 or tags.get(262) in _RAW_PHOTOMETRIC or 50706 in tags:
             raise ValueError(f"it is a camera's raw file, which is not read; develop it and {_SAVE_AS}")
         image.load()
-        return _to_rgb(_eight_bits(_upright(image), tags), image, _coded_space(data), name)
+        return _to_rgb(_eight_bits(_upright(image), tags), image, _coded_colours(data), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -151,7 +153,7 @@ def _top(values: np.ndarray, tags: Any, is_float: bool) -> float:
 
 
 def _to_rgb(
-    image: Image.Image, opened: Image.Image, space: colours.Space | None, name: str
+    image: Image.Image, opened: Image.Image, codes: tuple[int, int] | None, name: str
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Colours of the file's own space as sRGB, on white."""
     alpha = None
@@ -161,10 +163,12 @@ def _to_rgb(
         image = full.convert("RGB") if image.mode not in ("LA", "La") else full.convert("L")
     elif image.mode in ("P", "1"):
         image = image.convert("RGB")
-    rgb = _by_profile(image, opened.info.get("icc_profile"), name)
+    # In PNG the numbers win over a profile, in HEIC and AVIF the profile over the numbers.
+    has_codes = codes is not None and opened.format == "PNG"
+    rgb = None if has_codes else _by_profile(image, opened.info.get("icc_profile"), name)
     if rgb is None:
         pixels = np.asarray(image.convert("RGB"))
-        space = space or _tagged_space(opened)
+        space = _tagged_space(opened) if codes is None else colours.coded_space(*codes)
         rgb = Image.fromarray(pixels if space is None else colours.to_srgb(_widened(pixels), *space))
     if alpha is not None:
         white = Image.new("RGB", rgb.size, "white")
@@ -180,7 +184,7 @@ def _by_profile(image: Image.Image, icc: bytes | None, name: str) -> Image.Image
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
-        if space == "RGB" or image.mode not in ("L", "CMYK", "LAB"):
+        if image.mode == "L" and space == "RGB":
             image = image.convert("RGB")
         return ImageCms.profileToProfile(
             image,
@@ -195,10 +199,28 @@ def _by_profile(image: Image.Image, icc: bytes | None, name: str) -> Image.Image
         return None
 
 
-def _coded_space(data: bytes) -> colours.Space | None:
-    """What HEIC and AVIF say by the numbers of ITU-T H.273 in their ``colr`` box; None for sRGB."""
+def _coded_colours(data: bytes) -> tuple[int, int] | None:
+    """Primaries and transfer by the numbers of ITU-T H.273: ``colr`` of HEIC and AVIF, ``cICP`` of PNG."""
+    if data.startswith(_PNG):
+        found = next((content for kind, content in _png_chunks(data) if kind == b"cICP"), None)
+        if found is None:
+            return None
+        if len(found) != 4 or found[2] != 0 or found[3] != 1:
+            raise ValueError(f"its cICP chunk {found.hex(' ')} is not that of full-range RGB; {_SAVE_AS}")
+        return found[0], found[1]
     place = data.find(b"colrnclx", 0, 1 << 16) if data[4:8] == b"ftyp" else -1
-    return None if place < 0 else colours.coded_space(*struct.unpack_from(">HH", data, place + 8))
+    return None if place < 0 else struct.unpack_from(">HH", data, place + 8)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of what is before the pixels."""
+    place = len(_PNG)
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IDAT":
+            return
+        yield kind, data[place + 8 : place + 8 + length]
+        place += length + 12
 
 
 def _tagged_space(opened: Image.Image) -> colours.Space | None:

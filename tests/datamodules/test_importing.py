@@ -139,6 +139,28 @@ def test_options(tmp_path: Path) -> None:
     path.write_text("image_sise: 128\n")
     with pytest.raises(ValueError, match="image_sise"):
         read_config(path, "mine", [])
+    # What only the file says holds.
+    path.write_text("dataset: theirs\nval_identities: ['007']\nfps: 1e1\n")
+    config = read_config(path, None, [])
+    assert (config.dataset, config.val_identities, config.fps) == ("theirs", ["007"], 10)
+    assert read_config(path, "mine", ["ben"]).val_identities == ["ben"]
+    assert read_config(None, None, []).dataset == "imported"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("val_identities: [007]", "val_identities.*Got value: 7; put names in quotes"),
+        ("licence: no", "licence.*Got value: False; put names in quotes"),
+        ("image_size: large", "image_size.*Got value: large"),
+        ("licence: [", "Problems parsing config"),
+    ],
+)
+def test_values_of_other_types_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """YAML takes 007 for 7 and ``no`` for false: nobody is called so."""
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_config(tmp_path / "config.yaml", None, [])
 
 
 def _bomb() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,39 @@ def test_chunks_of_png_are_applied() -> None:
     assert np.abs(decode_image(data, "x").astype(int) - scene()).mean() < 1
 
 
+def with_code_points(
+    primaries: int, transfer: int, content: np.ndarray, *others: bytes, full_range: int = 1
+) -> bytes:
+    """PNG with a cICP chunk (PNG, third edition, 11.3.2.6) before other chunks."""
+    data = stored(Image.fromarray(content), "PNG")
+    chunks = b""
+    for chunk in (b"cICP" + bytes([primaries, transfer, 0, full_range]), *others):
+        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:33] + chunks + data[33:]
+
+
+def test_code_points_of_png_win_over_all_else() -> None:
+    linear = b"gAMA" + struct.pack(">I", 100_000)
+    profile = b"iCCP" + b"x\0\0" + zlib.compress(matrix_profile(SWAPPED, SRGB_CURVE))
+    assert np.array_equal(decode_image(with_code_points(1, 13, scene(), linear), "x"), scene())
+    wide = np.asarray(through(matrix_profile(P3, SRGB_CURVE)))
+    read = decode_image(with_code_points(12, 13, wide, profile), "x")
+    assert np.abs(read.astype(int) - scene()).mean() < 1
+    # SDR white of HDR is 203 nits (BT.2408), which PQ codes as 58 % (BT.2100, table 4).
+    white = np.full((4, 4, 3), round(0.5807 * 255), np.uint8)
+    assert decode_image(with_code_points(9, 16, white), "x").min() >= 253
+    with pytest.raises(ValueError, match=r"x as an image: its cICP chunk .* full-range RGB"):
+        decode_image(with_code_points(9, 16, white, full_range=0), "x")
+
+
+def test_a_profile_of_other_channels_is_said() -> None:
+    """CMYK with a profile of RGB, as some programs save it."""
+    image = Image.fromarray(scene()).convert("CMYK")
+    data = stored(image, "TIFF", icc_profile=matrix_profile(P3, SRGB_CURVE))
+    with pytest.warns(UserWarning, match="its colour profile cannot be used"):
+        assert np.abs(decode_image(data, "x").astype(int) - scene()).mean() < 1
+
+
 def test_cameras_say_adobe_rgb_in_exif() -> None:
     image = through(matrix_profile(ADOBE, (563 / 256,)))
     exif = Image.Exif()
@@ -236,11 +270,29 @@ def test_what_is_not_read_is_named(data: bytes, message: str) -> None:
         decode_image(data, "photo.x")
 
 
-def test_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic() -> None:
+    """As a phone writes it: turned, in its own colours, or with transparency."""
     heif = pytest.importorskip("pillow_heif")
-    file = io.BytesIO()
-    heif.from_pillow(Image.fromarray(scene())).save(file, quality=95)
-    assert np.abs(decode_image(file.getvalue(), "x").astype(int) - scene()).mean() < 5
+
+    def written(image: Image.Image, **options: object) -> bytes:
+        file = io.BytesIO()
+        heif.from_pillow(image).save(file, quality=95, chroma=444, **options)
+        return file.getvalue()
+
+    def error(data: bytes) -> float:
+        return float(np.abs(decode_image(data, "x").astype(int) - scene()).mean())
+
+    assert error(written(Image.fromarray(scene()))) < 4
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(scene()).transpose(Image.Transpose.ROTATE_90)
+    assert error(written(turned, exif=exif.tobytes())) < 4
+    icc = matrix_profile(P3, SRGB_CURVE)
+    wide = through(icc)
+    wide.info["icc_profile"] = icc
+    assert error(written(wide)) < 4
+    clear = np.dstack([scene(), np.zeros(scene().shape[:2], np.uint8)])
+    assert decode_image(written(Image.fromarray(clear)), "x").min() > 250
 
 
 def test_heic_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +306,7 @@ def test_heic_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_picture_bombs_are_refused() -> None:
     data = bytearray(stored(Image.new("L", (8, 8)), "PNG"))
     data[16:24] = struct.pack(">II", 60000, 60000)
-    data[29:33] = struct.pack(">I", __import__("zlib").crc32(bytes(data[12:29])))
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     with pytest.raises(ValueError, match=r"bomb\.png as an image: .*scale it down"):
         decode_image(bytes(data), "bomb.png")
 

@@ -139,6 +139,27 @@ def test_even_times_keep_their_rate(tmp_path: Path, fps: float) -> None:
     assert probe(path).fps == pytest.approx(fps, abs=1e-4)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_shows_its_frames_at_its_rate(tmp_path: Path, codec: str) -> None:
+    """AVI has no times of display, and here pictures that are predicted from later ones."""
+    path = tmp_path / "driver.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": "2"})
+        stream.bit_rate = 4_000_000
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(24):
+            frame = av.VideoFrame.from_ndarray(grey(10 * number)).reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video = read_video(path)
+    assert np.abs(video.frames.mean((1, 2, 3)) - 10 * np.arange(24)).max() < 4
+    assert np.allclose(video.timestamps, np.arange(24) / 25)
+    assert video.clock_offsets == (0,)
+    assert np.allclose([time for time, _ in stream_video(path)], video.timestamps)
+    assert (probe(path).num_frames, probe(path).fps) == (24, pytest.approx(25))
+
+
 def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
     """Two recordings of a transport stream joined as files are."""
     part = driver(tmp_path / "part.ts", EVEN)
