@@ -1,33 +1,32 @@
-"""Pages of the site that are made from what they describe: commands and configurations."""
+"""What the site has besides its pages: commands, configurations, cards, and equations that need no script."""
 
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from rome_lightning.assets.experiments import experiment_names, first_line
 from rome_lightning.cli.main import COMMANDS
 from rome_lightning.cli.main import main as rome
+from rome_lightning.models.shipped import SHIPPED
 
 ROOT = Path(__file__).parents[1]
-SUBCOMMANDS = {
-    "shards": ("verify", "stats", "import"),
-    "distill": ("basis", "all", "transfer", "join"),
-    "avatar": ("create", "animate", "edit", "export", "view"),
-    "assets": ("list", "fetch"),
-    "experiments": ("list", "show", "copy"),
-    "sweep": ("", "sync"),
-}
 _ABLATIONS = "](../experiments/ablations/README.md)"
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_USAGE = re.compile(r"usage: rome [\w-]+ \[-h\]\s+(?:\{(\S+)\}|(\w+(?: \| \w+)+)) \.\.\.")
+_LISTED = re.compile(r"^  (\w+)  ", re.MULTILINE)
+_EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_LEVELS = re.compile(r"^#", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -35,6 +34,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     for path, content in (
         ("reference/commands.md", _commands()),
         ("reference/configurations.md", _configurations()),
+        ("models.md", _models()),
     ):
         files.append(File.generated(config, path, content=content))
     return files
@@ -45,14 +45,34 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _OUTSIDE.sub(r"\1", markdown.replace(_ABLATIONS, "](reference/configurations.md)"))
 
 
+def on_page_content(content: str, **_: Any) -> str:
+    """Equations as MathML, which browsers draw by themselves."""
+    return _EQUATION.sub(_mathml, content)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    return convert(html.unescape(found[2]).strip(), display="inline" if found[1] == "span" else "block")
+
+
 def _commands() -> str:
     parts = ["# Commands\n\nWhat `rome COMMAND --help` prints.\n"]
     for name, command in COMMANDS.items():
         parts.append(f"## rome {name}\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
-        for inner in SUBCOMMANDS.get(name, ("",)):
-            words = [name, *filter(None, [inner])]
-            parts.append(f"```text\n$ rome {' '.join(words)} --help\n{_help(words)}\n```\n")
+        own = _help([name])
+        inner = subcommands(name, own)
+        shown = {name: own} | {f"{name} {word}": _help([name, word]) for word in inner}
+        parts += [f"```text\n$ rome {words} --help\n{text}\n```\n" for words, text in shown.items()]
     return "\n".join(parts)
+
+
+def subcommands(name: str, text: str) -> list[str]:
+    """Words that a command's help names as its sub-commands."""
+    if found := _USAGE.search(text):
+        return re.split(r",| \| ", found[1] or found[2])
+    if "\ncommands:\n" in text:
+        return _LISTED.findall(text.split("\ncommands:\n")[1].split("\n\n")[0])
+    # Its own options come first, so it has no list.
+    return ["sync"] if name == "sweep" else []
 
 
 def _help(words: list[str]) -> str:
@@ -75,9 +95,15 @@ def _configurations() -> str:
     ]
     names = experiment_names()
     for folder in sorted({name.split("/")[0] for name in names}):
-        rows = [f"| `{name}` | {first_line(name)} |" for name in names if name.startswith(f"{folder}/")]
+        rows = [f"| `{name}` | {first_line(name)} |" for name in names if name.split("/")[0] == folder]
         parts += [f"## {folder}\n", "| name | question |", "|---|---|", *rows, ""]
     text = (ROOT / "experiments" / "ablations" / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\[(\w+)\]\(\1\.yaml\)", r"`\1`", text)
     parts.append("## How to read the ablations\n" + text.split("\n", 1)[1])
     return "\n".join(parts)
+
+
+def _models() -> str:
+    """The cards of the shipped models, as `rome models card` prints them, one level deeper."""
+    cards = [_LEVELS.sub("##", model.card.read_text(encoding="utf-8")) for model in SHIPPED.values()]
+    return "\n".join(["# Shipped models\n", "`rome models card NAME` prints the same.\n", *cards])

@@ -25,6 +25,7 @@ from datamodules.prepare.parts import (
 from datamodules.prepare.processes import GivenUp, default_workers, limit_threads, run_tasks
 from datamodules.prepare.reusing import TRANSIENT, TrackedVideos
 from datamodules.shards import finished_shard
+from rome_lightning.media.remaining import time_left
 
 Log = Callable[[str], None]
 
@@ -144,14 +145,8 @@ class _Progress:
         self.log(f"{place}: {used}{self._left()}")
 
     def _left(self) -> str:
-        left = self.todo - self.done
-        if not left:
-            return ""
-        seconds = (time.monotonic() - self.start) * left / self.done
-        if seconds < 100:
-            return f", about {seconds:.0f} s left"
-        minutes = seconds / 60
-        return f", about {minutes:.0f} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
+        left = time_left(time.monotonic() - self.start, self.done, self.todo)
+        return f", {left}" if left else ""
 
 
 def build_everywhere(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:

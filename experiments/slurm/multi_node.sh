@@ -17,6 +17,8 @@
 if [ -n "${ROME_ENV:-}" ]; then
     source "$ROME_ENV" || exit 1
 fi
+# As in single_node.sh.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 srun rome fit \
     --config "${ROME_BASE:-full/base}" \
     --config "${ROME_TRAINER:-trainer/slurm}" \

@@ -20,7 +20,9 @@
 if [ -n "${ROME_ENV:-}" ]; then
     source "$ROME_ENV" || exit 1
 fi
-# SLURM sets this number to what --ntasks-per-node asked for, here or on the command line of sbatch.
+# Since SLURM 22.05 srun takes this number from here only; without it each process has one core.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+# SLURM sets the number of devices to what --ntasks-per-node asked for, here or on the command line of sbatch.
 srun rome fit \
     --config "${ROME_BASE:-full/base}" \
     --config "${ROME_TRAINER:-trainer/ddp}" \

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, shown, track_driver
+from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.cli.progress import counted, shown
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
 
@@ -262,13 +263,13 @@ def _animate(args: argparse.Namespace) -> int:
     avatar = Avatar.load(avatar_path(args.avatar))
     video, tracked = track_driver(avatar, args.driver, args.max_frames)
     lost = ~tracked.valid
-    params, shown = fill_lost(tracked.params, lost, args.lost)
+    params, kept = fill_lost(tracked.params, lost, args.lost)
     if args.relative:
         first = (~lost).nonzero()[0]
         params = relative_motion(params, tracked.params[first], avatar.source.params)
-    frames = _with_params(tracked, shown, params)
-    times = video.timestamps[shown.numpy()]
-    _write(args.output, _drawn(avatar, frames, lost[shown], args.compare), times, video.fps)
+    frames = _with_params(tracked, kept, params)
+    times = video.timestamps[kept.numpy()]
+    _write(args.output, _drawn(avatar, frames, lost[kept], args.compare), times, video.fps)
     silent = _add_sound(args.output, args.driver, video, float(times[0]))
     spans = runs(lost.nonzero().flatten())
     record = {
@@ -302,11 +303,11 @@ def _add_sound(output: Path, driver: Path, video: Video, start_s: float) -> str:
     return lost
 
 
-def _with_params(tracked: TrackedClip, shown: torch.Tensor, params: HeadParams) -> Frames:
-    """The driver's frames that are shown, with the parameters that they are shown with."""
+def _with_params(tracked: TrackedClip, kept: torch.Tensor, params: HeadParams) -> Frames:
+    """The driver's frames that are kept, with the parameters that they are drawn with."""
     import dataclasses
 
-    return dataclasses.replace(tracked.to_frames()[shown], params=params)
+    return dataclasses.replace(tracked.to_frames()[kept], params=params)
 
 
 def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) -> Iterator[np.ndarray]:
@@ -323,12 +324,10 @@ def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) ->
 
 def _write(output: Path, frames: Iterator[np.ndarray], times: np.ndarray, fps: float) -> None:
     """A video whose frames are shown when the driver's are, or a folder of pictures."""
-    from rich.progress import track
-
     from rome_lightning.media.image import write_png
     from rome_lightning.media.video import write_video
 
-    frames = iter(track(frames, description="rendering", total=len(times)))
+    frames = counted(frames, "rendering", len(times))
     if output.suffix:
         write_video(output, frames, fps, timestamps=times)
         return

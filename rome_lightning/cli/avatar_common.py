@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rome_lightning.cli.progress import shown
 from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
@@ -19,28 +18,6 @@ if TYPE_CHECKING:
 AVATAR_FILE = "avatar.safetensors"
 LARGEST_FRAME = 1280
 """Drivers' frames are reduced to this longer side: more helps nobody and fills the memory."""
-
-
-@contextmanager
-def shown(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A line on the terminal while something goes on.
-
-    Args:
-        description: what goes on.
-        total: steps, where they are counted: the line then has a bar and the time left.
-
-    Yields:
-        Takes the number of steps that are done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
-    if total is not None:
-        columns.append(TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def add_avatar(parser: argparse.ArgumentParser) -> None:
@@ -74,5 +51,8 @@ def track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[Vi
     video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
     print(printable(f"tracking {len(video)} frames of {path}"), file=sys.stderr)
     tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
-    with shown("tracking"):
-        return video, tracker.track(video.frames, fps=video.fps, masks=False)
+    with shown("tracking", len(video)) as update:
+        tracked = tracker.track(
+            video.frames, fps=video.fps, masks=False, progress=lambda _stage, done, _total: update(done)
+        )
+    return video, tracked

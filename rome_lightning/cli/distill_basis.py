@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rome_lightning.cli.progress import shown
 from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -130,21 +130,12 @@ def _collect(
             part=part,
             device=config.device,
         )
-        for _ in _progress(steps, f"offsets of {split}"):
-            pass
+        # How many there are is said with the first.
+        _, total = next(steps, (0, 0))
+        with shown(f"offsets of {split}", total) as update:
+            for done, _ in steps:
+                update(done)
     return part[1] == 1
-
-
-def _progress(steps: Iterator[tuple[int, int]], description: str) -> Iterator[tuple[int, int]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(description, total=None)
-        for done, total in steps:
-            shown.update(task, completed=done, total=total)
-            yield done, total
 
 
 def _code() -> dict[str, Any]:

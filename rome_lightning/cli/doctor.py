@@ -199,7 +199,11 @@ def _print_table(checks: list[Check]) -> None:
         shown = "" if check.group == group else check.group
         table.add_row(f"[bold]{shown}[/]", check.name, f"[{colour}]{check.state}[/]", Text(check.detail))
         group = check.group
-    Console(width=None if sys.stdout.isatty() else 240).print(table, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    with console.capture() as captured:
+        console.print(table, highlight=False)
+    # The table fills its last column with spaces.
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def main(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ import yaml
 
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.cli.progress import counted
 from rome_lightning.media.escaping import printable
 from rome_lightning.media.locks import owned
 
@@ -222,10 +223,7 @@ def progress(units: list[Unit], rank: int = 0) -> Generator[Unit, None, None]:
     if rank:
         yield from units
         return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(units, description="scoring", console=Console(stderr=True))
+    yield from counted(units, "scoring", len(units))
 
 
 def _clips(config: EvaluateConfig, protocol: Protocol) -> ClipSource:
@@ -264,9 +262,6 @@ def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
 
 def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
     """Write the file that a benchmark with hidden truth takes."""
-    from rich.console import Console
-    from rich.progress import track
-
     from rome_lightning.evaluation import submission
 
     images = submission.benchmark_images(_data(config, protocol))
@@ -274,7 +269,7 @@ def _submit(config: EvaluateConfig, protocol: Protocol, folder: Path) -> int:
     if system is None:
         raise ValueError(f"protocol {protocol.name} writes a model's meshes: give --checkpoint")
     steps = submission.write_submission(system, images, folder, submission.photo_tracker(system))
-    shown = track(steps, description="meshes", total=len(images), console=Console(stderr=True))
+    shown = counted(steps, "meshes", len(images))
     failed = [(key, reason) for key, reason in shown if reason]
     for key, reason in failed:
         print(printable(f"rome: warning: {key} has no mesh: {reason}"), file=sys.stderr)
@@ -397,8 +392,13 @@ def finish(
         sheets, kept = ({}, []) if evaluation.protocol.mesh else page.write_pictures(evaluation, rows, scorer)
         if not keep_all_frames:
             results.prune_frames(evaluation, kept)
-        page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")
+        page.write_page(evaluation, rows, summary, sheets, _title(evaluation, run))
     return rows, summary
+
+
+def _title(evaluation: Evaluation, run: Path) -> str:
+    """Run, system and protocol, by which open pages are told apart."""
+    return f"{run.resolve().name}: {evaluation.system.name} under {evaluation.protocol.name}"
 
 
 def _speed(evaluation: Evaluation) -> dict[str, float]:

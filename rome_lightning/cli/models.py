@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from rome_lightning.cli.parsing import StrictParser
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> StrictParser:
     """Options of the sub-commands."""
-    parser = argparse.ArgumentParser(prog="rome models", description=__doc__)
+    parser = StrictParser(prog="rome models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="Name, size, licence, data and scores of each shipped model.")
     card = commands.add_parser("card", help="Print a model's card: intended use, limits, how it was made.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
 from rome_lightning.media.escaping import printable
+from rome_lightning.media.remaining import time_left
 
 if TYPE_CHECKING:
     from rome_lightning.sweeps.engine import SweepFolder
@@ -106,14 +108,16 @@ def _extra(config: SweepConfig) -> tuple[str, ...]:
 def _run(folder: SweepFolder, config: SweepConfig) -> None:
     from rome_lightning.sweeps.engine import run_local, run_submitit
 
+    start = time.monotonic()
+    over_before = sum(trial.is_over for trial in folder.trials())
+
     def report(trial: Trial) -> None:
         over = sum(other.is_over for other in folder.trials())
+        left = time_left(time.monotonic() - start, over - over_before, folder.count - over_before)
         value = "" if trial.value is None else f", {folder.sweep.metric} {trial.value:.5g}"
         why = f" ({trial.reason})" if trial.reason else ""
-        print(
-            printable(f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}"),
-            flush=True,
-        )
+        told = f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}"
+        print(printable(f"{told}, {left}" if left else told), flush=True)
 
     # A sweep that is told to end must end its trainings too.
     signal.signal(signal.SIGTERM, _exit)

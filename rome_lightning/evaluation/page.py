@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rome_lightning.evaluation.bins import bins_table, largest_turns
 from rome_lightning.evaluation.evaluator import Evaluation, write_png
+from rome_lightning.evaluation.floors import floor_note
 from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.results import Rows
@@ -66,7 +67,10 @@ def failure_table(failures: dict[str, Any]) -> Table:
 
 def text_tables(summary: dict[str, Any]) -> str:
     """The tables for a terminal."""
-    parts = [f"{task}\n{task_table(task, m).as_text()}" for task, m in summary["metrics"].items()]
+    parts = []
+    for task, metrics in summary["metrics"].items():
+        note = floor_note(task, metrics)
+        parts.append(f"{task}\n{task_table(task, metrics).as_text()}" + (f"\n{note}" if note else ""))
     if summary["bins"]:
         parts.append(bins_table(summary, number).as_text())
     return "\n\n".join([*parts, failure_table(summary["failures"]).as_text()])
@@ -214,7 +218,7 @@ def write_page(
         sections.append(
             Section(
                 f"Task: {task}",
-                _about(task),
+                f"{_about(task)} {floor_note(task, metrics)}",
                 tables=[
                     task_table("Means over frames, then clips, then people.", metrics),
                     clip_table(rows[task], names),

@@ -37,8 +37,12 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return data[:place] + digest + data[place + len(digest) :]
 
 
-def unpack_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def unpack_tensors(path: Path, known_intact: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file that ``pack_tensors`` made, once its digest is found right.
+
+    Args:
+        path: of the file.
+        known_intact: the caller has compared the whole file with a digest of its own.
 
     Raises:
         OSError: the file cannot be read.
@@ -58,7 +62,7 @@ def unpack_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors: dict[str, Tensor] = load(bytes(data))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if stated is None:
+    if stated is None and not known_intact:
         note_missing(path, "so damage to its numbers is not found; write it anew to have one")
     return tensors, metadata
 
@@ -105,14 +109,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
     write_atomic(path, pack_tensors(tensors, {_HEADER: json.dumps(header)}))
 
 
-def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, file_format: str, known_intact: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of what ``write_tensors`` wrote.
+
+    Args:
+        path: of the file.
+        file_format: its header must have this ``format``.
+        known_intact: as in ``unpack_tensors``.
 
     Raises:
         ValueError: the file is damaged or has another format.
     """
     try:
-        tensors, metadata = unpack_tensors(path)
+        tensors, metadata = unpack_tensors(path, known_intact)
         header = json.loads(metadata.get(_HEADER, "{}"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged or not a {file_format} file: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
+from rome_lightning.media.image import write_png
+from rome_lightning.media.video import read_video
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Media:
     file: str
     """Path relative to the page."""
     caption: str
+    poster: str = ""
+    """Picture that stands for a video until it is played, relative to the page."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def write_report(
         sections: in order.
         provenance: what made the results; shown as JSON.
     """
+    sections = [replace(section, videos=_with_posters(path.parent, section.videos)) for section in sections]
     environment = Environment(
         loader=PackageLoader("rome_lightning.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -74,3 +79,13 @@ def write_report(
         title=title, lead=lead, sections=sections, provenance=json.dumps(provenance, indent=2, default=str)
     )
     write_atomic(path, page)
+
+
+def _with_posters(folder: Path, videos: list[Media]) -> list[Media]:
+    """Videos, each with its first frame beside it."""
+    shown = []
+    for video in videos:
+        poster = Path(video.file).with_suffix(".png")
+        write_png(folder / poster, read_video(folder / video.file, max_frames=1).frames[0])
+        shown.append(replace(video, poster=poster.as_posix()))
+    return shown

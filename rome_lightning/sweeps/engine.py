@@ -105,9 +105,9 @@ class SweepFolder:
     def next_trial(self) -> Trial | None:
         """Choose the settings of a new trial and write it down; None if there are enough."""
         before = self.trials()
-        number = len(before)
-        if number >= self.count:
+        if len(before) >= self.count:
             return None
+        number = len(before) + 1
         settings = settings_of(self.sweep, number, self.seed, before)
         trial = Trial(trial_folder(self.path, number), number, settings, "running")
         trial.save()

@@ -46,12 +46,12 @@ def settings_of(sweep: SweepFile, number: int, seed: int, before: Sequence[Trial
 
     Args:
         sweep: its file.
-        number: of the trial, from 0.
+        number: of the trial, from 1.
         seed: of the search.
         before: all other trials, for Bayesian search.
     """
     if sweep.method == "grid":
-        return _grid_point(sweep, number)
+        return _grid_point(sweep, number - 1)
     if sweep.method == "random":
         rng = np.random.default_rng([seed, number])
         return {name: parameter.draw(rng) for name, parameter in sweep.parameters.items()}

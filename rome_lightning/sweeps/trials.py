@@ -28,6 +28,7 @@ class Trial:
     folder: Path
     """The run folder."""
     number: int
+    """From 1, as its folder is named."""
     settings: dict[str, Value]
     status: Status
     value: float | None = None

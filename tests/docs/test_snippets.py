@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import inspect
+import io
 import re
+import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ import yaml
 
 from rome_lightning import Avatar
 from rome_lightning.cli.main import COMMANDS
+from rome_lightning.cli.main import main as rome
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -113,6 +118,48 @@ def test_commands_exist(page):
     blocks = "\n".join(code for language, code in _FENCE.findall(page.read_text()) if language in ("", "sh"))
     named = set(re.findall(r"^rome ([a-z-]+)", blocks, re.MULTILINE))
     assert named <= set(COMMANDS)
+
+
+def _command_lines():
+    """Words of every ``rome`` line of the pages, with its page."""
+    for page in PAGES:
+        for language, code in _FENCE.findall(page.read_text()):
+            if language not in ("", "sh"):
+                continue
+            for line in code.replace("\\\n", " ").splitlines():
+                if line.startswith("rome "):
+                    yield page.name, shlex.split(line, comments=True)[1:]
+
+
+@cache
+def _options_of(*words):
+    """Options that a command's help names."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert rome([*words, "--help"]) == 0
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", printed.getvalue()))
+
+
+def _unknown(words):
+    """Options of a line that its command does not have; nested ones are those of configurations."""
+    command = words[:2] if len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]) else words[:1]
+    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word) and "." not in word}
+    known = _options_of(*command) if words[0] in _NESTED else _options_of(words[0])
+    return used - known - {"--debug"}
+
+
+_NESTED = ("avatar", "models", "assets", "experiments", "shards", "distill")
+"""Commands with sub-commands, each with options of its own."""
+
+
+def test_commands_take_the_options_that_the_pages_give_them():
+    unknown = [(page, words, _unknown(words)) for page, words in _command_lines()]
+    assert len(unknown) > 50
+    assert [found for found in unknown if found[2]] == []
+
+
+def test_an_option_that_a_command_lacks_is_found():
+    assert _unknown(["avatar", "create", "a.jpg", "--out", "me", "--face=2"]) == {"--out"}
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,10 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
-def test_shipped_models_are_whole_and_have_a_card(name: str) -> None:
+def test_shipped_models_are_whole_and_have_a_card(name: str, caplog: pytest.LogCaptureFixture) -> None:
     model = open_model(name)
+    # The package knows their digests: whoever makes an avatar is not told of one that is missing.
+    assert not caplog.records
     assert SHIPPED[name].path.stat().st_size < 12e6
     assert model.image_size == 256
     assert SHIPPED[name].card.read_text(encoding="utf-8").startswith("# ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,13 @@ from installed_wheel import build_wheel, install_wheel
 from rome_lightning.assets import cache_folder, resolve
 
 Rome = Callable[..., str]
+_NOT_FOR_USERS = (
+    r"\x1b",  # control codes, where the output is no terminal
+    r"💡|[Tt]ip:|litmodels|LitLogger",  # adverts of libraries
+    r"Traceback|\w+Warning:",
+    r"(?m)^[WIE]\d{4} |absl::|TensorFlow Lite",  # logs of libraries
+)
+"""Patterns that nothing that a user reads may contain."""
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +65,12 @@ def rome(environment: dict[str, str], folder: Path) -> Rome:
             timeout=timeout_s,
             check=False,
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        # `pytest -s` shows the walk as the walker sees it.
+        shown = f"$ {line}\n{done.stdout}{done.stderr}"
+        print(shown)
+        assert done.returncode == 0, shown
+        found = [pattern for pattern in _NOT_FOR_USERS if re.search(pattern, done.stdout + done.stderr)]
+        assert not found, f"{found} in\n{shown}"
         return done.stdout
 
     return run

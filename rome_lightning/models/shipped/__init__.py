@@ -101,7 +101,7 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
                 f"{shipped.path} is damaged: expected SHA-256 {shipped.sha256[:12]}..., got "
                 f"{digest[:12]}...; reinstall rome-lightning"
             )
-        return _read_model(shipped.path, rasterizer)
+        return _read_model(shipped.path, rasterizer, known_intact=True)
     path = Path(model)
     if not path.is_file():
         raise FileNotFoundError(
@@ -133,8 +133,8 @@ def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
     write_tensors(path, weights, header)
 
 
-def _read_model(path: Path, rasterizer: str | None) -> AvatarModel:
-    tensors, header = read_tensors(path, FORMAT)
+def _read_model(path: Path, rasterizer: str | None, known_intact: bool = False) -> AvatarModel:
+    tensors, header = read_tensors(path, FORMAT, known_intact)
     config = config_from_dict(header["config"])
     if rasterizer is not None:
         config = dataclasses.replace(config, rasterizer=rasterizer)

@@ -1,0 +1,57 @@
+"""A line on the terminal while something goes on, with the time left where the steps are counted.
+
+Nothing of it reaches a file: a log of the command holds results and warnings only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def shown(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show what goes on until the block ends.
+
+    Args:
+        description: what goes on.
+        total: steps, where they are counted: the line then has a bar and the time left.
+
+    Yields:
+        Takes the number of steps that are done.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    if total is not None:
+        columns += [MofNCompleteColumn(), TextColumn("left:"), TimeRemainingColumn()]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def counted(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """The items, and a bar that says how many of them are done.
+
+    Args:
+        items: any.
+        description: what is done to them.
+        total: how many there are.
+    """
+    with shown(description, total) as update:
+        for done, item in enumerate(items, start=1):
+            yield item
+            update(done)
