@@ -12,11 +12,11 @@ from tiny_run import need
 
 OPTIONS = (
     "--config full/cpu --trainer.strategy auto --data.init_args.manifest data/mine "
-    "--data.init_args.pairs_per_epoch 4 --wandb disabled --run_dir runs/job-0"
+    "--data.init_args.pairs_per_epoch 4 --wandb disabled --run-dir runs/job-0"
 )
 COMMANDS = (
     "rome doctor",
-    "rome prepare clips --output data/mine --max_frames 24",
+    "rome prepare clips --output data/mine --max-frames 24",
     f'sbatch --ntasks-per-node=1 "$(rome experiments copy slurm/single_node.sh)" {OPTIONS}',
 )
 _STAND_INS = {

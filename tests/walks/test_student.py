@@ -10,12 +10,12 @@ from tiny_run import need
 
 from datamodules.manifest import Manifest
 
-PREPARE = "rome prepare clips --output data/mine --max_frames 24"
+PREPARE = "rome prepare clips --output data/mine --max-frames 24"
 COPY = "rome experiments copy sweeps/ablation_seeds"
 SWEEP = "rome sweep experiments/sweeps/ablation_seeds.yaml --data data/mine --output runs/ablation"
 EVALUATE = (
     "rome evaluate --protocol demo --checkpoint runs/ablation/trials/{trial:04d}/checkpoints/last.ckpt "
-    "--data data/mine --refine_steps 0"
+    "--data data/mine --refine-steps 0"
 )
 COMPARE = "rome compare runs/ablation/trials/* --format html --output comparison.html"
 
