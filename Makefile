@@ -47,7 +47,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dis
 test: $(STAMP) $(GLTF_VALIDATOR)
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
+# One of the slow tests builds the site.
 test-all: $(STAMP) $(GLTF_VALIDATOR)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(PYTEST) $(PYTEST_ARGS)
 
 # BENCH_ARGS=... is handed on, e.g. "--only renderer --release CHECKOUT". The other scripts in benchmarks/ have
