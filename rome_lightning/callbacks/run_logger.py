@@ -47,6 +47,8 @@ def run_loggers(
                 offline=wandb == "offline",
                 id=_wandb_id(run_dir),
                 resume="allow",
+                # Offline there is nothing that its messages could tell.
+                settings={"silent": wandb == "offline"},
             )
         )
     return loggers

@@ -215,6 +215,8 @@ def main(argv: list[str]) -> int:
     argv = expand_ablations([*argv, *_folder_of_agent(argv)])
     # `rome` hands on exactly what the command line had, less its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    # Not every run on a machine that has SLURM is a job.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     rank_zero.log.addFilter(_is_no_advert)
     try:
         with RomeCLI.held:

@@ -10,8 +10,9 @@ from rome_lightning.callbacks.run_logger import run_loggers
 from rome_lightning.cli.fit import _folder_of_agent
 
 
-def test_the_summary_keeps_the_best_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_the_summary_keeps_the_best_value_and_nothing_is_advertised(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     logger = run_loggers(tmp_path, "offline", False, 0)[-1]
     for step, value in enumerate([0.5, 0.2, 0.4]):
         logger.log_metrics({"val/lpips": value, "val/psnr_masked": 20 - value, "train/loss": value}, step)
@@ -20,6 +21,7 @@ def test_the_summary_keeps_the_best_value(tmp_path: Path, monkeypatch: pytest.Mo
     assert summary["val/psnr_masked"]["max"] == 19.8
     assert summary["train/loss"] == 0.4
     logger.experiment.finish()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_trials_of_an_agent_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch):

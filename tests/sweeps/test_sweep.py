@@ -381,7 +381,7 @@ def test_ranking_is_a_comparison_too(trainings, tmp_path, capsys):
     assert cli.main(["compare", "--sweep", str(tmp_path / "out"), "--format", "csv"]) == cli.EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "trial,val/lpips,x,state,why"
-    assert lines[1].startswith("0001,")
+    assert lines[1].startswith("0002,")
 
 
 def test_a_trial_of_the_state_file_survives_a_round_trip(tmp_path):

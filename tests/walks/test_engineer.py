@@ -21,20 +21,20 @@ COMMANDS = (
     "rome prepare clips --output data/mine --max-frames 24",
     f'sbatch {RESOURCES} "$(rome experiments copy slurm/single_node.sh)" {OPTIONS}',
 )
-_STAND_INS = {
-    "srun": 'exec "$@"',
-    # What the scheduler tells the job of its options, and the job in their place.
-    "sbatch": """while [[ "$1" == --* ]]; do
+# What the scheduler tells the job of its options, and the job in their place.
+_SBATCH = """while [[ "$1" == --* ]]; do
     [[ "$1" == --ntasks-per-node=* ]] && export SLURM_NTASKS_PER_NODE="${1#*=}"
     shift
 done
-SLURM_NTASKS=1 exec bash "$@"""",
-}
+SLURM_NTASKS=1 exec bash "$@"
+"""
+_STAND_INS = {"srun": 'exec "$@"\n', "sbatch": _SBATCH}
 
 
 def _has_scheduler() -> bool:
     """Whether a controller answers: the programs alone schedule nothing."""
-    return shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+    found = shutil.which("sinfo")
+    return found is not None and subprocess.run([found], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.slow
@@ -42,8 +42,8 @@ def _has_scheduler() -> bool:
 def test_engineer(rome, programs: Path, folder: Path, clips: Path) -> None:
     need("face_landmarker", "selfie_multiclass", "modnet", "lpips_alexnet", "lpips_vgg16", "sface", "yunet")
     is_queued = _has_scheduler()
-    for name, line in ({} if is_queued else _STAND_INS).items():
-        (programs / name).write_text(f"#!/bin/bash\n{line}\n")
+    for name, lines in ({} if is_queued else _STAND_INS).items():
+        (programs / name).write_text(f"#!/bin/bash\n{lines}")
         (programs / name).chmod(0o755)
     for command in COMMANDS:
         rome(command)
