@@ -27,6 +27,9 @@ _USAGE = re.compile(r"usage: rome [\w-]+ \[-h\]\s+(?:\{(\S+)\}|(\w+(?: \| \w+)+)
 _LISTED = re.compile(r"^  (\w+)  ", re.MULTILINE)
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _LEVELS = re.compile(r"^#", re.MULTILINE)
+_FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
+_DISPLAYED = re.compile(r"(?<=\n)(\$\$.+?\$\$)\n", re.DOTALL)
+_BEGINNING_OF_LIST = re.compile(r"^((?!\s|[-*|] |\d+\. ).+)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -41,8 +44,16 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links that lead out of `docs/` in the repository lead to generated pages, or become plain text."""
-    return _OUTSIDE.sub(r"\1", markdown.replace(_ABLATIONS, "](reference/configurations.md)"))
+    """The page as GitHub shows it.
+
+    Links that lead out of `docs/` in the repository lead to generated pages, or become plain text. Lists and
+    equations get the empty lines around them that MkDocs wants.
+    """
+    text = _OUTSIDE.sub(r"\1", markdown.replace(_ABLATIONS, "](reference/configurations.md)"))
+    parts = _FENCED.split(text)
+    # Every second part is code.
+    parts[::2] = [_BEGINNING_OF_LIST.sub(r"\1\n\n", _DISPLAYED.sub(r"\n\1\n\n", part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -84,3 +84,4 @@ def test_the_site_is_built(tmp_path: Path) -> None:
     method = (tmp_path / "method.html").read_text(encoding="utf-8")
     assert "<math" in method
     assert 'class="arithmatex"' not in method
+    assert "$$" not in method
