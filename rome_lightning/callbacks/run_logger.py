@@ -64,6 +64,8 @@ class RunWandbLogger(WandbLogger):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Lightning hands on an option that W&B has given up, and W&B says so to the user.
+        self._wandb_init.pop("anonymous", None)
         self._known: set[str] = set()
 
     @rank_zero_only

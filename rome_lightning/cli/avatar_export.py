@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.avatar_common import add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.progress import counted, shown
 
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
@@ -66,7 +67,8 @@ def export(args: argparse.Namespace) -> int:
     elif args.format == "flipbook":
         written = _export_flipbook(avatar, args, output)
     elif args.driver is None:
-        written = [export_avatar(avatar, output, args.format)]
+        with shown(f"writing {output.name}"):
+            written = [export_avatar(avatar, output, args.format)]
     else:
         written = _export_poses(avatar, args, output)
     for file in written:
@@ -111,7 +113,8 @@ def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Pat
     from rome_lightning.head import load_head
 
     flame = avatar.model.head if args.flame is None else load_head(args.flame)
-    written = export_smplx(avatar, output, args.body, args.correspondence, flame)
+    with shown(f"writing {output.name}"):
+        written = export_smplx(avatar, output, args.body, args.correspondence, flame)
     print(f"under the licence of {args.body}: {SMPLX_LICENCE}", file=sys.stderr)
     return written
 
@@ -125,7 +128,8 @@ def _export_flipbook(avatar: Avatar, args: argparse.Namespace, output: Path) -> 
     lost = int((~tracked.valid).sum())
     if lost:
         print(f"lost {lost} of {len(params)} frames, the last pose is held", file=sys.stderr)
-    return export_flipbook(avatar, output, params, video.fps)
+    with shown("drawing"):
+        return export_flipbook(avatar, output, params, video.fps)
 
 
 def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
@@ -160,5 +164,5 @@ def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> lis
             args.format,
             tracked.params[slice(number, number + 1)],
         )
-        for number in wanted.tolist()
+        for number in counted(wanted.tolist(), "writing", len(wanted))
     ]

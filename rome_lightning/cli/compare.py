@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
+from rome_lightning.cli.progress import shown
 from rome_lightning.media.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def main(argv: list[str]) -> int:
         table = training_table(_configurations(runs, options), options.metrics)
         text = as_markdown(table) if options.format == "md" else f"{table.as_text()}\n{table.caption}"
         return _write(options, text + "\n")
-    comparison = _compare(runs, options)
+    with shown("comparing"):
+        comparison = _compare(runs, options)
     if options.format == "html":
         return _write_page(options, comparison)
     from rome_lightning.comparison.tables import render

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
 
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.cli.progress import counted
 
 State = Literal["ok", "note", "broken"]
 
@@ -216,7 +217,7 @@ def main(argv: list[str]) -> int:
         1 if something needed is broken, else 0.
     """
     options = _parser().parse_args(argv)
-    checks = [check for find in CHECKS for check in find()]
+    checks = [check for find in counted(CHECKS, "checking", len(CHECKS)) for check in find()]
     broken = [check for check in checks if check.state == "broken"]
     if options.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))

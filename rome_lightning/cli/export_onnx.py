@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rome_lightning.cli.parsing import StrictParser
+from rome_lightning.cli.progress import shown
 
 
 def build_parser() -> StrictParser:
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> int:
     from rome_lightning.models.shipped import open_model
 
     model = open_model(args.checkpoint, rasterizer="torch")
-    differences = export_networks(model, model.image_size, args.output, args.torch_export)
+    with shown("writing and checking the networks"):
+        differences = export_networks(model, model.image_size, args.output, args.torch_export)
     for name, difference in differences.items():
         path = args.output / f"{name}.onnx"
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from PyTorch by at most {difference:.1e}")
