@@ -74,7 +74,7 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "build/site/index.html: open it in a browser"
+	@echo "build/site/index.html: open it in a browser; its search wants a server: $(BIN)/python -m http.server -d build/site"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -87,14 +87,15 @@ def subcommands(name: str, text: str) -> list[str]:
 
 
 def _help(words: list[str]) -> str:
-    """What a command prints, 100 columns wide and without colours."""
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    """What a command prints, as wide as a page and without colours."""
+    os.environ |= {"COLUMNS": "82", "NO_COLOR": "1", "TERM": "dumb"}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = rome([*words, "--help"])
     if code:
         raise ValueError(f"rome {' '.join(words)} --help ended with exit code {code}")
-    return _ANSI.sub("", printed.getvalue()).strip()
+    # An option without a name for its value has a backspace in its place.
+    return _ANSI.sub("", printed.getvalue()).replace(" \b", "").strip()
 
 
 def _configurations() -> str:
