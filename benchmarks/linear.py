@@ -23,7 +23,7 @@ from rome_lightning.models import (
     AvatarConfig,
     AvatarModel,
     BasisConfig,
-    DecoderConfig,
+    DeferredRendererConfig,
     DriverConfig,
     OffsetConfig,
     TextureConfig,
@@ -43,17 +43,19 @@ RELEASE = AvatarConfig(
         width=128,
         mlp_width=256,
     ),
-    decoder=DecoderConfig(carry=False, network="release", width=128, extend_outside=False, residual=False),
+    decoder=DeferredRendererConfig(
+        carry=False, network="release", width=128, extend_outside=False, residual=False
+    ),
 )
 BASE = AvatarConfig(
     texture=TextureConfig(size=256, width=24, num_levels=5),
     offsets=OffsetConfig(uv_size=128, width=24, mlp_width=128),
-    decoder=DecoderConfig(width=32, num_levels=5),
+    decoder=DeferredRendererConfig(width=32, num_levels=5),
 )
 SMALL = AvatarConfig(
     texture=TextureConfig(size=128, width=16, num_levels=4),
     offsets=OffsetConfig(uv_size=64, width=16, mlp_width=64),
-    decoder=DecoderConfig(width=16, num_levels=4, normal_frequencies=2),
+    decoder=DeferredRendererConfig(width=16, num_levels=4, normal_frequencies=2),
 )
 
 

@@ -1,4 +1,4 @@
-"""Shards made again from the videos that their sidecars name."""
+"""Shards rebuilt from the videos that their sidecars name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.prepare.clips import TRACKER
 from datamodules.prepare.config import BuildOptions, PrepareConfig
 from datamodules.prepare.inputs import PHOTO_SUFFIXES, VideoInput, expand_inputs
 from datamodules.prepare.parts import MakeEmbedder, MakeTracker, Part, default_tracker
-from datamodules.prepare.pipeline import head_fingerprint
+from datamodules.prepare.pipeline import head_digest
 from datamodules.shards import SCHEMA, ShardInfo, sha256_of
 from rome_lightning.head import load_head
 from rome_lightning.tracking.identity import default_embedder
@@ -101,7 +101,7 @@ def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config
     ours = {
         "schema": SCHEMA,
         "tracker": TRACKER,
-        "head": {"name": head.name, "sha256": head_fingerprint(head)},
+        "head": {"name": head.name, "sha256": head_digest(head)},
     }
     for what, value in ours.items():
         if spec.get(what) != value:

@@ -1,4 +1,4 @@
-"""Where the stream of pairs stands, read from and written to Lightning's counters."""
+"""Position in the stream of pairs, read from and written to Lightning's counters."""
 
 from __future__ import annotations
 

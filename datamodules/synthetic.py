@@ -184,7 +184,7 @@ def _random_params(rng: np.random.Generator, person: Person, head: HeadModel) ->
 
 
 def _random_expression(rng: np.random.Generator, head: HeadModel, gaze: np.ndarray) -> np.ndarray:
-    """A few blendshapes, the same on both sides mostly; other heads get normal coefficients.
+    """A few blendshapes, mostly the same on both sides; other heads get normally distributed coefficients.
 
     Args:
         rng: source of randomness.
@@ -217,7 +217,7 @@ _SPECIAL = frozenset(
     {"jawOpen", "mouthClose", "tongueOut", "eyeBlinkLeft", "eyeBlinkRight"}
     | {f"eyeLook{way}{side}" for way in ("Up", "Down", "In", "Out") for side in ("Left", "Right")}
 )
-"""Blendshapes that follow other numbers than chance alone."""
+"""Blendshapes that follow from other parameters."""
 
 
 def _random_light(generators: Sequence[np.random.Generator]) -> Light:

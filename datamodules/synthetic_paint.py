@@ -48,7 +48,7 @@ class Person:
 
 
 class HeadSurface(nn.Module):
-    """What painting has to know about a head model: where on the mean head each texel lies.
+    """What painting needs to know about a head model: where on the mean head each texel lies.
 
     Args:
         head: any head model.
@@ -91,7 +91,7 @@ class HeadSurface(nn.Module):
 
 
 def _mouth_parts(head: HeadModel) -> tuple[Float[Tensor, " v"], Float[Tensor, " v"]]:
-    """Teeth and tongue: the pieces inside the mouth that hang on nothing; the tongue is the narrowest."""
+    """Teeth and tongue: the separate pieces inside the mouth; the tongue is the narrowest."""
     faces = head.faces.cpu().numpy()
     corners = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = coo_array((np.ones(len(corners)), corners.T), shape=(head.num_vertices,) * 2)

@@ -105,5 +105,5 @@ def _damaged_clips(folder: Path, manifest: Manifest, shard: ManifestShard) -> st
 
 
 def repair_index(folder: Path, shard: ManifestShard) -> None:
-    """Write the index of a shard, which is good, anew."""
+    """Rewrite the index of an intact shard."""
     ShardIndex.of_tar(folder / f"{shard.name}.tar").write(folder, shard.name)

@@ -63,7 +63,7 @@ class _Worker:
         self.heard_s = time.monotonic()
 
     def send(self, task: Task) -> None:
-        """Hand out a task; whether the worker lives shows when its reply is read."""
+        """Send a task; whether the worker is alive shows when its reply is read."""
         if not self.tasks:
             self.heard_s = time.monotonic()
         self.tasks[task.ticket] = task
@@ -119,7 +119,7 @@ class WorkerPool:
         self._finalizer()
 
     def begin(self) -> None:
-        """Start an epoch: what was asked for before is forgotten, and restarts are counted anew."""
+        """Start an epoch: drop earlier requests, and count restarts from 0."""
         begun_s = time.monotonic()
         while busy := [worker for worker in self._workers if worker.tasks]:
             if not self._listen(busy):
@@ -135,7 +135,7 @@ class WorkerPool:
         return any(len(worker.tasks) < _TASKS_PER_WORKER for worker in self._workers) and bool(self._free)
 
     def submit(self, places: Sequence[Place]) -> int:
-        """Ask for a batch; returns its ticket. Wants ``has_room``."""
+        """Request a batch; returns its ticket. Requires ``has_room``."""
         worker = min(self._workers, key=lambda worker: len(worker.tasks))
         ticket = self._next_ticket
         self._next_ticket += 1
@@ -160,7 +160,7 @@ class WorkerPool:
         return self._lend(slot), note
 
     def _listen(self, workers: list[_Worker]) -> bool:
-        """Take in the replies that are there, or wait for one; False if the time is up."""
+        """Receive pending replies, or wait for one; False on timeout."""
         by_connection = {worker.connection: worker for worker in workers}
         ready = connections.wait(list(by_connection), min(self.timeout_s, 5.0))
         for connection in ready:
@@ -180,7 +180,7 @@ class WorkerPool:
     def _replace_hung(self, begun_s: float) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            # While the trainer did other things nobody listened, so that time does not count.
+            # Nobody listened while the trainer did other things: that time does not count.
             silent_s = now - max(worker.heard_s, begun_s)
             if worker.tasks and silent_s >= self.timeout_s:
                 worker.stop()
@@ -206,7 +206,7 @@ class WorkerPool:
     def _lend(self, slot: int) -> BatchArrays:
         size = self.layout.num_bytes
         if len(self._lent) == _LENT_SLOTS:
-            # Someone keeps batches; they get memory of their own, so that workers never run out of slots.
+            # The caller keeps batches: they are copied, so that workers never run out of slots.
             start = slot * size
             copy = bytearray(memoryview(self._memory)[start : start + size])
             self._free.append(slot)

@@ -5,7 +5,13 @@ import dataclasses
 import torch
 
 from rome_lightning.head import HeadModel
-from rome_lightning.models import AvatarConfig, DecoderConfig, FullAvatar, OffsetConfig, TextureConfig
+from rome_lightning.models import (
+    AvatarConfig,
+    DeferredRendererConfig,
+    FullAvatar,
+    OffsetConfig,
+    TextureConfig,
+)
 from rome_lightning.types import POSE_SIZE, Frames, HeadParams, Region
 
 SIZE = 64
@@ -17,7 +23,7 @@ def small_config(**offsets: object) -> AvatarConfig:
         rasterizer="torch",
         texture=TextureConfig(size=64, width=8, num_levels=3),
         offsets=OffsetConfig(uv_size=32, width=8, mlp_width=16, **offsets),
-        decoder=DecoderConfig(width=8, num_levels=3, normal_frequencies=1),
+        decoder=DeferredRendererConfig(width=8, num_levels=3, normal_frequencies=1),
     )
 
 

@@ -22,6 +22,7 @@ FLOORS = (
     {"distillation", "report"},
     {"export", "training", "evaluation", "comparison", "datamodules"},
     {"viewer", "callbacks", "sweeps"},
+    {"workflows"},
     {"cli"},
 )
 _ABOVE_MODELS = {"models", "avatar", "distillation"}

@@ -1,4 +1,4 @@
-"""Datasets that people already have, as shards."""
+"""Import of existing datasets as shards."""
 
 from datamodules.importing.pipeline import import_dataset, read_config
 from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lmdb, rome_lmdb, webdataset_tars

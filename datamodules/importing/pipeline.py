@@ -18,7 +18,7 @@ from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import VideoInput, few, splits_of
 from datamodules.prepare.outlines import outline_fitter
 from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports, write_reports
-from datamodules.prepare.pipeline import head_fingerprint
+from datamodules.prepare.pipeline import head_digest
 from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.head import HeadModel, load_head
@@ -87,7 +87,7 @@ def import_dataset(
         for start in range(0, len(members), config.videos_per_shard):
             group = members[start : start + config.videos_per_shard]
             shards.append((split, importer.make(kind, split, start // config.videos_per_shard, group)))
-    about: dict[str, Any] = {"name": head.name, "sha256": head_fingerprint(head)}
+    about: dict[str, Any] = {"name": head.name, "sha256": head_digest(head)}
     about |= {"num_shape": head.num_shape, "num_expression": head.num_expression}
     configuration = {**asdict(config), "head": head.name, "imported_from": kind}
     manifest = build_manifest(config.dataset, config.image_size, about, shards, configuration, config.licence)
@@ -168,7 +168,7 @@ class _Importer:
             "schema": SCHEMA,
             "imported_from": kind,
             "settings": self.config.clip_settings(),
-            "head": {"name": self.head.name, "sha256": head_fingerprint(self.head)},
+            "head": {"name": self.head.name, "sha256": head_digest(self.head)},
             "tracker": TRACKER,
             "split": split,
             "inputs": [{"key": v.key, "identity": v.identity, "sha256": v.sha256} for v, _ in group],

@@ -1,4 +1,4 @@
-"""Making of datasets: videos to tracked, cropped, quality-checked shards."""
+"""Dataset preparation: videos to tracked, cropped and quality-checked shards."""
 
 from typing import Any
 

@@ -59,7 +59,7 @@ class VideoTools:
 
 @dataclass
 class VideoReport:
-    """What became of one video, for ``report.html``; JSON values only."""
+    """Outcome of one video, for ``report.html``; JSON values only."""
 
     input: str
     num_frames: int = 0
@@ -215,7 +215,7 @@ def judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> Shot
 
 
 def check_identity(shots: Sequence[Shot], embed: Embedder, least: float) -> list[float]:
-    """Reject shots and frames of other people than the one who is seen most; returns that one's face."""
+    """Reject shots and frames that show anyone but the most frequent person; returns that person's face."""
     chosen = [_spread(shot.usable, _FACES_PER_SHOT) for shot in shots]
     pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
     if sum(map(len, pictures)) == 0:
@@ -267,7 +267,7 @@ def _why_nothing(
 
 
 def _face_boxes(tracked: TrackedClip, size: int) -> Bool[np.ndarray, "n s s"]:
-    """Boxes around the landmarks: hair and background must not decide whether a face is sharp."""
+    """Boxes around the landmarks, so that hair and background do not affect the sharpness of a face."""
     landmarks = torch.nan_to_num(torch.as_tensor(tracked.landmarks)).float()
     low, high = landmarks.amin(1)[:, None].numpy(), landmarks.amax(1)[:, None].numpy()
     pixels = np.arange(size)

@@ -21,22 +21,22 @@ class PrepareConfig:
     start_s: float = 0.0
     """Seconds to leave out at the beginning of each video."""
     max_frames: int = 256
-    """At most so many frames of each video are tracked."""
+    """Largest number of frames tracked per video."""
     frames_per_clip: int = 64
-    """Longer shots are cut into clips of at most so many frames; their identity is one."""
+    """Longer shots are cut into clips of at most this many frames, which share one identity."""
     min_frames: int = 8
     """Shots with fewer usable frames are rejected, and videos without any other shot; of photographs one is
     enough."""
     min_sharpness_ratio: float = 0.35
     """Frames are rejected as blurred below this share of the median sharpness of their shot."""
     min_face_px: float = 48.0
-    """Frames are rejected whose face is less high than this in the video, hairline to chin, pixels."""
+    """Frames whose face is smaller than this in the video are rejected, hairline to chin, pixels."""
     max_yaw: float = 60.0
-    """Frames are rejected in which the head is turned further to a side than this, degrees."""
+    """Frames in which the head is turned further to the side than this are rejected, degrees."""
     max_pitch: float = 45.0
     """The same for looking up or down, degrees."""
     max_roll: float = 45.0
-    """The same for leaning to a shoulder, degrees."""
+    """The same for tilting towards a shoulder, degrees."""
     min_confidence: float = 0.3
     """Frames are rejected whose confidence is lower: the uncovered share of the face, halved by a fit
     error of 5 % of the distance of the irises. [0, 1]."""
@@ -47,7 +47,7 @@ class PrepareConfig:
     """Frames are rejected as another person whose face is less alike the one seen most in the video:
     cosine similarity of SFace, whose authors take faces above 0.363 for one person. null does not check."""
     max_upscale: float = 3.0
-    """Shots whose face would have to be enlarged more than this are rejected."""
+    """Shots whose face would be enlarged by more than this factor are rejected."""
     max_side: int = 1280
     """Larger videos are averaged down to this longer side while they are decoded, pixels."""
     videos_per_shard: int = 16

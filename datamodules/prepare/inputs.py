@@ -21,11 +21,11 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
 _ENOUGH_PEOPLE = 6
-"""From so many on some are kept for validation without being asked for."""
+"""With at least this many identities, some are kept for validation by default."""
 _LEAST_VAL_PEOPLE = 2
 _VAL_RATIO = 0.1
 _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
-"""What systems put beside people's files, with thumbnails and half files in them."""
+"""Folders that operating systems put beside the user's files, with thumbnails and partial copies."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from rome_lightning.tracking.outline import fit_outline
 from rome_lightning.tracking.tracker import TrackedClip
 
 FIT_SIZE = 256
-"""Side of the pictures that offsets are fitted to at most, pixels; an outline needs no more."""
+"""Largest side of the pictures that offsets are fitted to, pixels; an outline needs no more."""
 MAX_FRAMES = 4
 """Frames of a clip that its offsets are fitted to."""
 LEAST_TURN_DEG = 5.0
-"""A further frame has to be turned by so much against those that are taken, degrees."""
+"""Least rotation between a further frame and those already chosen, degrees."""
 
 OutlineFitter = Callable[[TrackedClip], Float16[np.ndarray, "v 3"]]
 """Offsets of the head at rest, metres, from the usable frames of one clip."""

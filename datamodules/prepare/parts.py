@@ -1,7 +1,7 @@
 """The finished clips of one video, kept on disk until the shard that they belong to is complete.
 
 A part is a shard of one video in the hidden folder ``.parts``, so it is written as safely as a shard:
-whatever kills the builder costs the videos that were being tracked, no finished one.
+if the builder is killed, only the videos being tracked are lost.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
     except (OSError, ValueError) as error:
         clips, report.failed, report.kind = [], _reason(error, part.video), "unusable"
     except Exception as error:
-        # Libraries raise what they like: one strange video must not end a run of days.
+        # Libraries raise all kinds of errors: one broken video must not end a run of days.
         text = f"{type(error).__name__}: {_reason(error, part.video)}"
         clips, report.failed, report.kind = [], text, "error"
     with ShardWriter(folder, part.name, part.spec) as writer:
@@ -132,7 +132,7 @@ def finished_part(part: Part, folder: Path) -> ShardInfo | None:
 
 
 def remove_parts(names: Sequence[str], folder: Path) -> None:
-    """Delete parts and what killed processes left of them."""
+    """Delete parts, and what killed processes left behind."""
     for name in names:
         for path in [*folder.glob(f"{name}.*"), *folder.glob(f".{name}.*.tmp")]:
             path.unlink(missing_ok=True)

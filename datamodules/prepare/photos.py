@@ -95,7 +95,7 @@ def _together(used: list[Shot], photos: list[UInt8[np.ndarray, "h w 3"]], tools:
     clips = [shot.clip for shot in used]
     numbers = np.concatenate([shot.frames for shot in used])
     whole = TrackedClip.cat(clips)
-    # What another tracker says is kept: there is nothing to fit it with.
+    # The results of another tracker are kept: there is nothing to fit them with.
     if len(clips) > 1 and isinstance(tools.tracker, Tracker):
         # A tracked clip keeps neither depth nor scores, and detection is quick.
         found = [tools.tracker.detector.detect(photos[number][None]) for number in numbers]

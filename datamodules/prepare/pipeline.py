@@ -39,8 +39,11 @@ _TRACKING_MODELS = ("face_landmarker", "selfie_multiclass", "modnet")
 _IDENTITY_MODELS = ("yunet", "sface")
 
 
-def head_fingerprint(head: HeadModel) -> str:
-    """Hash of the head model itself: a head that was baked or edited anew under its old name is another."""
+def head_digest(head: HeadModel) -> str:
+    """sha256 of every buffer of a head model: one baked or edited anew under its old name is another.
+
+    Parameters depend on all of it; offsets on its mesh alone, see ``models.basis.mesh_fingerprint``.
+    """
     digest = hashlib.sha256()
     for name, buffer in sorted(head.named_buffers()):
         digest.update(f"{name} {tuple(buffer.shape)} {buffer.dtype}".encode())
@@ -99,7 +102,7 @@ def prepare(
         head = with_landmarks(load_head(config.head))
         plans = _plan_shards(inputs, config, head)
         if make_tracker is None:
-            # A model that is missing must end the run, not each video.
+            # A missing model must end the run, not fail each video.
             for name in _models(config):
                 resolve(name)
         builder = Builder(
@@ -130,7 +133,7 @@ def _finish(
     shards = [(plan.split, _finished(plan, output)) for plan in plans]
     description = {
         "name": head.name,
-        "sha256": head_fingerprint(head),
+        "sha256": head_digest(head),
         "num_shape": head.num_shape,
         "num_expression": head.num_expression,
     }
@@ -172,7 +175,7 @@ def _clean(plans: Sequence[ShardPlan], output: Path) -> None:
 
 
 def _make_folder(output: Path) -> None:
-    """Create the folder and see at once, not after an hour, that it can be written to."""
+    """Create the folder and check at once, not after an hour, that it is writable."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
@@ -207,7 +210,7 @@ def _plan_shards(inputs: Sequence[VideoInput], config: PrepareConfig, head: Head
     common = {
         "schema": SCHEMA,
         "settings": config.clip_settings(),
-        "head": {"name": head.name, "sha256": head_fingerprint(head)},
+        "head": {"name": head.name, "sha256": head_digest(head)},
         "tracker": TRACKER,
         "models": {name: REGISTRY[name].sha256 for name in _models(config)},
     }

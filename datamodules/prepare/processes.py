@@ -23,7 +23,7 @@ Setup = Callable[[], Callable[[Any], Any]]
 """Called once in the child, returns what is called for every task; must be picklable."""
 
 ATTEMPTS = 2
-"""A task that ends so many processes is given up."""
+"""Processes that a task may end before it is given up."""
 _BYTES_PER_WORKER = 2 * 2**30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -198,7 +198,7 @@ def default_workers() -> int:
 
 
 def _available_bytes() -> int:
-    """Memory that programs can get, the cache of files included; all there is where nobody says."""
+    """Memory available to programs, file cache included; all of it where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -208,7 +208,7 @@ def _available_bytes() -> int:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Keep the numeric libraries of this process to so many threads, and those of its children.
+    """Limit the threads of the numeric libraries of this process and its children.
 
     OpenCV reads no environment: a child has to set its own.
     """

@@ -1,4 +1,4 @@
-"""``report.html``: what a person looks at before training on a dataset."""
+"""``report.html``: the page to read before training on a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips that are there already: tracking depends on the video and the settings, not on split or person."""
+"""Reuse of existing clips: tracking depends on the video and the settings, not on split or person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.prepare.parts import FOLDER, Part, failure_of, read_reports, wr
 from datamodules.shards import ShardInfo, ShardWriter
 
 TRANSIENT = ("error", "crash", "timeout")
-"""Kinds of failure that may not happen again."""
+"""Kinds of failure that a second try may not repeat."""
 _OF_THE_DATASET = ("split", "inputs", "input")
 """Entries of a spec that do not change what is tracked."""
 

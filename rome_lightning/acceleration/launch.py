@@ -1,4 +1,4 @@
-"""Starting Warp, handing torch's memory to it, and launching kernels."""
+"""Start Warp, pass torch's memory to it, and launch kernels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Work that torch's threads share on the CPU, because a kernel of Warp has one thread there.
+"""Work shared among torch's threads on the CPU, where Warp kernels are single-threaded.
 
-Threads of our own would not do: those of OpenMP, which torch uses, spin on the cores for milliseconds after
+A thread pool of our own would not help: torch's OpenMP threads spin on the cores for milliseconds after
 each of its operations. So they get the work themselves, through the function that compilers call for a
 parallel region.
 """
@@ -35,15 +35,15 @@ def _parallel_region() -> Any:
 
 
 def num_threads() -> int:
-    """How many threads ``share`` has."""
+    """Number of threads that ``share`` uses."""
     return torch.get_num_threads() if _parallel_region() else 1
 
 
 def share(work: Callable[[PartT], object], parts: Sequence[PartT]) -> None:
     """Call ``work`` for every part, on as many of torch's threads as there are parts for.
 
-    Whoever is free takes the next part. Operations of torch have one thread within ``work``, and run in the
-    caller's inference mode; Python code runs in one thread at a time as ever.
+    A free thread takes the next part. Torch operations within ``work`` are single-threaded and run in the
+    caller's inference mode; Python code holds the interpreter lock as always.
 
     Raises:
         BaseException: what ``work`` raised first; the thread in which it did takes no more parts.

@@ -1,6 +1,6 @@
 """The photographs of people that may train a model for everybody: where they are, and getting them.
 
-The list comes with this package (``open_faces.csv``), the photographs never do. Each is checked against its
+The list comes with this package (``open_faces.csv``), but the photographs do not. Each is checked against its
 sha256, so that everybody trains on the same ones.
 """
 
@@ -25,7 +25,7 @@ from rome_lightning.media.atomic import write_atomic
 
 _LIST = Path(__file__).with_name("open_faces.csv")
 CONNECTIONS = 4
-"""Photographs that are downloaded at a time: the servers are other people's."""
+"""Concurrent downloads; few, out of courtesy to the servers."""
 _TRIES = 3
 _WAIT_S = 2.0
 _NOTES = {
@@ -106,7 +106,7 @@ def fetch_photographs(
         transport: of files from the web.
 
     Returns:
-        What could not be had, one line each. The tables name only what is there.
+        What could not be fetched, one line each. The tables name only existing files.
     """
     get = partial(_from_clone, clones) if clones is not None else partial(_from_web, transport or Transport())
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def fetch_photographs(
 
 
 def _bring(photograph: Photograph, folder: Path, get: Callable[[Photograph, Path], None]) -> str:
-    """One photograph; returns why it cannot be had, or nothing."""
+    """Fetch one photograph; returns why that failed, or nothing."""
     target = folder / photograph.file
     if target.is_file() and _sha256(target) == photograph.sha256:
         return ""

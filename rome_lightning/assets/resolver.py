@@ -155,7 +155,7 @@ class Resolver:
             )
 
     def _require_licence(self, asset: Asset, accepted: bool | None) -> None:
-        """Stops before a file whose licence forbids commercial use, unless the user agreed."""
+        """Refuses a file whose licence forbids commercial use, unless the user agreed."""
         if accepted is None:
             accepted = self.environ.get("ROME_ACCEPT_NONCOMMERCIAL") == "1"
         if asset.sources and not asset.commercial_use and not accepted:
@@ -251,7 +251,7 @@ class Resolver:
     def _locked(self) -> Iterator[None]:
         """Lets one process at a time download into this cache."""
         with self._acquired_lock():
-            # What a killed process left behind; nobody else writes while the lock is held.
+            # Left behind by a killed process; nobody else writes while the lock is held.
             for leftover in self.cache.glob(f"{_INCOMING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield

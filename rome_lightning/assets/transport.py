@@ -79,7 +79,7 @@ class Transport:
 
     @property
     def is_open(self) -> bool:
-        """Whether no address was out of reach yet."""
+        """Whether every address so far could be reached."""
         return self._network_closed is None
 
     def fetch_address(self, address: str, target: Path, num_bytes: int | None, quiet: bool = False) -> None:

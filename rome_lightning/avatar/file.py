@@ -14,7 +14,7 @@ import rome_lightning
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.carrying import CarriedPhotos
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.types import Frames, HeadParams
@@ -55,7 +55,7 @@ def write_avatar(avatar: _Person, path: Path) -> None:
         "version": rome_lightning.__version__,
         "config": dataclasses.asdict(avatar.model.config),
         "head": head.name,
-        "head_fingerprint": head_fingerprint(head),
+        "head_fingerprint": mesh_fingerprint(head),
         "image_size": avatar.network_size,
     }
     write_atomic(path, pack_tensors(tensors, {"rome": json.dumps(header)}))
@@ -71,10 +71,10 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
             f"{path} was made by rome_lightning {header.get('version')}, this is "
             f"{rome_lightning.__version__}: {error}; create the avatar again"
         ) from error
-    found = head_fingerprint(model.head)
+    found = mesh_fingerprint(model.head)
     if header["head_fingerprint"] != found:
         raise ValueError(
-            f"{path} needs head {header['head']!r} ({header['head_fingerprint'][:12]}), "
+            f"{path} needs head {header['head']!r} ({header['mesh_fingerprint'][:12]}), "
             f"{model.head.name!r} ({found[:12]}) is installed; create the avatar again with this head"
         )
     load_state(model, _group(tensors, "model/"), path)
@@ -91,7 +91,7 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
 
 
 def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
-    """The photographs that a decoder with ``carry`` draws with."""
+    """The photographs that a deferred renderer with ``carry`` draws with."""
     parts = _group(code, "carried/")
     if not parts:
         return None

@@ -15,19 +15,19 @@ from rome_lightning.tracking.live import LiveTracker
 from rome_lightning.types import HeadParams
 
 STAGES = ("read", "track", "render")
-"""Parts of the way of a frame, in order; what the caller does with it is ``out``."""
+"""Stages of a frame, in order; ``out`` is what the caller does with it."""
 
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """One frame of the driver and what became of it."""
+    """One frame of the driver and its result."""
 
     image: UInt8[np.ndarray, "h w 3"]
     """The avatar."""
     driver: UInt8[np.ndarray, "h w 3"]
     """The driver's frame, cropped."""
     lost: bool
-    """Whether nobody was found: the avatar then holds its last pose."""
+    """Whether no face was found: the avatar then holds its last pose."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Timing:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     lost: int = 0
-    """Frames in which nobody was found."""
+    """Frames without a face."""
 
     def add(self, stage: str, seconds: float) -> None:
         """Note how long a stage took for one frame."""
@@ -44,13 +44,13 @@ class Timing:
 
     @property
     def num_frames(self) -> int:
-        """Frames that went all the way."""
+        """Frames that passed every stage."""
         return min((len(values) for values in self.seconds.values()), default=0)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Median and 95th percentile in milliseconds, and frames per second, for each stage and in all.
 
-        ``latency`` is the whole way of a frame from its arrival (after ``read``) until it is out.
+        ``latency`` is the time from a frame's arrival (after ``read``) until it is out.
         """
         stages = {stage: np.asarray(values[: self.num_frames]) for stage, values in self.seconds.items()}
         own = [values for stage, values in stages.items() if stage != "read"]

@@ -1,4 +1,4 @@
-"""What drives an avatar: frames in which nobody was found, and motion relative to a pose."""
+"""What drives an avatar: replacement of lost frames, and motion relative to a pose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.types import HeadParams
 
 LostFrames = Literal["hold", "interpolate", "skip"]
-"""What is shown while the driver is lost: the last pose, the way from there to the next one, or nothing."""
+"""What is shown while the driver is lost: the last pose, an interpolation to the next one, or nothing."""
 
 _ROTATIONS = ("global_pose", "neck_pose", "jaw_pose")
 
@@ -80,8 +80,8 @@ def _slerp(
 def relative_motion(params: HeadParams, reference: HeadParams, own: HeadParams) -> HeadParams:
     """The driver's motion away from one of its poses, carried out from a pose of the avatar's.
 
-    Keeps the avatar's framing and its way to hold the head, whatever the driver's; wants a reference in
-    which the driver looks as the avatar's photograph does.
+    Keeps the avatar's framing and head posture, whatever the driver's. In the reference the driver should
+    have the expression and pose of the avatar's photograph.
 
     Args:
         params: of the driver, one row per frame.

@@ -28,7 +28,7 @@ def encode_refined(
         num_steps: see ``refine_offsets``.
         photos: the same photographs as sharp as they are to be carried; ``source`` if not given.
         one_person: all photographs show the same person, who gets one avatar; else each gets its own.
-        on_step: is told after each step how many are done.
+        on_step: called after each step with the number of steps done.
 
     Returns:
         One avatar, or as many as there are photographs.
@@ -52,7 +52,7 @@ def refine_offsets(
 ) -> Float[Tensor, "b v 3"]:
     """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.
 
-    Departure from ROME: its offsets are what the network says; a network trained on few people
+    Departure from ROME, which takes the network's offsets as they are: a network trained on few people
     has not seen every haircut.
 
     Args:
@@ -60,7 +60,7 @@ def refine_offsets(
         start: offsets at rest to begin with, metres.
         source: the photographs: one per avatar, or all those of one avatar.
         num_steps: of Adam, see ``fit_outline``; 0 keeps the offsets.
-        on_step: is told after each step how many are done.
+        on_step: called after each step with the number of steps done.
 
     Returns:
         Offsets of the head at rest, metres.

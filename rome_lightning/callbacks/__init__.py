@@ -4,7 +4,7 @@ from rome_lightning.callbacks.image_grid import ImageGrid
 from rome_lightning.callbacks.learning_curves import LearningCurves
 from rome_lightning.callbacks.memory_check import MemoryCheck
 from rome_lightning.callbacks.run_checkpoint import RunCheckpoint
-from rome_lightning.callbacks.run_summary import RunSummary, code_and_versions
+from rome_lightning.callbacks.run_summary import RunSummary
 from rome_lightning.callbacks.seed_each_step import SeedEachStep
 from rome_lightning.callbacks.throughput import Throughput
 from rome_lightning.callbacks.validation_metrics import ValidationMetrics
@@ -18,5 +18,4 @@ __all__ = [
     "SeedEachStep",
     "Throughput",
     "ValidationMetrics",
-    "code_and_versions",
 ]

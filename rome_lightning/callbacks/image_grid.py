@@ -44,7 +44,7 @@ class ImageGrid(Callback):
         self._rows: dict[str, Tensor] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the rows of the epoch before."""
+        """Clear the rows of the previous epoch."""
         self._rows = {}
 
     def on_validation_batch_end(

@@ -1,4 +1,4 @@
-"""The course of a run as one picture."""
+"""Learning curves of a run as one picture."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _draw_panel(axes: Axes, title: str, keys: list[str], is_log: bool, curves: C
         steps, values = zip(*curves[key], strict=True)
         name = key.rsplit("/", 1)[-1].removeprefix("weighted_")
         if len(steps) > 200:
-            # Single steps of small batches say little: behind, and their mean over a hundredth of the run.
+            # Single steps of small batches are noisy: drawn behind a running mean over 1 % of the run.
             (line,) = axes.plot(steps, _smoothed(values), label=name, linewidth=1.2)
             axes.plot(steps, values, alpha=0.2, linewidth=0.6, color=line.get_color())
         else:
@@ -88,7 +88,7 @@ def _draw_panel(axes: Axes, title: str, keys: list[str], is_log: bool, curves: C
 
 
 def _smoothed(values: tuple[float, ...]) -> list[float]:
-    """Mean over the last hundredth of the run at each place."""
+    """Running mean over the last 1 % of the run."""
     width = max(1, len(values) // 100)
     sums = list(itertools.accumulate(values, initial=0.0))
     starts = [max(0, end - width) for end in range(1, len(sums))]

@@ -22,7 +22,7 @@ class MemoryCheck(Callback):
     Data workers, the caches of libraries and other programs come on top: the estimate is a lower bound.
 
     Args:
-        refuse: end the run where memory will not do; else only warn.
+        refuse: end the run if memory does not suffice; else only warn.
     """
 
     def __init__(self, refuse: bool = True) -> None:
@@ -36,7 +36,7 @@ class MemoryCheck(Callback):
         """Check once, before the first step.
 
         Raises:
-            ValueError: the memory will not do; names what to change.
+            ValueError: the memory does not suffice; names what to change.
         """
         if self._is_done or not isinstance(batch, AvatarBatch) or not isinstance(pl_module, RomeModule):
             return

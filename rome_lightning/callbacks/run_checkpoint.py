@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from rome_lightning.callbacks.run_logger import RunCSVLogger
-from rome_lightning.callbacks.run_summary import code_and_versions
+from rome_lightning.media.provenance import code_and_versions
 from rome_lightning.training.checkpointing import BEST, LAST, RUN_KEY, copy_as, rotate, set_aside_damaged
 from rome_lightning.training.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, requeue_job
 
@@ -24,8 +24,8 @@ class RunCheckpoint(Checkpoint):
     """Keep ``last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints/``.
 
     ``last`` is written after each validation, at the end of each epoch, every so many steps or minutes,
-    and when a signal or an error stops the run. All of them are states between two steps, from which a
-    run continues as if it had not stopped. A step is a batch, however many optimizers it serves.
+    and when a signal or an error stops the run. Each is a state between two steps, from which a run
+    resumes as if it had not stopped. A step is a batch, however many optimizers it serves.
 
     Args:
         monitor: logged metric that decides which checkpoint is the best.
@@ -69,7 +69,7 @@ class RunCheckpoint(Checkpoint):
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch for signals; remove what was logged after the checkpoint that is gone on from."""
+        """Watch for signals; remove what was logged after the checkpoint that the run resumes from."""
         # In place of Lightning's handlers, which save in the middle of a step. It restores what was before.
         self._request.install(signal.SIGTERM if trainer.received_sigterm else 0)
         self._saved_at_s = time.monotonic()
@@ -88,7 +88,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two steps: save or stop if it is time."""
-        # The number that loggers show: the batch's, wherever the checkpoint that is gone on from was taken.
+        # The number that loggers show: the batch's, wherever the checkpoint to resume from was taken.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.fit_loop.total_batch_idx
         self._between_steps = True
         signum, due = self._agree(trainer)
@@ -141,7 +141,7 @@ class RunCheckpoint(Checkpoint):
         self._save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what was reached, unless the error left a step half done."""
+        """Save the current state, unless the error left a step half done."""
         self._request.restore()
         # One rank's error is no moment at which all of them can save.
         if self._between_steps and trainer.world_size == 1 and not isinstance(exception, RunStopped):
@@ -157,7 +157,7 @@ class RunCheckpoint(Checkpoint):
             raise OSError(f"the run is finished, but its last state was not saved: {self._failure}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._request.restore()
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class RunCheckpoint(Checkpoint):
         return {"monitor": self.monitor, "best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``; another metric starts anew."""
+        """Inverse of ``state_dict``; another monitored metric starts afresh."""
         if state_dict["monitor"] == self.monitor:
             self.best_model_score = state_dict["best_model_score"]
 

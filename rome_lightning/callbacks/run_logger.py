@@ -152,4 +152,4 @@ class _AppendingWriter(ExperimentWriter):
         _write_rows(path, fieldnames, list(csv.DictReader(_whole_lines(path))))
 
     def _check_log_dir_exists(self) -> None:
-        """What is there stays."""
+        """Keep what the file holds."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +13,16 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from torchmetrics import Metric
 
-import rome_lightning
 from rome_lightning.assets import used_licences
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.provenance import code_and_versions
 from rome_lightning.training.base import RomeModule
 
 
 class RunSummary(Callback):
     """Write ``summary.json`` into the run folder: metrics, seed, code, versions, data, licences, time.
 
-    After each validation, so that a run that is killed has one, and at the end. W&B gets the best value of
+    Written after each validation, so that a killed run has one, and at the end. W&B gets the best value of
     each metric as its summary, where it would keep the last.
     """
 
@@ -118,21 +114,3 @@ def _directions(module: LightningModule) -> dict[str, bool]:
     """Whether larger is better, by the name of each metric of a module."""
     metrics = {name: part for name, part in module.named_children() if isinstance(part, Metric)}
     return {name: m.higher_is_better for name, m in metrics.items() if m.higher_is_better is not None}
-
-
-@functools.cache
-def code_and_versions() -> dict[str, Any]:
-    """Package version, git commit (with ``-dirty``) if run from a clone, and library versions."""
-    root = Path(rome_lightning.__file__).parent.parent
-    described = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "rome_lightning": rome_lightning.__version__,
-        "git_commit": described.stdout.strip() or None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "lightning", "torchmetrics", "mediapipe")},
-    }

@@ -1,4 +1,4 @@
-"""How fast a run is, and what it waits for."""
+"""Throughput of a run, and what it waits for."""
 
 from __future__ import annotations
 

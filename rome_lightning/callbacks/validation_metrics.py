@@ -74,7 +74,7 @@ class ValidationMetrics(Callback):
         return not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the epoch before, and load the networks the first time."""
+        """Clear the previous epoch, and load the networks on first use."""
         self._sums, self._clips = {}, {}
         if self._scorer is None and self._active(trainer):
             tasks = {"self": Task(self.self_metrics)}

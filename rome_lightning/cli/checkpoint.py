@@ -74,8 +74,8 @@ def main(argv: list[str]) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from rome_lightning.callbacks import code_and_versions
     from rome_lightning.head.flame.released import check_released
+    from rome_lightning.media.provenance import code_and_versions
     from rome_lightning.models.official import import_official, write_checkpoint
     from rome_lightning.models.official_linear import import_linear
 

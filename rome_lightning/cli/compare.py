@@ -174,9 +174,9 @@ def _write(options: Namespace, text: str) -> int:
 
 
 def _write_page(options: Namespace, comparison: Comparison) -> int:
-    from rome_lightning.callbacks import code_and_versions
     from rome_lightning.comparison.page import write_page
     from rome_lightning.comparison.tables import render
+    from rome_lightning.media.provenance import code_and_versions
 
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_page(options.output, comparison, {"code": code_and_versions()}, _truth(options, comparison))

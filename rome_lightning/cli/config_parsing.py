@@ -1,7 +1,7 @@
 """Parsers of the commands whose options may come from files.
 
-An abbreviated option would be recorded under a name that nobody looks for, and may mean another one after an
-update; so it is refused, here as on the command lines of the other commands.
+Abbreviated options are refused, as by the other commands: they would be recorded under a name that nobody
+looks for, and may mean another option after an update.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class HintingParser(jsonargparse.ArgumentParser):
         return dashed(str(super().format_help(*args, **options)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what ends with exit code 2, after a hint at what may have been meant."""
+        """Raise a usage error (exit code 2) with a hint at what may have been meant."""
         super().error(with_hint(message, self), ex)
 
     def validate(self, *args: Any, **options: Any) -> None:

@@ -149,29 +149,15 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
 
 
 def _fit(output: Path, steps: int) -> Path:
-    """Train through the command line that users call; resumes where an interrupted demo stopped."""
-    from rome_lightning.cli import fit
+    """Train as users do; resumes where an interrupted demo stopped."""
+    from rome_lightning.cli.fit import train
 
-    last = output / "checkpoints" / "last.ckpt"
-    summary = output / "summary.json"
-    if last.is_file() and summary.is_file() and json.loads(summary.read_text()).get("finished"):
-        print("   already trained; --restart starts over", file=sys.stderr)
-        return last
-    code = fit.main(
-        [
-            "fit",
-            *("--config", "full/base"),
-            *("--config", "full/cpu"),
-            *("--run_dir", str(output)),
-            *("--data.init_args.manifest", str(output / "shards")),
-            *("--trainer.max_epochs", str(NUM_EPOCHS)),
-            *("--data.init_args.pairs_per_epoch", str(max(1, steps // NUM_EPOCHS))),
-            *("--ckpt_path", "auto"),
-        ]
-    )
-    if code:
-        raise SystemExit(code)
-    return last
+    options = {
+        "data.init_args.manifest": output / "shards",
+        "trainer.max_epochs": NUM_EPOCHS,
+        "data.init_args.pairs_per_epoch": max(1, steps // NUM_EPOCHS),
+    }
+    return train(["full/base", "full/cpu"], output, options)
 
 
 def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> dict[str, Avatar]:
@@ -287,8 +273,9 @@ def _evaluate(
 ) -> tuple[Evaluation, dict[str, Rows]]:
     """What ``rome evaluate`` does, on clips of two splits."""
     from datamodules.evaluation import JoinedClips
-    from rome_lightning.cli import evaluate
+    from rome_lightning.cli.terminal import TerminalReporter
     from rome_lightning.evaluation.evaluator import Evaluation
+    from rome_lightning.evaluation.finishing import finish
     from rome_lightning.evaluation.pairs import pairs_of
     from rome_lightning.evaluation.protocol import load_protocol
     from rome_lightning.evaluation.scoring import Scorer
@@ -298,8 +285,8 @@ def _evaluate(
     evaluation = Evaluation(protocol, pairs, clips, system, output / "evaluation" / protocol.name)
     evaluation.open()
     scorer = Scorer(protocol)
-    evaluation.run(evaluate.progress(evaluation.share(0, 1)), scorer)
-    rows, _ = evaluate.finish(evaluation, scorer, output, checkpoint=system.checkpoint)
+    evaluation.run(TerminalReporter().track(evaluation.share(0, 1), "scoring"), scorer)
+    rows, _ = finish(evaluation, scorer, output, checkpoint=system.checkpoint)
     return evaluation, rows
 
 
@@ -342,7 +329,7 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
 
 
 def _report(output: Path, sections: list[Section], clock: Clock) -> None:
-    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.media.provenance import code_and_versions
     from rome_lightning.report.page import write_report
 
     provenance = {

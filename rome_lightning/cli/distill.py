@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
-from rome_lightning.cli.distill_basis import BasisConfig, make_basis
 from rome_lightning.cli.parsing import StrictParser, nearest
+from rome_lightning.cli.terminal import TerminalReporter
+from rome_lightning.workflows.options import BasisConfig, DistillConfig
 
 Options = TypeVar("Options")
 _COMMANDS = {
@@ -69,21 +70,43 @@ def _basis(argv: list[str]) -> int:
         "interruption. Example: rome distill basis --checkpoint runs/full/a/checkpoints/best.ckpt "
         "--data data/mine -o basis.safetensors",
     )
-    make_basis(_parse(parser, argv, BasisConfig))
+    config = _parse(parser, argv, BasisConfig)
+    from rome_lightning.distillation.fitting import beside
+    from rome_lightning.workflows.basis import make_basis
+
+    fit = make_basis(config, TerminalReporter())
+    if fit is None:
+        print(f"part {config.part} is done; run without --part when all are", file=sys.stderr)
+        return 0
+    for name, curve in fit.curves.items():
+        held_out = "" if curve.held_out_mm is None else f", {curve.held_out_mm[-1]:.2f} mm on other people"
+        print(
+            f"{name}: {len(curve.explained)} components of {fit.num_sources} sources keep "
+            f"{100 * curve.explained[-1]:.1f} % of the variance; error {curve.error_mm[-1]:.2f} mm of "
+            f"{curve.error_mm[0]:.2f} mm{held_out}"
+        )
+    assert config.output is not None
+    print(f"{config.output}; look at {beside(config.output, '_components.png')}")
     return 0
 
 
 def _all(argv: list[str]) -> int:
-    from rome_lightning.cli.distill_all import AllConfig, distill_all
-
     parser = _parser(
         "all",
-        AllConfig,
+        DistillConfig,
         "Basis, training of the linear model, and a table: full against linear against no offsets, quality "
         "next to speed. Run it again to resume after an interruption. Example: rome distill all --checkpoint "
         "runs/full/a/checkpoints/best.ckpt --data data/mine --output runs/linear/a",
     )
-    return distill_all(_parse(parser, argv, AllConfig))
+    config = _parse(parser, argv, DistillConfig)
+    from rome_lightning.cli.fit import train
+    from rome_lightning.workflows.distillation import distill
+
+    done = distill(config, train, TerminalReporter())
+    for table in done.tables:
+        print(f"\n{table.caption}\n{table.as_text()}")
+    print(f"\n{done.report}")
+    return 0
 
 
 def _transfer(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ def build_parser() -> StrictParser:
     """Options of the command."""
     parser = StrictParser(
         prog="rome export-onnx",
-        description="Write the networks of a model (texture, offsets, image decoder and, if there is "
+        description="Write the networks of a model (texture, offsets, deferred renderer and, if there is "
         "one, the driver's encoder) as ONNX files of batch 1, with model.json, which describes the "
         "steps between them, and head.npz. Rasterization is not exported. Every file is run with "
         "onnxruntime and compared with PyTorch.",

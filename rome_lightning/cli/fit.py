@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +47,7 @@ _LOST_PEER = (
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Write ``config.yaml`` without the checkpoint that this part of the run went on from."""
+    """Write ``config.yaml`` without the checkpoint that this part of the run resumed from."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
         config = config.clone()
@@ -112,7 +114,7 @@ class RomeCLI(LightningCLI):
 
     @staticmethod
     def _resolve_checkpoint(path: str | Path | None, run_dir: str) -> str | None:
-        """The file that is meant, whole."""
+        """The checkpoint that is meant, verified."""
         folder = Path(run_dir) / "checkpoints"
         if path is None:
             return None
@@ -121,7 +123,7 @@ class RomeCLI(LightningCLI):
             return None if found is None else str(found)
         path = Path(path)
         if path.name == LAST and path.is_file():
-            # Who asks for the last one wants the newest state that there is.
+            # Asking for the last one means the newest intact state.
             return str(newest_valid(path.parent))
         verify_checkpoint(path)
         return str(path)
@@ -159,7 +161,7 @@ class RomeCLI(LightningCLI):
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def before_fit(self) -> None:
-        """Refuse what would go wrong later.
+        """Refuse settings that would fail later.
 
         Raises:
             ValueError: the run folder has checkpoints and none of them is to be resumed, or the settings
@@ -196,8 +198,37 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
-    """Whether a line of Lightning's is about the run, not about another product of its makers."""
+    """Whether a log line of Lightning's is about the run and no advertisement."""
     return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def train(
+    configs: Sequence[str | Path], run_dir: Path, options: Mapping[str, Any], more: Sequence[str] = ()
+) -> Path:
+    """Train as ``rome fit`` does, or resume; a run that is finished stays as it is.
+
+    Args:
+        configs: configuration files or names of shipped ones, later ones win.
+        run_dir: folder of the run.
+        options: values by dotted name.
+        more: further words of the command line.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        ValueError: the training stopped before its end.
+    """
+    last, summary = run_dir / "checkpoints" / LAST, run_dir / "summary.json"
+    facts = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    if last.is_file() and facts.get("finished"):
+        print(f"{last}: already trained", file=sys.stderr)
+        return last
+    words = [f"--config={config}" for config in configs]
+    words += [f"--{name}={value}" for name, value in options.items()]
+    if main(["fit", *words, *more, f"--run_dir={run_dir}", f"--ckpt_path={AUTO}"]) != 0:
+        raise ValueError("the training did not finish; run the command again to resume it")
+    return last
 
 
 def main(argv: list[str]) -> int:
@@ -213,7 +244,7 @@ def main(argv: list[str]) -> int:
     if argv[1:] in (["--help", "all"], ["-h", "all"]):
         argv = argv[:-1]
     argv = expand_ablations([*argv, *_folder_of_agent(argv)])
-    # `rome` hands on exactly what the command line had, less its own options.
+    # `rome` passes on the command line without its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     # Not every run on a machine that has SLURM is a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")

@@ -49,7 +49,7 @@ def build_parser() -> StrictParser:
 
 
 CALIBRATION_FRAMES = 15
-"""Frames that tell the driver's place and shape."""
+"""Frames that calibrate the driver's position and shape."""
 
 
 def main(argv: list[str]) -> int:

@@ -93,7 +93,7 @@ def _usage_error(message: str) -> int:
 
 
 def _shorten(text: str) -> str:
-    """A message in one line, of a length that a person reads."""
+    """A message in one line of readable length."""
     text = printable(" ".join(text.split()))
     # jsonargparse tries every type of an option; the first is the one that was meant.
     text = re.sub(
@@ -169,7 +169,7 @@ def _run(command: Command, name: str, arguments: list[str]) -> int:
 
 
 def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> int:
-    """Runs a command and turns how it ends into an exit code."""
+    """Run a command and turn its outcome into an exit code."""
     try:
         return _run(command, name, arguments)
     except SystemExit as stop:
@@ -185,7 +185,7 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
         print("rome: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone; a descriptor that swallows the rest keeps the exit silent.
+        # The reader is gone; redirecting the rest to /dev/null keeps the exit silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
     except Exception as error:

@@ -134,7 +134,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 def _finish(folder: SweepFolder) -> int:
     """Rank the trials; tells what failed."""
-    from rome_lightning.callbacks import code_and_versions
+    from rome_lightning.media.provenance import code_and_versions
     from rome_lightning.sweeps.ranking import rank_sweep, ranking_text, write_ranking
 
     ranking = rank_sweep(folder.path)

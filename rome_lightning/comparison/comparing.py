@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rome_lightning.comparison.judging import Cell, CompareOptions, Result, Verdict
-from rome_lightning.comparison.runs import UNIT_COLUMNS, Configuration, Evaluation, Run, config_difference
+from rome_lightning.comparison.runs import UNIT_COLUMNS, Configuration, Run, RunScores, config_difference
 from rome_lightning.comparison.statistics import Interval
 
 SAME_FOR_ALL = {
@@ -194,7 +194,7 @@ def compare(
     )
 
 
-def _missing(configurations: Sequence[Configuration], evaluations: Sequence[Evaluation]) -> dict[str, int]:
+def _missing(configurations: Sequence[Configuration], evaluations: Sequence[RunScores]) -> dict[str, int]:
     counts = iter(
         sum(task.get("num_missing", 0) for task in evaluation.summary.get("failures", {}).values())
         for evaluation in evaluations
@@ -204,7 +204,7 @@ def _missing(configurations: Sequence[Configuration], evaluations: Sequence[Eval
     }
 
 
-def refuse_other_conditions(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> None:
+def refuse_other_conditions(runs: Sequence[Run], evaluations: Sequence[RunScores]) -> None:
     """Make sure that the numbers mean the same.
 
     Raises:
@@ -221,7 +221,7 @@ def refuse_other_conditions(runs: Sequence[Run], evaluations: Sequence[Evaluatio
                 )
 
 
-def _condition(run: Run, evaluation: Evaluation, key: str) -> Any:
+def _condition(run: Run, evaluation: RunScores, key: str) -> Any:
     if key == "head":
         return evaluation.summary.get("head", run.config.get("model.init_args.avatar.head"))
     return evaluation.summary.get(key)
@@ -233,7 +233,7 @@ def _short(value: Any) -> str:
 
 
 def _align(
-    runs: Sequence[Run], evaluations: Sequence[Evaluation], common_pairs: bool
+    runs: Sequence[Run], evaluations: Sequence[RunScores], common_pairs: bool
 ) -> tuple[pd.MultiIndex, int]:
     """Pairs of all runs, sorted, and how many pairs some run lacks."""
     indices = [pd.MultiIndex.from_frame(e.pairs[list(UNIT_COLUMNS)]) for e in evaluations]
@@ -256,7 +256,7 @@ def _align(
     return shared.sort_values(), dropped
 
 
-def _chosen(evaluations: Sequence[Evaluation], wanted: Sequence[str]) -> list[tuple[str, str]]:
+def _chosen(evaluations: Sequence[RunScores], wanted: Sequence[str]) -> list[tuple[str, str]]:
     """(task, metric) pairs of the first run that were asked for, in its order."""
     facts: dict[str, dict[str, Any]] = evaluations[0].summary.get("metrics", {})
     known = [(task, metric) for task, metrics in facts.items() for metric in metrics]
@@ -279,7 +279,7 @@ def _set_scores(
     task: str,
     metric: str,
     configurations: Sequence[Configuration],
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[RunScores],
     base: int,
     fact: dict[str, Any],
 ) -> list[Result]:

@@ -1,4 +1,4 @@
-"""One metric of all runs: means, intervals, and what may be claimed of them."""
+"""One metric of all runs: means, intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from rome_lightning.comparison.statistics import Interval, Layout, Spread, paired_interval, seed_spread
 
 Verdict = Literal["better", "worse", "undecided", "one seed", "baseline", "no pairs"]
-"""``one seed``: these checkpoints differ on other people too, but whether the configurations do cannot be
-said, because nothing tells how much a seed changes. ``no pairs``: a score of the whole set, no interval."""
+"""``one seed``: these checkpoints differ on other people too, but whether the configurations do is unknown,
+because the effect of the seed is unknown. ``no pairs``: a score of the whole set, no interval."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Cell:
         )
 
     def _verdict(self, interval: Interval | None, penalised: Interval | None) -> Verdict:
-        """What may be claimed; skipping and penalising failures must agree."""
+        """The verdict; skipping and penalising failures must agree."""
         if interval is None:
             return "baseline"
         both = [interval, *([penalised] if penalised else [])]

@@ -115,7 +115,7 @@ def _curves(comparison: Comparison, media: Path) -> list[Section]:
 
 @dataclass(frozen=True)
 class Case:
-    """A pair worth looking at."""
+    """A pair worth showing."""
 
     index: int
     """Row of the comparison's units."""

@@ -1,4 +1,4 @@
-"""Run folders as data: what a run was told, what it scored, how it learned."""
+"""Run folders as data: settings, scores and learning curves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOT_CONFIGURATION = (
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RunScores:
     """Scores of one run under one protocol."""
 
     folder: Path
@@ -86,7 +86,7 @@ class Run:
 
     @cached_property
     def configuration(self) -> str:
-        """Text that is equal for runs that differ in their seed only.
+        """Equal for runs that differ in their seed only.
 
         A folder without ``config.yaml``, such as another system's predictions, is a configuration of its own.
         """
@@ -103,12 +103,12 @@ class Run:
         """Protocols under which the run was evaluated to the end."""
         return sorted(path.parent.name for path in self.path.glob("evaluation/*/summary.json"))
 
-    def evaluation(self, protocol: str) -> Evaluation:
+    def evaluation(self, protocol: str) -> RunScores:
         """Scores under a protocol.
 
         Raises:
             FileNotFoundError: the run was not evaluated under it.
-            ValueError: the file is not one of ours.
+            ValueError: the file was not written by `rome evaluate`.
         """
         folder = self.path / "evaluation" / protocol
         table, summary = folder / "pairs.parquet", folder / "summary.json"
@@ -126,7 +126,7 @@ class Run:
         repeated = int(pairs.duplicated(list(UNIT_COLUMNS)).sum())
         if repeated:
             raise ValueError(f"{table} holds {repeated} pairs twice; delete the folder and evaluate again")
-        return Evaluation(folder, read_json(summary), pairs)
+        return RunScores(folder, read_json(summary), pairs)
 
     def learning_curves(self) -> dict[str, list[tuple[float, float]]]:
         """(step, value) of each series of ``metrics.csv``."""

@@ -64,7 +64,7 @@ def _binned(result: Result, digits: int) -> str:
 
 
 def _bounds(comparison: Comparison, name: str, digits: int) -> str:
-    """What doing nothing and the truth itself score."""
+    """Scores of doing nothing (floor) and of the truth itself (ceiling)."""
     ceiling, floor = comparison.ceilings[name]
     shown = [("floor", floor), ("ceiling", ceiling)]
     return ", ".join(f"{what} {value:.{digits}f}" for what, value in shown if value is not None)
@@ -97,7 +97,7 @@ def digits_of(results: list[Result]) -> int:
 
 
 def caption(comparison: Comparison) -> str:
-    """What the table says and what it does not."""
+    """The caption: what the table says and what it does not."""
     options = comparison.options
     parts = [f"Protocol {comparison.protocol}, differences to {comparison.baseline.name}."]
     if options.scope == "checkpoints":

@@ -1,4 +1,4 @@
-"""Comparison of what the trainings themselves measured: a look, not a judgement."""
+"""Comparison of the validation metrics of training: a first look without verdicts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ BLOCK_FORMAT = "rome-offsets/1"
 
 
 class Clip(Protocol):
-    """What has to be known about a clip before its frames are read."""
+    """What must be known about a clip before its frames are read."""
 
     @property
     def key(self) -> str:
@@ -63,10 +63,10 @@ class Block:
 
 
 class OffsetStore:
-    """A folder of blocks that survives being killed: what is there is complete.
+    """A folder of blocks that survives being killed: each file in it is complete.
 
     Args:
-        folder: made if it is not there.
+        folder: created if needed.
         spec: what the offsets are a function of; another one is refused, so that results of two models
             never mix.
 

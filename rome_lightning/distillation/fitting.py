@@ -1,4 +1,4 @@
-"""A basis from stored offsets, and what it costs to leave components out."""
+"""A basis from stored offsets, and the error of leaving components out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.head.moving import MOVING_REGIONS
 from rome_lightning.media.tensors import read_tensors, write_tensors
 from rome_lightning.models import LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 
 PARTS = {"hair": ("scalp",), "neck": ("neck", "shoulders")}
 """Regions of the head that each part of the basis moves; each gets its own components."""
@@ -90,7 +90,7 @@ def fit_basis(
         torch.cat(stds),
         num_hair,
         head.name,
-        head_fingerprint(head),
+        mesh_fingerprint(head),
         {**provenance, "sources": count, "explained": {n: float(c.explained[-1]) for n, c in curves.items()}},
     )
     return BasisFit(basis, curves, count)
@@ -163,7 +163,7 @@ def _errors(
 
 @dataclass(frozen=True)
 class Targets:
-    """Coefficients of each clip: what the linear model is trained to read off its frames."""
+    """Coefficients of each clip, which the linear model learns to regress from its frames."""
 
     clips: dict[str, int]
     """Row of each clip."""

@@ -24,14 +24,14 @@ class StreamingPCA:
         self._kept = torch.zeros(0, len(mean), dtype=torch.float64)
 
     def add(self, rows: Float[Tensor, "n d"]) -> None:
-        """Take some more rows."""
+        """Add rows."""
         self._kept = torch.cat([self._kept, rows.double() - self.mean])
         self.num_rows += len(rows)
         if len(self._kept) >= 2 * len(self.mean):
             self._kept = torch.linalg.qr(self._kept, mode="r").R
 
     def merge(self, other: StreamingPCA) -> None:
-        """Take the rows that another has seen with the same mean, in another process for instance."""
+        """Add the rows of another instance with the same mean, for example from another process."""
         self._kept = torch.cat([self._kept, other._kept])
         self.num_rows += other.num_rows
 

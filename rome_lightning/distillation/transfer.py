@@ -10,7 +10,7 @@ from torch import Tensor
 from rome_lightning.distillation.fitting import PARTS
 from rome_lightning.head import HeadModel
 from rome_lightning.models import LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.types import HeadParams
 
 LANDMARKS = "ibug68"
@@ -45,7 +45,7 @@ def transfer_basis(basis: LinearBasis, source: HeadModel, target: HeadModel) -> 
         torch.cat([std for _, std in parts]),
         basis.num_hair,
         target.name,
-        head_fingerprint(target),
+        mesh_fingerprint(target),
         {**basis.provenance, "transferred_from": basis.head},
     )
 

@@ -1,4 +1,4 @@
-"""Systems that anyone can have: what a method must beat to be worth its name."""
+"""Trivial systems that a method must beat."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs a protocol: pairs are cut into fixed units, each unit's values lie on disk when it is done.
+"""Runs a protocol: pairs are cut into fixed units, and each finished unit is stored on disk.
 
-A unit is computed the same way whoever computes it, so one, two or four processes, and a run that was
-killed and started again, give the same numbers.
+The values of a unit do not depend on the process that computes it, so one, two or four processes, and a run
+that was killed and resumed, give the same numbers.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Evaluation:
         write_atomic(self.folder / "pairs.txt", self.pair_list.encode())
 
     def missing(self) -> list[Unit]:
-        """Units that nobody has finished."""
+        """Units without stored values."""
         return [unit for unit in self.units if not _is_whole(self.parts / unit.file)]
 
     def share(self, rank: int, world_size: int) -> list[Unit]:

@@ -32,9 +32,7 @@ from rome_lightning.metrics.mesh_distance import (
 from rome_lightning.tracking import Tracker
 from rome_lightning.types import Frames
 from rome_lightning.types.clip import ClipInfo
-
-_FACE_POINTS = (36, 39, 42, 45, 33, 48, 54)
-"""Corners of the eyes, base of the nose, corners of the mouth: NoW's seven among the 68."""
+from rome_lightning.types.landmarks import NOW_POINTS
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def in_millimetres(vertices: Float[Tensor, "1 v 3"], head: HeadModel) -> tuple[M
     """A head model's mesh with its seven facial landmarks."""
     points = None
     if "ibug68" in head.landmark_names:
-        points = head.landmarks(vertices.to(head.faces.device), "ibug68")[0, list(_FACE_POINTS)].cpu() * 1000
+        points = head.landmarks(vertices.to(head.faces.device), "ibug68")[0, list(NOW_POINTS)].cpu() * 1000
     return Mesh(vertices[0].cpu() * 1000, head.faces.cpu()), points
 
 

@@ -1,4 +1,4 @@
-"""Every metric by name, and what has to be known about it besides its value."""
+"""Every metric by name, with its direction, bounds and requirements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rome_lightning.head import REGIONS
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What has to be known about a metric besides its value."""
+    """Direction, bounds and requirements of a metric."""
 
     higher_is_better: bool
     ceiling: float | None

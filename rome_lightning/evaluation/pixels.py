@@ -23,9 +23,7 @@ from rome_lightning.metrics import (
     ssim_map,
 )
 from rome_lightning.types import Frames, Region
-
-FIVE_POINTS = (468, 473, 4, 61, 291)
-"""MediaPipe's irises, tip of the nose and corners of the mouth."""
+from rome_lightning.types.landmarks import FIVE_POINTS_OF_IRISES
 
 
 class PixelMetrics:
@@ -95,7 +93,7 @@ class PixelMetrics:
 
     def boxes(self, landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, "b 3"]:
         """Centre and side (pixels) of the square around the five points."""
-        points = landmarks[:, list(FIVE_POINTS)]
+        points = landmarks[:, list(FIVE_POINTS_OF_IRISES)]
         low, high = points.amin(1), points.amax(1)
         side = ((high - low).amax(1) * self.protocol.crop.scale).clamp(1, self.protocol.crop.max_px)
         return torch.cat([(low + high) / 2, side[:, None]], dim=1)

@@ -1,4 +1,4 @@
-"""A protocol: everything that has to be fixed before two numbers may be compared."""
+"""A protocol: everything that must be fixed before two numbers are comparable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DatasetRule:
     name: str
     """For people."""
     page: str
-    """Where the data are to be had, and on which terms."""
+    """Where to get the data, and on which terms."""
     prepare: str
     """How to turn them into what ``--data`` takes."""
     split: str = "val"
@@ -136,7 +136,7 @@ class Protocol:
     version: int
     """Grows when a change alters numbers."""
     about: str
-    """What it measures and whose it is."""
+    """What it measures, and who defined it."""
     dataset: DatasetRule
     """Which data."""
     tasks: dict[str, Task]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rome_lightning.geometry.openings import mouth_opening
 from rome_lightning.types import Frames, Region
+from rome_lightning.types.landmarks import CHIN, INNER_LIPS_OUTLINE, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 REGION_CHOICES = ("head", "hair", "mouth", "eyes", "shoulders")
 """``head``: hair, skin of the face and what is worn there. ``hair``. ``mouth``: inside the lips, where the
@@ -15,15 +16,8 @@ mouth is open. ``eyes``: both, with lids and lashes. ``shoulders``: clothes and 
 OPEN_MOUTH = 0.15
 """``mouth_opening`` from which a mouth counts as open."""
 
-# The line of the inner lips, all around.
-_INNER_LIPS = (
-    *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324),
-    *(308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
-)  # fmt: skip
-_EYE_CORNERS = ((33, 133), (362, 263))
 _EYE_WIDTH, _EYE_HEIGHT = 1.4, 0.8
 """Sides of the rectangle around an eye over the distance of its corners."""
-_CHIN = 152
 
 
 def region_weight(
@@ -43,13 +37,14 @@ def region_weight(
         return frames.region_mask(Region.HAIR)
     size = frames.image_size
     if choice == "mouth":
-        inside = inside_polygon(landmarks[:, list(_INNER_LIPS)], size)
+        inside = inside_polygon(landmarks[:, list(INNER_LIPS_OUTLINE)], size)
         inside = inside & (mouth_opening(landmarks) >= OPEN_MOUTH)[:, None, None]
     elif choice == "eyes":
-        first, second = (_beside(landmarks[:, list(corners)], size) for corners in _EYE_CORNERS)
+        eyes = RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS
+        first, second = (_beside(landmarks[:, list(corners)], size) for corners in eyes)
         inside = first | second
     else:
-        below = torch.arange(size[0]) > landmarks[:, _CHIN, 1:]
+        below = torch.arange(size[0]) > landmarks[:, CHIN, 1:]
         inside = below[:, :, None].expand(-1, -1, size[1])
         inside = inside & (frames.region_mask(Region.CLOTHES, Region.BODY_SKIN)[:, 0] > 0)
     return (inside & face[:, None, None])[:, None].float()

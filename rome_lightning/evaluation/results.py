@@ -98,7 +98,7 @@ def collect(evaluation: Evaluation) -> dict[str, Rows]:
 
 
 def _add_features(sums: dict[str, Moments], part: Part, seen: set[tuple[str, str, str, int]]) -> None:
-    """Take in and drop a part's Inception features; real frames count once per task."""
+    """Add a part's Inception features to the moments and drop them; real frames count once per task."""
     for name in ("inception", "inception_real", "inception_source"):
         rows = part.tensors.pop(name)
         chosen = list(range(len(rows)))

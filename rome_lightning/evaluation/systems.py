@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint of ours, or anybody's frames."""
+"""What is evaluated: a checkpoint of this project, or another system's frames."""
 
 from __future__ import annotations
 

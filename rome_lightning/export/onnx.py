@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import rome_lightning
 from rome_lightning.media.atomic import atomic_path, write_atomic
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.blending import NUM_LAYERS
 from rome_lightning.models.offsets import BasisOffsets, OffsetNetwork
 from rome_lightning.models.texture import DirectTexture, UnprojectedTexture
@@ -149,7 +149,7 @@ def export_networks(
         "format": FORMAT,
         "version": rome_lightning.__version__,
         "head": model.head.name,
-        "head_fingerprint": head_fingerprint(model.head),
+        "head_fingerprint": mesh_fingerprint(model.head),
         "image_size": image_size,
         "networks": described,
         "config": dataclasses.asdict(model.config),
@@ -217,7 +217,7 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
         parts.append(_offsets_part(model, texture, rand(3, *size), rand(1, *size)))
     normals = torch.nn.functional.normalize(rand(3, *size) - 0.5, dim=1)
     covered = (rand(1, *size) > 0.4).float()
-    decoder = model.renderer
+    renderer = model.renderer
     rasterized = {
         "texture": texture,
         "uv": rand(2, *size),
@@ -227,7 +227,7 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
     }
     if config.decoder.carry:
         rasterized["layers"] = rand(NUM_LAYERS, *size)
-    decode = _Function(decoder, lambda t, uv, n, m, *others: decoder.decode(t, uv, n, m > 0.5, *others))
+    decode = _Function(renderer, lambda t, uv, n, m, *others: renderer.decode(t, uv, n, m > 0.5, *others))
     parts.append(_Part("decoder", decode, rasterized, ("rgb", "mask")))
     if model.driver_network is not None:
         driver, shape = model.driver_network, torch.zeros(1, model.head.num_shape)

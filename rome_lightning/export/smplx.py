@@ -15,7 +15,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.distillation.transfer import rest_vertices, similarity, transfer_offsets
 from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import atomic_file
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 
 SMPLX_PAGE = "https://smpl-x.is.tue.mpg.de"
 SMPLX_LICENCE = "SMPL-X model licence, Max Planck Society: non-commercial scientific research only"
@@ -26,7 +26,7 @@ _TEMPLATE = "v_template.npy"
 def export_smplx(avatar: Avatar, path: Path, body: Path, correspondence: Path, flame: HeadModel) -> Path:
     """Write an SMPL-X body whose template has the avatar's hair, neck and shoulders.
 
-    The offsets at rest, turned and scaled as the two templates lie to each other, are added at the vertices
+    The offsets at rest, rotated and scaled from one template to the other, are added at the vertices
     that the two models share; everything else in the body's file stays as it is, to the byte. The face and
     its shape stay the body's, whose coefficients are its own; FLAME's expression and jaw pose fit.
 
@@ -44,7 +44,7 @@ def export_smplx(avatar: Avatar, path: Path, body: Path, correspondence: Path, f
     template = _read_template(body)
     ids = _read_correspondence(correspondence, flame, len(template))
     offsets, own = avatar.rest_mesh().offsets[0], avatar.model.head
-    if head_fingerprint(own) != head_fingerprint(flame):
+    if mesh_fingerprint(own) != mesh_fingerprint(flame):
         offsets = transfer_offsets(offsets, own, flame)
     scale, rotation, _ = similarity(rest_vertices(flame), torch.from_numpy(template[ids]))
     joined = template.copy()

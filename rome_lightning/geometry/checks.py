@@ -1,4 +1,4 @@
-"""What kernels, which check nothing themselves, must not be given."""
+"""Checks of arguments before they reach kernels, which check nothing themselves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_faces(name: str, faces: Tensor, count: int) -> None:
 
 
 def check_batches(**tensors: tuple[Tensor, bool]) -> None:
-    """Refuse batches that are empty or do not go together.
+    """Refuse batches that are empty or of different sizes.
 
     Args:
         tensors: by the name of the argument, each with whether a batch of 1 stands for all images.

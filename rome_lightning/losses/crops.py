@@ -7,20 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-RIGHT_EYE, LEFT_EYE = (33, 133), (362, 263)
-"""Corners of the subject's eyes among MediaPipe's landmarks."""
-_FIVE_POINTS = (RIGHT_EYE, LEFT_EYE, (4,), (61,), (291,))
-"""MediaPipe landmarks whose means are the eyes, the tip of the nose and the corners of the mouth."""
-_TEMPLATE = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
-"""Where face recognition expects these five points in an image of 112 pixels."""
-FACE_SIZE = 112
-"""Side of an aligned face, pixels."""
+from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLATE, FIVE_POINTS
 
 
 def aligned_faces(
@@ -37,14 +24,14 @@ def aligned_faces(
 
     Source: the alignment of ArcFace and SFace; the closed form is Umeyama's, 1991, in the plane.
     """
-    points = torch.stack([landmarks[:, list(group)].mean(1) for group in _FIVE_POINTS], dim=1)
-    template = landmarks.new_tensor(_TEMPLATE)
+    points = torch.stack([landmarks[:, list(group)].mean(1) for group in FIVE_POINTS], dim=1)
+    template = landmarks.new_tensor(FIVE_POINT_TEMPLATE)
     to, here = points - points.mean(1, keepdim=True), template - template.mean(0)
     # A plane similarity is a complex factor: (cosine, sine) times the scale.
     cosine = (to * here).sum((1, 2))
     sine = (to[..., 1] * here[:, 0] - to[..., 0] * here[:, 1]).sum(1)
     cosine, sine = cosine / here.square().sum(), sine / here.square().sum()
-    steps = torch.arange(FACE_SIZE, dtype=landmarks.dtype, device=landmarks.device)
+    steps = torch.arange(ALIGNED_FACE_SIZE, dtype=landmarks.dtype, device=landmarks.device)
     y, x = torch.meshgrid(steps - template[:, 1].mean(), steps - template[:, 0].mean(), indexing="ij")
     centre = points.mean(1)[:, :, None, None]
     cosine, sine = cosine[:, None, None], sine[:, None, None]

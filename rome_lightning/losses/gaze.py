@@ -1,4 +1,4 @@
-"""Difference of where the eyes look."""
+"""Difference in gaze direction."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rome_lightning.losses.crops import LEFT_EYE, RIGHT_EYE, eye_crops
+from rome_lightning.losses.crops import eye_crops
 from rome_lightning.losses.perceptual import PAPER_LAYERS, PerceptualLoss
+from rome_lightning.types.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 
 class GazeLoss(nn.Module):
@@ -45,6 +46,6 @@ class GazeLoss(nn.Module):
         """
         left, right = (
             critic(eye_crops(predicted, landmarks, corners), eye_crops(target, landmarks, corners))
-            for critic, corners in ((self.left, LEFT_EYE), (self.right, RIGHT_EYE))
+            for critic, corners in ((self.left, LEFT_EYE_CORNERS), (self.right, RIGHT_EYE_CORNERS))
         )
         return (left + right) / 2

@@ -1,4 +1,4 @@
-"""Difference of who is seen."""
+"""Difference in identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time for a folder that it writes to, with the name of the one that is there."""
+"""One writing process per folder; others are told which process owns it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LOCK = ".rome.lock"
 def owned(folder: Path, task: str, name: str = LOCK) -> Iterator[None]:
     """Keep other processes out of a folder.
 
-    The lock is the operating system's, which takes it from a process that ends, however it ends: what a
-    killed one leaves is a file that locks nobody out.
+    The operating system releases the lock however a process ends; the file that a killed process leaves
+    behind locks nobody out.
 
     Args:
         folder: made if needed.

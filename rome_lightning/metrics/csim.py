@@ -16,14 +16,12 @@ from torchmetrics import Metric
 
 from rome_lightning.media.image import to_uint8
 from rome_lightning.pretrained.faces import load_arcface, load_face_detector, load_sface
+from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLATE
 
 DETECTION_THRESHOLD = 0.6
 """Lowest score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""
 EMBEDDING_SIZE = 128
-ARCFACE_POINTS = (
-    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
-)  # fmt: skip
-"""Where InsightFace's alignment puts eyes, nose and corners of the mouth (as seen, left first), pixels."""
+_ALIGNED = (ALIGNED_FACE_SIZE, ALIGNED_FACE_SIZE)
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
@@ -118,7 +116,9 @@ class ArcFaceEmbedder(SFaceEmbedder):
         self, recognizer: Any, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
     ) -> Float[np.ndarray, " d"]:
         points = np.asarray(face[4:14], np.float64).reshape(5, 2)
-        aligned = cv2.warpAffine(image_bgr, similarity_matrix(points, np.array(ARCFACE_POINTS)), (112, 112))
+        aligned = cv2.warpAffine(
+            image_bgr, similarity_matrix(points, np.array(FIVE_POINT_TEMPLATE)), _ALIGNED
+        )
         blob = ((aligned[..., ::-1].astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
         name = recognizer.get_inputs()[0].name
         return recognizer.run(None, {name: np.ascontiguousarray(blob)})[0][0]

@@ -1,4 +1,4 @@
-"""Trembling of pictures: changes from frame to frame that the driver does not have."""
+"""Flicker: changes from frame to frame that the target does not have."""
 
 from __future__ import annotations
 

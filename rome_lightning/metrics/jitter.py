@@ -1,4 +1,4 @@
-"""Trembling of a video: acceleration of landmarks or vertices that the driver does not have."""
+"""Jitter: acceleration of landmarks or vertices that the driver does not have."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from rome_lightning.models.basis import LinearBasis
 from rome_lightning.models.config import (
     AvatarConfig,
     BasisConfig,
-    DecoderConfig,
+    DeferredRendererConfig,
     DriverConfig,
     OffsetConfig,
     TextureConfig,
@@ -20,7 +20,7 @@ __all__ = [
     "AvatarConfig",
     "AvatarModel",
     "BasisConfig",
-    "DecoderConfig",
+    "DeferredRendererConfig",
     "DriverConfig",
     "FullAvatar",
     "HeadMesh",

@@ -46,7 +46,7 @@ class AvatarCode(TensorStruct):
     """Displacements of the head at rest, metres, head space; they turn with the skin. ``None`` when they
     depend on the expression or there are none."""
     carried: CarriedPhotos | None = None
-    """The photographs themselves, for a decoder with ``carry``."""
+    """The photographs themselves, for a deferred renderer with ``carry``."""
 
 
 @dataclass(frozen=True)

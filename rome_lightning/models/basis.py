@@ -28,8 +28,8 @@ _ORTHONORMAL_TOLERANCE = 1e-3
 """Of a basis that was stored in single precision."""
 
 
-def head_fingerprint(head: HeadModel) -> str:
-    """Identifies the mesh that offsets belong to: mean head, triangles and which vertices may move."""
+def mesh_fingerprint(head: HeadModel) -> str:
+    """sha256 of the mesh that offsets belong to: mean head, triangles and which vertices may move."""
     digest = hashlib.sha256()
     for tensor in (head.template, head.faces.int(), head.region("scalp"), head.region("neck", "shoulders")):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -55,7 +55,7 @@ class LinearBasis:
     head: str
     """Name of the head model."""
     fingerprint: str
-    """See ``head_fingerprint``."""
+    """See ``mesh_fingerprint``."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from: checkpoint, data, number of samples, explained variance, versions."""
 
@@ -109,11 +109,11 @@ class LinearBasis:
         Raises:
             ValueError: it was made with another head model.
         """
-        if self.fingerprint != head_fingerprint(head):
+        if self.fingerprint != mesh_fingerprint(head):
             raise ValueError(
                 f"the basis was made with head {self.head} ({self.fingerprint[:12]}, "
                 f"{self.components.shape[1]} vertices), the model has {head.name} "
-                f"({head_fingerprint(head)[:12]}, {head.num_vertices} vertices); make one with "
+                f"({mesh_fingerprint(head)[:12]}, {head.num_vertices} vertices); make one with "
                 "`rome distill basis` and a checkpoint of this head"
             )
         return self
@@ -172,7 +172,7 @@ class LinearBasis:
             std=torch.full((num,), OFFICIAL_STD_M * num_moving**0.5),
             num_hair=OFFICIAL_HAIR,
             head=head.name,
-            fingerprint=head_fingerprint(head),
+            fingerprint=mesh_fingerprint(head),
             provenance={"source": "official ROME release", "std": "nominal: the release has none"},
         )
 

@@ -16,7 +16,7 @@ from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.config import (
     AvatarConfig,
     BasisConfig,
-    DecoderConfig,
+    DeferredRendererConfig,
     DriverConfig,
     OffsetConfig,
     TextureConfig,
@@ -42,7 +42,7 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
             | {
                 "texture": TextureConfig(**values["texture"]),
                 "offsets": OffsetConfig(**values["offsets"]),
-                "decoder": DecoderConfig(**values["decoder"]),
+                "decoder": DeferredRendererConfig(**values["decoder"]),
                 "basis": BasisConfig(**values.get("basis", {})),
                 "driver": DriverConfig(**values.get("driver", {})),
             }

@@ -100,8 +100,8 @@ class DriverConfig:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """The image network that turns rasterized features into colour and mask."""
+class DeferredRendererConfig:
+    """The deferred renderer: the image network that turns rasterized features into colour and mask."""
 
     network: Literal["compact", "release"] = "compact"
     """Our small U-Net, or the released architecture."""
@@ -159,20 +159,21 @@ class AvatarConfig:
     """Visibility backend: ``auto``, ``torch``, ``warp``, ``release``, ``pytorch3d``."""
     texture: TextureConfig = field(default_factory=TextureConfig)
     offsets: OffsetConfig = field(default_factory=OffsetConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DeferredRendererConfig = field(default_factory=DeferredRendererConfig)
+    """The deferred renderer, ``AvatarModel.renderer``; checkpoints and configurations know it by this key."""
     basis: BasisConfig = field(default_factory=BasisConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
 
     def __post_init__(self) -> None:
-        decoder = self.decoder
-        if not decoder.carry:
+        renderer = self.decoder
+        if not renderer.carry:
             return
         wanted = {
             "texture.source": (self.texture.source, "unprojected"),
-            "decoder.network": (decoder.network, "compact"),
-            "decoder.mask_network": (decoder.mask_network, False),
-            "decoder.extend_outside": (decoder.extend_outside, True),
-            "decoder.residual": (decoder.residual, True),
+            "decoder.network": (renderer.network, "compact"),
+            "decoder.mask_network": (renderer.mask_network, False),
+            "decoder.extend_outside": (renderer.extend_outside, True),
+            "decoder.residual": (renderer.residual, True),
         }
         for name, (value, needed) in wanted.items():
             if value != needed:
@@ -180,8 +181,8 @@ class AvatarConfig:
                     f"avatar.decoder.carry needs avatar.{name} {needed}, got {value}; set "
                     "avatar.decoder.carry to false"
                 )
-        if decoder.unshuffle < 1:
-            raise ValueError(f"avatar.decoder.unshuffle must be at least 1, got {decoder.unshuffle}")
+        if renderer.unshuffle < 1:
+            raise ValueError(f"avatar.decoder.unshuffle must be at least 1, got {renderer.unshuffle}")
 
 
 def check_sizes(config: AvatarConfig, image_size: int) -> None:

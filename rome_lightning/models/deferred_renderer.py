@@ -11,7 +11,7 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
 from rome_lightning.models.carrying import CarriedPhotos, carry
-from rome_lightning.models.config import DecoderConfig
+from rome_lightning.models.config import DeferredRendererConfig
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import (
     Rasterizer,
@@ -45,7 +45,7 @@ class DeferredRenderer(nn.Module):
     uv_faces: Tensor
 
     def __init__(
-        self, config: DecoderConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
+        self, config: DeferredRendererConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
     ) -> None:
         super().__init__()
         self.config = config
@@ -238,7 +238,7 @@ class DeferredRenderer(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def _build_network(config: DecoderConfig, inputs: int, outputs: int, width: int) -> nn.Module:
+def _build_network(config: DeferredRendererConfig, inputs: int, outputs: int, width: int) -> nn.Module:
     if config.network == "release":
         return UNet(
             inputs, outputs, base_width=width, downsampling=config.pooling, upsampling=config.upsampling

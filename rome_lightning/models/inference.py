@@ -1,4 +1,4 @@
-"""Models that only draw: the same pictures in less time."""
+"""Models for inference only: the same pictures in less time."""
 
 from __future__ import annotations
 

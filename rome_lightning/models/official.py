@@ -23,7 +23,7 @@ from rome_lightning.media.atomic import atomic_file
 from rome_lightning.media.digest import check_archive, seal_archive
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
-from rome_lightning.models.config import AvatarConfig, DecoderConfig, OffsetConfig, TextureConfig
+from rome_lightning.models.config import AvatarConfig, DeferredRendererConfig, OffsetConfig, TextureConfig
 from rome_lightning.networks import PatchDiscriminator
 
 OFFICIAL_SIZE = 256
@@ -61,7 +61,7 @@ _SPECTRAL_NORM_FORMS = {
 
 @dataclass
 class KeyReport:
-    """What became of every key of a converted file."""
+    """The account of every key of a converted file."""
 
     matched: list[str] = field(default_factory=list)
     """Taken under its name, but for the network's prefix."""
@@ -179,7 +179,7 @@ def release_config(
             latent_channels=rows("mesh_deformer.to_outputs.weight"),
             mlp_width=rows("mlp_deformer.block_1.0.weight"),
         ),
-        decoder=DecoderConfig(
+        decoder=DeferredRendererConfig(
             carry=False,
             network="release",
             width=rows("unet.encoder.0.0.main.3.weight"),

@@ -41,7 +41,7 @@ def official_linear_config(full: AvatarConfig, driver: bool = True) -> AvatarCon
 def import_official_linear(
     full: AvatarModel, u_full: Path, mean_deform: Path, linear_hair: Path, disp_model: Path | None
 ) -> AvatarModel:
-    """The released linear model, with texture encoder and image decoder of the released full one.
+    """The released linear model, with texture encoder and deferred renderer of the released full one.
 
     Args:
         full: from ``import_official`` or trained with FLAME.

@@ -11,7 +11,7 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.moving import moving_vertices
-from rome_lightning.models.basis import LinearBasis, head_fingerprint
+from rome_lightning.models.basis import LinearBasis, mesh_fingerprint
 from rome_lightning.models.config import AvatarConfig, BasisConfig, OffsetConfig
 from rome_lightning.models.regressors import ImageRegressor
 from rome_lightning.networks import CompactUNet, OffsetMLP, UNet, harmonic_encoding
@@ -220,7 +220,7 @@ class BasisOffsets(OffsetSource):
     def basis(self, head: HeadModel) -> LinearBasis:
         """The basis in use."""
         return LinearBasis(
-            self.components, self.mean, self.scale, self.config.num_hair, head.name, head_fingerprint(head)
+            self.components, self.mean, self.scale, self.config.num_hair, head.name, mesh_fingerprint(head)
         )
 
     def coefficients(self, source: Frames) -> Float[Tensor, "b k"]:

@@ -1,4 +1,4 @@
-"""Numbers off an image: the encoders of the linear model."""
+"""Regressors of coefficients from an image: the encoders of the linear model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CAMERA_CENTRE, CAMERA_SCALE = (4.0, 0.0, 0.0), (1.0, 0.05, 0.05)
 
 
 class ImageRegressor(nn.Module):
-    """A torchvision classifier with as many outputs as numbers are wanted; it starts at 0.
+    """A torchvision classifier turned into a regressor; its outputs start at 0.
 
     Its key names are torchvision's, so weights trained on ImageNet can be loaded (``load_backbone``).
 

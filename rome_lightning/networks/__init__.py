@@ -1,4 +1,4 @@
-"""Networks of the avatar: encoders, decoders and the discriminator.
+"""Networks of the avatar: encoders, U-Nets and the discriminator.
 
 ``TextureEncoder``, ``UNet``, ``OffsetMLP`` and ``PatchDiscriminator`` are the released architectures
 with the released key names; ``CompactUNet`` is the small one for a CPU. ``networks.fast`` runs any of

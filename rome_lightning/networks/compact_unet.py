@@ -1,4 +1,4 @@
-"""A small U-Net that trains in minutes on a few CPU cores."""
+"""The small U-Net of the default configurations; it trains on CPU cores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class CompactUNet(nn.Module):
     Level ``i`` has ``min(base_width * 2 ** i, max_width)`` channels. The output is linear: no activation
     follows the last convolution. The input is converted to channels-last, which the CPU kernels prefer.
 
-    Departure from ROME: its U-Nets (``rome_lightning.networks.UNet``) have 30 times the parameters; this
-    one exists for demonstrations and tests.
+    Departure from ROME, whose U-Nets (``rome_lightning.networks.UNet``) have 30 times the parameters.
 
     Args:
         in_channels: channels of the input.

@@ -1,4 +1,4 @@
-"""What image sizes a network can halve."""
+"""Checks that a network can halve an image size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what judges images as a whole: Inception for FID, the regression of BRISQUE, SqueezeNet."""
+"""Readers of networks that score whole images: Inception for FID, the regression of BRISQUE, SqueezeNet."""
 
 from __future__ import annotations
 

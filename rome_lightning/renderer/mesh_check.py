@@ -1,4 +1,4 @@
-"""What every rasterizer refuses, or, where training asks for it, draws at the origin and reports."""
+"""Checks of meshes: bad vertices are refused or, in training, drawn at the origin and reported."""
 
 from __future__ import annotations
 

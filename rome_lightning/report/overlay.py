@@ -1,4 +1,4 @@
-"""Pictures that show a person whether tracking is right."""
+"""Overlays for checking tracking by eye."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sweep files in the format of Weights & Biases, read for use with or without their server.
 
-See https://docs.wandb.ai/guides/sweeps/sweep-config-keys. What this reader does not know it refuses, so that
-a file never means one thing to ``wandb agent`` and another one here.
+See https://docs.wandb.ai/guides/sweeps/sweep-config-keys. This reader refuses unknown entries, so that
+a file never means one thing to ``wandb agent`` and another here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class EarlyTermination:
-    """When a trial is not worth going on with.
+    """When to stop a trial early.
 
     ``hyperband`` is W&B's: at each bracket only the best ``1 / eta`` of the trials that got there go on.
     ``median`` is known to the engines without a server alone: a trial stops when its best value so far is

@@ -150,7 +150,7 @@ class FaceDetector:
     def detect_next(
         self, find: Callable[[np.ndarray], list[_Face]], frame: UInt8[np.ndarray, "h w 3"]
     ) -> Detections | None:
-        """The largest face of one frame, at the cost of one look; ``None`` if there is none.
+        """The largest face of one frame, at the cost of one network call; ``None`` if there is none.
 
         Args:
             find: what ``open_task(detector.create, frame)`` gives.
@@ -214,7 +214,7 @@ class FaceDetector:
         previous: _Face | None,
         thorough: bool,
     ) -> list[_Face]:
-        """Faces, largest first, by the cheapest look that shows one; by all tiles if ``thorough``."""
+        """Faces, largest first, from the cheapest view that shows one; from all tiles if ``thorough``."""
         faces: list[_Face] = []
         for view, offset, scale in _views(frame, previous, thorough):
             faces = [face.moved(offset, scale) for face in find(view)]

@@ -1,4 +1,4 @@
-"""Tracking frame by frame as they come: nothing of the future, and no identity that changes on the way."""
+"""Online tracking, frame by frame: no look-ahead, and a fixed identity."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class LiveTracker:
             raise ValueError("a live tracker must be calibrated with some frames before its first step")
         found = self.tracker.detector.detect_next(self._find, frame)
         if found is None:
-            # Whoever comes back may be anywhere.
+            # After a loss the face may be anywhere.
             self._state = None
             return None
         points = torch.cat([found.landmarks, found.depth[..., None]], dim=-1)

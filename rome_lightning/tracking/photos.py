@@ -27,7 +27,7 @@ SIDEWAYS = 50.0
 _MIN_SHOWN = 0.03
 """Share of a zone from which something worn is mentioned; masks have specks."""
 _BEARABLE = Problem.SEVERAL_FACES | Problem.SMALL | Problem.OUTSIDE | Problem.PROFILE | Problem.COVERED
-"""Problems of a photo that only make the avatar worse. In a video such frames have better neighbours."""
+"""Problems that a photo may have: they only make the avatar worse. In a video, other frames are better."""
 
 
 def track_photos(
@@ -39,9 +39,9 @@ def track_photos(
 ) -> Frames:
     """Track photographs of one person, of any sizes.
 
-    Only photographs in which no face can be tracked are refused. What will look wrong is said: glasses,
-    hats, hands and things, a face that is small, in profile, cut off, or one of several. Photographs whose
-    face lies on its side or stands on its head are turned by quarters.
+    Only photographs in which no face can be tracked are refused. Warnings tell what will look wrong: glasses,
+    hats, hands and other objects, a face that is small, in profile, cut off, or one of several. A photograph
+    whose face lies on its side or upside down is turned by quarters.
 
     Args:
         tracker: sets the size of the crops.

@@ -32,7 +32,7 @@ class QualityRule:
     max_yaw: float = 60.0
     """Degrees from the front beyond which the far half of the landmarks is guessed."""
     max_covered: float = 0.05
-    """Share of the face behind hands or things, [0, 1]; eyewear does not count. 1 allows any."""
+    """Share of the face behind hands or objects, [0, 1]; eyewear does not count. 1 allows any."""
     max_crowd_ratio: float = 0.5
     """Share of frames with several people beyond which the clip is refused, [0, 1]."""
     max_residual: float = 0.06
@@ -53,7 +53,7 @@ def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
 def covered_ratio(
     landmarks: Float[Tensor, "n 478 2"], regions: UInt8[Tensor, "n s s"], inside: Bool[Tensor, "s s"]
 ) -> Float[Tensor, " n"]:
-    """Share of the inner face behind hands or things, eyewear left out.
+    """Share of the inner face behind hands or objects, eyewear left out.
 
     The landmarks of a hidden face are the detector's invention, its skin is not: hands count as body
     skin, other things as objects, clothes or background.

@@ -1,4 +1,4 @@
-"""Neck and shoulders over time: no landmark sees them, and they hang on the noisy end of the head's pose.
+"""Neck and shoulders over time: they have no landmarks, and the noise of the head's pose moves them most.
 
 The neck joint lies a decimetre behind and below the face, so a tenth of a degree in the head's rotation or a
 hundredth of a per cent in its scale, neither of which the landmarks notice, shakes the whole coat.

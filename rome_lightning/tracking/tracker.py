@@ -1,4 +1,4 @@
-"""From frames to everything that training and animation need to know about them."""
+"""From frames to the tracking results that training and animation need."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TrackedClip(TensorStruct):
     residual: Float[Tensor, " n"]
     """Mean landmark error of the fit divided by the distance of the irises; NaN where not fitted."""
     covered: Float[Tensor, " n"]
-    """Share of the face behind hands or things, eyewear left out, [0, 1]; NaN where no face was found or no
+    """Share of the face behind hands or objects, eyewear left out, [0, 1]; NaN where no face was found or no
     mask drawn."""
     problems: Int16[Tensor, " n"]
     """Bits of ``Problem``; 0 for a frame to be used."""

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of a run, found before it starts."""
+"""Checks of a run's settings before it starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODELS = (
 
 
 def check_run(trainer: Trainer, module: LightningModule, data: LightningDataModule | None) -> None:
-    """Refuse settings that would fail late or, worse, train something else without a word.
+    """Refuse settings that would fail late or, worse, silently train something else.
 
     Raises:
         ValueError: names the setting to change.

@@ -1,4 +1,4 @@
-"""Batches with numbers that are not finite: found, named, and kept from the networks."""
+"""Find and name values in a batch that are not finite, and keep them from the networks."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class DistillationLossConfig:
 
 
 class LinearModule(RomeModule):
-    """Regressors of a linear model, with texture encoder and image decoder of the full one.
+    """Regressors of a linear model, with texture encoder and deferred renderer of the full one.
 
     Source: ROME sec. 3.5: squared error on the coefficients, occupancy, and chamfer between meshes.
 
@@ -75,7 +75,7 @@ class LinearModule(RomeModule):
         distillation: weights of the terms against the full model.
         losses: weights of the terms against the frames, as for the full model.
         optimizer: Adam and its schedule.
-        finetune: train texture encoder and image decoder too; the terms of ``losses`` then have to hold them.
+        finetune: train texture encoder and deferred renderer too; then ``losses`` must hold them.
         image_size: side of the images, pixels; linked from the data.
     """
 

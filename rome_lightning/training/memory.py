@@ -1,4 +1,4 @@
-"""How much memory a training step will take, estimated before the first one."""
+"""Estimate of a training step's memory, before the first one."""
 
 from __future__ import annotations
 

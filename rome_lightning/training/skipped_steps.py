@@ -1,4 +1,4 @@
-"""Steps that were left out because something in them was not finite."""
+"""Steps that were skipped because a value was not finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_SAVED = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """A step of which is not known yet whether it was left out."""
+    """A step whose verdict has not arrived yet."""
 
     number: int
     left_out: Tensor
@@ -36,7 +36,7 @@ class _Step:
 
 
 class SkippedSteps:
-    """Counts them, keeps the first batches for inspection, and ends a run that has too many.
+    """Count skipped steps, save the first batches for inspection, and end a run that has too many.
 
     On a GPU the verdict of a step is read when it has arrived, at most two steps later, so that the host
     does not wait for the device at every step.

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted at once, obeyed between two steps."""
+"""Signals that ask a run to stop: recorded at once, obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def install(self, signum: int = 0) -> None:
-        """Begin to watch; only a main thread can.
+        """Install the handlers; only a main thread can.
 
         Args:
             signum: a signal that came before, 0 for none.
@@ -51,7 +51,7 @@ class StopRequest:
             self._before = {int(s): signal.signal(s, self._note) for s in _WATCHED}
 
     def restore(self) -> None:
-        """Put back the handlers that were there."""
+        """Restore the previous handlers."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}

@@ -1,4 +1,4 @@
-"""What rules for choosing frames have to know about a clip."""
+"""What rules for choosing frames need to know about a clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Index groups of MediaPipe's 478 face landmarks; "left" is the subject's left."""
+"""Index groups of MediaPipe's 478 face landmarks, and the five points of face recognition.
+
+"Left" is the subject's left.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,28 @@ FOREHEAD, CHIN = 10, 152
 RIGHT_LIDS = (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)
 LEFT_LIDS = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
 
+RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS = (33, 133), (362, 263)
+NOSE_TIP = 4
+MOUTH_CORNERS = (61, 291)
+
+FIVE_POINTS = (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS, (NOSE_TIP,), *((corner,) for corner in MOUTH_CORNERS))
+"""Groups whose means are the five points of face recognition, each eye by its corners."""
+FIVE_POINTS_OF_IRISES = (RIGHT_IRIS[0], LEFT_IRIS[0], NOSE_TIP, *MOUTH_CORNERS)
+"""The five points, each eye by its iris, as face detectors mark them."""
+FIVE_POINT_TEMPLATE = (
+    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
+)  # fmt: skip
+"""Where ArcFace and SFace expect the five points in an aligned face, pixels (x, y).
+
+Source: the alignment of InsightFace.
+"""
+ALIGNED_FACE_SIZE = 112
+"""Side of an aligned face, pixels."""
+
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
 INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
+INNER_LIPS_OUTLINE = (*INNER_LIPS[:11], *reversed(INNER_LIPS[11:]))
+"""The inner lips in order all around."""
 
 # fmt: off
 FACE_OVAL = (
@@ -37,4 +60,6 @@ IBUG68 = (
     (78,), (81, 82), (13,), (312, 311), (308,), (317, 402), (14,), (87, 178),
 )
 """MediaPipe landmarks whose mean is each point of the 68-point markup (from the subject's right jaw)."""
+NOW_POINTS = (36, 39, 42, 45, 33, 48, 54)
+"""The seven points of the NoW benchmark among the 68: corners of eyes and mouth, base of the nose."""
 # fmt: on

@@ -1,7 +1,7 @@
 """A small HTTP server for the page, reachable from this machine only.
 
 The library ``waitress`` reads requests whole before a thread takes them, ends idle connections and limits
-their number; what is here decides who is answered, and with what.
+their number; this module decides which requests are answered, and how.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.head import HeadModel, LandmarkEmbedding
 from rome_lightning.head.data import REGIONS, HeadData
 from rome_lightning.models import LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 
 SIDE, NUM_HAIR, NUM_NECK = 16, 3, 2
 SCALE, SHIFT = 1.3, torch.tensor([0.1, -0.2, 0.05])
@@ -62,7 +62,7 @@ def make_basis(head: HeadModel) -> LinearBasis:
         * torch.rand(head.num_vertices, 3, generator=generator)
     )
     std = torch.tensor([0.3, 0.2, 0.1, 0.25, 0.15])
-    return LinearBasis(components, mean, std, NUM_HAIR, head.name, head_fingerprint(head))
+    return LinearBasis(components, mean, std, NUM_HAIR, head.name, mesh_fingerprint(head))
 
 
 def test_a_turned_scaled_and_renumbered_head_gets_the_same_hair() -> None:

@@ -13,9 +13,10 @@ from tiny_run import write_synthetic_dataset
 from datamodules.evaluation import StoredClips
 from datamodules.manifest import Manifest
 from datamodules.talking_heads import TalkingHeadDataModule
-from rome_lightning.cli.evaluated_clips import stored_clips
 from rome_lightning.evaluation.pairs import impossible_tasks, pairs_of
 from rome_lightning.evaluation.protocol import load_protocol
+from rome_lightning.workflows.reporter import Reporter
+from rome_lightning.workflows.scored_clips import stored_clips
 
 DEMO = PROTOCOLS / "demo.yaml"
 SIZE = 64
@@ -51,28 +52,38 @@ def _run(folder: Path, holdout_ratio: float) -> Path:
     return folder
 
 
-def test_a_dataset_with_the_split_is_scored_on_it(dataset, protocol, capsys):
-    clips = stored_clips(dataset, protocol, None, None)
+class Listener(Reporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def test_a_dataset_with_the_split_is_scored_on_it(dataset, protocol):
+    listener = Listener()
+    clips = stored_clips(dataset, protocol, None, None, listener)
     assert [clip.identity for clip in clips.clips] == ["person-2"]
-    assert not capsys.readouterr().err
+    assert listener.warnings == []
 
 
 @pytest.mark.parametrize(
     ("ratio", "frames", "said"), [(0.3, (7, 8, 9), "which training held out"), (0.0, (8, 9), "may have seen")]
 )
 def test_without_it_the_last_frames_are_scored_and_it_is_said(
-    train_only, protocol, tmp_path, capsys, ratio, frames, said
+    train_only, protocol, tmp_path, ratio, frames, said
 ):
-    clips = stored_clips(train_only, protocol, None, _run(tmp_path / "run", ratio))
+    listener = Listener()
+    clips = stored_clips(train_only, protocol, None, _run(tmp_path / "run", ratio), listener)
     assert {clip.frames for clip in clips.clips} == {frames}
-    shown = capsys.readouterr().err
+    (shown,) = listener.warnings
     assert "has no split 'val'" in shown
     assert said in shown
 
 
 def test_a_split_that_was_asked_for_is_not_replaced(train_only, protocol):
     with pytest.raises(ValueError, match="no clips in split 'val', only in train"):
-        stored_clips(train_only, protocol, "val", None)
+        stored_clips(train_only, protocol, "val", None, Listener())
 
 
 def test_one_person_is_scored_without_the_tasks_that_need_two(dataset, protocol):

@@ -14,7 +14,7 @@ from rome_lightning.cli.main import main
 from rome_lightning.export.flame_basis import join_flame
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.types import HeadParams
 
 NUM_HAIR, NUM_NECK = 3, 2
@@ -26,7 +26,7 @@ def make_basis(head: HeadModel) -> LinearBasis:
     components = torch.linalg.qr(random).Q.T.float().unflatten(1, (-1, 3)).contiguous()
     mean = 0.01 * torch.randn(head.num_vertices, 3, generator=generator)
     std = torch.linspace(0.3, 0.1, NUM_HAIR + NUM_NECK)
-    return LinearBasis(components, mean, std, NUM_HAIR, head.name, head_fingerprint(head))
+    return LinearBasis(components, mean, std, NUM_HAIR, head.name, mesh_fingerprint(head))
 
 
 def load_with_smplx(joined: Path, folder: Path, num_betas: int, num_expression: int) -> torch.nn.Module:

@@ -17,7 +17,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
 from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.viewer.browser import find_browser
 
 NUM_FRAMES = 5
@@ -190,7 +190,7 @@ def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
         torch.tensor([0.2]),
         1,
         head.name,
-        head_fingerprint(head),
+        mesh_fingerprint(head),
     )
     basis.save(tmp_path / "basis.safetensors")
     arguments = (

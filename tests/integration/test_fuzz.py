@@ -25,7 +25,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
 from rome_lightning.head import load_head
 from rome_lightning.models import AvatarModel, LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.checkpoint import read_checkpoint
 
 SEED = 20
@@ -130,7 +130,7 @@ def originals(
     Avatar.create(model, random_frames(model.head, 1), refine_steps=0).save(folder / "a.safetensors")
     untrained_checkpoint(folder / "a.ckpt")
     components = torch.linalg.qr(torch.randn(3 * head.num_vertices, 3))[0].T.unflatten(1, (-1, 3))
-    rest = (torch.zeros(head.num_vertices, 3), torch.ones(3), 2, head.name, head_fingerprint(head))
+    rest = (torch.zeros(head.num_vertices, 3), torch.ones(3), 2, head.name, mesh_fingerprint(head))
     LinearBasis(components.contiguous(), *rest).save(folder / "basis.safetensors")
     data = folder / "data"
     data.mkdir()

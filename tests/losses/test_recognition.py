@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
 from rome_lightning.losses import GazeLoss, IdentityLoss, PerceptualLoss, landmark_distance
-from rome_lightning.losses.crops import LEFT_EYE, RIGHT_EYE, aligned_faces, eye_crops
+from rome_lightning.losses.crops import aligned_faces, eye_crops
 from rome_lightning.losses.landmarks import POINT_WEIGHTS
 from rome_lightning.pretrained.onnx_network import OnnxNetwork
 from rome_lightning.pretrained.onnx_reader import read_onnx
 from rome_lightning.pretrained.weights import load_gaze_vgg16
+from rome_lightning.types.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 TEMPLATE = {(33, 133): (38.2946, 51.6963), (362, 263): (73.5318, 51.5014), (4,): (56.0252, 71.7366)}
 TEMPLATE |= {(61,): (41.5493, 92.3655), (291,): (70.7299, 92.2041)}
@@ -55,13 +56,16 @@ def test_faces_are_aligned_by_the_similarity_that_put_them_there():
 
 def test_eyes_are_cut_out_twice_as_wide_as_they_are():
     landmarks = torch.zeros(1, 478, 2)
-    landmarks[0, LEFT_EYE[0]], landmarks[0, LEFT_EYE[1]] = torch.tensor([40.0, 30]), torch.tensor([60.0, 30])
-    crop = eye_crops(ramps(64, 100), landmarks, LEFT_EYE, size=40)
+    landmarks[0, LEFT_EYE_CORNERS[0]], landmarks[0, LEFT_EYE_CORNERS[1]] = (
+        torch.tensor([40.0, 30]),
+        torch.tensor([60.0, 30]),
+    )
+    crop = eye_crops(ramps(64, 100), landmarks, LEFT_EYE_CORNERS, size=40)
     # 40 pixels from 30 to 70, each a pixel wide; centres lie half a pixel inside.
     assert crop[0, 0, 20].tolist() == pytest.approx([30.5 + i for i in range(40)], abs=1e-3)
     assert crop[0, 1, :, 20].tolist() == pytest.approx([10.5 + i for i in range(40)], abs=1e-3)
     # Corners that coincide, as of an eye seen from the side, still give a crop.
-    assert torch.isfinite(eye_crops(ramps(64, 100), landmarks, RIGHT_EYE)).all()
+    assert torch.isfinite(eye_crops(ramps(64, 100), landmarks, RIGHT_EYE_CORNERS)).all()
 
 
 class _Embedding(nn.Module):
@@ -135,11 +139,11 @@ def test_gaze_is_the_mean_of_both_eyes():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(1, 3, 80, 120, generator=generator) for _ in range(2))
     landmarks = torch.zeros(1, 478, 2)
-    for corners, x in ((RIGHT_EYE, 30.0), (LEFT_EYE, 80.0)):
+    for corners, x in ((RIGHT_EYE_CORNERS, 30.0), (LEFT_EYE_CORNERS, 80.0)):
         landmarks[0, corners[0]], landmarks[0, corners[1]] = torch.tensor([x, 40]), torch.tensor([x + 16, 40])
     each = [
         PerceptualLoss.vgg19(net)(eye_crops(a, landmarks, corners), eye_crops(b, landmarks, corners))
-        for net, corners in ((weights, LEFT_EYE), (narrow_weights(seed=1), RIGHT_EYE))
+        for net, corners in ((weights, LEFT_EYE_CORNERS), (narrow_weights(seed=1), RIGHT_EYE_CORNERS))
     ]
     torch.testing.assert_close(loss(a, b, landmarks), (each[0] + each[1]) / 2)
     # Only the eyes count.

@@ -95,8 +95,11 @@ def test_true_networks_if_cached() -> None:
 def test_alignment_of_arcface_against_skimage() -> None:
     from skimage.transform import SimilarityTransform
 
-    from rome_lightning.metrics.csim import ARCFACE_POINTS, similarity_matrix
+    from rome_lightning.metrics.csim import similarity_matrix
+    from rome_lightning.types.landmarks import FIVE_POINT_TEMPLATE
 
     points = np.random.default_rng(0).normal(size=(5, 2)) * 30 + 100
-    theirs = SimilarityTransform.from_estimate(points, np.array(ARCFACE_POINTS)).params
-    np.testing.assert_allclose(similarity_matrix(points, np.array(ARCFACE_POINTS)), theirs[:2], atol=1e-9)
+    theirs = SimilarityTransform.from_estimate(points, np.array(FIVE_POINT_TEMPLATE)).params
+    np.testing.assert_allclose(
+        similarity_matrix(points, np.array(FIVE_POINT_TEMPLATE)), theirs[:2], atol=1e-9
+    )

@@ -10,7 +10,7 @@ from helpers import perturbed, random_frames, random_params, small_config
 
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
-from rome_lightning.models.basis import head_fingerprint
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.checkpoint import CONFIG_KEY, load_avatar
 from rome_lightning.models.offsets import BasisOffsets
 
@@ -35,7 +35,7 @@ def make_basis(head: HeadModel, num_hair: int = NUM_HAIR, num_neck: int = NUM_NE
         components[rows, region] = torch.linalg.qr(random).Q.T.float().unflatten(1, (-1, 3))
     mean = 0.005 * head.region("scalp").float()[:, None].expand(-1, 3)
     std = torch.linspace(0.2, 0.1, len(components))
-    return LinearBasis(components, mean, std, num_hair, head.name, head_fingerprint(head))
+    return LinearBasis(components, mean, std, num_hair, head.name, mesh_fingerprint(head))
 
 
 def linear_model(head: HeadModel) -> AvatarModel:

@@ -1,4 +1,4 @@
-"""Options of the image decoder."""
+"""Options of the deferred renderer."""
 
 from __future__ import annotations
 

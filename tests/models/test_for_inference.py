@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers import SIZE, perturbed, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, DecoderConfig, TextureConfig, for_inference
+from rome_lightning.models import AvatarModel, DeferredRendererConfig, TextureConfig, for_inference
 
 RELEASED = dataclasses.replace(
     small_config(network="release", direction="elementwise", expression_dependent=True),
     texture=TextureConfig(source="direct", width=128, mirror=False),
-    decoder=DecoderConfig(carry=False),
+    decoder=DeferredRendererConfig(carry=False),
 )
 RELEASED = dataclasses.replace(
     RELEASED,

@@ -1,4 +1,4 @@
-"""Networks rewritten for inference: the same functions of the same weights with less work.
+"""Networks rewritten for inference: the same function with fewer operations.
 
 Standardized filters are folded, what follows a nearest upsampling runs at the coarse resolution,
 concatenations become sums, channels lie innermost, and 3x3 convolutions need a quarter of their products.

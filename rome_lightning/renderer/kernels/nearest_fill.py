@@ -1,4 +1,4 @@
-"""Kernels of ``extension``."""
+"""Kernels of ``nearest_fill``."""
 # Kernels are Warp's own language in Python's syntax, which mypy misreads.
 # mypy: ignore-errors
 
@@ -138,7 +138,7 @@ def _carriers(num_channels: int) -> _Carriers:
 
 
 def nearest_covered(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """See ``extension.nearest_covered``."""
+    """See ``nearest_fill.nearest_covered``."""
     batch, height, width = mask.shape
     nearest, sites, starts = torch.empty((3, *mask.shape), dtype=torch.int32, device=mask.device)
     source = torch.empty(mask.shape, dtype=torch.int32, device=mask.device)
@@ -149,7 +149,7 @@ def nearest_covered(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def carry(values: Tensor, source: Tensor) -> Tensor:
-    """See ``extension._carry``; the result is channels-last."""
+    """See ``nearest_fill._carry``; the result is channels-last."""
     batch, num_channels, height, width = values.shape
     values = values.permute(0, 2, 3, 1).contiguous()
     carried = torch.empty_like(values)

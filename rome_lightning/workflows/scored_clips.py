@@ -1,22 +1,23 @@
-"""Which frames of a dataset ``rome evaluate`` scores."""
+"""Which frames of a dataset an evaluation scores."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
-if TYPE_CHECKING:
-    from datamodules.evaluation import StoredClips
-    from rome_lightning.evaluation.protocol import Protocol
+from datamodules.evaluation import StoredClips
+from datamodules.manifest import Manifest
+from rome_lightning.evaluation.protocol import Protocol
+from rome_lightning.workflows.reporter import Reporter
 
 HELD_OUT_RATIO = 0.2
 """Share of each training clip, at its end, that is scored where no people were kept for validation."""
 
 
-def stored_clips(data: Path, protocol: Protocol, split: str | None, run: Path | None) -> StoredClips:
+def stored_clips(
+    data: Path, protocol: Protocol, split: str | None, run: Path | None, reporter: Reporter
+) -> StoredClips:
     """Clips of the wanted split, else the last frames of the training clips, with a warning.
 
     Args:
@@ -24,10 +25,8 @@ def stored_clips(data: Path, protocol: Protocol, split: str | None, run: Path | 
         protocol: names the split by default.
         split: that the user asked for; then nothing else is scored.
         run: folder of the training, if there was one: it tells which frames were held out.
+        reporter: takes the warning.
     """
-    from datamodules.evaluation import StoredClips
-    from datamodules.manifest import Manifest
-
     wanted = split or protocol.dataset.split
     manifest = Manifest.load(data, check_files=False)
     if split is not None or manifest.split(wanted) or not manifest.split("train"):
@@ -40,10 +39,9 @@ def stored_clips(data: Path, protocol: Protocol, split: str | None, run: Path | 
         seen = "which training may have seen: data.init_args.holdout_ratio was 0"
     else:
         seen = "where training with holdout_ratio leaves frames out"
-    print(
-        f"rome: warning: {data} has no split {wanted!r}; scored is the last {ratio:.0%} of each training "
-        f"clip, {seen}. For people that training does not see: rome prepare --val-identities",
-        file=sys.stderr,
+    reporter.warn(
+        f"{data} has no split {wanted!r}; scored is the last {ratio:.0%} of each training clip, {seen}. For "
+        "people that training does not see: rome prepare --val-identities"
     )
     return StoredClips(data, "train", protocol.resolution, ratio)
 

@@ -1,0 +1,111 @@
+"""Options of the workflows; imports nothing heavy, so that help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class EvaluateConfig:
+    """Options of an evaluation."""
+
+    protocol: Path | None = None
+    """Protocol: a file, or the name of a shipped one, such as demo. Required."""
+    checkpoint: Path | None = None
+    """Model to evaluate, written by `rome fit` or `rome distill`."""
+    predictions: Path | None = None
+    """Another system's answers instead: a folder of frames or videos (docs/evaluation.md), or one video."""
+    untrained: Path | None = None
+    """A model with its initial weights instead: YAML of a training run, or of an avatar's options alone."""
+    baseline: Literal["source", "mean", "warp"] | None = None
+    """A trivial system instead: the source copied, the mean face, or the source warped by landmarks."""
+    targets: Path | None = None
+    """With --predictions VIDEO: the video that it should equal, frame by frame; then no --data is needed."""
+    data: Path | None = None
+    """manifest.json of a dataset made by `rome prepare`, or its folder."""
+    split: str | None = None
+    """Split of the dataset (default: the protocol's, or, where the dataset lacks it, the last frames of the
+    training clips)."""
+    output: Path | None = None
+    """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
+    folder of predictions)."""
+    refine_steps: int = 100
+    """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
+    keep_frames: Literal["examples", "all"] = "examples"
+    """Pictures that stay: a few per clip with the worst, median and best cases, or all."""
+    num_processes: int = 1
+    """Processes that share the work on this machine. Under torchrun or srun leave it at 1: each rank takes
+    its part."""
+    device: str = "cpu"
+    """Where the model and LPIPS run: cpu, cuda, cuda:1."""
+    restart: bool = False
+    """Delete what an earlier evaluation left in the folder."""
+
+
+@dataclass
+class BasisConfig:
+    """Options of ``rome distill basis``."""
+
+    checkpoint: Path | None = None
+    """Full model, written by `rome fit`. Required."""
+    data: Path | None = None
+    """manifest.json of a dataset made by `rome prepare`, or its folder. Required."""
+    output: Path | None = None
+    """Basis to write, FILE.safetensors; curves, pictures, the clips' coefficients and the collected offsets
+    go beside it, under the same name. Required."""
+    hair: int = 50
+    """Components of the scalp (paper: 50)."""
+    neck: int = 10
+    """Components of neck and shoulders (paper: 10)."""
+    sources_per_clip: int = 1
+    """Frames of each clip that are made avatars of: the typical one, then evenly spaced ones."""
+    refine_steps: int = 100
+    """Steps that fit each avatar to its photograph's outline before its offsets are taken, as
+    `rome avatar create` does; 0 takes the network's own."""
+    train_split: str = "train"
+    """Split that the basis is made of."""
+    held_out_split: str = "val"
+    """Split that measures it on other people; left out if the dataset has none."""
+    part: str = "0/1"
+    """I/N: collect only every N-th block of clips from the I-th on, for N processes or machines that share
+    the output; then run once more without it."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1."""
+
+
+@dataclass
+class DistillConfig:
+    """Options of ``rome distill all``."""
+
+    checkpoint: Path | None = None
+    """Full model, written by `rome fit`. Required."""
+    data: Path | None = None
+    """manifest.json of a dataset made by `rome prepare`, or its folder. Required."""
+    output: Path | None = None
+    """Folder for basis, run, scores and report. Required."""
+    hair: int = 50
+    """Components of the scalp (paper: 50)."""
+    neck: int = 10
+    """Components of neck and shoulders (paper: 10)."""
+    sources_per_clip: int = 1
+    """Frames of each clip whose offsets the basis is made of."""
+    refine_steps: int = 100
+    """Steps that fit each avatar to its photograph's outline before its offsets are taken."""
+    fit_config: list[Path] = field(default_factory=lambda: [Path("linear/base")])
+    """Configuration of the training, the base file and overlays in their order; files, or names of shipped
+    ones."""
+    fit_options: list[str] = field(default_factory=list)
+    """Further options of `rome fit`, such as ["--trainer.max_epochs=10"]."""
+    protocol: Path = Path("demo")
+    """Protocol of the scores for self- and cross-reenactment."""
+    geometry: Path = Path("geometry_synthetic")
+    """Protocol of the scores against synthetic truth."""
+    split: str = "val"
+    """Split of the dataset that is scored."""
+    evaluate_refine_steps: int = 0
+    """Steps that fit the avatars to the photograph before they are scored; they would hide what the models
+    themselves know, and the model without offsets has none to fit."""
+    device: str = "cpu"
+    """Where basis and scores are computed: cpu, cuda; the training decides by its configuration."""
