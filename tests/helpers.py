@@ -1,8 +1,11 @@
-"""Random inputs that several packages' tests share."""
+"""Random inputs and helpers that several packages' tests share."""
 
 import dataclasses
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from rome_lightning.head import HeadModel
 from rome_lightning.models import (
@@ -65,3 +68,11 @@ def perturbed(model: FullAvatar, seed: int = 0) -> FullAvatar:
         for parameter in model.parameters():
             parameter += torch.randn(parameter.shape, generator=generator) * 0.05
     return model
+
+
+def pieces(faces: np.ndarray) -> np.ndarray:
+    """Label of the connected piece of each face."""
+    pairs = np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)])
+    size = faces.max() + 1
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(size, size))
+    return connected_components(graph)[1][faces[:, 0]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import pieces
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -48,14 +49,6 @@ def expression(head: HeadModel, **values: float) -> torch.Tensor:
     for name, value in values.items():
         out[head.expression_names.index(name)] = value
     return out
-
-
-def pieces(faces: np.ndarray) -> np.ndarray:
-    """Label of the connected piece of each face."""
-    pairs = np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)])
-    size = faces.max() + 1
-    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(size, size))
-    return connected_components(graph)[1][faces[:, 0]]
 
 
 # --- the file

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import pieces
 from scipy import ndimage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from rome_lightning.head import REGIONS, HeadModel
 from rome_lightning.head.open_head import load_open_head
@@ -18,14 +17,6 @@ ATLAS = 1024
 @pytest.fixture(scope="module")
 def head() -> HeadModel:
     return load_open_head()
-
-
-def pieces(faces: np.ndarray) -> np.ndarray:
-    """Label of the connected piece of each face."""
-    pairs = np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)])
-    size = faces.max() + 1
-    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(size, size))
-    return connected_components(graph)[1][faces[:, 0]]
 
 
 @pytest.fixture(scope="module")
