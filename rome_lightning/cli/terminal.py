@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterable, Sized
 
-from rome_lightning.cli.avatar_common import shown
+from rome_lightning.cli.progress import shown
 from rome_lightning.media.escaping import printable
 from rome_lightning.workflows.reporter import Item, Reporter
 

@@ -58,8 +58,13 @@ def finish(
         sheets, kept = ({}, []) if evaluation.protocol.mesh else page.write_pictures(evaluation, rows, scorer)
         if not keep_all_frames:
             results.prune_frames(evaluation, kept)
-        page.write_page(evaluation, rows, summary, sheets, f"Evaluation of {evaluation.system.name}")
+        page.write_page(evaluation, rows, summary, sheets, _title(evaluation, run))
     return rows, summary
+
+
+def _title(evaluation: Evaluation, run: Path) -> str:
+    """Run, system and protocol, by which open pages are told apart."""
+    return f"{run.resolve().name}: {evaluation.system.name} under {evaluation.protocol.name}"
 
 
 def measured_speed(evaluation: Evaluation) -> dict[str, float]:
