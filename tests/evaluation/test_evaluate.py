@@ -18,6 +18,8 @@ from rome_lightning.evaluation.metric_table import SPECS
 from rome_lightning.evaluation.results import hierarchical_mean
 from rome_lightning.media.video import write_video
 from rome_lightning.metrics import psnr
+from rome_lightning.workflows.evaluation import evaluate as evaluate_by_library
+from rome_lightning.workflows.options import EvaluateConfig
 
 Shrunk = Callable[..., Path]
 COLUMNS = ["task", "identity", "clip", "source", "frame", "driver_identity"]
@@ -86,6 +88,19 @@ def test_values_are_those_of_the_metric_on_the_frames(
     assert cell["mean"] == pytest.approx(
         hierarchical_mean(table["psnr/full"], table["clip"], table["identity"])
     )
+
+
+def test_the_library_scores_as_the_command_does(shrunk: Shrunk, dataset: Path, tmp_path: Path) -> None:
+    protocol = shrunk("demo", pixels_only)
+    scores = evaluate_by_library(
+        EvaluateConfig(protocol=protocol, baseline="source", data=dataset, output=tmp_path / "library")
+    )
+    assert scores is not None
+    assert scores.folder == tmp_path / "library" / "evaluation" / "demo"
+    assert evaluate(protocol, tmp_path / "command", "--baseline", "source", "--data", dataset) == 0
+    command = numbers(tmp_path / "command")
+    assert scores.summary["metrics"] == numbers(tmp_path / "library") == command
+    assert scores.means()["self/psnr/full"] == command["self"]["psnr/full"]["mean"]
 
 
 def test_means_go_from_frames_to_clips_to_people() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from tiny_protocol import PROTOCOLS, pixels_only
 from tiny_run import IMAGE_SIZE, ROOT, need, untrained_checkpoint, write_synthetic_dataset
 
 from datamodules.synthetic import SyntheticHeads
@@ -15,6 +17,8 @@ from rome_lightning.head import load_head
 from rome_lightning.losses.mesh_chamfer import chamfer_3d
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.checkpoint import load_avatar
+from rome_lightning.workflows.distillation import distill
+from rome_lightning.workflows.options import DistillConfig
 
 LINEAR = ROOT / "experiments" / "linear"
 REFINE_STEPS = 4
@@ -140,6 +144,57 @@ def test_another_basis_than_the_coefficients_is_refused(
     arguments = fit_options(folder, "refused", steps=1)
     assert main(["fit", *arguments, f"--model.init_args.basis={tmp_path / 'other.safetensors'}"]) == 1
     assert "`rome distill basis` writes them beside the basis" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_way_resumes_training_and_compares_three_models(folder: Path, tmp_path: Path) -> None:
+    """Training is the caller's: here a stand-in that notes what it gets and gives the full model back."""
+    given: dict[str, Any] = {}
+
+    def train(configs: list[Path], run_dir: Path, options: dict[str, Any], more: list[str]) -> Path:
+        given.update(configs=configs, run_dir=run_dir, options=options, more=more)
+        return folder / "full.ckpt"
+
+    config = DistillConfig(
+        checkpoint=folder / "full.ckpt",
+        data=folder / "data",
+        output=tmp_path / "out",
+        hair=1,
+        neck=1,
+        sources_per_clip=3,
+        refine_steps=REFINE_STEPS,
+        fit_options=["--trainer.max_epochs=1"],
+        protocol=shrunk_protocol("demo", tmp_path),
+        geometry=shrunk_protocol("geometry_synthetic", tmp_path),
+    )
+    done = distill(config, train)
+    assert given["configs"] == [LINEAR / "base.yaml"]
+    assert given["run_dir"] == tmp_path / "out" / "run"
+    assert given["options"]["model.init_args.basis"] == tmp_path / "out" / "basis.safetensors"
+    assert given["more"] == ["--trainer.max_epochs=1"]
+    results = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert list(results) == ["full", "linear", "no offsets"]
+    # The stand-in's model is the full one.
+    assert results["linear"]["quality"] == results["full"]["quality"]
+    assert results["no offsets"]["quality"] != results["full"]["quality"]
+    assert {"self/psnr/full", "geometry/chamfer_mm"} <= set(results["full"]["quality"])
+    assert [table.rows[0][0] for table in done.tables] == ["full", "full"]
+    assert "strip.png" in done.report.read_text()
+
+
+def shrunk_protocol(name: str, folder: Path) -> Path:
+    """A shipped protocol at the size of the tiny dataset, without metrics that need networks."""
+    content = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text())
+    content["resolution"] = IMAGE_SIZE
+    content["dataset"]["split"] = "val"
+    if content.get("mesh"):
+        content["mesh"] |= {"num_points": 500, "num_people": 1}
+    else:
+        pixels_only(content)
+        content["tasks"]["self"]["pairs"]["num_frames"] = 2
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
 @pytest.mark.slow
