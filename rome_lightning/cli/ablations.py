@@ -13,8 +13,9 @@ from rome_lightning.assets.experiments import experiment_names, find_experiment
 
 OPTION = "--ablation"
 _FOLDER = "ablations"
-NONE = "null"
-"""In place of a name: no ablation. The control group of a sweep over ablations needs a value too."""
+NONE = ("null", "None")
+"""In place of a name: no ablation, as sweeps and `wandb agent` write an empty value. The base of a sweep over
+ablations needs one too."""
 
 
 def find_ablation(name: str) -> Path:
@@ -53,7 +54,7 @@ def expand_ablations(argv: list[str]) -> list[str]:
         names = value if joined else next(words, "")
         if not names or names.startswith("-"):
             raise ValueError(f"{OPTION} wants a name; `rome experiments list {_FOLDER}` shows them")
-        for name in names.split(",") if names != NONE else ():
+        for name in names.split(",") if names not in NONE else ():
             expanded += [f"--config={find_ablation(name)}", f"{OPTION}+={name}"]
     return expanded
 

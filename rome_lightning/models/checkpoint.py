@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,25 @@ def load_state(avatar: AvatarModel, weights: dict[str, Tensor], origin: Path) ->
             f"{origin} was trained with another architecture than this configuration: {difference}; "
             "use the config.yaml of its run folder"
         ) from error
+
+
+def share_weights(linear: AvatarModel, full: Mapping[str, Tensor]) -> None:
+    """Take over everything but offsets and driver network from a full model.
+
+    Args:
+        linear: changed in place.
+        full: weights of the full model, see ``avatar_weights``.
+
+    Raises:
+        ValueError: the models do not fit together; names the first difference.
+    """
+    own = ("offset_network.", "driver_network.")
+    shared = {key: value for key, value in full.items() if not key.startswith(own)}
+    # Only what the models do not share may be missing.
+    found = linear.load_state_dict(shared, strict=False)
+    left = [key for key in found.missing_keys if not key.startswith(own)]
+    if left or found.unexpected_keys:
+        raise ValueError(f"the full model does not fit the linear one: {[*left, *found.unexpected_keys][0]}")
 
 
 def load_avatar(path: Path, rasterizer: str | None = None) -> AvatarModel:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.basis import OFFICIAL_HAIR, OFFICIAL_NECK, LinearBasis, read_official
-from rome_lightning.models.checkpoint import CONFIG_KEY, avatar_weights, config_from_dict, load_state
+from rome_lightning.models.checkpoint import (
+    CONFIG_KEY,
+    avatar_weights,
+    config_from_dict,
+    load_state,
+    share_weights,
+)
 from rome_lightning.models.config import AvatarConfig, BasisConfig, DriverConfig
 from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.types import POSE_SIZE
@@ -62,16 +68,8 @@ def import_official_linear(
         )
     basis = LinearBasis.from_official(u_full, mean_deform, head)
     avatar = AvatarModel(official_linear_config(full.config, disp_model is not None), head)
-    shared = {
-        key: value
-        for key, value in full.state_dict().items()
-        if not key.startswith(("offset_network.", "driver_"))
-    }
-    # Only the offsets and the driver network, filled below, may be left out.
-    found = avatar.load_state_dict(shared, strict=False)
-    left = [key for key in found.missing_keys if not key.startswith(("offset_network.", "driver_"))]
-    if left or found.unexpected_keys:
-        raise ValueError(f"the full model does not fit the linear one: {[*left, *found.unexpected_keys][0]}")
+    # Offsets and driver network are filled below.
+    share_weights(avatar, full.state_dict())
     part, driver = avatar.offset_network, avatar.driver_network
     assert isinstance(part, BasisOffsets)
     part.set_basis(basis)

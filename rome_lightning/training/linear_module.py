@@ -21,7 +21,13 @@ from rome_lightning.models import (
     LinearBasis,
 )
 from rome_lightning.models.basis import read_official
-from rome_lightning.models.checkpoint import avatar_weights, config_from_dict, read_checkpoint
+from rome_lightning.models.checkpoint import (
+    CONFIG_KEY,
+    avatar_weights,
+    config_from_dict,
+    read_checkpoint,
+    share_weights,
+)
 from rome_lightning.models.config import EncoderName
 from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.training.base import RomeModule
@@ -92,11 +98,13 @@ class LinearModule(RomeModule):
     ) -> None:
         full = read_checkpoint(full_checkpoint)
         loaded = LinearBasis.load(basis)
-        config = linear_config(config_from_dict(full["avatar_config"]), loaded, regressors)
+        config = linear_config(config_from_dict(full[CONFIG_KEY]), loaded, regressors)
         super().__init__(AvatarModel(config), optimizer, image_size)
         self.save_hyperparameters()
         self.offsets_part.set_basis(loaded.check(self.avatar.head))
-        self._share(avatar_weights(full), finetune)
+        share_weights(self.avatar, avatar_weights(full))
+        for part in (self.avatar.texture_model, self.avatar.renderer):
+            part.requires_grad_(finetune)
         _start_from(self.avatar, regressors)
         self.targets = Targets.load(beside(basis, "_coefficients.safetensors"), loaded)
         self.weights = distillation
@@ -108,23 +116,6 @@ class LinearModule(RomeModule):
         part = self.avatar.offset_network
         assert isinstance(part, BasisOffsets)
         return part
-
-    def _share(self, weights: dict[str, Tensor], finetune: bool) -> None:
-        """Take over everything but the offsets from the full model."""
-        shared = {
-            key: value
-            for key, value in weights.items()
-            if not key.startswith(("offset_network.", "driver_network."))
-        }
-        # Only what the two models do not share may be missing, as checked below.
-        missing = self.avatar.load_state_dict(shared, strict=False)
-        left = [
-            key for key in missing.missing_keys if not key.startswith(("offset_network.", "driver_network."))
-        ]
-        if left or missing.unexpected_keys:
-            raise ValueError(f"the full checkpoint does not fit: {[*left, *missing.unexpected_keys][0]}")
-        for part in (self.avatar.texture_model, self.avatar.renderer):
-            part.requires_grad_(finetune)
 
     def train_on(self, batch: AvatarBatch, batch_idx: int) -> None:
         """Coefficients of the sources, meshes against the full model's, silhouettes against the targets'."""

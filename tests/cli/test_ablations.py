@@ -25,8 +25,9 @@ def test_several_are_allowed(given):
     assert records == ["--ablation+=no_carry", "--ablation+=no_chamfer"]
 
 
-def test_null_is_no_ablation():
-    assert expand_ablations(["fit", "--ablation=null"]) == ["fit"]
+@pytest.mark.parametrize("empty", ["null", "None"])
+def test_an_empty_value_is_no_ablation(empty):
+    assert expand_ablations(["fit", f"--ablation={empty}"]) == ["fit"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
