@@ -135,14 +135,14 @@ def _scores(
 ) -> dict[str, float | None]:
     """Means of one model under every protocol."""
     found: dict[str, float | None] = {}
-    for protocol in protocols:
-        synthetic = protocol == protocols[1]
+    # The second protocol draws its own people.
+    for protocol, data, split in zip(protocols, (config.data, None), (config.split, None), strict=True):
         scores = evaluate(
             EvaluateConfig(
                 protocol=protocol,
                 checkpoint=checkpoint,
-                data=None if synthetic else config.data,
-                split=None if synthetic else config.split,
+                data=data,
+                split=split,
                 output=folder,
                 refine_steps=config.evaluate_refine_steps,
                 device=config.device,
