@@ -45,7 +45,10 @@ class Clip(Protocol):
 class Clips(Protocol):
     """Where frames come from; ``datamodules.evaluation.StoredClips`` is one."""
 
-    clips: Sequence[Any]
+    @property
+    def clips(self) -> Sequence[Any]:
+        """All clips; each is a ``Clip``."""
+        ...
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
         """Frames of a clip by their numbers."""
