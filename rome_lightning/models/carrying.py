@@ -24,6 +24,8 @@ STRETCHED, NOT_STRETCHED = 0.12, 0.35
 taken from the photograph, and from which it is."""
 OUTLINE = 0.5
 """How far a point may face the camera to lie on the outline."""
+SAME_OUTLINE = 0.3
+"""Difference of the cosines from which a point of one outline is not one of the other."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
@@ -133,6 +135,7 @@ def carry(
     shown = visibility * flatness.clamp(0, 1) * torch.maximum(person, same_view)
     # On the outline of both views the matte is to be believed too, though no point is seen well there.
     outline = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
+    outline = outline * (2 * (1 - (there - now).abs() / SAME_OUTLINE)).clamp(0, 1)
     believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
     layers = torch.cat([layers[:, RGB], matte, layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
