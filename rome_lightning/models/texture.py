@@ -161,9 +161,7 @@ class UnprojectedTexture(nn.Module):
         change = self.network(torch.cat(inputs, dim=1) - 0.5)
         if self.completion is not None:
             # Few photographs show the inside of a mouth: generic colours are better than what they teach.
-            colours, others = change.split([3, change.shape[1] - 3], dim=1)
-            kept = 1 - self.completion.is_interior * (1 - visibility)
-            change = torch.cat([colours * kept, others], dim=1)
+            change = change * (1 - self.completion.is_interior * (1 - visibility))
         if self.prior is not None:
             change = change + self.prior * self.prior_mask * (1 - visibility)
         return completed, change
