@@ -21,8 +21,8 @@ from torch import Tensor
 from rome_lightning.baking import head_identity as bake_identity
 from rome_lightning.baking.head_identity import Controls, FloatArray
 from rome_lightning.baking.head_mesh import BaseMesh, BoolArray, HeadMesh, IntArray, cut_head
-from rome_lightning.baking.mouth import seat_mouth
 from rome_lightning.baking.head_uv import pack_charts
+from rome_lightning.baking.mouth import seat_mouth
 from rome_lightning.head.data import JOINTS, REGIONS
 from rome_lightning.head.open_head import FORMAT
 from rome_lightning.media.atomic import write_atomic

@@ -7,11 +7,11 @@ import numpy as np
 from rome_lightning.baking.head_mesh import BaseMesh, FloatArray, HeadMesh
 
 UPPER_TEETH_DOWN, LOWER_TEETH_DOWN = 0.0045, 0.006
-"""Metres. On the base mesh the upper teeth end where the lip ends, and the lower ones stand 7 mm above the lower
-lip: an open mouth shows no upper teeth, and too much of the lower. People show 2 to 4 mm of the upper teeth."""
+"""Metres. On the base mesh the upper teeth end where the lip ends, and the lower ones stand 7 mm above the
+lower lip: an open mouth shows no upper teeth, too much of the lower. People show 2 to 4 mm of the upper."""
 TONGUE_HEIGHT, TONGUE_DOWN = 0.75, 0.008
-"""Height of the tongue against the base mesh's, whose tongue touches the palate and fills an open mouth, and how
-far it lies below it, metres."""
+"""Height of the tongue against the base mesh's, whose tongue touches the palate and fills an open mouth, and
+how far it lies below it, metres."""
 
 
 def seat_mouth(template: FloatArray, base: BaseMesh, mesh: HeadMesh) -> FloatArray:

@@ -19,7 +19,7 @@ TONGUE = (0.68, 0.37, 0.36)
 CAVITY = (0.34, 0.13, 0.12)
 """sRGB colours."""
 DARK_FROM, DARK_AT = 0.004, 0.045
-"""Distance behind the front teeth from which the inside of the mouth grows dark, and at which it is, metres."""
+"""Distance behind the front teeth from which the mouth grows dark, and at which it is, metres."""
 DARKNESS = 0.65
 """How dark it grows, share of the brightness."""
 CROWN = 0.0095
@@ -98,7 +98,9 @@ def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -
     shade = 1 - GAP_DARKNESS * (1 - edge / GAP).clamp(0, 1)
     from_edge = y - y.min() if is_upper else y.max() - y
     gums = ((from_edge - CROWN) / 0.001).clamp(0, 1)
-    return torch.lerp(torch.tensor(TEETH)[:, None] * shade, torch.tensor(GUMS)[:, None].expand(3, len(x)), gums)
+    return torch.lerp(
+        torch.tensor(TEETH)[:, None] * shade, torch.tensor(GUMS)[:, None].expand(3, len(x)), gums
+    )
 
 
 def _eye_colours(head: HeadModel, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

@@ -6,6 +6,7 @@ import torch
 
 from rome_lightning import assets
 from rome_lightning.baking import landmark_embedding as embedding
+from rome_lightning.baking.head import EMBEDDING_FILE
 from rome_lightning.baking.landmark_embedding import (
     Embedder,
     SurfacePoints,
@@ -92,9 +93,7 @@ def test_landmark_mirror(mirror: torch.Tensor) -> None:
 
 
 def test_shipped_file(head: HeadModel) -> None:
-    rows = json.loads(
-        (embedding.Path(embedding.__file__).parents[1] / "head" / "landmark_embedding.json").read_text()
-    )
+    rows = json.loads(EMBEDDING_FILE.read_text())
     faces = {frozenset(face) for face in head.faces.tolist()}
     assert {name: len(points) for name, points in rows.items()} == {"mediapipe": 478, "ibug68": 68}
     for point in rows["mediapipe"] + rows["ibug68"]:

@@ -1,0 +1,70 @@
+"""Generic mouths and eyes."""
+
+import dataclasses
+
+import torch
+
+from rome_lightning.geometry import project
+from rome_lightning.head import HeadModel, load_head
+from rome_lightning.models.interior import CAVITY, GUMS, TEETH, TONGUE, _mouth_parts, interior_colours
+from rome_lightning.renderer import UVLayout, get_rasterizer
+from rome_lightning.types import HeadParams
+
+SIZE = 256
+
+
+def open_mouth(head: HeadModel, jaw: float) -> tuple[torch.Tensor, ...]:
+    """Pixels of a frontal head that show tongue, upper teeth, lower teeth and all of the mouth."""
+    params = HeadParams.neutral(1, head.num_shape, head.num_expression)
+    expression = params.expression.clone()
+    expression[:, head.expression_names.index("jawOpen")] = jaw
+    params = dataclasses.replace(params, expression=expression)
+    vertices_px = project(head.to_world(head(params), params), params.camera, (SIZE, SIZE))
+    ids = get_rasterizer("torch").face_ids(vertices_px, head.faces, (SIZE, SIZE))
+    corner = head.faces[ids.clamp_min(0).long(), 0]
+    parts = (*_mouth_parts(head), head.region("mouth"))
+    return tuple(part[corner] & (ids >= 0) for part in parts)
+
+
+def test_an_open_mouth_shows_teeth_above_a_tongue_and_a_closed_one_nothing() -> None:
+    head = load_head("open")
+    tongue, upper, lower, mouth = open_mouth(head, 0.6)
+    assert int(upper.sum()) > 0.1 * int(mouth.sum())
+    assert int(upper.sum()) > int(lower.sum())
+
+    def height(pixels: torch.Tensor) -> float:
+        return float(pixels.nonzero()[:, 1].float().mean())
+
+    assert height(upper) < height(tongue)
+    # Neither teeth nor tongue fill it: there is a dark cavity between.
+    assert int((mouth & ~(tongue | upper | lower)).sum()) > 0.15 * int(mouth.sum())
+    closed = open_mouth(head, 0.0)[3]
+    assert int(closed.sum()) <= 0.05 * int(mouth.sum())
+
+
+def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
+    head = load_head("open")
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, SIZE)
+    mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))[None]
+    positions = layout.gather(mean)[0]
+    colours = interior_colours(head, layout, positions)
+    tongue, upper, lower = (
+        layout.gather(part.float()[None, :, None])[0, 0] > 0.5 for part in _mouth_parts(head)
+    )
+    front = positions[2] > float(positions[2, upper].max()) - 0.004
+    # At the edge of the front teeth there is enamel, at their roots are gums.
+    edge = upper & front & (positions[1] < float(positions[1, upper].min()) + 0.004)
+    root = upper & front & (positions[1] > float(positions[1, upper].min()) + 0.012)
+    assert (colours[:, edge].amax(1) - torch.tensor(TEETH)).abs().max() < 0.02
+    assert (colours[:, root].amax(1) - torch.tensor(GUMS)).abs().max() < 0.02
+    # Shades between the teeth.
+    assert float((colours[:, edge].sum(0) < 0.9 * sum(TEETH)).float().mean()) > 0.05
+    for part, colour in ((tongue, TONGUE), (upper, TEETH), (lower, TEETH)):
+        brightness, depth = colours[:, part].sum(0), positions[2, part]
+        order = depth.argsort()
+        tenth = max(1, len(order) // 10)
+        assert brightness[order[:tenth]].mean() < 0.6 * brightness[order[-tenth:]].mean()
+        assert brightness.max() <= sum(colour) + 1e-5
+    cavity = layout.gather(head.region("mouth").float()[None, :, None])[0, 0] > 0.5
+    cavity &= ~(tongue | upper | lower)
+    assert colours[:, cavity].amax(1).sum() <= sum(CAVITY) + 1e-5
