@@ -76,7 +76,7 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tm
     ("fail", "complaint"),
     [
         ("error@1", "this batch is broken"),
-        ("killed@1", "another process of this run ended .* go on with --ckpt_path auto"),
+        ("killed@1", "another process of this run ended .* resume with --ckpt-path auto"),
     ],
 )
 def test_a_rank_that_is_gone_ends_the_others_with_an_error(dataset, tmp_path, fail, complaint):
