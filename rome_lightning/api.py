@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from rome_lightning import avatar
+from rome_lightning.avatar.driver import read_driver
 from rome_lightning.avatar.motion import fill_lost
 from rome_lightning.export.person import SUFFIXES, export_avatar
 from rome_lightning.media.audio import NO_SOUND, copy_audio
 from rome_lightning.media.pictures import read_image
-from rome_lightning.media.video import read_video, write_video
+from rome_lightning.media.video import write_video
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.pictures import driven_frames
 from rome_lightning.tracking import Tracker, track_photos
 
 PHOTO_SIZE = 512
 """Side of the crop that an avatar keeps of its photographs and is drawn at, pixels."""
-
-
-LARGEST_FRAME = 1280
-"""Drivers' frames are reduced to this longer side, pixels: more helps nobody and fills the memory."""
 
 
 def _warn(text: str) -> None:
@@ -64,7 +60,7 @@ class Avatar(avatar.Avatar):
         tracker = Tracker(model.head, image_size=max(photo_size, model.image_size))
         images = [read_image(path) for path in paths]
         frames = track_photos(tracker, images, [str(path) for path in paths], face, warn)
-        return cls.create(model, frames)
+        return cls.create(model, frames, photo_names=[path.name for path in paths])
 
     def animate(self, driver: str | Path, output: str | Path) -> Path:
         """Drive the person with a video: its expressions, head pose, framing and sound.
@@ -72,21 +68,20 @@ class Avatar(avatar.Avatar):
         Frames in which no face is found hold the last pose. ``rome avatar animate`` has more options.
 
         Args:
-            driver: video of a talking person.
-            output: ``.mp4`` file to write.
+            driver: video of a talking person, photographs or recorded motion; see ``read_driver``.
+            output: ``.mp4``, ``.webm`` or ``.mov`` file to write.
 
         Raises:
             ValueError: no frame of the driver shows a face.
         """
-        driver, output = Path(driver), Path(output)
-        video = read_video(driver, max_side=LARGEST_FRAME)
-        tracker = Tracker(self.model.head, image_size=self.image_size[0])
-        tracked = tracker.track(video.frames, fps=video.fps, masks=False)
-        params, shown = fill_lost(tracked.params, ~tracked.valid, "hold")
-        frames = dataclasses.replace(tracked.to_frames()[shown], params=params)
-        times = video.timestamps[shown.numpy()]
-        write_video(output, driven_frames(self, frames, compare=False), video.fps, timestamps=times)
-        lost = copy_audio(output, driver, [offset - float(times[0]) for offset in video.clock_offsets])
+        path, output = Path(driver), Path(output)
+        found = read_driver(path, self)
+        params, shown = fill_lost(found.params, found.lost, "hold")
+        times = found.times[shown.numpy()]
+        write_video(output, driven_frames(self, params), found.fps, timestamps=times)
+        if found.video is None:
+            return output
+        lost = copy_audio(output, path, [offset - float(times[0]) for offset in found.video.clock_offsets])
         if lost and lost != NO_SOUND:
             _warn(f"{output} is silent: {lost}")
         return output
@@ -95,13 +90,14 @@ class Avatar(avatar.Avatar):
         """Write the person for other programs, in the format that the name ends with.
 
         Args:
-            path: ``.glb`` (rigged), ``.usdz`` (rigged), ``.obj``, ``.ply`` or ``.npz`` (parameters).
+            path: ``.glb``, ``.vrm``, ``.usdz`` (rigged), ``.obj``, ``.ply`` or ``.npz`` (parameters).
 
         Raises:
             ValueError: there is no format of that suffix.
         """
         path = Path(path)
-        formats = {suffix: name for name, suffix in SUFFIXES.items()}
+        # Of several formats with one suffix the first, which is the newest.
+        formats = {suffix: name for name, suffix in reversed(SUFFIXES.items())}
         if path.suffix.lower() not in formats:
             raise ValueError(f"cannot write {path}: the suffix must be one of {', '.join(formats)}")
         return export_avatar(self, path, formats[path.suffix.lower()])

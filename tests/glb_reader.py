@@ -16,7 +16,7 @@ class Reader:
     """Accessors of a GLB as arrays."""
 
     def __init__(self, path: Path) -> None:
-        self.gltf = pygltflib.GLTF2().load(str(path))
+        self.gltf = pygltflib.GLTF2().load_binary(str(path))
         self.blob = self.gltf.binary_blob()
 
     def _values(self, view: int, kind: int, shape: tuple[int, int], offset: int = 0) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,12 +29,21 @@ class Avatar:
         photos: the tracked photographs with one identity, as sharp as they should be exported; the first is
             the one that is shown and trusted most.
         image_size: side of the images that the model sees, pixels.
+        photo_names: file names of the photographs, for the copyright notice of what is exported.
     """
 
-    def __init__(self, model: AvatarModel, code: AvatarCode, photos: Frames, image_size: int) -> None:
+    def __init__(
+        self,
+        model: AvatarModel,
+        code: AvatarCode,
+        photos: Frames,
+        image_size: int,
+        photo_names: Sequence[str] = (),
+    ) -> None:
         if len(photos) == 0:
             raise ValueError("an avatar needs at least one photograph")
         self.model, self.code, self.photos, self.network_size = model, code, photos, image_size
+        self.photo_names = tuple(photo_names)
         # A carried photograph is as sharp as it was taken.
         drawn = photos.image_size[0] if model.config.decoder.carry else image_size
         self.source = photos[slice(0, 1)].resized(drawn)
@@ -48,6 +57,7 @@ class Avatar:
         image_size: int | None = None,
         refine_steps: int = 60,
         on_step: Callable[[int], None] | None = None,
+        photo_names: Sequence[str] = (),
     ) -> Self:
         """Encode tracked photographs of one person.
 
@@ -58,12 +68,13 @@ class Avatar:
             image_size: side of the images that the networks see, pixels; as trained if not given.
             refine_steps: steps that fit the mesh to the photographs' outlines (see ``refine_offsets``).
             on_step: is told after each of these steps how many are done.
+            photo_names: file names of the photographs.
         """
         model = model.eval().requires_grad_(False)
         image_size = image_size or min(model.image_size, photos.image_size[0])
         sources = photos.resized(image_size)
         code = encode_refined(model, sources, refine_steps, photos, one_person=True, on_step=on_step)
-        return cls(model, code, photos, image_size)
+        return cls(model, code, photos, image_size, photo_names)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -71,18 +82,26 @@ class Avatar:
         return self.source.image_size
 
     @torch.no_grad()
-    def draw(self, driver: HeadParams, batch_size: int = 8, background: float = 1.0) -> Iterator[Rendered]:
+    def draw(
+        self,
+        driver: HeadParams,
+        batch_size: int = 8,
+        background: float = 1.0,
+        image_size: tuple[int, int] | None = None,
+    ) -> Iterator[Rendered]:
         """Draw the person with the driver's expression, pose and camera, in batches.
 
         Args:
             driver: any number of frames; the driver's own shape is not used.
             batch_size: frames drawn at once.
             background: grey in [0, 1].
+            image_size: height and width of the pictures, pixels, at least what the networks know; that of
+                the photograph if not given.
         """
         for start in range(0, len(driver), batch_size):
             part = driver[slice(start, start + batch_size)]
             code = self.code.repeat_interleave(len(part))
-            yield self._drawing.render(code, part, self.image_size, background)
+            yield self._drawing.render(code, part, image_size or self.image_size, background)
 
     @functools.cached_property
     def _drawing(self) -> AvatarModel:
@@ -142,7 +161,7 @@ class Avatar:
             offsets = offsets + amount * basis.std[index] * basis.components[index]
         # The texture stays where it was observed: the surface carries it along.
         code = dataclasses.replace(self.code, offsets=offsets)
-        edited = type(self)(self.model, code, self.photos, self.network_size)
+        edited = type(self)(self.model, code, self.photos, self.network_size, self.photo_names)
         # The networks are the same: to make their fast copy takes longer than a picture.
         edited._drawing = self._drawing
         return edited

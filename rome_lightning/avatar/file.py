@@ -32,6 +32,7 @@ class _Person(Protocol):
     code: AvatarCode
     photos: Frames
     network_size: int
+    photo_names: tuple[str, ...]
 
 
 def write_avatar(avatar: _Person, path: Path) -> None:
@@ -57,11 +58,12 @@ def write_avatar(avatar: _Person, path: Path) -> None:
         "head": head.name,
         "head_fingerprint": mesh_fingerprint(head),
         "image_size": avatar.network_size,
+        "photo_names": list(avatar.photo_names),
     }
     write_atomic(path, pack_tensors(tensors, {"rome": json.dumps(header)}))
 
 
-def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
+def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int, tuple[str, ...]]:
     """What ``Avatar`` is made of, from a file of ``write_avatar``; errors as for ``Avatar.load``."""
     header, tensors = _read(path)
     try:
@@ -87,7 +89,11 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int]:
         restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"), _carried(code))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole avatar file: {error}") from error
-    return model.eval().requires_grad_(False), restored, photos, header["image_size"]
+    # Files of earlier versions have no names.
+    names = header.get("photo_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} is not a whole avatar file: its photo_names are not names")
+    return model.eval().requires_grad_(False), restored, photos, header["image_size"], tuple(names)
 
 
 def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:

@@ -1,29 +1,24 @@
-"""``rome avatar create | animate | edit | export | view``: photographs to videos, meshes and a page."""
+"""``rome avatar create | animate | track | edit | export | view``: photographs to videos and meshes."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.avatar_animate import add_animate, add_track, animate, track
+from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
-from rome_lightning.cli.progress import counted, shown
-from rome_lightning.media.atomic import write_atomic
+from rome_lightning.cli.progress import shown
 from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from rome_lightning.avatar import Avatar
-    from rome_lightning.media.video import Video
-    from rome_lightning.tracking import TrackedClip
-    from rome_lightning.types import Frames, HeadParams
+    from rome_lightning.models import AvatarModel
+    from rome_lightning.tracking import Tracker
+    from rome_lightning.types import Frames
 
 PHOTO_SIZE = 512
 """Side of the crop that an avatar keeps of its photographs, pixels."""
@@ -36,7 +31,8 @@ def build_parser() -> StrictParser:
     parser = StrictParser(prog="rome avatar", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_create(commands)
-    _add_animate(commands)
+    add_animate(commands)
+    add_track(commands)
     _add_edit(commands)
     add_export(commands)
     _add_view(commands)
@@ -58,6 +54,11 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         help="Image file of a person, hair and shoulders visible.",
     )
     create.add_argument("-o", "--output", type=Path, required=True, help="Folder for the avatar.")
+    create.add_argument(
+        "--each",
+        action="store_true",
+        help="An avatar of each photograph, in a folder of its own under --output, named after the file.",
+    )
     create.add_argument(
         "--checkpoint",
         help="Name of a shipped model (`rome models list`), or a file made by `rome fit` (default: the "
@@ -88,45 +89,6 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         default=PHOTO_SIZE,
         help=f"Side of the crop that the avatar keeps of its photographs and is drawn at, pixels (default: "
         f"{PHOTO_SIZE}; 1024 for large photographs).",
-    )
-
-
-def _add_animate(commands: argparse._SubParsersAction) -> None:
-    animate = commands.add_parser(
-        "animate",
-        help="Drive an avatar with a video.",
-        description="Drive an avatar with a video. The driver is tracked as a whole, smoothed over time "
-        "and kept in memory: about 4 GB per minute of 720p at 25 frames/s. For longer videos use "
-        "--max-frames, cut the video, or use `rome live`, which keeps no frames.",
-    )
-    add_avatar(animate)
-    animate.add_argument("--driver", type=Path, required=True, help="Video of a talking person.")
-    animate.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        help="Video to write (.mp4, with the driver's sound), or a folder for one .png per frame. A "
-        ".json beside it lists the driver's lost frames.",
-    )
-    animate.add_argument("--max-frames", type=count, help="Stop after this many frames of the driver.")
-    animate.add_argument(
-        "--lost",
-        choices=("hold", "interpolate", "skip"),
-        default="hold",
-        help="Frames in which the driver's face is not found or not trusted: hold the last pose "
-        "(default), interpolate to the next one, or skip the frame.",
-    )
-    animate.add_argument(
-        "--relative",
-        action="store_true",
-        help="Transfer the motion relative to the driver's first usable frame, starting from the "
-        "avatar's photo, instead of the driver's absolute pose, framing and expression.",
-    )
-    animate.add_argument(
-        "--compare",
-        action="store_true",
-        help="Show the driver, the avatar and its mesh side by side; lost frames have a red border.",
     )
 
 
@@ -187,18 +149,22 @@ def _person(text: str) -> int:
 def main(argv: list[str]) -> int:
     """Run a sub-command; ``argv`` is what follows ``rome avatar``."""
     args = build_parser().parse_args(argv)
-    commands = {"create": _create, "animate": _animate, "edit": _edit, "export": export, "view": _view}
+    commands = {
+        "create": _create,
+        "animate": animate,
+        "track": track,
+        "edit": _edit,
+        "export": export,
+        "view": _view,
+    }
     return commands[args.command](args)
 
 
 def _create(args: argparse.Namespace) -> int:
-    from rome_lightning.avatar import Avatar
-    from rome_lightning.media.pictures import read_image
     from rome_lightning.models.shipped import open_model
-    from rome_lightning.tracking import Tracker, track_photos
+    from rome_lightning.tracking import Tracker
     from rome_lightning.tracking.crop import FFHQ_RULE
 
-    photos = [read_image(path) for path in args.photos]
     with shown("reading the model"):
         model = open_model(args.checkpoint)
     image_size = args.image_size or model.image_size
@@ -206,19 +172,55 @@ def _create(args: argparse.Namespace) -> int:
     size = max(image_size, args.photo_size)
     released = model.config.decoder.interpolation == "release"
     tracker = Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if released else None)
-    paths = [str(path) for path in args.photos]
+    if not args.each:
+        _make(args, model, tracker, args.photos, args.output)
+        return 0
+    return _make_each(args, model, tracker)
+
+
+def _make_each(args: argparse.Namespace, model: AvatarModel, tracker: Tracker) -> int:
+    """An avatar per photograph; one that fails does not keep the others from being made."""
+    names = [path.stem for path in args.photos]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--each names folders after the files, and {repeated[0]} is given more than once")
+    failed = 0
+    for path in args.photos:
+        try:
+            _make(args, model, tracker, [path], args.output / path.stem)
+        except (ValueError, OSError) as error:
+            failed += 1
+            print(printable(f"rome: error: {error}"), file=sys.stderr)
+    print(f"{args.output}: {len(args.photos) - failed} of {len(args.photos)} avatars")
+    return 1 if failed else 0
+
+
+def _make(
+    args: argparse.Namespace, model: AvatarModel, tracker: Tracker, paths: list[Path], output: Path
+) -> None:
+    """One person's avatar from photographs to its folder."""
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.media.pictures import read_image
+    from rome_lightning.tracking import track_photos
+
+    photos = [read_image(path) for path in paths]
     with shown(f"tracking {len(photos)} photograph{'s' * (len(photos) > 1)}"):
         frames = track_photos(
-            tracker, photos, paths, args.face, lambda text: print(f"warning: {text}", file=sys.stderr)
+            tracker,
+            photos,
+            [str(path) for path in paths],
+            args.face,
+            lambda text: print(f"warning: {text}", file=sys.stderr),
         )
-    _warn_of_others(frames, args.photos)
+    _warn_of_others(frames, paths)
+    image_size = args.image_size or model.image_size
     with shown("fitting the outline", args.refine_steps) as done:
-        avatar = Avatar.create(model, frames, image_size, args.refine_steps, done)
+        avatar = Avatar.create(
+            model, frames, image_size, args.refine_steps, done, [path.name for path in paths]
+        )
     with shown("drawing the preview"):
-        path = _save(avatar, args.output)
-    names = ", ".join(map(str, args.photos))
-    print(printable(f"{path}: avatar of {names}; look at {args.output / 'preview.png'}"))
-    return 0
+        path = _save(avatar, output)
+    names = ", ".join(map(str, paths))
+    print(printable(f"{path}: avatar of {names}; look at {output / 'preview.png'}"))
 
 
 def _save(avatar: Avatar, folder: Path) -> Path:
@@ -252,87 +254,6 @@ def _warn_of_others(frames: Frames, paths: list[Path]) -> None:
                 f"{float(similar[index]):.2f}, one person's photos usually have more than {SAME_PERSON})",
                 file=sys.stderr,
             )
-
-
-def _animate(args: argparse.Namespace) -> int:
-    from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.motion import fill_lost, relative_motion, runs
-
-    if args.output.suffix.lower() not in ("", ".mp4"):
-        raise ValueError(f"--output is a .mp4 file or a folder without a suffix, got {args.output}")
-    avatar = Avatar.load(avatar_path(args.avatar))
-    video, tracked = track_driver(avatar, args.driver, args.max_frames)
-    lost = ~tracked.valid
-    params, kept = fill_lost(tracked.params, lost, args.lost)
-    if args.relative:
-        first = (~lost).nonzero()[0]
-        params = relative_motion(params, tracked.params[first], avatar.source.params)
-    frames = _with_params(tracked, kept, params)
-    times = video.timestamps[kept.numpy()]
-    _write(args.output, _drawn(avatar, frames, lost[kept], args.compare), times, video.fps)
-    silent = _add_sound(args.output, args.driver, video, float(times[0]))
-    spans = runs(lost.nonzero().flatten())
-    record = {
-        "driver": str(args.driver),
-        "driver_frames": len(video),
-        "lost_frames": spans,
-        "lost": args.lost,
-        "relative": args.relative,
-        "frames": len(frames),
-        "fps": video.fps,
-        "timestamps_s": [round(float(time), 6) for time in times],
-        "sound": silent or "as in the driver",
-    }
-    write_atomic(args.output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-    if spans:
-        where = ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
-        print(f"lost {int(lost.sum())} of {len(video)} frames ({args.lost}): {where}", file=sys.stderr)
-    print(f"{args.output}: {len(frames)} frames")
-    return 0
-
-
-def _add_sound(output: Path, driver: Path, video: Video, start_s: float) -> str:
-    """Give a video the driver's sound; returns why it has none, and says so where there was one."""
-    if not output.suffix:
-        return "pictures have no sound"
-    from rome_lightning.media.audio import NO_SOUND, copy_audio
-
-    lost = copy_audio(output, driver, [offset - start_s for offset in video.clock_offsets])
-    if lost and lost != NO_SOUND:
-        print(f"warning: {output} is silent: {lost}", file=sys.stderr)
-    return lost
-
-
-def _with_params(tracked: TrackedClip, kept: torch.Tensor, params: HeadParams) -> Frames:
-    """The driver's frames that are kept, with the parameters that they are drawn with."""
-    import dataclasses
-
-    return dataclasses.replace(tracked.to_frames()[kept], params=params)
-
-
-def _drawn(avatar: Avatar, frames: Frames, lost: torch.Tensor, compare: bool) -> Iterator[np.ndarray]:
-    """The frames to write; in a comparison a red border shows where the driver is lost."""
-    from rome_lightning.report.pictures import driven_frames
-
-    for frame, is_lost in zip(driven_frames(avatar, frames, compare), lost.tolist(), strict=True):
-        if compare and is_lost:
-            width = max(2, frame.shape[0] // 64)
-            for side in (frame[:width], frame[-width:], frame[:, :width], frame[:, -width:]):
-                side[:] = (220, 30, 30)
-        yield frame
-
-
-def _write(output: Path, frames: Iterator[np.ndarray], times: np.ndarray, fps: float) -> None:
-    """A video whose frames are shown when the driver's are, or a folder of pictures."""
-    from rome_lightning.media.image import write_png
-    from rome_lightning.media.video import write_video
-
-    frames = counted(frames, "rendering", len(times))
-    if output.suffix:
-        write_video(output, frames, fps, timestamps=times)
-        return
-    for index, frame in enumerate(frames):
-        write_png(output / f"{index:05d}.png", frame)
 
 
 def _edit(args: argparse.Namespace) -> int:

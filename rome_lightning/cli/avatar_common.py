@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.progress import shown
 from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.media.video import Video
-    from rome_lightning.tracking import TrackedClip
+    from rome_lightning.avatar.driver import Driver
+    from rome_lightning.tracking.detector import Progress
 
 AVATAR_FILE = "avatar.safetensors"
-LARGEST_FRAME = 1280
-"""Drivers' frames are reduced to this longer side: more helps nobody and fills the memory."""
 
 
 def add_avatar(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +35,34 @@ def avatar_path(given: Path) -> Path:
     return given / AVATAR_FILE if given.is_dir() or not given.suffix else given
 
 
-def track_driver(avatar: Avatar, path: Path, max_frames: int | None) -> tuple[Video, TrackedClip]:
-    """A driving video, and what the tracker finds in it.
+def load_driver(
+    avatar: Avatar, path: Path, max_frames: int | None = None, fps: float | None = None
+) -> Driver:
+    """What drives an avatar, see ``read_driver``, with a line on the terminal meanwhile."""
+    from rome_lightning.avatar.driver import read_driver
 
-    Args:
-        avatar: that is to be driven.
-        path: of the video.
-        max_frames: stop after so many.
+    with following(f"tracking {path}") as progress:
+        return read_driver(path, avatar, max_frames, fps, progress)
+
+
+@contextmanager
+def following(description: str) -> Iterator[Progress]:
+    """A line on the terminal for each stage of the tracker, with the time left.
+
+    Yields:
+        Takes (stage, done, total), from several threads.
     """
-    from rome_lightning.media.video import read_video
-    from rome_lightning.tracking import Tracker
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
-    print(printable(f"tracking {len(video)} frames of {path}"), file=sys.stderr)
-    tracker = Tracker(avatar.model.head, image_size=avatar.image_size[0])
-    with shown("tracking", len(video)) as update:
-        tracked = tracker.track(
-            video.frames, fps=video.fps, masks=False, progress=lambda _stage, done, _total: update(done)
-        )
-    return video, tracked
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left:"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = {"": bars.add_task(printable(description), total=None)}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report

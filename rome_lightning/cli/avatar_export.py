@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, avatar_path, count, track_driver
+from rome_lightning.cli.avatar_common import add_avatar, avatar_path, count, load_driver
 from rome_lightning.cli.progress import counted, shown
 
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
+    from rome_lightning.avatar.driver import Driver
+    from rome_lightning.export.glb import Motion
+    from rome_lightning.types import HeadParams
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -20,19 +23,43 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     add_avatar(export)
     export.add_argument(
         "--format",
-        choices=("glb", "obj", "ply", "usd", "params", "flipbook", "smplx"),
+        choices=("glb", "vrm", "vrm0", "web", "obj", "ply", "usd", "params", "flipbook", "smplx"),
         default="glb",
-        help="glb, usd: rigged mesh with a morph target per expression; obj: textured mesh; ply: mesh with "
-        "coloured vertices; params: parameters of the head model by FLAME's names (.npz); flipbook: the "
-        "neural "
-        "render over a driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's "
-        "hair and shoulders (.npz). Default: glb.",
+        help="glb, usd: rigged mesh with a morph target per expression; vrm, vrm0: the same as an avatar to "
+        "wear (VRM 1.0, and 0.x for programs that read nothing newer); web: a folder for any static host, a "
+        "page with sliders that other pages can embed; obj: textured mesh; ply: mesh with coloured vertices; "
+        "params: parameters of the head model by FLAME's names (.npz); flipbook: the neural render over a "
+        "driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's hair and "
+        "shoulders (.npz). Default: glb.",
+    )
+    export.add_argument(
+        "--animation",
+        type=Path,
+        metavar="DRIVER",
+        help="glb: an animation clip in the file, from a video, photographs or recorded motion (see `animate "
+        "--driver`).",
+    )
+    export.add_argument(
+        "--visemes",
+        action="store_true",
+        default=None,
+        help="glb: 15 more morph targets, the mouth shapes of Oculus LipSync (viseme_aa, ...), for programs "
+        "that move lips by sound.",
+    )
+    export.add_argument(
+        "--copyright",
+        help="Whose photograph it is, for the file's copyright notice, such as '2026 Jane Doe, CC BY 4.0' "
+        "(default: names the photograph).",
+    )
+    export.add_argument(
+        "--author", help="vrm: who answers for the avatar (default: 'the owner of the photograph')."
     )
     export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
     export.add_argument(
         "--driver",
         type=Path,
-        help="Video that gives the poses for obj, ply and params (default: at rest); required for flipbook.",
+        help="Video, photographs or recorded motion that give the poses for obj, ply and params (default: at "
+        "rest); required for flipbook.",
     )
     export.add_argument(
         "--frame",
@@ -42,7 +69,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "for obj and ply, all for params).",
     )
     export.add_argument(
-        "--max-frames", type=count, help="flipbook: stop after this many frames of the driver."
+        "--max-frames", type=count, help="flipbook, --animation: stop after this many frames of the driver."
     )
     export.add_argument(
         "--body", type=Path, help="smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de."
@@ -66,9 +93,25 @@ def export(args: argparse.Namespace) -> int:
         written = [_export_smplx(avatar, args, output)]
     elif args.format == "flipbook":
         written = _export_flipbook(avatar, args, output)
-    elif args.driver is None:
+    elif args.format == "web":
+        from rome_lightning.export.web_page import export_web
+
+        motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
-            written = [export_avatar(avatar, output, args.format)]
+            written = export_web(avatar, output, motion, args.copyright)
+    elif args.driver is None:
+        motion = None if args.animation is None else _motion(avatar, args)
+        with shown(f"writing {output.name}"):
+            file = export_avatar(
+                avatar,
+                output,
+                args.format,
+                motion=motion,
+                rights=args.copyright,
+                author=args.author,
+                visemes=bool(args.visemes),
+            )
+        written = [file]
     else:
         written = _export_poses(avatar, args, output)
     for file in written:
@@ -82,11 +125,17 @@ def _export_file(args: argparse.Namespace) -> Path:
 
     names: dict[str, str] = {name: f"avatar{suffix}" for name, suffix in SUFFIXES.items()}
     # Beside the avatar lie `params` and the texture of `obj` under the plain names.
-    names |= {"smplx": "avatar_smplx.npz", "flipbook": "avatar_flipbook.png"}
+    names |= {
+        "smplx": "avatar_smplx.npz",
+        "flipbook": "avatar_flipbook.png",
+        "vrm0": "avatar_vrm0.vrm",
+        "web": "web",
+    }
     suffix = Path(names[args.format]).suffix
     if args.output is not None and args.output.suffix.lower() != suffix:
-        raise ValueError(f"--format {args.format} writes a {suffix} file, got --output {args.output}")
-    if args.format in (*RIGGED, "smplx") and (args.driver or args.frame):
+        kind = f"a {suffix} file" if suffix else "a folder without a suffix"
+        raise ValueError(f"--format {args.format} writes {kind}, got --output {args.output}")
+    if args.format in (*RIGGED, "smplx", "web") and (args.driver or args.frame):
         raise ValueError(
             f"--format {args.format} is rigged and holds every pose; --driver is for obj, ply, params and "
             "flipbook"
@@ -100,10 +149,21 @@ def _export_file(args: argparse.Namespace) -> Path:
             "--format smplx needs --body SMPLX_NEUTRAL.npz and --correspondence "
             "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
         )
-    owners = {"body": "smplx", "correspondence": "smplx", "flame": "smplx", "max_frames": "flipbook"}
+    owners = {
+        "body": ("smplx",),
+        "correspondence": ("smplx",),
+        "flame": ("smplx",),
+        "animation": ("glb", "web"),
+        "visemes": ("glb",),
+        "copyright": ("glb", "vrm", "vrm0", "web"),
+        "author": ("vrm", "vrm0"),
+        "max_frames": ("flipbook", "glb", "web"),
+    }
     for name, owner in owners.items():
-        if getattr(args, name) is not None and args.format != owner:
-            raise ValueError(f"--{name.replace('_', '-')} is for --format {owner}, got {args.format}")
+        if getattr(args, name) is not None and args.format not in owner:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for --format {' or '.join(owner)}, got {args.format}"
+            )
     given: Path | None = args.output
     return given or avatar_path(args.avatar).with_name(names[args.format])
 
@@ -120,16 +180,33 @@ def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Pat
 
 
 def _export_flipbook(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
-    from rome_lightning.avatar.motion import fill_lost
     from rome_lightning.export.flipbook import export_flipbook
 
-    video, tracked = track_driver(avatar, args.driver, args.max_frames)
-    params, _ = fill_lost(tracked.params, ~tracked.valid, "hold")
-    lost = int((~tracked.valid).sum())
-    if lost:
-        print(f"lost {lost} of {len(params)} frames, the last pose is held", file=sys.stderr)
+    driver = load_driver(avatar, args.driver, args.max_frames)
+    params = _held(driver)
     with shown("drawing"):
-        return export_flipbook(avatar, output, params, video.fps)
+        return export_flipbook(avatar, output, params, driver.fps)
+
+
+def _motion(avatar: Avatar, args: argparse.Namespace) -> Motion:
+    """The clip of ``--animation``."""
+    import torch
+
+    from rome_lightning.export.glb import Motion
+
+    driver = load_driver(avatar, args.animation, args.max_frames)
+    times = torch.from_numpy(driver.times - driver.times[0]).float()
+    return Motion(_held(driver), times, args.animation.stem)
+
+
+def _held(driver: Driver) -> HeadParams:
+    """The driver's poses; lost frames hold the last one."""
+    from rome_lightning.avatar.motion import fill_lost
+
+    params, _ = fill_lost(driver.params, driver.lost, "hold")
+    if lost := int(driver.lost.sum()):
+        print(f"lost {lost} of {len(params)} frames, the last pose is held", file=sys.stderr)
+    return params
 
 
 def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
@@ -139,30 +216,30 @@ def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> lis
     from rome_lightning.export.person import export_avatar
 
     last = max(args.frame) + 1 if args.frame else (None if args.format == "params" else 1)
-    _, tracked = track_driver(avatar, args.driver, last)
-    wanted = torch.tensor(args.frame or range(len(tracked)))
-    if int(wanted.max()) >= len(tracked):
+    driver = load_driver(avatar, args.driver, last)
+    wanted = torch.tensor(args.frame or range(len(driver)))
+    if int(wanted.max()) >= len(driver):
         raise ValueError(
-            f"{args.driver} has {len(tracked)} frames, --frame {int(wanted.max())} does not exist"
+            f"{args.driver} has {len(driver)} frames, --frame {int(wanted.max())} does not exist"
         )
-    lost = wanted[~tracked.valid[wanted]]
+    lost = wanted[driver.lost[wanted]]
     if len(lost) and args.frame:
-        reason = tracked.reasons[int(lost[0])]
+        reason = driver.reasons[int(lost[0])]
         raise ValueError(
             f"frame {int(lost[0])} of {args.driver} cannot be used: {reason}; choose another frame"
         )
     if args.format == "params":
-        kept = wanted[tracked.valid[wanted]]
+        kept = wanted[~driver.lost[wanted]]
         if len(lost):
             print(f"skipped {len(lost)} lost frames", file=sys.stderr)
-        return [export_avatar(avatar, output, args.format, tracked.params[kept])]
+        return [export_avatar(avatar, output, args.format, driver.params[kept])]
     many = len(wanted) > 1
     return [
         export_avatar(
             avatar,
             output.with_name(f"{output.stem}_{number:05d}{output.suffix}") if many else output,
             args.format,
-            tracked.params[slice(number, number + 1)],
+            driver.params[slice(number, number + 1)],
         )
         for number in counted(wanted.tolist(), "writing", len(wanted))
     ]

@@ -230,7 +230,7 @@ def _write_comparison(avatar: Avatar, driver: Frames, fps: float, path: Path) ->
     from rome_lightning.media.video import write_video
     from rome_lightning.report.pictures import driven_frames
 
-    write_video(path, driven_frames(avatar, driver, compare=True), fps)
+    write_video(path, driven_frames(avatar, driver.params, driver.image), fps)
 
 
 def _score(checkpoint: Path, path: Path, output: Path) -> list[Section]:

@@ -14,9 +14,7 @@ Source: Khronos Group, glTF 2.0 Specification (ISO/IEC 12113:2022).
 
 from __future__ import annotations
 
-import json
-import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,128 +25,143 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import rome_lightning
+from rome_lightning.export.gltf import INDICES, VERTICES, Buffer, container
+from rome_lightning.export.surface import Surface, whole_surface
+from rome_lightning.export.visemes import VISEMES, viseme_components
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import JOINTS, HeadModel
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 from rome_lightning.types import HeadParams
 
-_PARENTS = {"root": None, "neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}
-_TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
-_COMPONENTS = {"uint8": 5121, "uint16": 5123, "uint32": 5125, "float32": 5126}
-_VERTICES, _INDICES = 34962, 34963
+PARENTS = {"root": None, "neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}
+"""Of each joint."""
 _LINEAR, _LINEAR_MIPMAPS, _CLAMP = 9729, 9987, 33071
 
 SMALLEST_MOVE = 1e-5
 """Displacements below this many metres are left out of morph targets."""
 
 
-@dataclass
-class _Buffer:
-    """The binary chunk and the JSON that describes it."""
+@dataclass(frozen=True)
+class Motion:
+    """Poses over time, for an animation clip."""
 
-    content: bytearray = field(default_factory=bytearray)
-    views: list[dict[str, Any]] = field(default_factory=list)
-    accessors: list[dict[str, Any]] = field(default_factory=list)
+    params: HeadParams
+    """One row per frame; shape and camera are not used."""
+    times_s: Float[Tensor, " n"]
+    """When each is shown, rising, from 0."""
+    name: str
 
-    def view(self, data: bytes, target: int | None = None) -> int:
-        """Append bytes, aligned to 4; returns the index of their view."""
-        self.content.extend(bytes(-len(self.content) % 4))
-        view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(data)}
-        self.views.append(view if target is None else view | {"target": target})
-        self.content.extend(data)
-        return len(self.views) - 1
 
-    def accessor(self, array: NDArray[Any], target: int | None = None, bounds: bool = False) -> int:
-        """Append an array of shape (n,) or (n, c); returns the index of its accessor."""
-        entry = self._describe(array, bounds) | {"bufferView": self.view(array.tobytes(), target)}
-        self.accessors.append(entry)
-        return len(self.accessors) - 1
+@dataclass(frozen=True)
+class Person:
+    """What a rigged file shows."""
 
-    def displacement(self, array: NDArray[np.float32], moved: NDArray[np.bool_], bounds: bool) -> int:
-        """Append an (n, 3) array that is zero where ``moved`` is false, sparse where that is smaller."""
-        array = np.where(moved[:, None], array, np.float32(0))
-        indices = np.flatnonzero(moved)
-        index_type = np.uint16 if len(array) <= 0xFFFF else np.uint32
-        width = np.dtype(index_type).itemsize
-        if len(indices) * (12 + width) >= 12 * len(array):
-            return self.accessor(array, _VERTICES, bounds)
-        entry = self._describe(array, bounds)
-        # An accessor without data is all zeros, which is what a target that moves nothing needs.
-        if len(indices):
-            entry["sparse"] = {
-                "count": len(indices),
-                "indices": {
-                    "bufferView": self.view(indices.astype(index_type).tobytes()),
-                    "componentType": _COMPONENTS[np.dtype(index_type).name],
-                },
-                "values": {"bufferView": self.view(array[indices].tobytes())},
-            }
-        self.accessors.append(entry)
-        return len(self.accessors) - 1
+    head: HeadModel
+    shape: Float[Tensor, " s"]
+    """Identity coefficients."""
+    offsets: Float[Tensor, "v 3"] | None
+    """Hair and shoulder displacement at rest, metres; ``None`` for the bald head."""
+    colour_texture: Float[Tensor, "3 t t"]
+    """Complete RGB texture in [0, 1], sRGB, without holes."""
+    surface: Surface | None = None
+    """What of the head's mesh is written; all of it if not given."""
+    copyright: str = ""
+    """Of the photograph; the head model's licence follows it in the file."""
 
-    @staticmethod
-    def _describe(array: NDArray[Any], bounds: bool) -> dict[str, Any]:
-        columns = array.reshape(len(array), -1)
-        entry: dict[str, Any] = {
-            "componentType": _COMPONENTS[array.dtype.name],
-            "count": len(array),
-            "type": _TYPES[columns.shape[1]],
-        }
-        if bounds:
-            entry |= {"min": columns.min(0).tolist(), "max": columns.max(0).tolist()}
-        return entry
+    def check(self) -> None:
+        """Raise ValueError where sizes do not fit."""
+        _check(self.head, self.shape, self.offsets, self.colour_texture)
 
 
 @torch.no_grad()
 def export_glb(
     path: str | Path,
-    head: HeadModel,
-    shape: Float[Tensor, " s"],
-    offsets: Float[Tensor, "v 3"] | None,
-    colour_texture: Float[Tensor, "3 t t"],
+    person: Person,
     *,
     name: str = "avatar",
     unlit: bool = False,
+    motion: Motion | None = None,
+    visemes: bool = False,
 ) -> Path:
     """Write one person as a rigged ``.glb``.
 
     Args:
         path: file to write; its folder is made.
-        head: the head model of the avatar.
-        shape: identity coefficients.
-        offsets: hair and shoulder displacement at rest, metres; ``None`` for the bald head.
-        colour_texture: complete RGB texture in [0, 1], sRGB, without holes (``bake_colour_texture``).
+        person: mesh and texture.
         name: name of the scene's nodes.
         unlit: show the texture's colours as they are; otherwise the viewer adds its own light to the
             light that the photograph has.
+        motion: an animation clip for the file.
+        visemes: add the mouth shapes of ``VISEMES`` behind the expressions.
 
     Returns:
         The path written.
     """
     path = Path(path)
-    _check(head, shape, offsets, colour_texture)
-    corners = _corners(head)
-    rest, joints = rest_and_joints(head, shape, offsets)
-    buffer = _Buffer()
-    attributes, indices = _geometry(buffer, head, rest, corners)
-    normals = unit_normals(rest, head)
-    targets = [
-        _morph_target(buffer, head, rest, normals, component, corners)
-        for component in head.basis[head.num_shape :]
-    ]
+    person.check()
+    buffer = Buffer()
+    rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
     nodes, skin = _skeleton(buffer, joints.numpy(), name)
-    image = buffer.view(encode_png(colour_texture))
     document = {
-        "asset": {
-            "version": "2.0",
-            "generator": f"rome_lightning {rome_lightning.__version__}",
-            "copyright": head.licence,
-            "extras": {"head": head.name},
-        },
+        "asset": asset(person),
         "scene": 0,
         "scenes": [{"nodes": [0, 1]}],
         "nodes": nodes,
+        "skins": [skin],
+        **mesh_parts(buffer, person, rest, name, unlit, visemes=visemes),
+    }
+    if motion is not None:
+        document["animations"] = [_animation(buffer, motion, len(VISEMES) if visemes else 0)]
+    document |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
+    write_atomic(path, container(document, bytes(buffer.content)))
+    return path
+
+
+def asset(person: Person) -> dict[str, Any]:
+    """Who made the file, and whose rights are in it."""
+    rights = f"head model: {person.head.licence}"
+    return {
+        "version": "2.0",
+        "generator": f"rome_lightning {rome_lightning.__version__}",
+        "copyright": f"{person.copyright}; {rights}" if person.copyright else rights,
+        "extras": {"head": person.head.name},
+    }
+
+
+def mesh_parts(
+    buffer: Buffer,
+    person: Person,
+    rest: Float[Tensor, "v 3"],
+    name: str,
+    unlit: bool,
+    turn: float = 1.0,
+    visemes: bool = False,
+) -> dict[str, Any]:
+    """Mesh, material and texture as parts of a document.
+
+    Args:
+        buffer: takes the data.
+        person: mesh and texture.
+        rest: vertices of the head where the file has them, metres.
+        name: of the mesh.
+        unlit: show the texture's colours as they are.
+        turn: -1 where ``rest`` is turned by half a circle about y, so that expressions are turned too.
+        visemes: add the mouth shapes of ``VISEMES``.
+    """
+    head, surface = person.head, person.surface or whole_surface(person.head)
+    attributes, indices = _geometry(buffer, head, rest, surface)
+    normals = unit_normals(rest, head)
+    axes = torch.tensor([turn, 1.0, turn])
+    names, components = list(head.expression_names), head.basis[head.num_shape :].cpu()
+    if visemes:
+        names, components = [*names, *VISEMES], torch.cat([components, viseme_components(head)])
+    targets = [
+        _morph_target(buffer, head, rest, normals, component.view(-1, 3) * axes, surface)
+        for component in components
+    ]
+    image = buffer.view(encode_png(person.colour_texture))
+    return {
         "meshes": [
             {
                 "name": name,
@@ -156,19 +169,14 @@ def export_glb(
                     {"attributes": attributes, "indices": indices, "material": 0, "targets": targets}
                 ],
                 "weights": [0.0] * len(targets),
-                "extras": {"targetNames": list(head.expression_names)},
+                "extras": {"targetNames": names},
             }
         ],
-        "skins": [skin],
-        "accessors": buffer.accessors,
-        "bufferViews": buffer.views,
         "images": [{"bufferView": image, "mimeType": "image/png", "name": "colour"}],
         "textures": [{"sampler": 0, "source": 0}],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}],
         **_material(unlit),
     }
-    write_atomic(path, _container(document, bytes(buffer.content)))
-    return path
 
 
 def _check(head: HeadModel, shape: Tensor, offsets: Tensor | None, texture: Tensor) -> None:
@@ -180,21 +188,6 @@ def _check(head: HeadModel, shape: Tensor, offsets: Tensor | None, texture: Tens
         raise ValueError(f"offsets must have shape ({head.num_vertices}, 3), got {tuple(offsets.shape)}")
     if texture.ndim != 3 or texture.shape[0] != 3:
         raise ValueError(f"colour_texture must have shape (3, s, s), got {tuple(texture.shape)}")
-
-
-@dataclass(frozen=True)
-class _Corners:
-    """Mesh vertices as glTF wants them: one per pair of vertex and texture coordinate."""
-
-    vertices: Tensor
-    uvs: Tensor
-    faces: Tensor
-
-
-def _corners(head: HeadModel) -> _Corners:
-    pairs = torch.stack([head.faces.flatten(), head.uv_faces.flatten()], dim=1).cpu()
-    unique, index = pairs.unique(dim=0, return_inverse=True)
-    return _Corners(unique[:, 0], unique[:, 1], index.view(-1, 3))
 
 
 def rest_and_joints(
@@ -215,66 +208,80 @@ def rest_and_joints(
 def unit_normals(vertices: Float[Tensor, "v 3"], head: HeadModel) -> Float[Tensor, "v 3"]:
     """Normals of which every one has a direction."""
     normals = vertex_normals(vertices[None].double(), head.faces.cpu())[0]
-    # A vertex with degenerate faces only has no direction, and glTF demands one.
+    return _with_direction(normals).float()
+
+
+def _with_direction(normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """A vertex with degenerate faces only has no direction, and glTF demands one."""
     lost = normals.norm(dim=-1, keepdim=True) < 0.5
-    return torch.where(lost, torch.tensor([0.0, 0.0, 1.0], dtype=normals.dtype), normals).float()
+    return torch.where(lost, torch.tensor([0.0, 0.0, 1.0], dtype=normals.dtype), normals)
 
 
 def skin_weights(head: HeadModel) -> tuple[Int[Tensor, "v 4"], Float[Tensor, "v 4"]]:
-    """The four joints that move each vertex, and how much; 0 and 0 where there are fewer.
+    """The four joints that move each vertex, and how much; 0 and 0 where there are fewer."""
+    return _strongest(head.to_vertices(head.skinning_weights.float()).cpu())
 
-    Files have room for four joints per vertex; a fifth never weighs anything that could be seen.
-    """
-    strongest, joints = head.to_vertices(head.skinning_weights.float()).cpu().topk(4, dim=-1)
+
+def _strongest(weights: Float[Tensor, "n 5"]) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Joints and weights; files have room for four, and a fifth never weighs anything that could be seen."""
+    strongest, joints = weights.topk(4, dim=-1)
     strongest = strongest / strongest.sum(dim=-1, keepdim=True)
     strongest[strongest < 1e-4] = 0
     strongest = strongest.double() / strongest.double().sum(dim=-1, keepdim=True)
     return torch.where(strongest > 0, joints, 0), strongest.float()
 
 
-def _geometry(
-    buffer: _Buffer, head: HeadModel, rest: Tensor, corners: _Corners
-) -> tuple[dict[str, int], int]:
+def _geometry(buffer: Buffer, head: HeadModel, rest: Tensor, surface: Surface) -> tuple[dict[str, int], int]:
     """Attributes and indices of the mesh."""
-    joints, strongest = skin_weights(head)
-    pick = corners.vertices
+    joints, strongest = _strongest(surface.carry(head.to_vertices(head.skinning_weights.float())))
+    positions = surface.carry(rest)
     attributes = {
-        "POSITION": buffer.accessor(rest[pick].numpy(), _VERTICES, bounds=True),
-        "NORMAL": buffer.accessor(unit_normals(rest, head)[pick].numpy(), _VERTICES),
-        "TEXCOORD_0": buffer.accessor(head.uvs.cpu().float()[corners.uvs].numpy(), _VERTICES),
-        "JOINTS_0": buffer.accessor(joints[pick].to(torch.uint8).numpy(), _VERTICES),
-        "WEIGHTS_0": buffer.accessor(strongest[pick].numpy(), _VERTICES),
+        "POSITION": buffer.accessor(positions.numpy(), VERTICES, bounds=True),
+        "NORMAL": buffer.accessor(_surface_normals(rest, positions, head, surface).numpy(), VERTICES),
+        "TEXCOORD_0": buffer.accessor(surface.uvs.numpy(), VERTICES),
+        "JOINTS_0": buffer.accessor(joints.to(torch.uint8).numpy(), VERTICES),
+        "WEIGHTS_0": buffer.accessor(strongest.numpy(), VERTICES),
     }
-    small = len(pick) <= 0xFFFF
-    indices = corners.faces.flatten().numpy().astype(np.uint16 if small else np.uint32)
-    return attributes, buffer.accessor(indices, _INDICES)
+    small = len(positions) <= 0xFFFF
+    indices = surface.faces.flatten().numpy().astype(np.uint16 if small else np.uint32)
+    return attributes, buffer.accessor(indices, INDICES)
+
+
+def _surface_normals(rest: Tensor, positions: Tensor, head: HeadModel, surface: Surface) -> Tensor:
+    """The head's normals, and those of the cap, whose edge is sharp."""
+    normals = surface.carry(unit_normals(rest, head).double())
+    of_cap = surface.faces[surface.cap[surface.faces].all(1)]
+    if len(of_cap):
+        normals[surface.cap] = vertex_normals(positions[None].double(), of_cap, fused=False)[0, surface.cap]
+    return _with_direction(torch.nn.functional.normalize(normals, dim=-1)).float()
 
 
 def _morph_target(
-    buffer: _Buffer, head: HeadModel, rest: Tensor, normals: Tensor, component: Tensor, corners: _Corners
+    buffer: Buffer, head: HeadModel, rest: Tensor, normals: Tensor, component: Tensor, surface: Surface
 ) -> dict[str, int]:
     """Displacement of positions and normals at full strength of one expression."""
-    moves = head.to_vertices(component.view(-1, 3).float()).cpu()
+    moves = head.to_vertices(component.float().to(head.faces.device)).cpu()
     moves[moves.norm(dim=-1) < SMALLEST_MOVE] = 0
     turns = unit_normals(rest + moves, head) - normals
-    pick = corners.vertices
-    moved, turned = (moves != 0).any(-1)[pick], (turns.abs() > 1e-3).any(-1)[pick]
+    moves, turns = surface.carry(moves), surface.carry(turns)
+    turns[surface.cap] = 0
+    moved, turned = (moves != 0).any(-1), (turns.abs() > 1e-3).any(-1)
     return {
-        "POSITION": buffer.displacement(moves[pick].numpy(), moved.numpy(), bounds=True),
-        "NORMAL": buffer.displacement(turns[pick].numpy(), turned.numpy(), bounds=False),
+        "POSITION": buffer.displacement(moves.numpy(), moved.numpy(), bounds=True),
+        "NORMAL": buffer.displacement(turns.numpy(), turned.numpy(), bounds=False),
     }
 
 
 def _skeleton(
-    buffer: _Buffer, joints: NDArray[np.float32], name: str
+    buffer: Buffer, joints: NDArray[np.float32], name: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Nodes (the mesh first, then ``JOINTS``) and the skin."""
     nodes: list[dict[str, Any]] = [{"name": name, "mesh": 0, "skin": 0}]
     for index, joint in enumerate(JOINTS):
-        parent = _PARENTS[joint]
+        parent = PARENTS[joint]
         origin = joints[JOINTS.index(parent)] if parent else np.zeros(3, np.float32)
         node = {"name": joint, "translation": [float(value) for value in joints[index] - origin]}
-        children = [JOINTS.index(child) + 1 for child, owner in _PARENTS.items() if owner == joint]
+        children = [JOINTS.index(child) + 1 for child, owner in PARENTS.items() if owner == joint]
         nodes.append(node | ({"children": children} if children else {}))
     inverse = np.tile(np.eye(4, dtype=np.float32), (5, 1, 1))
     inverse[:, :3, 3] = -joints
@@ -301,20 +308,35 @@ def _material(unlit: bool) -> dict[str, Any]:
     return {"materials": [material], "extensionsUsed": ["KHR_materials_unlit"]}
 
 
-def _container(document: dict[str, Any], binary: bytes) -> bytes:
-    """The two chunks of a ``.glb`` file."""
-    binary += bytes(-len(binary) % 4)
-    document = document | {"buffers": [{"byteLength": len(binary)}]}
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
-    text += b" " * (-len(text) % 4)
-    length = 12 + 8 + len(text) + 8 + len(binary)
-    header = struct.pack("<4sII", b"glTF", 2, length)
-    return b"".join(
-        [
-            header,
-            struct.pack("<I4s", len(text), b"JSON"),
-            text,
-            struct.pack("<I4s", len(binary), b"BIN\0"),
-            binary,
-        ]
-    )
+def _animation(buffer: Buffer, motion: Motion, num_still: int) -> dict[str, Any]:
+    """Weights of all expressions and rotations of all joints over time; further targets stay at 0."""
+    params = motion.params
+    times = buffer.accessor(motion.times_s.float().cpu().numpy(), bounds=True)
+    left, right = params.eye_pose.split(3, dim=-1)
+    poses = (params.global_pose, params.neck_pose, params.jaw_pose, left, right)
+    weights = torch.nn.functional.pad(params.expression.float().cpu(), (0, num_still))
+    tracks = [(0, "weights", weights.flatten())]
+    tracks += [(index + 1, "rotation", quaternions(pose)) for index, pose in enumerate(poses)]
+    return {
+        "name": motion.name,
+        "channels": [
+            {"sampler": index, "target": {"node": node, "path": path}}
+            for index, (node, path, _) in enumerate(tracks)
+        ],
+        "samplers": [
+            {"input": times, "output": buffer.accessor(values.numpy()), "interpolation": "LINEAR"}
+            for _, _, values in tracks
+        ],
+    }
+
+
+def quaternions(rotations: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    """Rotation vectors in radians as unit quaternions (x, y, z, w), each on the side of the one before."""
+    vectors = rotations.double().cpu()
+    angle = vectors.norm(dim=-1, keepdim=True)
+    # torch's sinc has the factor pi.
+    found = torch.cat([vectors * torch.sinc(angle / (2 * torch.pi)) / 2, (angle / 2).cos()], dim=-1)
+    flips = (found[1:] * found[:-1]).sum(-1) < 0
+    signs = torch.where(flips, -1.0, 1.0).double().cumprod(0)
+    found[1:] *= signs[:, None]
+    return found.float()

@@ -6,45 +6,65 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.export.colour_texture import bake_colour_texture
-from rome_lightning.export.glb import export_glb
+from rome_lightning.export.bust import avatar_surface
+from rome_lightning.export.glb import Motion, Person, export_glb
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.usd import export_usd, load_usd
+from rome_lightning.export.vrm import VrmMeta, VrmVersion, export_vrm
 from rome_lightning.media.atomic import atomic_file
+from rome_lightning.models.texture import surface_of
 from rome_lightning.renderer import sample_texture
 from rome_lightning.types import HeadParams
 from rome_lightning.types.params import at_rest
 
-FileFormat = Literal["glb", "obj", "ply", "usd", "params"]
+FileFormat = Literal["glb", "vrm", "vrm0", "obj", "ply", "usd", "params"]
 SUFFIXES: dict[FileFormat, str] = {
     "glb": ".glb",
+    "vrm": ".vrm",
+    "vrm0": ".vrm",
     "obj": ".obj",
     "ply": ".ply",
     "usd": ".usdz",
     "params": ".npz",
 }
 """Of the file that each format writes."""
-RIGGED = ("glb", "usd")
+RIGGED = ("glb", "vrm", "vrm0", "usd")
 """Formats whose file moves: a skeleton, and a morph target per expression."""
+_THUMBNAIL = 256
+"""Side of the picture in VRM files, pixels."""
 
 
 def export_avatar(
-    avatar: Avatar, path: Path, file_format: FileFormat, pose: HeadParams | None = None
+    avatar: Avatar,
+    path: Path,
+    file_format: FileFormat,
+    pose: HeadParams | None = None,
+    motion: Motion | None = None,
+    rights: str | None = None,
+    author: str | None = None,
+    visemes: bool = False,
 ) -> Path:
     """Write the person, hair and shoulders included, with the photographs' colours.
 
     Args:
         avatar: the person.
         path: file to write.
-        file_format: ``glb`` and ``usd`` are rigged; ``obj`` (with texture) and ``ply`` (colours per vertex)
-            are the mesh alone; ``params`` are the numbers of the head model and the offsets, see
-            ``export_params``.
+        file_format: ``glb``, ``vrm``, ``vrm0`` and ``usd`` are rigged; ``obj`` (with texture) and ``ply``
+            (colours per vertex) are the mesh alone; ``params`` are the numbers of the head model and the
+            offsets, see ``export_params``.
         pose: expression and pose of ``obj`` and ``ply`` (batch of one), or those that ``params`` holds (any
             number); at rest if not given.
+        motion: an animation clip for a ``glb``.
+        rights: whose photograph it is, for the copyright notice of glTF and VRM; by default the photograph is
+            named.
+        author: who answers for a VRM file; the owner of the photograph by default.
+        visemes: 15 mouth shapes for sounds as further targets of a ``glb``.
 
     Raises:
         ValueError: a pose is given for a format that has all poses in it.
@@ -52,17 +72,27 @@ def export_avatar(
     """
     if file_format in RIGGED and pose is not None:
         raise ValueError(f"a {file_format} file is rigged and holds no single pose; use obj or ply")
+    if file_format != "glb" and motion is not None:
+        raise ValueError(f"only glb files hold an animation, got {file_format}")
     if file_format == "params":
         return export_params(avatar, path, pose)
     if file_format == "usd":
         load_usd()
     head = avatar.model.head
+    if file_format in ("vrm", "vrm0"):
+        thumbnail = F.interpolate(
+            avatar.source.image, (_THUMBNAIL, _THUMBNAIL), mode="bilinear", antialias=True
+        )
+        meta = VrmMeta(path.stem, author or "the owner of the photograph", thumbnail[0])
+        version: VrmVersion = "1.0" if file_format == "vrm" else "0.0"
+        return export_vrm(path, rigged_person(avatar, rights=rights), meta, version)
+    if file_format == "glb":
+        return export_glb(
+            path, rigged_person(avatar, rights=rights), name=path.stem, motion=motion, visemes=visemes
+        )
     texture = colour_texture(avatar)
-    if file_format in RIGGED:
-        offsets = avatar.rest_mesh().offsets[0]
-        if file_format == "usd":
-            return export_usd(path, head, avatar.code.shape[0], offsets, texture)
-        return export_glb(path, head, avatar.code.shape[0], offsets, texture, name=path.stem)
+    if file_format == "usd":
+        return export_usd(path, head, avatar.code.shape[0], avatar.rest_mesh().offsets[0], texture)
     pose = pose if pose is not None else at_rest(avatar.source.params)
     vertices = head.to_world(avatar.posed_mesh(pose).vertices, pose)[0]
     if file_format == "obj":
@@ -72,15 +102,52 @@ def export_avatar(
     return export_ply(path, vertices, head.faces, colours)
 
 
+def rigged_person(avatar: Avatar, texture_size: int = 1024, rights: str | None = None) -> Person:
+    """The person as rigged formats write it: a closed bust with the photographs' colours.
+
+    Args:
+        avatar: the person.
+        texture_size: side of the texture, texels.
+        rights: whose photograph it is; names the photograph by default.
+    """
+    texture = colour_texture(avatar, texture_size)
+    # The cap below has the mean colour of the neck and shoulders, darkened as by its own shadow.
+    border = max(2, texture_size // 128)
+    body = avatar.model.head.vertex_uvs[avatar.model.head.region("neck", "shoulders")]
+    around = sample_texture(texture[None], body.T[None, :, :, None].to(texture.device))
+    texture[:, :border, :border] = 0.5 * around.mean((0, 2, 3)).view(3, 1, 1)
+    return Person(
+        avatar.model.head,
+        avatar.code.shape[0],
+        avatar.rest_mesh().offsets[0],
+        texture,
+        avatar_surface(avatar),
+        rights or copyright_of(avatar),
+    )
+
+
+def copyright_of(avatar: Avatar) -> str:
+    """A sentence about the rights in the photographs that an avatar was made of."""
+    names = ", ".join(avatar.photo_names)
+    shown = f"the photograph{'s' * (len(avatar.photo_names) > 1)} {names}" if names else "a photograph"
+    return f"likeness and colours: from {shown}, whose rights stay with the owner and the person shown"
+
+
+@torch.no_grad()
 def colour_texture(avatar: Avatar, size: int = 1024) -> Float[Tensor, "3 s s"]:
     """The complete colour texture of a person, RGB in [0, 1].
+
+    What the photographs show, completed as the model's own input is; the space around the charts continues
+    them, so that smaller versions of the texture have no seams.
 
     Args:
         avatar: the person.
         size: side, texels.
     """
     seen = avatar.observed_texture(size)
-    return bake_colour_texture(avatar.model.head, seen.colour[0], seen.visibility[0])
+    completion = surface_of(avatar.model.head, size).completion
+    complete, _ = completion(seen.colour, seen.visibility, seen.hair)
+    return complete[0].clamp(0, 1)
 
 
 def export_params(avatar: Avatar, path: Path, pose: HeadParams | None = None) -> Path:

@@ -12,10 +12,8 @@ import av
 from av.packet import Packet
 
 from rome_lightning.media.atomic import atomic_path
+from rome_lightning.media.codecs import format_of
 from rome_lightning.media.container import TS_DISCONT, file_address, is_restart, open_container
-
-_KEPT = ("aac", "mp3", "mp3float", "opus", "libopus", "ac3", "eac3", "alac", "flac")
-"""Codecs that players read from MP4, by the names of their decoders; others are encoded anew."""
 
 NO_SOUND = "the driver has no sound"
 """What ``copy_audio`` returns where there was nothing to lose."""
@@ -24,11 +22,11 @@ NO_SOUND = "the driver has no sound"
 def copy_audio(video: Path, source: Path, clock_offsets: Sequence[float]) -> str:
     """Add the sound of another video to a video, at the time of the pictures that it belongs to.
 
-    Sound from before the first picture and from after the last one is left out. What players read from MP4
-    is not encoded anew; the rest becomes AAC.
+    Sound from before the first picture and from after the last one is left out. What players read from such
+    a file is not encoded anew; the rest becomes AAC, or Opus in WebM.
 
     Args:
-        video: MP4 without sound that starts at 0; replaced.
+        video: one of ``codecs.FORMATS`` without sound that starts at 0; replaced.
         source: where the sound comes from.
         clock_offsets: ``Video.clock_offsets`` of ``source``: they take its clock to that of ``video``.
 
@@ -50,18 +48,22 @@ def copy_audio(video: Path, source: Path, clock_offsets: Sequence[float]) -> str
 
 def _join(video: Path, temporary: Path, sounds: Any, sound: Any, clock_offsets: Sequence[float]) -> None:
     """Write pictures and sound."""
+    kind = format_of(video)
+    muxing = dict(kind.muxing)
     with (
         av.open(file_address(video)) as pictures,
-        av.open(file_address(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+        av.open(file_address(temporary), "w", format=kind.container, options=muxing) as target,
     ):
         end = float(pictures.duration or 0) / av.time_base
         shown = target.add_stream_from_template(pictures.streams.video[0])
-        if sound.codec_context.name in _KEPT:
+        if sound.codec_context.name in kind.kept_audio:
             heard = target.add_stream_from_template(sound)
             packets = _moved(sounds, sound, clock_offsets, end)
         else:
             layout = "mono" if sound.codec_context.channels == 1 else "stereo"
-            heard = target.add_stream("aac", rate=sound.codec_context.sample_rate, layout=layout)
+            # Opus knows few rates; 48 kHz is its own.
+            rate = 48_000 if kind.audio == "libopus" else sound.codec_context.sample_rate
+            heard = target.add_stream(kind.audio, rate=rate, layout=layout)
             packets = _encoded(_moved(sounds, sound, clock_offsets, end), sound, heard)
         stored = (packet for packet in pictures.demux(pictures.streams.video[0]) if packet.dts is not None)
         count = 0
@@ -105,8 +107,8 @@ def _moved(sounds: Any, sound: Any, clock_offsets: Sequence[float], end: float) 
 
 
 def _encoded(packets: Iterator[Packet], sound: Any, target: Any) -> Iterator[Packet]:
-    """The same sound as AAC."""
-    resampler = av.AudioResampler(format="fltp", layout=target.layout, rate=target.rate)
+    """The same sound, encoded anew."""
+    resampler = av.AudioResampler(format=target.format, layout=target.layout, rate=target.rate)
     context = sound.codec_context
     for packet in packets:
         for frame in context.decode(packet):

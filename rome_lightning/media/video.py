@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float64, Int32, UInt8
 
 from rome_lightning.media.atomic import atomic_path
+from rome_lightning.media.codecs import Format, format_of
 from rome_lightning.media.container import (
     Clock,
     average_fps,
@@ -177,21 +178,23 @@ def stream_video(path: str | Path) -> Iterator[tuple[float, UInt8[np.ndarray, "h
 
 def write_video(
     path: str | Path,
-    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+    frames: Iterable[UInt8[np.ndarray, "h w c"]],
     fps: float,
     quality: int = 18,
     timestamps: Iterable[float] | None = None,
 ) -> Path:
-    """Write H.264 in MP4 that every browser and player shows.
+    """Write H.264 in MP4 that every browser and player shows, or another of ``codecs.FORMATS``.
 
     The file appears under its name only when it is complete.
 
     Args:
-        path: ends in ``.mp4``.
-        frames: RGB, all of one size; an odd height or width is made even by repeating the last row or
-            column, because the chroma of H.264 has half the resolution.
+        path: its suffix tells the format.
+        frames: RGB, or RGBA with straight alpha where the format has transparency, all of one size; an odd
+            height or width is made even by repeating the last row or column, because chroma has half the
+            resolution.
         fps: frames per second.
-        quality: constant rate factor of x264, 0 (lossless) to 51; 18 looks like the original.
+        quality: constant rate factor of H.264 and VP9, 0 (lossless) to 51; 18 looks like the original.
+            ProRes has a fixed quality.
         timestamps: seconds at which the frames are shown, rising; by default one every 1/fps. The first one
             is where the video starts. They are asked for after their frames.
 
@@ -199,9 +202,11 @@ def write_video(
         ``path``.
 
     Raises:
-        ValueError: there are no frames, they differ in size, or time stamps do not rise.
+        ValueError: there are no frames, they differ in size, time stamps do not rise, or the format is not
+            known or has no transparency.
     """
     path = Path(path)
+    format_of(path)
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}")
     iterator = iter(frames)
@@ -209,7 +214,8 @@ def write_video(
     if first is None:
         raise ValueError(f"no frames to write to {path}")
     with atomic_path(path) as temporary:
-        _encode(temporary, path, chain([first], iterator), fps, quality, timestamps)
+        kind = format_of(path, first.ndim == 3 and first.shape[2] == 4)
+        _encode(temporary, path, kind, chain([first], iterator), fps, quality, timestamps)
     return path
 
 
@@ -251,6 +257,7 @@ def _check_complete(path: Path, container: Any, stream: VideoStream, decoded: in
 def _encode(
     temporary: Path,
     path: Path,
+    kind: Format,
     frames: Iterable[np.ndarray],
     fps: float,
     quality: int,
@@ -259,13 +266,15 @@ def _encode(
     shape: tuple[int, ...] | None = None
     rate = Fraction(fps).limit_denominator(1001)
     times = None if timestamps is None else iter(timestamps)
-    with av.open(file_address(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
+    muxing = dict(kind.muxing)
+    with av.open(file_address(temporary), "w", format=kind.container, options=muxing) as container:
+        stream: Any = container.add_stream(kind.video, rate=rate, options=_options(kind, quality))
         start, last = 0.0, -1
         for index, frame in enumerate(frames):
             if shape is None:
                 shape = frame.shape
-                _configure(stream, shape)
+                transparent = frame.ndim == 3 and shape[2] == 4
+                _configure(stream, shape, kind, transparent)
                 if times is not None:
                     stream.codec_context.time_base = Fraction(1, _TICKS)
             if frame.shape != shape or frame.dtype != np.uint8:
@@ -274,8 +283,8 @@ def _encode(
                 )
             padding = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
             even = np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
-            picture = VideoFrame.from_ndarray(even, format="rgb24").reformat(
-                format="yuv420p", dst_colorspace="ITU709"
+            picture = VideoFrame.from_ndarray(even, format="rgba" if transparent else "rgb24").reformat(
+                format=stream.pix_fmt, dst_colorspace="ITU709"
             )
             picture.pts, picture.time_base = index, 1 / rate
             if times is not None:
@@ -289,9 +298,14 @@ def _encode(
         container.mux(stream.encode())
 
 
-def _configure(stream: Any, shape: tuple[int, ...]) -> None:
+def _options(kind: Format, quality: int) -> dict[str, str]:
+    options = dict(kind.options)
+    return options if kind.video == "prores_ks" else options | {"crf": str(quality)}
+
+
+def _configure(stream: Any, shape: tuple[int, ...], kind: Format, transparent: bool) -> None:
     stream.width, stream.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = kind.alpha_pixels if transparent else kind.pixels
     context = stream.codec_context
     # BT.709, limited range: what players assume, said aloud.
     context.colorspace = context.color_primaries = context.color_trc = 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.media.image import to_uint8
-from rome_lightning.types import Frames, Rendered
+from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 
 COLUMNS = ("source", "driver", "render", "mesh", "normals", "mask")
@@ -53,21 +53,24 @@ def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[T
 
 
 def driven_frames(
-    avatar: Avatar, driver: Frames, compare: bool = False, batch_size: int = 8
+    avatar: Avatar,
+    driver: HeadParams,
+    images: Float[Tensor, "n 3 h w"] | None = None,
+    batch_size: int = 8,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The avatar drawn under each driver frame.
+    """The avatar drawn under each of the driver's poses, on white.
 
     Args:
         avatar: the person to draw.
-        driver: tracked frames.
-        compare: put the driver before and the avatar's mesh behind each frame.
+        driver: poses.
+        images: the driver's frames, to show before the avatar, with its mesh behind; RGB in [0, 1].
         batch_size: frames drawn at once.
     """
     index = 0
-    for rendered in avatar.draw(driver.params, batch_size):
+    for rendered in avatar.draw(driver, batch_size):
         image = rendered.image
-        if compare:
-            frames = driver.image[index : index + len(image)]
+        if images is not None:
+            frames = images[index : index + len(image)]
             image = torch.cat([frames, image, shaded(rendered)], dim=-1)
         index += len(image)
         for frame in image:

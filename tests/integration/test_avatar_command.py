@@ -307,3 +307,40 @@ def test_files_that_are_not_avatars_or_checkpoints(avatar, folder, checkpoint, t
     assert code == cli.EXIT_FAILURE
     assert "neither a file nor one of the shipped models" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_motion_is_recorded_once_and_drawn_in_many_ways(avatar, folder, tmp_path, rome):
+    drive = ("avatar", "animate", avatar, "--driver")
+    for name in ("motion.csv", "motion.npz"):
+        assert rome("avatar", "track", folder / "face.mp4", "-o", tmp_path / name) == (0, "")
+    # Transparent, of another size, by the mesh.
+    clear = tmp_path / "clear.webm"
+    arguments = ("-o", clear, "--background", "transparent", "--size", 96, "--draw", "mesh")
+    assert rome(*drive, tmp_path / "motion.npz", *arguments) == (0, "")
+    video = read_video(clear)
+    assert video.frames.shape == (NUM_FRAMES, 96, 96, 3)
+    # Transparent pixels are read on white.
+    assert (video.frames[:, :8, :8] > 240).all()
+    coloured = tmp_path / "coloured"
+    arguments = ("-o", coloured, "--background", "#204080", "--max-frames", 2)
+    assert rome(*drive, tmp_path / "motion.csv", *arguments) == (0, "")
+    pixels = np.asarray(Image.open(coloured / "00001.png"))
+    assert np.abs(pixels[1, 1].astype(int) - (0x20, 0x40, 0x80)).max() < 12
+    photo = tmp_path / "photo.png"
+    assert rome(*drive, folder / "face.png", "-o", photo, "--background", "photo") == (0, "")
+    assert Image.open(photo).size == (IMAGE_SIZE, IMAGE_SIZE)
+    code, error = rome(*drive, folder / "face.mp4", "-o", tmp_path / "a.mp4", "--background", "transparent")
+    assert (code, "no transparency" in error) == (cli.EXIT_FAILURE, True)
+    code, error = rome(*drive, tmp_path / "motion.csv", "-o", tmp_path / "a.mp4", "--compare")
+    assert (code, "has none" in error) == (cli.EXIT_FAILURE, True)
+
+
+def test_each_photograph_has_an_avatar_of_its_own(folder, checkpoint, tmp_path, rome):
+    need("face_landmarker", "selfie_multiclass", "modnet")
+    photos = (folder / "face.png", folder / "coffee.png")
+    arguments = ("-o", tmp_path / "people", "--checkpoint", checkpoint, "--refine-steps", 2, "--each")
+    code, error = rome("avatar", "create", *photos, *arguments)
+    assert code == cli.EXIT_FAILURE
+    assert re.search(r"coffee\.png: .*no face found", error)
+    assert [path.name for path in (tmp_path / "people").iterdir()] == ["face"]
+    assert Avatar.load(tmp_path / "people" / "face" / "avatar.safetensors").photo_names == ("face.png",)

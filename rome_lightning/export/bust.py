@@ -1,0 +1,86 @@
+"""Where an avatar's bust ends: about where its first photograph does."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.export.surface import Cut, Surface, bust_surface, whole_surface
+from rome_lightning.geometry import vertex_normals
+from rome_lightning.head import HeadModel
+
+_DEPTH = 1.5
+"""Curvature of the bowl from front to back, 1 / metre."""
+_SIDES = (1.0, 6.0)
+"""Bounds of its curvature from side to side, 1 / metre."""
+_MIDDLE_STRIP = 0.06
+"""Metres beside the middle in which the photograph's lower border is looked for."""
+_CLEARANCE = 0.01
+"""Metres between the bust's end and what the photograph does not show, or the mesh's own border."""
+_BELOW_CHIN = 0.075
+"""Metres of neck that are kept in any case."""
+
+
+def avatar_surface(avatar: Avatar) -> Surface:
+    """The person's bust: as much of neck and shoulders as the first photograph shows, closed below."""
+    rest = avatar.rest_mesh().vertices[0].float().cpu()
+    head = avatar.model.head
+    if not _border(head).any():
+        # A head that is closed already.
+        return whole_surface(head)
+    return bust_surface(head, rest, photograph_cut(head, rest, _shown(avatar)))
+
+
+@torch.no_grad()
+def _shown(avatar: Avatar) -> Bool[Tensor, " v"]:
+    """Vertices that lie on the person in the first photograph, seen or hidden."""
+    photo = avatar.photos[slice(0, 1)]
+    mesh = avatar.posed_mesh(photo.params)
+    points = avatar.model.project(mesh.vertices, photo.params, photo.image_size)[..., :2]
+    height, width = photo.image_size
+    # Pixel centres to the corners of the picture.
+    grid = 2 * (points + 0.5) / torch.tensor([width, height], device=points.device) - 1
+    matte = F.grid_sample(photo.foreground_mask, grid[:, None], align_corners=False)
+    return matte[0, 0, 0].cpu() > 0.5
+
+
+def photograph_cut(head: HeadModel, rest: Float[Tensor, "v 3"], shown: Bool[Tensor, " v"]) -> Cut:
+    """The bowl through the lowest and the outermost points of the chest and the shoulders that are shown.
+
+    Args:
+        head: the head model.
+        rest: the person's vertices at rest, metres.
+        shown: vertices that the photograph shows.
+    """
+    body = head.region("neck", "shoulders").cpu()
+    faces = head.faces.cpu()
+    x, y, z = rest.unbind(-1)
+    middle = float(z[body].mean())
+    front = vertex_normals(rest[None], faces)[0, :, 2] > 0.3
+    chest = body & front & shown & (x.abs() < _MIDDLE_STRIP)
+    rim = _border(head)
+    bottom = float(y[chest].min()) + _CLEARANCE if chest.any() else float(y[rim].max())
+    outer = body & shown & (y > bottom)
+    if outer.any():
+        reach = x[outer].abs().quantile(0.98)
+        side = float((y[outer][x[outer].abs() > 0.9 * reach].max() - bottom) / reach.square())
+    else:
+        side = _SIDES[1]
+    side = min(max(side, _SIDES[0]), _SIDES[1])
+    chin = float(y[head.region("face").cpu()].min())
+    bottom = min(bottom, chin - _BELOW_CHIN)
+    lowest = Cut(0.0, side, _DEPTH, middle).above(rest[rim]).max()
+    return Cut(max(bottom, float(lowest) + _CLEARANCE), side, _DEPTH, middle)
+
+
+def _border(head: HeadModel) -> Bool[Tensor, " v"]:
+    """Vertices of the open border below; eyes and mouth have borders too, which are no concern here."""
+    faces = head.faces.cpu()
+    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
+    found, times = edges.unique(dim=0, return_counts=True)
+    border = torch.zeros(head.num_vertices, dtype=torch.bool)
+    border[found[times == 1].flatten()] = True
+    return border & head.region("neck", "shoulders").cpu()

@@ -1,0 +1,35 @@
+"""Avatars as a folder that any static host serves: a page with sliders, and an API for other pages."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.export.glb import Motion, export_glb
+from rome_lightning.export.person import rigged_person
+from rome_lightning.media.atomic import write_atomic
+
+_FILES = ("index.html", "embed.html", "avatar.js")
+
+
+def export_web(
+    avatar: Avatar, folder: Path, motion: Motion | None = None, rights: str | None = None
+) -> list[Path]:
+    """Write the page, its script, which contains three.js, and the person's ``avatar.glb``.
+
+    Args:
+        avatar: the person.
+        folder: to write into; it is made.
+        motion: an animation clip that the page can play.
+        rights: whose photograph it is; by default the photograph is named.
+
+    Returns:
+        The files written.
+    """
+    written = [export_glb(folder / "avatar.glb", rigged_person(avatar, rights=rights), motion=motion)]
+    for name in _FILES:
+        content = resources.files("rome_lightning.export").joinpath("web", name).read_bytes()
+        write_atomic(folder / name, content)
+        written.append(folder / name)
+    return written

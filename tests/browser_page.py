@@ -1,0 +1,83 @@
+"""A page of files in folders, shown by the headless Chromium that takes the viewer's pictures."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rome_lightning.viewer.browser import find_browser, take_screenshot
+
+FINISH = """
+document.body.append(Object.assign(new Image(), { src: "drawn.png" }));
+const finish = async (found) => {
+  document.documentElement.dataset.found = encodeURIComponent(JSON.stringify(found));
+  document.documentElement.dataset.state = "ready";
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  await fetch("drawn", { method: "POST", body: "" });
+};
+"""
+"""Script of a page: ``finish(found)`` hands an object to the test and ends the page's loading."""
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Files under names of folders; ``drawn.png`` comes when the page has posted ``drawn``."""
+
+    def __init__(self, folders: Mapping[str, Path], drawn: threading.Event, *args: Any) -> None:
+        self.folders, self.drawn = folders, drawn
+        super().__init__(*args)
+
+    def translate_path(self, path: str) -> str:
+        top, _, rest = path.split("?")[0].strip("/").partition("/")
+        return str(self.folders[top] / rest) if top in self.folders else "/nonexistent"
+
+    def do_GET(self) -> None:
+        if self.path.endswith("drawn.png"):
+            self.drawn.wait(300)
+            self.send_error(404)
+        else:
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        self.drawn.set()
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Be quiet."""
+
+
+def show(folders: Mapping[str, Path], page: str, picture: Path, state: str = "") -> Any:
+    """What a page hands to ``finish``; skips the test without a browser.
+
+    Args:
+        folders: by the first part of their address.
+        page: address of the page below the server.
+        picture: PNG file to write.
+        state: what follows # in the address.
+    """
+    try:
+        find_browser()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    handler = functools.partial(_Handler, folders, threading.Event())
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        document = take_screenshot(f"http://127.0.0.1:{server.server_port}/{page}", picture, state)
+    finally:
+        server.shutdown()
+        server.server_close()
+    from urllib.parse import unquote
+
+    match = re.search(r'data-found="([^"]*)"', document)
+    assert match is not None
+    return json.loads(unquote(match[1]))

@@ -1,0 +1,133 @@
+"""The exported web folder shows and moves the avatar in a browser, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser_page import FINISH, show
+from glb_reader import Reader
+from helpers import perturbed, random_frames, random_params, small_config
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.export import Motion
+from rome_lightning.export.web_page import export_web
+from rome_lightning.head import HeadModel
+from rome_lightning.models import AvatarModel
+from rome_lightning.types.params import at_rest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def avatar(head: HeadModel) -> Avatar:
+    model = perturbed(AvatarModel(small_config(), head)).eval().requires_grad_(False)
+    return Avatar.create(model, random_frames(head, 1), refine_steps=0)
+
+
+@pytest.fixture(scope="module")
+def folder(avatar: Avatar, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    motion = Motion(random_params(avatar.model.head, 2), torch.tensor([0.0, 0.5]), "talk")
+    folder = tmp_path_factory.mktemp("web") / "me"
+    export_web(avatar, folder, motion)
+    return folder
+
+
+def test_the_folder_needs_no_other_host(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {"index.html", "embed.html", "avatar.js", "avatar.glb"}
+    for name in ("index.html", "embed.html"):
+        text = (folder / name).read_text()
+        assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
+    assert "default-src 'self'" in (folder / "index.html").read_text()
+    assert Reader(folder / "avatar.glb").gltf.animations[0].name == "talk"
+
+
+def test_the_shipped_script_was_built_from_its_sources() -> None:
+    digest = hashlib.sha256()
+    for name in ("web.mjs", "package-lock.json"):
+        digest.update((ROOT / "viewer" / name).read_bytes())
+    head = (ROOT / "rome_lightning" / "export" / "web" / "avatar.js").read_text()[:2000]
+    assert digest.hexdigest() in head, "run `make viewer`"
+    assert "The MIT License" in head
+
+
+# A page that embeds the avatar, speaks to it by messages, and then looks at its vertices.
+PAGE = """<!doctype html><html><body style="margin:0">
+<iframe id="f" src="me/index.html?controls=CONTROLS" style="width:900px;height:700px;border:0"></iframe>
+<script type="module">
+FINISH
+const frame = document.getElementById("f");
+const next = (kind) => new Promise((done) => addEventListener("message", function hear(event) {
+  if (event.data?.avatar?.[kind] === undefined && event.data?.avatar?.error === undefined) return;
+  removeEventListener("message", hear);
+  done(event.data.avatar);
+}));
+const tell = (what) => {
+  const answer = next("done");
+  frame.contentWindow.postMessage({ avatar: what }, "*");
+  return answer;
+};
+const errors = [];
+frame.contentWindow.addEventListener("error", (event) => errors.push(event.message));
+try {
+  const ready = await next("ready");
+  const set = await tell({ set: { jawOpen: 0.6, mouthSmileLeft: 0.8 }, pose: { neck: [0, 0.4, 0] } });
+  const wrong = await tell({ set: { nonsense: 1 } });
+  const forbidden = await tell({ record: 1 });
+  const inner = frame.contentWindow.avatar;
+  const mesh = inner.mesh;
+  let root = mesh;
+  while (root.parent) root = root.parent;
+  root.updateMatrixWorld(true);
+  const points = [];
+  for (let index = 0; index < mesh.geometry.attributes.position.count; index += 7) {
+    const point = mesh.getVertexPosition(index, mesh.position.clone());
+    points.push([point.x, point.y, point.z]);
+  }
+  const hosts = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
+  const sliders = frame.contentDocument.querySelectorAll("#controls input").length;
+  finish({ ready, set, wrong, forbidden, points, hosts, errors, sliders, host: location.host });
+} catch (error) { finish({ error: String(error.stack ?? error) }); }
+</script></body></html>""".replace("FINISH", FINISH)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(PAGE.replace("CONTROLS", "1"))
+    picture = folder.parent / "web.png"
+    # The page lies above the folder, as it would on a host.
+    found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
+    assert "error" not in found, found["error"]
+    head, names = avatar.model.head, avatar.model.head.expression_names
+    assert found["ready"]["names"] == list(names)
+    assert found["ready"]["clips"] == ["talk"]
+    assert found["set"]["values"] == {"jawOpen": 0.6, "mouthSmileLeft": 0.8}
+    assert "no expression nonsense" in found["wrong"]["error"]
+    assert "not record" in found["forbidden"]["error"]
+    assert found["sliders"] == len(names)
+    assert found["errors"] == []
+    assert found["hosts"]
+    assert all(
+        address.split("/")[2] == found["host"] or address.startswith("blob:") for address in found["hosts"]
+    )
+    expression = torch.zeros(1, head.num_expression)
+    expression[0, names.index("jawOpen")], expression[0, names.index("mouthSmileLeft")] = 0.6, 0.8
+    neck = torch.tensor([[0.0, 0.4, 0.0]])
+    driven = dataclasses.replace(at_rest(avatar.source.params), expression=expression, neck_pose=neck)
+    read = Reader(folder / "avatar.glb")
+    positions = read[read.primitive.attributes.POSITION][::7]
+    distance, nearest = cKDTree(avatar.rest_mesh().vertices[0].numpy()).query(positions)
+    own = distance < 1e-6
+    expected = avatar.posed_mesh(driven).vertices[0].numpy()[nearest[own]]
+    error = np.linalg.norm(np.asarray(found["points"])[own] - expected, axis=1)
+    # A thousandth of the head's height.
+    assert error.max() < 2.5e-4
+    # Something is drawn.
+    assert np.asarray(Image.open(picture).convert("L")).std() > 10

@@ -1,0 +1,277 @@
+// Page of `rome avatar export --format web`: the exported GLB with sliders, and an API for other pages.
+import * as THREE from "three";
+import { OrbitControls } from "three/addons/controls/OrbitControls.js";
+import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+
+const element = (id) => document.getElementById(id);
+const options = new URLSearchParams(location.search);
+const canvas = element("avatar");
+
+const renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true, preserveDrawingBuffer: true });
+const scene = new THREE.Scene();
+const camera = new THREE.PerspectiveCamera(22, 1, 0.05, 20);
+const controls = new OrbitControls(camera, canvas);
+controls.enablePan = false;
+controls.minDistance = 0.4;
+controls.maxDistance = 4;
+
+const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true };
+
+function fail(text) {
+  element("status").textContent = text;
+  document.documentElement.dataset.state = "failed";
+}
+
+/** A mouth cannot be closed further than the jaw is open. */
+function apply() {
+  const { morphTargetDictionary: index, morphTargetInfluences: weights } = page.mesh;
+  for (const [name, place] of Object.entries(index)) weights[place] = values[name] ?? 0;
+  if ("mouthClose" in index && "jawOpen" in index) {
+    weights[index.mouthClose] = Math.min(weights[index.mouthClose], weights[index.jawOpen]);
+  }
+  page.needsDrawing = true;
+}
+
+const values = {};
+
+/** What other scripts of this page use as `avatar`, and other pages by messages. */
+const avatar = {
+  /** Names of the expressions. */
+  get names() {
+    return Object.keys(page.mesh?.morphTargetDictionary ?? {});
+  },
+  /** Weights of expressions, 0 to 1, by name; those that are not named stay. */
+  set(weights) {
+    for (const [name, weight] of Object.entries(weights)) {
+      if (!(name in page.mesh.morphTargetDictionary)) throw new Error(`there is no expression ${name}`);
+      if (!Number.isFinite(weight)) throw new Error(`the weight of ${name} is no number`);
+      values[name] = Math.min(Math.max(weight, 0), 1);
+      const input = page.inputs.get(name);
+      if (input) input.value = values[name];
+    }
+    apply();
+  },
+  /** Present weights by name. */
+  get() {
+    return { ...values };
+  },
+  /** Rotation vectors of joints in radians: root, neck, jaw, left_eye, right_eye. */
+  pose(rotations) {
+    for (const [name, [x, y, z]] of Object.entries(rotations)) {
+      if (!page.joints[name]) throw new Error(`there is no joint ${name}`);
+      const axis = new THREE.Vector3(x, y, z);
+      const angle = axis.length();
+      page.joints[name].quaternion.setFromAxisAngle(angle ? axis.divideScalar(angle) : axis.set(1, 0, 0), angle);
+    }
+    page.needsDrawing = true;
+  },
+  /** Look from an angle: degrees to the person's left, and from above. */
+  turn(yaw, pitch = 0) {
+    const distance = camera.position.distanceTo(controls.target);
+    const place = new THREE.Spherical(
+      distance, Math.PI / 2 - THREE.MathUtils.degToRad(pitch), THREE.MathUtils.degToRad(yaw));
+    camera.position.setFromSpherical(place).add(controls.target);
+    controls.update();
+    page.needsDrawing = true;
+  },
+  /** Everything back to rest. */
+  reset() {
+    avatar.stop();
+    for (const name of avatar.names) avatar.set({ [name]: 0 });
+    for (const joint of Object.values(page.joints)) joint.quaternion.identity();
+    page.needsDrawing = true;
+  },
+  /** Names of the animation clips in the file. */
+  get clips() {
+    return page.clips.map((clip) => clip.name);
+  },
+  /** Play a clip, over and over. */
+  play(name) {
+    const clip = page.clips.find((each) => each.name === name);
+    if (!clip) throw new Error(`there is no clip ${name}`);
+    page.mixer.stopAllAction();
+    page.mixer.clipAction(clip).play();
+  },
+  stop() {
+    page.mixer?.stopAllAction();
+  },
+  /** Record what is shown for some seconds; resolves to a WebM blob. */
+  record(seconds) {
+    return new Promise((done, refuse) => {
+      const parts = [];
+      const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+      recorder.ondataavailable = (event) => parts.push(event.data);
+      recorder.onstop = () => done(new Blob(parts, { type: "video/webm" }));
+      recorder.onerror = (event) => refuse(event.error);
+      recorder.start();
+      setTimeout(() => recorder.stop(), 1000 * seconds);
+    });
+  },
+  /** Open the jaw with the volume of the microphone; returns a function that ends it. */
+  async listen() {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    const context = new AudioContext();
+    const analyser = context.createAnalyser();
+    context.createMediaStreamSource(stream).connect(analyser);
+    const samples = new Float32Array(analyser.fftSize);
+    let going = true;
+    let opened = 0;
+    const step = () => {
+      if (!going) return;
+      analyser.getFloatTimeDomainData(samples);
+      const volume = Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length);
+      // Opens at once, closes slowly, as lips do.
+      opened = Math.max(Math.min(6 * volume, 0.8), 0.85 * opened);
+      avatar.set({ jawOpen: opened });
+      requestAnimationFrame(step);
+    };
+    step();
+    return () => {
+      going = false;
+      stream.getTracks().forEach((track) => track.stop());
+      context.close();
+      avatar.set({ jawOpen: 0 });
+    };
+  },
+};
+window.avatar = avatar;
+
+// Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
+const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop"];
+window.addEventListener("message", (event) => {
+  const wanted = event.data?.avatar;
+  if (typeof wanted !== "object" || wanted === null || !page.mesh) return;
+  try {
+    for (const [name, argument] of Object.entries(wanted)) {
+      if (!ALLOWED.includes(name)) throw new Error(`a message may use ${ALLOWED.join(", ")}, not ${name}`);
+      name === "turn" ? avatar.turn(...[argument].flat()) : avatar[name](argument);
+    }
+    event.source?.postMessage({ avatar: { done: Object.keys(wanted), values: avatar.get() } }, "*");
+  } catch (error) {
+    event.source?.postMessage({ avatar: { error: error.message } }, "*");
+  }
+});
+
+// ---------------------------------------------------------------- controls
+
+function groupOf(name) {
+  if (name.startsWith("brow")) return "Brows";
+  if (name.startsWith("eye")) return "Eyelids";
+  if (name.startsWith("mouth")) return "Mouth";
+  return "Jaw, cheeks, nose, tongue";
+}
+
+function slider(name) {
+  const row = document.createElement("label");
+  const label = Object.assign(document.createElement("span"), { textContent: name });
+  const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: 1, step: 0.01, value: 0, name });
+  input.addEventListener("input", () => avatar.set({ [name]: Number(input.value) }));
+  page.inputs.set(name, input);
+  row.append(label, input);
+  return row;
+}
+
+function button(text, action) {
+  const made = Object.assign(document.createElement("button"), { textContent: text });
+  made.addEventListener("click", () => Promise.resolve(action(made)).catch((error) => {
+    element("status").textContent = error.message;
+  }));
+  return made;
+}
+
+function buildControls() {
+  if (options.get("controls") === "0") {
+    document.body.classList.add("bare");
+    return;
+  }
+  const groups = new Map();
+  for (const name of avatar.names) {
+    const title = groupOf(name);
+    if (!groups.has(title)) groups.set(title, Object.assign(document.createElement("details"), { open: title === "Mouth" }));
+    groups.get(title).append(slider(name));
+  }
+  for (const [title, box] of groups) box.prepend(Object.assign(document.createElement("summary"), { textContent: title }));
+  const buttons = document.createElement("p");
+  for (const clip of avatar.clips) buttons.append(button(`Play ${clip}`, () => avatar.play(clip)));
+  let ending = null;
+  buttons.append(
+    button("Microphone", async (self) => {
+      if (ending) {
+        ending();
+        ending = null;
+      } else ending = await avatar.listen();
+      self.classList.toggle("on", ending !== null);
+    }),
+    button("Record 5 s", async (self) => {
+      self.disabled = true;
+      const address = URL.createObjectURL(await avatar.record(5));
+      self.disabled = false;
+      Object.assign(document.createElement("a"), { href: address, download: "avatar.webm" }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 1000);
+    }),
+    button("Reset", () => avatar.reset()),
+  );
+  element("controls").append(buttons, ...groups.values());
+}
+
+// ---------------------------------------------------------------- drawing
+
+function frame(box) {
+  const size = box.getSize(new THREE.Vector3());
+  box.getCenter(controls.target);
+  const height = Math.max(size.y, size.x / camera.aspect);
+  const distance = (0.6 * height) / Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)) + size.z / 2;
+  camera.position.set(0, 0, distance).add(controls.target);
+  controls.update();
+}
+
+function resize() {
+  const { clientWidth: width, clientHeight: height } = canvas.parentElement;
+  renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
+  renderer.setSize(width, height, false);
+  camera.aspect = width / height;
+  camera.updateProjectionMatrix();
+  page.needsDrawing = true;
+}
+
+const clock = new THREE.Clock();
+
+function draw() {
+  const passed = clock.getDelta();
+  if (page.mixer && page.clips.some((clip) => page.mixer.existingAction(clip)?.isRunning())) {
+    page.mixer.update(passed);
+    page.needsDrawing = true;
+  }
+  controls.update();
+  if (page.needsDrawing) renderer.render(scene, camera);
+  page.needsDrawing = false;
+}
+
+async function start() {
+  const gltf = await new GLTFLoader().loadAsync("avatar.glb");
+  scene.add(gltf.scene);
+  gltf.scene.traverse((node) => {
+    if (node.isSkinnedMesh) page.mesh = node;
+    if (node.isBone) page.joints[node.name] = node;
+  });
+  // The photograph has its own light.
+  page.mesh.material = new THREE.MeshBasicMaterial({ map: page.mesh.material.map, side: THREE.DoubleSide });
+  page.mesh.frustumCulled = false;
+  page.clips = gltf.animations;
+  page.mixer = new THREE.AnimationMixer(gltf.scene);
+  buildControls();
+  resize();
+  frame(new THREE.Box3().setFromObject(gltf.scene));
+  new ResizeObserver(resize).observe(canvas.parentElement);
+  controls.addEventListener("change", () => { page.needsDrawing = true; });
+  const background = options.get("background");
+  if (background && /^[0-9a-f]{6}$/i.test(background)) document.body.style.background = `#${background}`;
+  renderer.setAnimationLoop(draw);
+  draw();
+  document.documentElement.dataset.state = "ready";
+  avatar.mesh = page.mesh;
+  window.parent?.postMessage({ avatar: { ready: true, names: avatar.names, clips: avatar.clips } }, "*");
+  window.dispatchEvent(new Event("avatar-ready"));
+}
+
+start().catch((error) => fail(`the avatar cannot be shown: ${error.message}`));
