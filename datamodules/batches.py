@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,27 +11,11 @@ import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
-from datamodules.pairs import BatchArrays, BatchNote, PairSource
+from datamodules.augmentation import Augmentation, augmented, colour_matrix
+from datamodules.pairs import BatchArrays, BatchNote
 from datamodules.reading import ClipReader, JoinedReader
 from rome_lightning.types import AvatarBatch, Frames, HeadParams
 from rome_lightning.types.struct import TensorStruct
-
-
-@dataclass(frozen=True)
-class ColourJitter:
-    """Largest changes of colour; one random change is shared by the frames of a pair.
-
-    Mirroring is left out on purpose: it would have to mirror parameters and landmarks too.
-    """
-
-    brightness: float = 0.0
-    """Largest relative change of brightness, 0.2 for 0.8 to 1.2."""
-    contrast: float = 0.0
-    """Largest relative change of contrast about middle grey."""
-    saturation: float = 0.0
-    """Largest relative change of saturation."""
-    hue: float = 0.0
-    """Largest turn of the hue, as a fraction of a full turn."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +40,18 @@ class RawBatch(TensorStruct):
     target: RawFrames
     clips: tuple[str, ...]
     jitter: Float[Tensor, "b 4"] | None
-    """Uniform in [-1, 1]; None if nothing is to be augmented."""
+    """Change of the colours, uniform in [-1, 1]; None if nothing is to be augmented."""
     offsets: Float16[Tensor, "b v 3"] | None = None
     """Offsets of the person of each source and its targets, see ``Frames.offsets``."""
     skipped: int = 0
     """Pairs that could not be read and were replaced."""
     restarted: int = 0
     """Workers that died or hung and were replaced while this batch was waited for."""
+    seeds: tuple[int, ...] = ()
+    """Of the other changes of each pair; on the CPU, so that no device has to be waited for."""
 
     def __len__(self) -> int:
         return len(self.source)
-
-
-def colour_matrix(
-    jitter: Float[Tensor, "b 4"], settings: ColourJitter
-) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
-    """The affine colour change (matrix, shift) of each pair.
-
-    Hue and saturation turn and scale the plane of chrominance (YIQ), so that grey stays grey.
-    """
-    limits = [settings.brightness, settings.contrast, settings.saturation, settings.hue]
-    change = jitter * jitter.new_tensor(limits)
-    brightness, contrast, saturation = (1 + change[:, :3]).unbind(1)
-    angle = 2 * math.pi * change[:, 3]
-    to_yiq = jitter.new_tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    cosine, sine = saturation * angle.cos(), saturation * angle.sin()
-    turn = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], 1).unflatten(1, (3, 3))
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    # Contrast about 1/2 after brightness: x -> c (b x - 1/2) + 1/2.
-    matrix = matrix * (brightness * contrast)[:, None, None]
-    shift = ((1 - contrast) / 2)[:, None].expand(-1, 3)
-    return matrix, shift
 
 
 def to_frames(
@@ -115,8 +78,8 @@ def to_frames(
     return dataclasses.replace(frames, image=image.clamp(0, 1))
 
 
-def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: ColourJitter | None = None) -> AvatarBatch:
-    """Decode a raw batch; source and targets of a pair get the same colour change."""
+def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: Augmentation | None = None) -> AvatarBatch:
+    """Decode a raw batch and change it as ``augmentation`` says, if the batch is one of training."""
     source_colour = target_colour = source_offsets = target_offsets = None
     repeats = len(raw.target) // len(raw.source)
     if raw.offsets is not None:
@@ -126,24 +89,35 @@ def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: ColourJitter |
         matrix, shift = colour_matrix(raw.jitter, augmentation)
         source_colour = (matrix, shift)
         target_colour = (matrix.repeat_interleave(repeats, 0), shift.repeat_interleave(repeats, 0))
-    return AvatarBatch(
-        to_frames(raw.source, image_size, source_colour, source_offsets),
-        to_frames(raw.target, image_size, target_colour, target_offsets),
-        raw.clips,
-    )
+    source = to_frames(raw.source, image_size, source_colour, source_offsets)
+    target = to_frames(raw.target, image_size, target_colour, target_offsets)
+    if augmentation is not None and raw.jitter is not None:
+        source, target = augmented(source, target, raw.seeds, augmentation)
+    return AvatarBatch(source, target, raw.clips)
 
 
-def raw_batch(arrays: BatchArrays, note: BatchNote, source: PairSource, restarted: int = 0) -> RawBatch:
-    """Tensors on the memory of a batch that ``source`` decoded; nothing is copied."""
-    count, num_driving = len(note.clips), source.layout.num_driving
+def raw_batch(
+    arrays: BatchArrays, note: BatchNote, num_driving: int, augmented: bool, restarted: int = 0
+) -> RawBatch:
+    """Tensors on the memory of a batch; nothing is copied.
+
+    Args:
+        arrays: as ``PairSource.write`` fills them.
+        note: that it gives.
+        num_driving: drivers per pair.
+        augmented: whether the batch is one of training, whose colours change.
+        restarted: see ``RawBatch``.
+    """
+    count = len(note.clips)
     return RawBatch(
         source=_raw_frames(arrays, slice(0, count)),
         target=_raw_frames(arrays, slice(count, count * (1 + num_driving))),
         clips=note.clips,
-        jitter=torch.from_numpy(arrays["jitter"][:count]) if source.augmented else None,
+        jitter=torch.from_numpy(arrays["jitter"][:count]) if augmented else None,
         offsets=torch.from_numpy(arrays["offsets"][:count]) if "offsets" in arrays else None,
         skipped=note.skipped,
         restarted=restarted,
+        seeds=note.seeds,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch.utils.data import BatchSampler, Sampler
 
 from datamodules.batches import RawBatch, raw_batch
-from datamodules.pairs import PairSource, Place
+from datamodules.pairs import BatchArrays, BatchNote, PairSource, Place
 from datamodules.workers import WorkerPool
 
 
@@ -64,7 +64,10 @@ class PairLoader:
         for places in self._places():
             arrays = self.source.layout.empty()
             note = self.source.write(places, arrays)
-            yield raw_batch(arrays, note, self.source)
+            yield self._batch(arrays, note)
+
+    def _batch(self, arrays: BatchArrays, note: BatchNote, restarted: int = 0) -> RawBatch:
+        return raw_batch(arrays, note, self.source.layout.num_driving, self.source.augmented, restarted)
 
     def _serve(self) -> Iterator[RawBatch]:
         if self._pool is None:
@@ -83,7 +86,7 @@ class PairLoader:
                 return
             before = pool.restarts
             arrays, note = pool.collect(waiting.popleft())
-            yield raw_batch(arrays, note, self.source, pool.restarts - before)
+            yield self._batch(arrays, note, pool.restarts - before)
             # Held here it would keep the slot from being used again.
             del arrays
 

@@ -84,6 +84,8 @@ class BatchNote:
     """Key of the clip of each pair."""
     skipped: int = 0
     """Pairs that could not be read and were replaced."""
+    seeds: tuple[int, ...] = ()
+    """``Pair.seed`` of each pair."""
 
 
 class PairSource:
@@ -114,15 +116,16 @@ class PairSource:
         Raises:
             CorruptDataError: a pair cannot be read.
         """
-        clips, skipped, targets = [], 0, self.layout.num_driving
+        clips, seeds, skipped, targets = [], [], 0, self.layout.num_driving
         for index, place in enumerate(places):
             first = len(places) + index * targets
             rows = [index, *range(first, first + targets)]
             pair, missed = self._write(place, rows, arrays)
             arrays["jitter"][index] = pair.jitter
             clips.append(self.reader.key(pair.clip))
+            seeds.append(pair.seed)
             skipped += missed
-        return BatchNote(tuple(clips), skipped)
+        return BatchNote(tuple(clips), skipped, tuple(seeds))
 
     def _write(self, place: Place, rows: list[int], arrays: BatchArrays) -> tuple[Pair, int]:
         """Write one pair; returns it and how many others failed before it."""

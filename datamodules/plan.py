@@ -31,7 +31,9 @@ class Pair:
     """Frame index in the clip."""
     drivers: tuple[int, ...]
     jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    """Four uniform numbers in [-1, 1] for the augmentation that the frames of the pair share."""
+    """Four uniform numbers in [-1, 1] for the change of colours that the frames of the pair share."""
+    seed: int = 0
+    """Of all other augmentation of the pair."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class TrainingPlan:
         generator = self._generator_at(round_index, [0, clip + 1, attempt, place])
         known = tracking(clip) if tracking is not None and self.choice.needs_tracking else None
         source, drivers = self.choice.choose(generator, self.clips[clip].frames, self.num_driving, known)
-        jitter = generator.uniform(-1, 1, 4)
-        return Pair(clip, source, drivers, tuple(float(value) for value in jitter))
+        jitter = tuple(float(value) for value in generator.uniform(-1, 1, 4))
+        return Pair(clip, source, drivers, jitter, int(generator.integers(2**32)))
 
     def _generator_at(self, round_index: int, counter: list[int]) -> np.random.Generator:
         """A counter-based generator: no state to carry, and nearby keys give independent streams.

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from datamodules.augmentation import Augmentation
 from datamodules.base import RomeDataModule
-from datamodules.batches import ColourJitter, RawBatch, to_avatar_batch
+from datamodules.batches import RawBatch, to_avatar_batch
 from datamodules.loader import PairLoader
 from datamodules.manifest import Manifest
 from datamodules.pairs import EvaluationPairs, PairSource, TrainingPairs
@@ -72,7 +73,7 @@ class TalkingHeadDataModule(RomeDataModule):
         eval_source: source frame of a clip in evaluation: its ``first``, as most protocols have it, or its
             most ``typical`` one, whose expression is nearest to the clip's median: no blink, no grimace,
             as a person would choose a photo.
-        augmentation: colour changes in training; null for none.
+        augmentation: changes of colour, framing and quality in training; null for none.
         skip_budget: largest share of pairs that may be unreadable before training stops.
     """
 
@@ -90,7 +91,7 @@ class TalkingHeadDataModule(RomeDataModule):
         test_split: Literal["test", "val", "seen"] = "test",
         eval_pairs_per_clip: int = 8,
         eval_source: Literal["first", "typical"] = "first",
-        augmentation: ColourJitter | None = None,
+        augmentation: Augmentation | None = None,
         skip_budget: float = 0.001,
         manifests: list[WeightedManifest] | dict[str, float] | None = None,
         pairs_per_clip: int = 1,

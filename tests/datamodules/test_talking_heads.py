@@ -17,7 +17,7 @@ import torch
 from jsonargparse import ArgumentParser
 from small_dataset import NUM_LANDMARKS, SIZE, make_clip, write_dataset
 
-from datamodules.batches import ColourJitter, colour_matrix
+from datamodules.augmentation import Augmentation, colour_matrix
 from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
@@ -142,7 +142,7 @@ class TestBatches:
         assert sum(len(b) for b in validation) == 5 * 3
 
     def test_jitter_is_shared_and_repeatable(self, dataset: Path) -> None:
-        colour = ColourJitter(brightness=0.3, contrast=0.2, saturation=0.5, hue=0.1)
+        colour = Augmentation(brightness=0.3, contrast=0.2, saturation=0.5, hue=0.1)
         data, plain = module(dataset, augmentation=colour), module(dataset)
         jittered = batches(data, data.train_dataloader())
         again = batches(data, data.train_dataloader())
@@ -168,7 +168,7 @@ class TestBatches:
 
 class TestColourMatrix:
     def test_no_change(self) -> None:
-        matrix, shift = colour_matrix(torch.zeros(1, 4), ColourJitter(1.0, 1.0, 1.0, 1.0))
+        matrix, shift = colour_matrix(torch.zeros(1, 4), Augmentation(1.0, 1.0, 1.0, 1.0))
         torch.testing.assert_close(matrix[0], torch.eye(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(shift, torch.zeros(1, 3))
 
@@ -176,7 +176,7 @@ class TestColourMatrix:
         colour, grey = torch.tensor([0.7, 0.4, 0.3]), torch.full((3,), 0.4)
 
         def apply(x: torch.Tensor, **settings: float) -> torch.Tensor:
-            matrix, shift = colour_matrix(torch.ones(1, 4), ColourJitter(**settings))
+            matrix, shift = colour_matrix(torch.ones(1, 4), Augmentation(**settings))
             return matrix[0] @ x + shift[0]
 
         torch.testing.assert_close(apply(colour, brightness=0.5), colour * 1.5, atol=1e-5, rtol=0)
@@ -189,7 +189,7 @@ class TestColourMatrix:
         torch.testing.assert_close(doubled, 2 * colour - (luma @ colour), atol=2e-3, rtol=0)
 
     def test_hue_turns_as_in_hsv(self) -> None:
-        matrix, _ = colour_matrix(torch.ones(1, 4), ColourJitter(hue=1 / 3))
+        matrix, _ = colour_matrix(torch.ones(1, 4), Augmentation(hue=1 / 3))
         turned = (matrix[0] @ torch.tensor([0.6, 0.4, 0.4])).clamp(0, 1)
         hue = colorsys.rgb_to_hsv(*turned.tolist())[0]
         # YIQ and HSV turn by the same angle only roughly: red goes to a primary within 1/12 of a turn.
