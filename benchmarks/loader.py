@@ -6,8 +6,10 @@ All in one run, as CPU time per pair (user and system, over all processes), so t
 little. ``jpeg`` decodes the JPEGs of a pair (two pictures, two mattes) from memory into that of a batch,
 ``decode`` unpacks the two region maps as well; ``loader`` adds reading, checksums, parameters and batches, up
 to the tensors that a trainer gets. ``webdataset`` keeps the same clips with a tar member per frame and
-takes one pair per visit of a clip, with the same decoder and in batches. ``read`` is what the loader asks
-of the file system over the bytes of its frames and parameters. ``growth`` is that of the memory of all
+takes one pair per visit of a clip, with the same decoder and in batches. ``stream_1`` and ``stream_8`` are
+``datamodules.streaming``: WebDataset on our own shards, with one and eight pairs per visit of a clip, in this
+process. ``read`` is what the loader asks of the file system over the bytes of its frames and parameters,
+``stream_1_read`` and ``stream_8_read`` the same of the streams. ``growth`` is that of the memory of all
 processes from a tenth of the batches to the end.
 """
 
@@ -38,6 +40,7 @@ from datamodules.plan import TrainingPlan
 from datamodules.reading import ClipReader
 from datamodules.sampler import TrainingSampler
 from datamodules.shards import ShardWriter
+from datamodules.streaming import WebDatasetDataModule
 
 HEAD = {"name": "benchmark", "num_shape": 100, "num_expression": 52}
 FRAMES = 64
@@ -212,8 +215,22 @@ def webdataset_s(folder: Path, visits: int) -> float:
     return timed(lambda: [next(batches) and None for _ in range(count)]) / (count * BATCH)
 
 
-def read_ratio(reader: ClipReader, pairs: int) -> float:
-    """Bytes asked of the file system over bytes of frames, masks and parameters."""
+def stream_s(folder: Path, visits: int, pairs_per_clip: int) -> tuple[float, float]:
+    """CPU seconds and bytes read per pair of ``datamodules.streaming``."""
+    steps = max(visits * pairs_per_clip // BATCH, 2)
+    data = WebDatasetDataModule(
+        str(folder / "train-000000.tar"), "", batch_size=BATCH, steps_per_epoch=steps,
+        pairs_per_clip=pairs_per_clip, shuffle_clips=8,
+    )  # fmt: skip
+    loader = data.train_dataloader()
+    next(iter(loader))
+    start = _bytes_read()
+    used = timed(lambda: [None for _ in loader])
+    return used / (steps * BATCH), (_bytes_read() - start) / (steps * BATCH)
+
+
+def read_ratio(reader: ClipReader, pairs: int) -> tuple[float, float]:
+    """Bytes asked of the file system over bytes of frames, masks and parameters, and the latter per pair."""
     loader = make_loader(reader, pairs, 0)
     plan = loader.source.plan  # type: ignore[attr-defined]
     per_frame = 4 * (HEAD["num_expression"] + 15 + 3 + 2 * 478)
@@ -227,7 +244,7 @@ def read_ratio(reader: ClipReader, pairs: int) -> float:
     start = _bytes_read()
     for _ in loader:
         pass
-    return (_bytes_read() - start) / payload
+    return (_bytes_read() - start) / payload, payload / pairs
 
 
 def _bytes_read() -> int:
@@ -257,6 +274,8 @@ def measure(size: int, options: argparse.Namespace) -> dict[str, float]:
         ]
         jpeg, decode, loader = map(min, zip(*rounds, strict=True))
         peer = webdataset_s(folder, pairs // 20)
+        streams = {count: stream_s(folder, max(pairs // 20, 2 * options.clips), count) for count in (1, 8)}
+        read, payload = read_ratio(reader, pairs)
         stored = reader._frames[0]["length"].mean() + reader._frames[0]["mask_length"].mean()
         row = {
             "size": size,
@@ -268,8 +287,10 @@ def measure(size: int, options: argparse.Namespace) -> dict[str, float]:
             "of_decode": decode / loader,
             "webdataset_us": peer * 1e6,
             "times_webdataset": peer / loader,
-            "read": read_ratio(reader, pairs),
+            "read": read,
         }
+        for count, (used, num_bytes) in streams.items():
+            row |= {f"stream_{count}_us": used * 1e6, f"stream_{count}_read": num_bytes / payload}
         if size == min(options.sizes) and options.batches:
             row["memory_MB"], row["growth_MB"] = memory_growth(reader, options.batches, options.workers)
         return row
