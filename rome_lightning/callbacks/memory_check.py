@@ -46,10 +46,8 @@ class MemoryCheck(Callback):
             return
         step = step_bytes(_kept_of_one(trainer, pl_module, batch), len(batch))
         optimizer, free = optimizer_bytes(pl_module), free_bytes(pl_module.device)
-        text = (
-            f"a step of {len(batch)} pairs takes about {_gb(step)} GB, gradients and optimizer "
-            f"{_gb(optimizer)} GB"
-        )
+        pairs = "1 pair" if len(batch) == 1 else f"{len(batch)} pairs"
+        text = f"a step of {pairs} takes about {_gb(step)} GB, gradients and optimizer {_gb(optimizer)} GB"
         if free is None or step + optimizer <= free:
             rank_zero_info(text if free is None else f"{text}; {_gb(free)} GB are free")
             return

@@ -16,13 +16,14 @@ import lightning
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning_utilities.core import rank_zero
 
 from datamodules.base import RomeDataModule
-from rome_lightning.callbacks import MemoryCheck, SeedEachStep
+from rome_lightning.callbacks import MemoryCheck, ProgressLines, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
 from rome_lightning.cli.ablations import check_ablations, expand_ablations
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
@@ -157,7 +158,10 @@ class RomeCLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         # In this order: the check's random numbers must not become those of the first step.
         check = MemoryCheck(refuse=config["memory_check"] == "refuse")
-        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [check, SeedEachStep()]}
+        callbacks: list[Callback] = [check, SeedEachStep()]
+        if _wants_lines(self._get(self.config_init, "trainer")):
+            callbacks.append(ProgressLines())
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def before_fit(self) -> None:
@@ -195,6 +199,14 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
     if not (sweep and run) or any(word.split("=")[0] in ("--run_dir", "--run-dir") for word in argv):
         return []
     return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
+
+
+def _wants_lines(options: Namespace) -> bool:
+    """Whether progress is told in lines: where a bar is wanted, none is named, and there is no terminal."""
+    named = options.get("callbacks") or []
+    named = named if isinstance(named, list) else [named]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in named)
+    return options.get("enable_progress_bar") is not False and not has_bar and not sys.stderr.isatty()
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
@@ -246,6 +258,9 @@ def main(argv: list[str]) -> int:
     argv = expand_ablations([*argv, *_folder_of_agent(argv)])
     # `rome` passes on the command line without its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    # About Lightning's own code, and about how seldom a short run logs.
+    warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
+    warnings.filterwarnings("ignore", message="The number of training batches")
     # Not every run on a machine that has SLURM is a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     rank_zero.log.addFilter(_is_no_advert)

@@ -1,0 +1,69 @@
+"""Progress of a training whose output is no terminal: a line now and then, where a bar would fill the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from rome_lightning.media.remaining import time_left
+
+
+class ProgressLines(ProgressBar):
+    """Print epoch, step, loss and the time left to stderr.
+
+    Args:
+        every_s: shortest time between two lines, seconds; the last step of an epoch has one always.
+    """
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        super().__init__()
+        self.every_s = every_s
+        self._is_shown = True
+        self._start = self._last = 0.0
+        self._first: int | None = None
+
+    def disable(self) -> None:
+        """Print nothing: another process does."""
+        self._is_shown = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._is_shown = True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember where this part of the run began."""
+        if self._first is None:
+            self._start = self._last = time.monotonic()
+            self._first = _step(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print, if it is time."""
+        now, num_batches = time.monotonic(), int(trainer.num_training_batches)
+        is_last = batch_idx + 1 == num_batches
+        if not self._is_shown or not (is_last or now - self._last >= self.every_s):
+            return
+        self._last = now
+        epochs = trainer.max_epochs or 0
+        words = [f"epoch {trainer.current_epoch + 1}" + (f" of {epochs}" if epochs > 0 else "")]
+        words.append(f"step {batch_idx + 1} of {num_batches}")
+        loss = trainer.progress_bar_metrics.get("loss")
+        if loss is not None:
+            words.append(f"loss {float(loss):.4g}")
+        first = self._first or 0
+        left = time_left(
+            now - self._start, _step(trainer, batch_idx) + 1 - first, epochs * num_batches - first
+        )
+        print(", ".join([*words, left] if left else words), file=sys.stderr, flush=True)
+
+
+def _step(trainer: Trainer, batch_idx: int) -> int:
+    """Steps before this one, over all epochs."""
+    return trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
