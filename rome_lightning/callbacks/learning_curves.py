@@ -11,7 +11,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from rome_lightning.callbacks.run_logger import BEST
 from rome_lightning.media.atomic import atomic_file
 
 _PANEL_SIZE = (4.2, 2.8)
@@ -52,8 +54,8 @@ def draw_curves(curves: Curves, path: Path) -> None:
     """A panel for each validation metric, one for the loss, one for its weighted terms, one for the speed."""
     panels: list[tuple[str, list[str], bool]] = [("loss", ["train/loss"], True)]
     panels.append(("weighted terms", sorted(k for k in curves if k.startswith("train/weighted_")), True))
-    panels += [(key, [key], False) for key in sorted(curves) if key.startswith("val/")]
-    panels.append(("data wait ratio", ["time/data_wait_ratio"], False))
+    panels += [(_titled(key), [key], False) for key in sorted(curves) if key.startswith("val/")]
+    panels.append(("share of the time that waits for data", ["time/data_wait_ratio"], False))
     shown = [(title, [k for k in keys if k in curves], is_log) for title, keys, is_log in panels]
     shown = [panel for panel in shown if panel[1]]
     if not shown:
@@ -64,6 +66,12 @@ def draw_curves(curves: Curves, path: Path) -> None:
         _draw_panel(figure.add_subplot(num_rows, _NUM_COLUMNS, index + 1), title, keys, is_log, curves)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def _titled(key: str) -> str:
+    """A validation metric and which way is better, where that is known."""
+    best = next((best for start, best in BEST.items() if key.removeprefix("val/").startswith(start)), None)
+    return key if best is None else f"{key}, {'higher' if best == 'max' else 'lower'} is better"
 
 
 def _draw_panel(axes: Axes, title: str, keys: list[str], is_log: bool, curves: Curves) -> None:
@@ -77,11 +85,17 @@ def _draw_panel(axes: Axes, title: str, keys: list[str], is_log: bool, curves: C
         else:
             axes.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else "")
     positive = all(value > 0 for key in keys for _, value in curves[key])
-    if is_log:
-        axes.set_yscale("log" if positive else "symlog")
+    if is_log and positive:
+        axes.set_yscale("log")
+        # Plain numbers at 1, 2 and 5: matplotlib writes powers of ten, and none at all within a decade.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif is_log:
+        axes.set_yscale("symlog")
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("step", fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(which="both", labelsize=7)
     axes.grid(alpha=0.3)
     if len(keys) > 1:
         axes.legend(fontsize=6, ncols=2)
