@@ -30,8 +30,9 @@ def test_batch_of_two_equals_two_of_one(head: HeadModel, expression_dependent: b
     both = model(frames, drivers)
     for i in range(2):
         alone = model(frames[slice(i, i + 1)], drivers[slice(2 * i, 2 * i + 2)])
-        # Convolutions sum in another order for another batch.
-        torch.testing.assert_close(both.image[2 * i : 2 * i + 2], alone.image, atol=1e-4, rtol=1e-4)
+        # Convolutions sum in another order for another batch: 6e-8, amplified by the norms of some twenty
+        # untrained layers to 4e-5 (seen with SSE4.1). Mixed-up images differ by 1e-2 and more.
+        torch.testing.assert_close(both.image[2 * i : 2 * i + 2], alone.image, atol=3e-4, rtol=0)
         assert torch.equal(both.face_ids[2 * i : 2 * i + 2], alone.face_ids)
 
 
