@@ -59,7 +59,7 @@ def test_another_exposure_is_brought_to_the_firsts() -> None:
     visibility = torch.ones(2, 1, 16, 16)
     visibility[0, :, :, 8:] = 0
     fused = fuse(seen_as(torch.cat([scene, scene * tint]), visibility)).colour
-    # Not rounding: the ratio of the two exposures is found to about a hundredth; without it, up to 0.14 is missing.
+    # Not rounding: the exposure is found to about a hundredth; without it, up to 0.14 is missing.
     torch.testing.assert_close(fused, scene, atol=0.02, rtol=0)
 
 
