@@ -10,7 +10,7 @@ from rome_lightning.networks.fast import pointwise
 from rome_lightning.networks.fast.pointwise import AddedPointwise, NormalizedPointwise
 
 ROUNDING = 1e-5
-"""Of sums of 32 products up to 11: 2^-24 of each partial sum makes, if random, root of 32 x 6e-8 x 11 = 4e-6."""
+"""Of sums of 32 products up to 11: 2^-24 of each partial sum, if random: root of 32 x 6e-8 x 11 = 4e-6."""
 
 
 @pytest.fixture(params=["large", "small"])
