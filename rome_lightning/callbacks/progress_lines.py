@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -46,7 +47,7 @@ class ProgressLines(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Print, if it is time."""
-        now, num_batches = time.monotonic(), int(trainer.num_training_batches)
+        now, num_batches = time.monotonic(), trainer.num_training_batches
         is_last = batch_idx + 1 == num_batches
         if not self._is_shown or not (is_last or now - self._last >= self.every_s):
             return
@@ -57,13 +58,14 @@ class ProgressLines(ProgressBar):
         loss = trainer.progress_bar_metrics.get("loss")
         if loss is not None:
             words.append(f"loss {float(loss):.4g}")
-        first = self._first or 0
-        left = time_left(
-            now - self._start, _step(trainer, batch_idx) + 1 - first, epochs * num_batches - first
-        )
-        print(", ".join([*words, left] if left else words), file=sys.stderr, flush=True)
+        if math.isfinite(num_batches):
+            first = self._first or 0
+            done, total = _step(trainer, batch_idx) + 1 - first, epochs * int(num_batches) - first
+            words.append(time_left(now - self._start, done, total))
+        print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
 
 
 def _step(trainer: Trainer, batch_idx: int) -> int:
-    """Steps before this one, over all epochs."""
-    return trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+    """Steps before this one, over all epochs; of this epoch, where nobody knows how long one is."""
+    num_batches = trainer.num_training_batches
+    return batch_idx + (trainer.current_epoch * int(num_batches) if math.isfinite(num_batches) else 0)
