@@ -62,7 +62,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py --device cuda $(BENCH_ARGS)
 
-# The page of `rome avatar view` with three.js in one file; its result is in the repository.
+# The pages of `rome avatar view` and `export --format web`, each with three.js in one file; kept in the repository.
 viewer:
 	npm ci --prefix viewer && npm run build --prefix viewer
 

@@ -35,6 +35,8 @@ def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(whee
     assert expected <= names, f"missing: {sorted(expected - names)}"
     # The page of `rome avatar view`, whose script is built and not a Python file.
     assert "rome_lightning/viewer/page/viewer.js" in names
+    web = ("index.html", "embed.html", "avatar.js")
+    assert names >= {f"rome_lightning/export/web/{file}" for file in web}
     folders = {name.split("/")[0] for name in names}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {
         "rome_lightning",
