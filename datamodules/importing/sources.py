@@ -236,6 +236,11 @@ def _wanted(picture_suffix: str | None) -> str:
 
 def _check_one(name: str, suffixes: list[str]) -> None:
     """Refuse a choice that nobody made: a mask taken for a frame would not be noticed."""
+    if len(set(suffixes)) < len(suffixes):
+        raise ValueError(
+            f"{name} is in its tar {len(suffixes)} times, as tar --append leaves it; unpack the tar, where "
+            "the last one stays, and import the folder"
+        )
     if len(suffixes) > 1:
         raise ValueError(
             f"{name} has {len(suffixes)} pictures ({', '.join(suffixes[:4])}); choose with --picture-suffix, "

@@ -73,6 +73,9 @@ class RunCheckpoint(Checkpoint):
         # In place of Lightning's handlers, which save in the middle of a step. It restores what was before.
         self._request.install(signal.SIGTERM if trainer.received_sigterm else 0)
         self._saved_at_s = time.monotonic()
+        if not (self._folder / BEST).is_file():
+            # The score is of a run in another folder and its checkpoint is there: this one begins anew.
+            self.best_model_score = None
         steps = _steps_done(trainer)
         last = self._folder / LAST
         resumed_from_last = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == last

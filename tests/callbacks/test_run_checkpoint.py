@@ -322,6 +322,37 @@ def test_the_best_is_the_best_and_never_not_a_number(mode, tmp_path):
     assert best[RUN_KEY]["epoch"] == {"min": 2, "max": 0}[mode]
 
 
+def test_a_run_gone_on_with_elsewhere_has_a_best_of_its_own_and_leaves_the_old_one(tmp_path):
+    def fit(folder: Path, epochs: int, score: float, start: Path | None = None) -> RunCheckpoint:
+        class Scored(_Module):
+            def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+                self.log("val/score", score)
+
+        checkpoint = RunCheckpoint("val/score")
+        trainer = Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=False,
+            callbacks=[checkpoint],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Scored(), datamodule=_Data(), ckpt_path=start)
+        return checkpoint
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    fit(old, 1, 1.0)
+    before = {path: path.read_bytes() for path in (old / "checkpoints").iterdir()}
+    checkpoint = fit(new, 2, 2.0, old / "checkpoints" / "last.ckpt")
+    assert checkpoint.best_model_score == 2
+    assert torch.load(checkpoint.best_model_path, weights_only=True)[RUN_KEY]["epoch"] == 1
+    assert {path: path.read_bytes() for path in (old / "checkpoints").iterdir()} == before
+    # In the same folder the better one of before stays.
+    assert fit(old, 2, 2.0, old / "checkpoints" / "last.ckpt").best_model_score == 1
+
+
 def test_senseless_intervals_are_refused():
     with pytest.raises(ValueError, match="every_n_steps of RunCheckpoint must be positive"):
         RunCheckpoint(every_n_steps=0)

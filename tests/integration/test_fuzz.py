@@ -27,6 +27,7 @@ from rome_lightning.head import load_head
 from rome_lightning.models import AvatarModel, LinearBasis
 from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.checkpoint import read_checkpoint
+from rome_lightning.models.shipped import SHIPPED, open_model, write_model
 
 SEED = 20
 LIMIT_S = 60
@@ -36,6 +37,7 @@ MUTATIONS = {
     "avatar": 60,
     "checkpoint": 90,
     "basis": 60,
+    "model": 60,
     "index": 75,
     "shard": 80,
     "manifest": 50,
@@ -103,6 +105,11 @@ def _read_avatar(path: Path) -> Any:
     return [avatar.model.state_dict(), avatar.code, avatar.photos, avatar.image_size]
 
 
+def _read_model(path: Path) -> Any:
+    model = open_model(path)
+    return [model.state_dict(), model.config]
+
+
 def _read_basis(path: Path) -> Any:
     basis = LinearBasis.load(path)
     return [vars(basis)]
@@ -129,6 +136,7 @@ def originals(
     model = perturbed(AvatarModel(small_config()))
     Avatar.create(model, random_frames(model.head, 1), refine_steps=0).save(folder / "a.safetensors")
     untrained_checkpoint(folder / "a.ckpt")
+    write_model(folder / "a.ckpt", folder / "model.safetensors")
     components = torch.linalg.qr(torch.randn(3 * head.num_vertices, 3))[0].T.unflatten(1, (-1, 3))
     rest = (torch.zeros(head.num_vertices, 3), torch.ones(3), 2, head.name, mesh_fingerprint(head))
     LinearBasis(components.contiguous(), *rest).save(folder / "basis.safetensors")
@@ -139,6 +147,7 @@ def originals(
     return {
         "avatar": (folder / "a.safetensors", _read_avatar, folder / "a.safetensors"),
         "checkpoint": (folder / "a.ckpt", read_checkpoint, folder / "a.ckpt"),
+        "model": (folder / "model.safetensors", _read_model, folder / "model.safetensors"),
         "basis": (folder / "basis.safetensors", _read_basis, folder / "basis.safetensors"),
         "index": (index, _read_dataset, data),
         "shard": (data / f"{SHARD}.tar", _read_dataset, data),
@@ -147,7 +156,7 @@ def originals(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["avatar", "checkpoint", "basis", "index", "shard", "manifest"])
+@pytest.mark.parametrize("kind", ["avatar", "checkpoint", "basis", "model", "index", "shard", "manifest"])
 def test_a_damaged_file_is_refused_or_means_what_it_meant(kind, originals, tmp_path):
     original, read, given = originals[kind]
     if given.is_dir():
@@ -169,6 +178,20 @@ def test_a_damaged_file_is_refused_or_means_what_it_meant(kind, originals, tmp_p
                 silent.append(number)
         assert time.monotonic() - began < LIMIT_S, number
     assert not silent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_every_change_of_a_shipped_model_is_found(name, tmp_path, monkeypatch):
+    whole = SHIPPED[name].path.read_bytes()
+    monkeypatch.setattr("rome_lightning.models.shipped._FOLDER", tmp_path)
+    generator = np.random.default_rng(SEED)
+    for _ in range(20):
+        changed = mutate(whole, generator)
+        SHIPPED[name].path.write_bytes(changed)
+        if changed != whole:
+            with pytest.raises(ValueError, match="is damaged: expected SHA-256"):
+                open_model(name)
 
 
 @pytest.mark.slow
