@@ -159,7 +159,7 @@ class RomeCLI(LightningCLI):
         # In this order: the check's random numbers must not become those of the first step.
         check = MemoryCheck(refuse=config["memory_check"] == "refuse")
         callbacks: list[Callback] = [check, SeedEachStep()]
-        if _wants_lines(self._get(self.config_init, "trainer")):
+        if _lines_for_bar(self._get(self.config_init, "trainer")):
             callbacks.append(ProgressLines())
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         return super().instantiate_trainer(plugins=plugins, **kwargs)
@@ -201,12 +201,14 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
     return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
 
 
-def _wants_lines(options: Namespace) -> bool:
-    """Whether progress is told in lines: where a bar is wanted, none is named, and there is no terminal."""
+def _lines_for_bar(options: Namespace) -> bool:
+    """Take the progress bar out of the trainer's options where there is no terminal; whether lines are wanted."""
+    if options.get("enable_progress_bar") is False or sys.stderr.isatty():
+        return False
     named = options.get("callbacks") or []
     named = named if isinstance(named, list) else [named]
-    has_bar = any(isinstance(callback, ProgressBar) for callback in named)
-    return options.get("enable_progress_bar") is not False and not has_bar and not sys.stderr.isatty()
+    options["callbacks"] = [callback for callback in named if not isinstance(callback, ProgressBar)]
+    return True
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

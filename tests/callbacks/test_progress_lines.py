@@ -10,10 +10,10 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from rome_lightning.callbacks import ProgressLines
-from rome_lightning.cli.fit import _wants_lines
+from rome_lightning.cli.fit import _lines_for_bar
 
 
 class _Line(LightningModule):
@@ -55,13 +55,16 @@ def test_a_fast_training_has_a_line_per_epoch(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "is_terminal", "wanted"),
-    [
-        ({}, False, True),
-        ({}, True, False),
-        ({"enable_progress_bar": False}, False, False),
-        ({"callbacks": TQDMProgressBar()}, False, False),
-    ],
+    [({}, False, True), ({}, True, False), ({"enable_progress_bar": False}, False, False)],
 )
 def test_lines_are_for_logs(monkeypatch, options, is_terminal, wanted):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
-    assert _wants_lines(Namespace(**options)) is wanted
+    assert _lines_for_bar(Namespace(**options)) is wanted
+
+
+@pytest.mark.parametrize(("is_terminal", "num_kept"), [(False, 1), (True, 2)])
+def test_they_take_the_place_of_a_bar(monkeypatch, is_terminal, num_kept):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    options = Namespace(callbacks=[Callback(), TQDMProgressBar()])
+    _lines_for_bar(options)
+    assert len(options.callbacks) == num_kept
