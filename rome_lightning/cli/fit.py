@@ -202,7 +202,7 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
 
 
 def _lines_for_bar(options: Namespace) -> bool:
-    """Take the progress bar out of the trainer's options where there is no terminal; whether lines are wanted."""
+    """Whether lines are wanted: there is no terminal. A progress bar that the options name is taken out."""
     if options.get("enable_progress_bar") is False or sys.stderr.isatty():
         return False
     named = options.get("callbacks") or []
