@@ -217,7 +217,7 @@ class WebDatasetDataModule(RomeDataModule):
 
     def training_pipeline(self) -> webdataset.DataPipeline:
         """An endless stream of ``RawBatch`` on this node and worker."""
-        return webdataset.DataPipeline(
+        pairs = webdataset.DataPipeline(
             webdataset.SimpleShardList(self.urls),
             webdataset.detshuffle(bufsize=len(self.urls), initial=len(self.urls), seed=self.seed),
             webdataset.split_by_node,
@@ -228,8 +228,11 @@ class WebDatasetDataModule(RomeDataModule):
             if self.shuffle_clips
             else None,
             _TrainingPairs(self.choice, self.num_driving, self.pairs_per_clip, self.seed),
-            _Batches(self.batch_size, self.augmentation is not None, partial=False),
         ).repeat()
+        # Batches go on from one round to the next: a worker's share may hold fewer pairs than one batch.
+        return webdataset.DataPipeline(
+            pairs, _Batches(self.batch_size, self.augmentation is not None, partial=False)
+        )
 
     def evaluation_pipeline(self) -> webdataset.DataPipeline:
         """The fixed pairs of the validation shards on this node and worker, once."""

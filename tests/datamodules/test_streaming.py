@@ -83,6 +83,12 @@ class TestTraining:
             assert counts == {f"clip-{i}": 2 for i in range(5)}
         assert [b.clips for b in first] != [b.clips for b in second]
 
+    def test_batches_larger_than_a_round(self, dataset: Path) -> None:
+        data = module(dataset, steps_per_epoch=2, pairs_per_clip=1, batch_size=12)
+        first, second = data.train_dataloader()
+        assert len(first) == len(second) == 12
+        assert set(Counter(first.clips + second.clips).values()) <= {4, 5}
+
     def test_a_new_run_repeats(self, dataset: Path) -> None:
         first, again = (list(module(dataset, steps_per_epoch=4).train_dataloader()) for _ in range(2))
         assert all(equal(a, b) for a, b in zip(first, again, strict=True))
@@ -100,7 +106,7 @@ class TestTraining:
             monkeypatch.setenv("RANK", str(rank))
             monkeypatch.setenv("WORLD_SIZE", "2")
             pipeline = module(dataset, batch_size=1, pairs_per_clip=1).training_pipeline()
-            pipeline.repeat(nepochs=1)
+            pipeline.stage(0).repeat(nepochs=1)
             seen.append({clip for batch in pipeline for clip in batch.clips})
         assert not seen[0] & seen[1]
         assert seen[0] | seen[1] == {f"clip-{i}" for i in range(5)}
