@@ -62,6 +62,11 @@ class Completion(nn.Module):
         self.register_buffer("regions", torch.cat(weights), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
 
+    @property
+    def bare(self) -> Float[Tensor, "1 1 s s"]:
+        """1 on texels of face and ears, which clothes do not cover."""
+        return self.regions[FACE : FACE + 1]
+
     def forward(
         self,
         colour: Float[Tensor, "b 3 s s"],

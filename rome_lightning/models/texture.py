@@ -115,7 +115,9 @@ class UnprojectedTexture(nn.Module):
     ) -> Observation:
         """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
         layout = self.layout if surface is None else surface.layout
-        return observe(source, vertices_px, self.faces, layout, self.rasterizer)
+        completion = self.completion if surface is None else surface.completion
+        bare = None if completion is None else completion.bare
+        return observe(source, vertices_px, self.faces, layout, self.rasterizer, bare)
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
         """Neural texture of what was observed."""
@@ -173,6 +175,7 @@ def observe(
     faces: Int[Tensor, "f 3"],
     layout: UVLayout,
     rasterizer: Rasterizer,
+    bare: Float[Tensor, "1 1 s s"] | None = None,
 ) -> Observation:
     """Colour of each texel in the source image, how well it is seen and whether it is hair.
 
@@ -182,13 +185,17 @@ def observe(
         faces: triangles of the mesh.
         layout: texels of the texture.
         rasterizer: for the visibility.
+        bare: 1 on texels that clothes never cover: a collar behind the chin is not seen there.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
     side = 2 * max(1, round(EROSION * source.image_size[0])) + 1
     inner = -F.max_pool2d(-source.foreground_mask, side, stride=1, padding=side // 2)
-    image = torch.cat([source.image, inner, source.region_mask(Region.HAIR)], dim=1)
+    labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
+    image = torch.cat([source.image, inner, *labels], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility = unproject(image, vertices_px, faces, layout, rasterizer)
     unhidden, _ = texel_visibility(vertices_px, faces, layout, rasterizer, source.image_size)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    return Observation(observed[:, :3], visibility * person, observed[:, 4:], unhidden)
+    hair, clothes = observed[:, 4:].split(1, dim=1)
+    skin = 1.0 if bare is None else 1 - bare * clothes.square()
+    return Observation(observed[:, :3], visibility * person * skin, hair, unhidden * skin)
