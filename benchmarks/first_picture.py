@@ -1,6 +1,6 @@
 """The pictures of README and gallery: the astronaut as the shipped model draws her.
 
-Run ``python benchmarks/first_picture.py docs/images`` after the shipped model or the way it draws has changed.
+Run ``python benchmarks/first_picture.py docs/images`` after the shipped model or the way it draws changed.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ SHIPPED: dict[str, ShippedModel] = {
         ShippedModel(
             name="open-1",
             file="open-1.safetensors",
-            sha256="0c2e4798c668c7c3a25fb23e6d0d387c5e894d5f7bc69465f42eb48ffc04685f",
+            sha256="deb901af8cb70254ee4301f6a1cee127f7597d6e06b5fe5063dcbaf371237696",
             licence="Apache-2.0",
             data="615 licence-clean photographs of 537 people (open-faces), no video",
             scores={
