@@ -27,7 +27,7 @@ opaque, and what the photograph has there, which is something else, is not taken
 SEEN_BOUND = 6.0
 """The same where a photograph shows it, whose matte decides."""
 BESIDE_BOUND = 2.0
-"""The same beside the mesh: hair may be added, but no second outline of the face."""
+"""Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of the face."""
 RIM = 0.008
 """Width of the outline of the mesh, share of the picture's width."""
 REPEATED, APART = 0.008, 0.03
@@ -72,8 +72,8 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
-    bound = torch.where(mesh_mask, bound, BESIDE_BOUND)
-    change = bound * (change / bound).tanh()
+    added = BESIDE_BOUND * (change.clamp_min(0) / BESIDE_BOUND).tanh() + change.clamp_max(0)
+    change = torch.where(mesh_mask, bound * (change / bound).tanh(), added)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
 
 
