@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -20,6 +20,9 @@ from rome_lightning.types.struct import TensorStruct
 
 EROSION = 0.006
 """How far inside the matte's outline colours are believed, share of the picture's width."""
+
+MOUTH_REACH = 0.012
+"""How far beyond what is seen of eyes and mouth the photograph is taken, share of the texture's width."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,13 @@ class UnprojectedTexture(nn.Module):
         """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
         layout = self.layout if surface is None else surface.layout
         completion = self.completion if surface is None else surface.completion
-        bare = None if completion is None else completion.bare
-        return observe(source, vertices_px, self.faces, layout, self.rasterizer, bare)
+        if completion is None:
+            return observe(source, vertices_px, self.faces, layout, self.rasterizer)
+        seen = observe(source, vertices_px, self.faces, layout, self.rasterizer, completion.bare)
+        # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
+        side = 2 * round(MOUTH_REACH * layout.size) + 1
+        reached = F.max_pool2d(seen.unhidden, side, stride=1, padding=side // 2)
+        return replace(seen, unhidden=torch.lerp(seen.unhidden, reached, completion.is_interior))
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
         """Neural texture of what was observed."""
