@@ -27,7 +27,7 @@ opaque, and what the photograph has there, which is something else, is not taken
 SEEN_BOUND = 6.0
 """The same where a photograph shows it, whose matte decides."""
 BESIDE_BOUND = 2.0
-"""Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of the face."""
+"""Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of a face."""
 RIM = 0.008
 """Width of the outline of the mesh, share of the picture's width."""
 REPEATED, APART = 0.008, 0.03
