@@ -317,7 +317,8 @@ class ShardWriter:
         with contextlib.suppress(OSError):
             if self._tar is not None:
                 self._tar.close()
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, clip: Clip) -> None:

@@ -76,7 +76,7 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int, tuple
     found = mesh_fingerprint(model.head)
     if header["head_fingerprint"] != found:
         raise ValueError(
-            f"{path} needs head {header['head']!r} ({header['mesh_fingerprint'][:12]}), "
+            f"{path} needs head {header['head']!r} ({header['head_fingerprint'][:12]}), "
             f"{model.head.name!r} ({found[:12]}) is installed; create the avatar again with this head"
         )
     load_state(model, _group(tensors, "model/"), path)

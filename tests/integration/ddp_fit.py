@@ -20,6 +20,7 @@ def _fix_random_numbers() -> None:
     """Ranks draw their own numbers; without this one process and two would see other backgrounds."""
 
     def half(*size: int, **options: Any) -> torch.Tensor:
+        options.pop("generator", None)
         return torch.full(size, 0.5, **options)
 
     torch.rand = half
