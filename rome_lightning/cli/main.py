@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("compare", "compare runs pair by pair: differences, intervals, pictures"),
     "distill": Command("distill", "a trained full model to a linear one: basis, training, comparison"),
     "avatar": Command("avatar", "create, animate, edit, export and view an avatar of some photographs"),
+    "app": Command("app", "a page that makes, drives and exports avatars, in a browser"),
     "models": Command("models", "list the models that come with the package; write a checkpoint as one"),
     "live": Command("live", "drive an avatar in real time with a camera or a video"),
     "export-onnx": Command("export_onnx", "write a model's networks as ONNX files, checked with onnxruntime"),

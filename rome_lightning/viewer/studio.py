@@ -1,0 +1,241 @@
+"""What the app's page does, apart from the page: photographs in, pictures, videos and files out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.driver import read_driver
+from rome_lightning.avatar.motion import fill_lost, relative_motion
+from rome_lightning.export.mesh_picture import draw_mesh
+from rome_lightning.export.person import SUFFIXES, FileFormat, export_avatar
+from rome_lightning.media.audio import copy_audio
+from rome_lightning.media.pictures import read_image
+from rome_lightning.media.video import probe, write_video
+from rome_lightning.models import AvatarModel
+from rome_lightning.models.shipped import open_model
+from rome_lightning.report.backgrounds import TRANSPARENT, composed, draw_layers, read_background
+from rome_lightning.tracking import Tracker, track_photos
+from rome_lightning.types.params import at_rest
+
+AppProgress = Callable[[float, str], None]
+"""Called with the share that is done, [0, 1], and what goes on."""
+EXPORTS: tuple[FileFormat, ...] = ("glb", "vrm", "vrm0", "usd", "obj", "ply", "params")
+"""Formats that the page offers."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask of the machine."""
+
+    max_photos: int = 12
+    """At once."""
+    max_megabytes: int = 64
+    """Of a file that is sent."""
+    max_seconds: float = 20.0
+    """Of a driving video that are used."""
+    max_frames: int = 600
+    """Of a driving video that are used."""
+    photo_size: int = 512
+    """Side of the crop that an avatar keeps of its photograph, pixels."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the page's sliders stand."""
+
+    expression: dict[str, float]
+    """Weights by ARKit's names; others are 0."""
+    yaw: float = 0.0
+    """Turn of the bust to the person's left, degrees."""
+    pitch: float = 0.0
+    """Turn downwards, degrees."""
+    neck: float = 0.0
+    """Turn of the head to the person's left, degrees."""
+
+
+class Studio:
+    """The model, and everything that visitors can have done with it.
+
+    Args:
+        checkpoint: name of a shipped model, or a file made by ``rome fit``; by default the shipped model.
+        limits: for each visitor.
+    """
+
+    def __init__(self, checkpoint: str | None = None, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.model: AvatarModel = open_model(checkpoint)
+        self._tracker = Tracker(
+            self.model.head, image_size=max(self.limits.photo_size, self.model.image_size)
+        )
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Names of the sliders."""
+        return tuple(self.model.head.expression_names)
+
+    def create(
+        self, photos: Sequence[str | Path], face: int | None = None, progress: AppProgress | None = None
+    ) -> tuple[Avatar, list[str]]:
+        """An avatar of one person, and what will look wrong in it.
+
+        Raises:
+            ValueError: no photograph, too many, or one in which no face can be tracked.
+        """
+        paths = self._checked(photos)
+        warnings: list[str] = []
+        report = progress or _quiet
+        report(0.05, "looking for the face")
+        names = [path.name for path in paths]
+        images = [read_image(path) for path in paths]
+        frames = track_photos(self._tracker, images, names, face, warnings.append)
+        report(0.4, "fitting the outline")
+        steps = 60
+        avatar = Avatar.create(
+            self.model,
+            frames,
+            refine_steps=steps,
+            on_step=lambda done: report(0.4 + 0.5 * done / steps, "fitting the outline"),
+            photo_names=names,
+        )
+        return avatar, warnings
+
+    def create_each(
+        self, photos: Sequence[str | Path], folder: Path, progress: AppProgress | None = None
+    ) -> tuple[list[tuple[UInt8[np.ndarray, "h w 3"], str]], Path, list[str]]:
+        """An avatar of each photograph: pictures with names, a ZIP of GLB files, and what went wrong."""
+        paths = self._checked(photos)
+        pictures, problems, report = [], [], progress or _quiet
+        archive = folder / "avatars.zip"
+        with zipfile.ZipFile(archive, "w") as packed:
+            for number, path in enumerate(paths):
+                report(number / len(paths), path.name)
+                try:
+                    avatar, warnings = self.create([path])
+                except (ValueError, OSError) as error:
+                    problems.append(str(error))
+                    continue
+                problems += warnings
+                pictures.append((self.picture(avatar, Pose({})), path.name))
+                packed.write(export_avatar(avatar, folder / f"{number}.glb", "glb"), f"{path.stem}.glb")
+        if not pictures:
+            raise ValueError("no avatar could be made: " + "; ".join(problems))
+        return pictures, archive, problems
+
+    def picture(
+        self, avatar: Avatar, pose: Pose, background: str = "white", mesh: bool = False
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """The avatar in the sliders' pose; RGBA on a transparent background."""
+        head, rest = self.model.head, at_rest(avatar.source.params)
+        expression = torch.tensor([[pose.expression.get(name, 0.0) for name in head.expression_names]])
+        angles = torch.deg2rad(torch.tensor([[pose.pitch, pose.yaw, 0.0], [0.0, pose.neck, 0.0]]))
+        params = dataclasses.replace(
+            rest, expression=expression.clamp(0, 1), global_pose=angles[:1], neck_pose=angles[1:]
+        )
+        draw = draw_mesh if mesh else draw_layers
+        rgb, mask = next(draw(avatar, params, avatar.image_size))
+        return composed(rgb, mask, read_background(background, avatar, avatar.image_size))[0]
+
+    def animate(
+        self,
+        avatar: Avatar,
+        driver: str | Path,
+        folder: Path,
+        background: str = "white",
+        relative: bool = False,
+        mesh: bool = False,
+        progress: AppProgress | None = None,
+    ) -> tuple[Path, str]:
+        """A video of the driven avatar, transparent as WebM, and a sentence about lost frames.
+
+        Raises:
+            ValueError: the driver shows no face or is too large.
+        """
+        path, report = Path(driver), progress or _quiet
+        self._check_size(path)
+        found = read_driver(path, avatar, self._frames_of(path), progress=_tracking(report))
+        params, shown = fill_lost(found.params, found.lost, "hold")
+        if relative:
+            first = (~found.lost).nonzero()[0]
+            params = relative_motion(params, found.params[first], avatar.source.params)
+        times = found.times[shown.numpy()]
+        behind = read_background(background, avatar, avatar.image_size)
+        draw = draw_mesh if mesh else draw_layers
+
+        def frames() -> Iterator[np.ndarray]:
+            done = 0
+            for rgb, mask in draw(avatar, params, avatar.image_size):
+                yield from composed(rgb, mask, behind)
+                done += len(rgb)
+                report(0.5 + 0.5 * done / len(params), "drawing")
+
+        output = folder / ("avatar.webm" if background == TRANSPARENT else "avatar.mp4")
+        write_video(output, frames(), found.fps, timestamps=times)
+        if found.video is not None:
+            copy_audio(output, path, [offset - float(times[0]) for offset in found.video.clock_offsets])
+        lost = int(found.lost.sum())
+        note = f"{len(params)} frames" + (
+            f", {lost} of them without a face: the last pose is held" if lost else ""
+        )
+        return output, note
+
+    def export(
+        self, avatar: Avatar, file_format: FileFormat, folder: Path, name: str = "avatar", author: str = ""
+    ) -> list[Path]:
+        """Write a file for other programs; OBJ has three."""
+        if file_format not in EXPORTS:
+            raise ValueError(f"a format is one of {', '.join(EXPORTS)}, got {file_format}")
+        path = folder / (_plain(name) + SUFFIXES[file_format])
+        export_avatar(avatar, path, file_format, author=author.strip() or None)
+        return sorted(path.parent.glob(f"{path.stem}*")) if file_format == "obj" else [path]
+
+    def _checked(self, photos: Sequence[str | Path]) -> list[Path]:
+        paths = [Path(photo) for photo in photos]
+        if not paths:
+            raise ValueError("no photograph yet: drop one on the page or take one with the camera")
+        if len(paths) > self.limits.max_photos:
+            raise ValueError(f"at most {self.limits.max_photos} photographs at once, got {len(paths)}")
+        for path in paths:
+            self._check_size(path)
+        return paths
+
+    def _check_size(self, path: Path) -> None:
+        megabytes = path.stat().st_size / 1e6
+        if megabytes > self.limits.max_megabytes:
+            raise ValueError(
+                f"{path.name} has {megabytes:.0f} MB, at most {self.limits.max_megabytes} MB are taken"
+            )
+
+    def _frames_of(self, path: Path) -> int:
+        if path.suffix.lower() in (".csv", ".npz"):
+            return self.limits.max_frames
+        return max(1, min(self.limits.max_frames, int(self.limits.max_seconds * probe(path).fps)))
+
+
+def _quiet(share: float, text: str) -> None:
+    """Nobody listens."""
+
+
+def _tracking(report: AppProgress) -> Callable[[str, int, int], None]:
+    """The tracker's progress as the first half of an animation's."""
+    return lambda stage, done, total: report(0.5 * done / max(total, 1), stage)
+
+
+def _plain(name: str) -> str:
+    """A file name that a visitor cannot lead elsewhere with."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "avatar"
+
+
+def visitor_folder() -> Path:
+    """A fresh folder for the files of one answer."""
+    return Path(tempfile.mkdtemp(prefix="rome_app_"))

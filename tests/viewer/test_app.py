@@ -1,0 +1,195 @@
+"""The app: what its page lets people do, from a photograph to a file that other programs open."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from gltf_validator import khronos_issues
+from helpers import perturbed, random_frames, random_params, small_config
+from PIL import Image
+from tiny_run import need
+
+from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.recorded import RecordedMotion, write_motion
+from rome_lightning.cli.main import main
+from rome_lightning.media.video import read_video
+from rome_lightning.models import AvatarModel
+from rome_lightning.viewer import studio as studio_module
+from rome_lightning.viewer.browser import find_browser
+from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio
+
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    """With a small model of random networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        model = perturbed(AvatarModel(small_config())).eval()
+        patch.setattr(studio_module, "open_model", lambda checkpoint: model)
+        return Studio(limits=Limits(max_frames=FRAMES, max_photos=2, max_megabytes=1))
+
+
+@pytest.fixture(scope="module")
+def avatar(studio: Studio) -> Avatar:
+    return Avatar.create(studio.model, random_frames(studio.model.head, 1), refine_steps=0)
+
+
+def test_sliders_move_the_picture(studio: Studio, avatar: Avatar) -> None:
+    still = studio.picture(avatar, Pose({}))
+    assert still.shape == (*avatar.image_size, 3)
+    for pose in (Pose({"jawOpen": 1.0}), Pose({}, yaw=30), Pose({}, pitch=20), Pose({}, neck=30)):
+        for mesh in (False, True):
+            assert np.abs(studio.picture(avatar, pose, mesh=mesh).astype(int) - still).mean() > 0.5
+    assert studio.picture(avatar, Pose({}), "transparent").shape[2] == 4
+
+
+@pytest.mark.parametrize("background", ["white", "transparent"])
+def test_recorded_motion_becomes_a_video(
+    studio: Studio, avatar: Avatar, background: str, tmp_path: Path
+) -> None:
+    head = studio.model.head
+    lost = torch.zeros(6, dtype=torch.bool)
+    motion = RecordedMotion(random_params(head, 6), torch.arange(6) / 30, True, lost)
+    shares: list[float] = []
+    path, note = studio.animate(
+        avatar,
+        write_motion(motion, tmp_path / "motion.csv", head),
+        tmp_path,
+        background,
+        progress=lambda share, text: shares.append(share),
+    )
+    assert path.suffix == (".mp4" if background == "white" else ".webm")
+    # No more than the limit.
+    assert len(read_video(path)) == FRAMES
+    assert note == f"{FRAMES} frames"
+    assert shares[-1] == 1.0
+
+
+def test_every_button_writes_its_file_and_names_lead_nowhere(
+    studio: Studio, avatar: Avatar, tmp_path: Path
+) -> None:
+    for kind in ("glb", "vrm", "obj", "ply", "params"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        files = studio.export(avatar, kind, folder, "../../my: head", "Jane")
+        assert files
+        assert all(file.parent == folder for file in files)
+        assert files[0].stem.startswith("my_head")
+    assert khronos_issues(tmp_path / "glb" / "my_head.glb") == []
+    with pytest.raises(ValueError, match="a format is one of"):
+        studio.export(avatar, "exe", tmp_path)  # type: ignore[arg-type]
+    assert set(EXPORTS) >= {"glb", "vrm", "usd"}
+
+
+def test_limits_are_sentences(studio: Studio, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no photograph yet"):
+        studio.create([])
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="at most 2 photographs"):
+        studio.create([tmp_path / "a.png"] * 3)
+    (tmp_path / "b.png").write_bytes(bytes(2_000_000))
+    with pytest.raises(ValueError, match=r"b\.png has 2 MB, at most 1 MB"):
+        studio.create([tmp_path / "b.png"])
+
+
+def test_without_gradio_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    assert main(["app"]) == 1
+    assert "pip install rome-lightning[app]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_becomes_one_of_avatars(tmp_path: Path) -> None:
+    need("face_landmarker", "selfie_multiclass", "modnet")
+    whole = Studio()
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "astronaut.png")
+    Image.fromarray(skimage.data.coffee()).save(tmp_path / "coffee.png")
+    pictures, archive, problems = whole.create_each(
+        [tmp_path / "astronaut.png", tmp_path / "coffee.png"], tmp_path
+    )
+    assert [name for _, name in pictures] == ["astronaut.png"]
+    assert any("coffee.png: no face" in text for text in problems)
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["astronaut.glb"]
+
+
+@pytest.mark.slow
+def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs gradio, of the extra [app]")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    need("face_landmarker", "selfie_multiclass", "modnet")
+    try:
+        program = find_browser()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    from rome_lightning.viewer.app import build_app, launch
+
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "astronaut.png")
+    Image.fromarray(skimage.data.coffee()).save(tmp_path / "coffee.png")
+    app = build_app()
+    address = launch(app, port=0, wait=False)
+    assert address.startswith("http://127.0.0.1:")
+    try:
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1300, "height": 1000})
+            page.set_default_timeout(300_000)
+            others: list[str] = []
+            page.on("request", lambda request: others.append(request.url))
+            page.goto(address)
+            # Nothing to export yet: a sentence.
+            page.locator("#export-glb").click()
+            page.get_by_text("make an avatar first").first.wait_for()
+            photos = page.locator("input[type=file]").first
+            photos.set_input_files(tmp_path / "coffee.png")
+            page.locator("#make").click()
+            page.get_by_text("no face found").first.wait_for()
+            page.reload()
+            page.locator("input[type=file]").first.set_input_files(tmp_path / "astronaut.png")
+            page.locator("#make").click()
+            page.locator("#avatar img").wait_for()
+            page.locator("#notes").get_by_text("photograph").first.wait_for()
+            page.locator("#export-glb").click()
+            link = page.locator("#files a[href*='.glb']").first
+            link.wait_for()
+            with page.expect_download() as download:
+                link.click()
+            download.value.save_as(tmp_path / "avatar.glb")
+            page.screenshot(path=tmp_path / "app.png", full_page=True)
+            browser.close()
+    finally:
+        app.close()
+    assert khronos_issues(tmp_path / "avatar.glb") == []
+    length = int.from_bytes((tmp_path / "avatar.glb").read_bytes()[12:16], "little")
+    document = json.loads((tmp_path / "avatar.glb").read_bytes()[20 : 20 + length])
+    assert "astronaut.png" in document["asset"]["copyright"]
+    foreign = [url for url in others if not url.startswith((address, "data:", "blob:"))]
+    assert foreign == []
+
+
+def test_files_of_this_machine_are_not_served(tmp_path: Path) -> None:
+    gradio = pytest.importorskip("gradio", reason="needs gradio, of the extra [app]")
+    from rome_lightning.viewer.app import launch
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    with gradio.Blocks(analytics_enabled=False) as app:
+        gradio.Markdown("empty")
+    address = launch(app.queue(), port=0, wait=False)
+    try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}gradio_api/file={secret}", timeout=30)
+        assert refused.value.code in (403, 404)
+    finally:
+        app.close()
