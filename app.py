@@ -10,3 +10,4 @@ demo = build_app(limits=LIMITS)
 
 if __name__ == "__main__":
     launch(demo, "0.0.0.0", 7860, LIMITS)
+    demo.block_thread()

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     limits = Limits(max_seconds=args.max_seconds, max_megabytes=args.max_megabytes)
     app = build_app(args.checkpoint, limits)
     where = Path(args.checkpoint).name if args.checkpoint else "the shipped model"
-    print(f"serving {where} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    launch(app, args.host, args.port, limits)
+    address = launch(app, args.host, args.port, limits)
+    print(f"serving {where} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    app.block_thread()
     return 0

@@ -10,12 +10,16 @@ import numpy as np
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.report.backgrounds import PHOTO, TRANSPARENT, WHITE
-from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, visitor_folder
+from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
 
 HOST = "127.0.0.1"
 BACKGROUNDS = (WHITE, PHOTO, TRANSPARENT, "colour", "picture")
 _KEPT_S = 3600
 """Seconds after which a visitor's avatar and files are removed."""
+_ONE = {"concurrency_id": "model", "concurrency_limit": 1}
+"""All work stands in one queue: Gradio's own limit would be one at a time of each button."""
+_BUTTONS = ["download", "fullscreen"]
+"""Of pictures: Gradio's own offer would send them to another host."""
 _WAITING = 20
 """Visitors who may wait in the queue."""
 _TURN, _NOD, _NECK = 60, 25, 40
@@ -53,30 +57,33 @@ def build_app(checkpoint: str | None = None, limits: Limits | None = None) -> An
     return _Page(gradio, Studio(checkpoint, limits)).build()
 
 
-def launch(
-    app: Any, host: str = HOST, port: int = 7860, limits: Limits | None = None, wait: bool = True
-) -> str:
-    """Serve the page; returns its address.
+def launch(app: Any, host: str = HOST, port: int = 7860, limits: Limits | None = None) -> str:
+    """Serve the page in a thread of its own, which ``app.block_thread()`` waits for; returns the address.
 
     Args:
         app: of ``build_app``.
         host: address to listen on; this machine only unless told otherwise.
         port: 0 for any free one.
         limits: for each visitor.
-        wait: until the process is interrupted.
+
+    Raises:
+        ValueError: the port is taken.
     """
     size = f"{(limits or Limits()).max_megabytes}mb"
     # Fonts of this machine: the default theme's come from another host.
     theme = load_gradio().themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    _, address, _ = app.launch(
-        server_name=host,
-        server_port=port or None,
-        max_file_size=size,
-        share=False,
-        quiet=True,
-        theme=theme,
-        prevent_thread_lock=not wait,
-    )
+    try:
+        _, address, _ = app.launch(
+            server_name=host,
+            server_port=port or None,
+            max_file_size=size,
+            share=False,
+            quiet=True,
+            theme=theme,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ValueError(f"port {port} is taken or not allowed; choose another with --port") from error
     return str(address)
 
 
@@ -85,6 +92,7 @@ class _Page:
 
     def __init__(self, gradio: Any, studio: Studio) -> None:
         self.gradio, self.studio = gradio, studio
+        self._files = VisitorFiles(_KEPT_S)
 
     def build(self) -> Any:
         """Lay out the page."""
@@ -105,9 +113,8 @@ class _Page:
             self._animation(avatar, look)
             self._exports(avatar)
             self._batch()
-            first = made.success(self._draw, [avatar, *look], shown, show_progress="hidden")
-            assert first is not None
-        return app.queue(max_size=_WAITING, default_concurrency_limit=1)
+            made.success(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
+        return app.queue(max_size=_WAITING)
 
     def _creation(self, avatar: Any) -> Any:
         gr = self.gradio
@@ -117,14 +124,18 @@ class _Page:
         camera = gr.Image(label="or the camera", sources=["webcam"], type="filepath", height=220)
         face = gr.Number(0, label="Person, from the left (0: the largest face)", precision=0, minimum=0)
         button = gr.Button("Make the avatar", variant="primary", elem_id="make")
-        crop = gr.Image(label="Crop and matte", interactive=False, height=220, elem_id="crop")
+        crop = gr.Image(
+            label="Crop and matte", interactive=False, height=220, buttons=_BUTTONS, elem_id="crop"
+        )
         notes = gr.Markdown(elem_id="notes")
 
-        return button.click(self._tracked(self._make), [photos, camera, face], [avatar, crop, notes])
+        return button.click(self._tracked(self._make), [photos, camera, face], [avatar, crop, notes], **_ONE)
 
     def _view(self, avatar: Any) -> tuple[Any, list[Any]]:
         gr = self.gradio
-        shown = gr.Image(label="Avatar", interactive=False, format="png", height=420, elem_id="avatar")
+        shown = gr.Image(
+            label="Avatar", interactive=False, format="png", height=420, buttons=_BUTTONS, elem_id="avatar"
+        )
         yaw = gr.Slider(-_TURN, _TURN, 0, step=1, label="turn")
         pitch = gr.Slider(-_NOD, _NOD, 0, step=1, label="nod")
         neck = gr.Slider(-_NECK, _NECK, 0, step=1, label="head against shoulders")
@@ -135,9 +146,9 @@ class _Page:
         sliders = self._sliders()
         look = [way, background, colour, picture, yaw, pitch, neck, *sliders]
         for slider in (yaw, pitch, neck, *sliders):
-            slider.release(self._draw, [avatar, *look], shown, show_progress="hidden")
+            slider.release(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
         for choice in (way, background, colour, picture):
-            choice.change(self._draw, [avatar, *look], shown, show_progress="hidden")
+            choice.change(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
         return shown, look
 
     def _sliders(self) -> list[Any]:
@@ -161,11 +172,13 @@ class _Page:
                 relative = gr.Checkbox(label="relative to the first frame, from the photograph's pose")
                 button = gr.Button("Animate", elem_id="animate")
             with gr.Column():
-                video = gr.Video(label="Driven avatar", interactive=False, elem_id="driven")
+                video = gr.Video(
+                    label="Driven avatar", interactive=False, buttons=["download"], elem_id="driven"
+                )
                 notes = gr.Markdown()
 
         given = [avatar, driver, motion, relative, *look[:4]]
-        button.click(self._tracked(self._animate), given, [video, notes])
+        button.click(self._tracked(self._animate), given, [video, notes], **_ONE)
 
     def _exports(self, avatar: Any) -> None:
         gr = self.gradio
@@ -177,18 +190,18 @@ class _Page:
                 buttons = {kind: gr.Button(kind.upper(), elem_id=f"export-{kind}") for kind in EXPORTS}
             files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
         for kind, button in buttons.items():
-            button.click(self._exporter(kind), [avatar, name, author], files)
+            button.click(self._exporter(kind), [avatar, name, author], files, **_ONE)
 
     def _batch(self) -> None:
         gr = self.gradio
         with gr.Accordion("An avatar of each photograph", open=False):
             photos = gr.File(label="Photographs", file_count="multiple", file_types=["image"])
             button = gr.Button("Make them all", elem_id="each")
-            gallery = gr.Gallery(label="Avatars", interactive=False)
+            gallery = gr.Gallery(label="Avatars", interactive=False, buttons=_BUTTONS)
             archive = gr.File(label="All as GLB", interactive=False)
             notes = gr.Markdown()
 
-        button.click(self._tracked(self._make_each), [photos], [gallery, archive, notes])
+        button.click(self._tracked(self._make_each), [photos], [gallery, archive, notes], **_ONE)
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """Run what a visitor asked for; what is wrong with it becomes a sentence on the page."""
@@ -282,7 +295,7 @@ class _Page:
             lambda: self.studio.animate(
                 person,
                 source,
-                visitor_folder(),
+                self._files.fresh(),
                 self._behind(background, colour, picture),
                 relative,
                 way == "mesh",
@@ -295,7 +308,7 @@ class _Page:
         def export(avatar: Avatar | None, name: str, author: str) -> list[str]:
             person = self._with(avatar)
             files: list[Path] = self._guarded(
-                lambda: self.studio.export(person, kind, visitor_folder(), name, author)
+                lambda: self.studio.export(person, kind, self._files.fresh(), name, author)
             )
             return [str(file) for file in files]
 
@@ -303,7 +316,7 @@ class _Page:
 
     def _make_each(self, bar: Any, photos: list[str] | None) -> tuple[list[tuple[np.ndarray, str]], str, str]:
         pictures, archive, problems = self._guarded(
-            lambda: self.studio.create_each(photos or [], visitor_folder(), self._progress(bar))
+            lambda: self.studio.create_each(photos or [], self._files.fresh(), self._progress(bar))
         )
         return pictures, str(archive), "\n".join(f"- {text}" for text in problems)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -236,6 +238,21 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "avatar"
 
 
-def visitor_folder() -> Path:
-    """A fresh folder for the files of one answer."""
-    return Path(tempfile.mkdtemp(prefix="rome_app_"))
+class VisitorFiles:
+    """Folders for the files of answers, removed after a time and with the process.
+
+    Args:
+        kept_s: seconds after which a folder is removed, once another is asked for.
+    """
+
+    def __init__(self, kept_s: float) -> None:
+        self._kept_s = kept_s
+        self._root = tempfile.TemporaryDirectory(prefix="rome_app_")
+
+    def fresh(self) -> Path:
+        """An empty folder under a name of its own."""
+        root = Path(self._root.name)
+        for folder in root.iterdir():
+            if time.time() - folder.stat().st_mtime > self._kept_s:
+                shutil.rmtree(folder)
+        return Path(tempfile.mkdtemp(dir=root))

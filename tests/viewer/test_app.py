@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -20,11 +22,12 @@ from tiny_run import need
 from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.recorded import RecordedMotion, write_motion
 from rome_lightning.cli.main import main
+from rome_lightning.export.person import FileFormat
 from rome_lightning.media.video import read_video
 from rome_lightning.models import AvatarModel
 from rome_lightning.viewer import studio as studio_module
 from rome_lightning.viewer.browser import find_browser
-from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio
+from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
 
 FRAMES = 4
 
@@ -74,20 +77,38 @@ def test_recorded_motion_becomes_a_video(
     assert shares[-1] == 1.0
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [("ply", "params"), pytest.param(("glb", "vrm", "obj"), marks=pytest.mark.slow)],
+    ids=["small", "whole"],
+)
 def test_every_button_writes_its_file_and_names_lead_nowhere(
-    studio: Studio, avatar: Avatar, tmp_path: Path
+    studio: Studio, avatar: Avatar, tmp_path: Path, kinds: tuple[FileFormat, ...]
 ) -> None:
-    for kind in ("glb", "vrm", "obj", "ply", "params"):
+    for kind in kinds:
         folder = tmp_path / kind
         folder.mkdir()
         files = studio.export(avatar, kind, folder, "../../my: head", "Jane")
         assert files
         assert all(file.parent == folder for file in files)
         assert files[0].stem.startswith("my_head")
-    assert khronos_issues(tmp_path / "glb" / "my_head.glb") == []
+    if "glb" in kinds:
+        assert khronos_issues(tmp_path / "glb" / "my_head.glb") == []
     with pytest.raises(ValueError, match="a format is one of"):
         studio.export(avatar, "exe", tmp_path)  # type: ignore[arg-type]
     assert set(EXPORTS) >= {"glb", "vrm", "usd"}
+
+
+def test_files_are_removed_after_their_time() -> None:
+    files = VisitorFiles(kept_s=60)
+    old, new = files.fresh(), files.fresh()
+    (old / "avatar.glb").write_bytes(b"old")
+    hour_ago = time.time() - 3600
+    os.utime(old, (hour_ago, hour_ago))
+    last = files.fresh()
+    assert not old.exists()
+    assert new.exists()
+    assert last not in (old, new)
 
 
 def test_limits_are_sentences(studio: Studio, tmp_path: Path) -> None:
@@ -126,8 +147,8 @@ def test_a_folder_of_photographs_becomes_one_of_avatars(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="needs gradio, of the extra [app]")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    pytest.importorskip("gradio", reason="needs Gradio: pip install rome-lightning[app]")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
     need("face_landmarker", "selfie_multiclass", "modnet")
     try:
         program = find_browser()
@@ -138,7 +159,7 @@ def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> 
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "astronaut.png")
     Image.fromarray(skimage.data.coffee()).save(tmp_path / "coffee.png")
     app = build_app()
-    address = launch(app, port=0, wait=False)
+    address = launch(app, port=0)
     assert address.startswith("http://127.0.0.1:")
     try:
         with playwright.sync_playwright() as driver:
@@ -179,14 +200,14 @@ def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> 
 
 
 def test_files_of_this_machine_are_not_served(tmp_path: Path) -> None:
-    gradio = pytest.importorskip("gradio", reason="needs gradio, of the extra [app]")
+    gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install rome-lightning[app]")
     from rome_lightning.viewer.app import launch
 
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     with gradio.Blocks(analytics_enabled=False) as app:
         gradio.Markdown("empty")
-    address = launch(app.queue(), port=0, wait=False)
+    address = launch(app.queue(), port=0)
     try:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}gradio_api/file={secret}", timeout=30)
