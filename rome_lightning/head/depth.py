@@ -11,7 +11,7 @@ from rome_lightning.head.model import HeadModel
 DEPTH = 0.65
 """Depth of scalp and neck behind the ears in pictures, against the head model's. The model's camera has no
 perspective, which at a distance of 0.6 m shrinks the back of a head by a fifth, and the open head is deeper
-than the mean of people. Measured on turned heads of video: 0.5 to 0.7 draw them alike, 1 clearly worse."""
+than the mean of people. Chosen on turned heads of video: 0.5 to 0.7 draw them alike, 1 clearly worse."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
 
