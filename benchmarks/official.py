@@ -129,6 +129,7 @@ def run_official(checkout: Path, files: ReleasedFiles, widths: Widths, weights: 
     util.generate_triangles = lambda *_: np.zeros((1, 3))
     model = rome.ROME(parser.parse_args([*argv, "--unet_pred_mask"])).eval()
     model.parametric_avatar.render.render_shape = _no_shaded_picture
+    # Its checkpoints hold the networks only; what else may be missing is checked below.
     missing = model.load_state_dict(weights, strict=False)
     wrong = [key for key in missing.missing_keys if not key.startswith("parametric_avatar.")]
     if wrong or missing.unexpected_keys:

@@ -14,8 +14,7 @@ from rome_lightning.avatar.file import read_avatar, write_avatar
 from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
 from rome_lightning.models.fusion import fuse, texels_of_the_head
-from rome_lightning.models.texture import Observation, observe
-from rome_lightning.renderer import UVLayout
+from rome_lightning.models.texture import Observation, observe, surface_of
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 
@@ -128,11 +127,18 @@ class Avatar:
         params, head = self.photos.params, self.model.head
         mesh = self.posed_mesh(params)
         vertices_px = self.model.project(mesh.vertices, params, self.photos.image_size)
-        layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
-        observed = observe(self.photos, vertices_px, head.faces, layout, self.model.rasterizer)
+        surface = surface_of(head, size)
+        observed = observe(
+            self.photos,
+            vertices_px,
+            head.faces,
+            surface.layout,
+            self.model.rasterizer,
+            surface.completion.bare,
+        )
         if len(self.photos) == 1:
             return observed
-        return fuse(observed, texels_of_the_head(head, layout))
+        return fuse(observed, texels_of_the_head(head, surface.layout))
 
     @torch.no_grad()
     def edited(self, basis: LinearBasis, amounts: Mapping[int, float]) -> Self:

@@ -33,8 +33,6 @@ RIM = 0.008
 REPEATED, APART = 0.008, 0.03
 """How much nearer to the source's mesh, and farther from it, than to the driven mesh a carried pixel may have
 been, image widths: what comes from inside the mesh repeats the face beside it."""
-
-
 HANGING = 0.06
 """The same for hair that hangs over neck and shoulders."""
 
@@ -60,9 +58,8 @@ def blend(
     """
     shown = share_of_photo(layers, mesh_mask)
     bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
-    choice_change, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
-    choice_change = bound * (choice_change / bound).tanh()
-    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + choice_change)
+    preference, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
+    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + _bounded(preference, bound))
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
     # Beyond the border of the photograph the mesh is all there is.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
@@ -72,9 +69,14 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
-    added = BESIDE_BOUND * (change.clamp_min(0) / BESIDE_BOUND).tanh() + change.clamp_max(0)
-    change = torch.where(mesh_mask, bound * (change / bound).tanh(), added)
+    beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
+    change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:
+    """Small values as they are, large ones at most ``bound`` in size."""
+    return bound * (logits / bound).tanh()
 
 
 def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:

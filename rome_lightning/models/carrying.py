@@ -129,19 +129,38 @@ def carry(
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
-    # Background that the source's mesh covers is background in the same view only; others show the surface.
-    person = ((layers[:, MATTE] - 0.5) * 2).clamp(0, 1).view_as(visibility)
-    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1)
-    shown = visibility * flatness.clamp(0, 1) * torch.maximum(person, same_view)
-    # On the outline of both views the matte is to be believed too, though no point is seen well there.
-    outline = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
-    outline = outline * (2 * (1 - (there - now).abs() / SAME_OUTLINE)).clamp(0, 1)
-    believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
+    shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
+    believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
     layers = torch.cat([layers[:, RGB], matte, layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
     if count == 1:
         return layers, shown
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
+
+
+def _is_surface(
+    matte: Float[Tensor, "b n h w"], there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b n h w"]:
+    """How far what the photograph has at a point is the point itself, [0, 1].
+
+    Background that the source's mesh covers is background in the same view only; others show the surface.
+
+    Args:
+        matte: of the photograph.
+        there: cosine between normal and camera in the photograph.
+        now: the same in the driven view.
+    """
+    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1)
+    return torch.maximum((2 * matte - 1).clamp(0, 1), same_view)
+
+
+def _is_outline(there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b n h w"]:
+    """How far a point lies on the outline of both views, [0, 1]; arguments as for ``_is_surface``.
+
+    The matte is to be believed there, though no point of an outline is seen well.
+    """
+    on_both = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
+    return on_both * (2 * (1 - (there - now).abs() / SAME_OUTLINE)).clamp(0, 1)
 
 
 def _best_view(

@@ -14,7 +14,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
 from rome_lightning.networks import CompactUNet, TextureEncoder
-from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, texel_visibility, unproject
+from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
@@ -47,11 +47,16 @@ class Surface:
     completion: Completion
 
 
-@lru_cache(maxsize=4)
 def surface_of(head: HeadModel, size: int) -> Surface:
-    """The surface of a head in textures of ``size`` x ``size`` texels; of heads in use it is kept."""
-    layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
-    return Surface(layout, Completion(head, layout).to(head.template.device))
+    """The surface of a head in textures of ``size`` x ``size`` texels, on the head's device."""
+    return _surface(head, size, head.template.device)
+
+
+@lru_cache(maxsize=4)
+def _surface(head: HeadModel, size: int, device: torch.device) -> Surface:
+    """Kept, as it takes as long as an avatar does: many photographs are drawn on one head at one size."""
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, size).to(device)
+    return Surface(layout, Completion(head, layout).to(device))
 
 
 def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
@@ -201,8 +206,7 @@ def observe(
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
     image = torch.cat([source.image, inner, *labels], dim=1)
     vertices_px = vertices_px.detach()
-    observed, visibility = unproject(image, vertices_px, faces, layout, rasterizer)
-    unhidden, _ = texel_visibility(vertices_px, faces, layout, rasterizer, source.image_size)
+    observed, visibility, unhidden = unproject(image, vertices_px, faces, layout, rasterizer)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
     hair, clothes = observed[:, 4:].split(1, dim=1)
     skin = 1.0 if bare is None else 1 - bare * clothes.square()

@@ -17,7 +17,6 @@ from rome_lightning.renderer.texture import (
     UVLayout,
     render_texture,
     sample_texture,
-    texel_visibility,
     unproject,
 )
 
@@ -35,6 +34,5 @@ __all__ = [
     "render_texture",
     "sample_texture",
     "soft_silhouette",
-    "texel_visibility",
     "unproject",
 ]

@@ -206,7 +206,7 @@ def unproject(
     faces: Int[Tensor, "f 3"],
     layout: UVLayout,
     rasterizer: Rasterizer,
-) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b 1 s s"]]:
+) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
     """Carry an image to texture space along the surface it shows.
 
     Args:
@@ -218,9 +218,9 @@ def unproject(
 
     Returns:
         The image's value at each texel's surface point, not multiplied by visibility (0 outside the
-        layout; beyond the image its border), and the visibility in [0, 1]: 0 where the point is hidden, seen
-        from inside, beyond the image or beside the silhouette; falling to 0 towards grazing angles.
-        The values are differentiable in the image and the vertices, visibility is a constant.
+        layout; beyond the image its border); the visibility in [0, 1]: 0 where the point is hidden, seen
+        from inside, beyond the image or beside the silhouette; falling to 0 towards grazing angles; and the
+        same at any angle. Only the values are differentiable, in the image and the vertices.
     """
     height, width = image.shape[-2:]
     points = layout.gather(vertices_px)
@@ -231,7 +231,7 @@ def unproject(
     values = F.grid_sample(image.to(points.dtype), grid, padding_mode="border", align_corners=False) * inside
     unhidden, facing = texel_visibility(vertices_px, faces, layout, rasterizer, (height, width))
     ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
-    return values, unhidden * ramp * ramp * (3 - 2 * ramp)
+    return values, unhidden * ramp * ramp * (3 - 2 * ramp), unhidden
 
 
 @torch.no_grad()

@@ -53,6 +53,7 @@ def finite_part(batch: AvatarBatch) -> AvatarBatch:
     rows = finite_rows(batch).to(batch.source.image.device)
     if not bool(rows.any()):
         raise ValueError(f"no pair of a batch is finite: {describe(batch)}; remove these clips from the data")
+    # Synthetic pairs have no clips.
     clips = tuple(clip for clip, kept in zip(batch.clips, rows.tolist(), strict=False) if kept)
     return AvatarBatch(batch.source[rows], batch.target[rows.repeat_interleave(batch.num_driving)], clips)
 
@@ -60,6 +61,7 @@ def finite_part(batch: AvatarBatch) -> AvatarBatch:
 def describe(batch: AvatarBatch) -> str:
     """What is not finite, and of which clips."""
     rows = finite_rows(batch).tolist()
+    # Synthetic pairs have no clips.
     clips = [clip for clip, good in zip(batch.clips, rows, strict=False) if not good]
     return ", ".join(not_finite(batch)) + (f" of {', '.join(clips)}" if clips else "")
 

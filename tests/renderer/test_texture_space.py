@@ -71,7 +71,7 @@ def test_unprojected_image_renders_back(rasterizer):
     """Image to texture and back is the image, up to two bilinear lookups."""
     vertices, faces, uvs, layout = front_of_sphere(96)
     image = smooth_image()
-    texture, visibility = unproject(image, vertices, faces, layout, rasterizer)
+    texture, visibility, _ = unproject(image, vertices, faces, layout, rasterizer)
     ids = rasterizer.face_ids(vertices, faces, (IMAGE_SIZE, IMAGE_SIZE))
     uv = interpolate(vertices, faces, ids, uvs[None])
     rendered = sample_texture(texture, uv)
@@ -84,7 +84,7 @@ def test_unprojected_image_renders_back(rasterizer):
 def test_values_are_the_image_at_the_surface(rasterizer):
     vertices, faces, _, layout = front_of_sphere()
     columns = torch.arange(float(IMAGE_SIZE)).expand(1, 1, IMAGE_SIZE, IMAGE_SIZE).contiguous()
-    values, visibility = unproject(columns, vertices, faces, layout, rasterizer)
+    values, visibility, _ = unproject(columns, vertices, faces, layout, rasterizer)
     x = layout.gather(vertices)[:, :1]
     seen = visibility > 0.5
     torch.testing.assert_close(values[seen], x[seen], atol=1e-3, rtol=0)
@@ -102,7 +102,7 @@ def test_hidden_averted_and_outside_texels_are_not_visible(rasterizer):
     third = torch.tensor([1 / 3, 1.0])
     uvs = torch.cat([(square * 0.96 + 0.02 + torch.tensor([float(i), 0.0])) * third for i in range(3)])
     layout = UVLayout(faces, uvs, faces, 60)
-    _, visibility = unproject(torch.ones(1, 1, 64, 64), vertices, faces, layout, rasterizer)
+    _, visibility, _ = unproject(torch.ones(1, 1, 64, 64), vertices, faces, layout, rasterizer)
     back, front, averted = (visibility[0, 0, :, 20 * i : 20 * (i + 1)] for i in range(3))
     assert front[30, 10] > 0.999
     assert (averted == 0).all()
@@ -119,7 +119,7 @@ def test_hidden_averted_and_outside_texels_are_not_visible(rasterizer):
 
 def test_visibility_falls_towards_grazing_angles(rasterizer):
     vertices, faces, _, layout = front_of_sphere()
-    _, visibility = unproject(smooth_image(), vertices, faces, layout, rasterizer)
+    _, visibility, _ = unproject(smooth_image(), vertices, faces, layout, rasterizer)
     row = visibility[0, 0, layout.size // 2]
     assert row[layout.size // 2] == 1
     left = row[: layout.size // 2]
