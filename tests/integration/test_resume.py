@@ -152,7 +152,8 @@ def test_the_job_script_reaches_its_end_over_several_time_limits(dataset, tmp_pa
     """A scheduler of a few lines: it runs the script, sends the signal in time, and queues on request."""
     need("lpips_alexnet")
     folder = tmp_path / "bin"
-    environment = {**os.environ, **_fake_scontrol(folder), "OMP_NUM_THREADS": "1", "SLURM_NTASKS": "1"}
+    environment = {**os.environ, **_fake_scontrol(folder), "OMP_NUM_THREADS": "1"}
+    environment |= {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
     scripts = {
         # The time limit comes as soon as there is something to lose.
         "srun": f'"$@" & job=$!\nwhile kill -0 $job 2>/dev/null; do\n  sleep 0.2\n'
@@ -164,7 +165,9 @@ def test_the_job_script_reaches_its_end_over_several_time_limits(dataset, tmp_pa
         (folder / name).write_text(f"#!/bin/bash\n{body}")
         (folder / name).chmod(0o755)
     overlay = tiny_overlay(dataset, tmp_path / "run", pairs_per_epoch=4)
-    overlay["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    # The number of devices is SLURM's: the script hands it on and refuses a configuration with another one.
+    overlay["trainer"] |= {"num_nodes": 1, "strategy": "auto"}
+    overlay["trainer"].pop("devices", None)
     tiny_arguments("fit", overlay, tmp_path)
     command = [
         "bash",
