@@ -134,7 +134,7 @@ class Avatar:
             head.faces,
             surface.layout,
             self.model.rasterizer,
-            surface.completion.bare,
+            surface.completion,
         )
         if len(self.photos) == 1:
             return observed

@@ -30,6 +30,8 @@ BESIDE_BOUND = 2.0
 """Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of a face."""
 RIM = 0.008
 """Width of the outline of the mesh, share of the picture's width."""
+SLIVER = 0.006
+"""Half the width of strips and gaps that are taken for faults, share of the picture's width."""
 REPEATED, APART = 0.008, 0.03
 """How much nearer to the source's mesh, and farther from it, than to the driven mesh a carried pixel may have
 been, image widths: what comes from inside the mesh repeats the face beside it."""
@@ -68,10 +70,48 @@ def blend(
     loose = torch.maximum(same_side(layers[:, BESIDE], distance), layers[:, LOOSE] * near)
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
-    prior = torch.where(_inner(mesh_mask), on_mesh, beside).clamp(1 - OPAQUE, OPAQUE)
+    prior = torch.where(_inner(mesh_mask), on_mesh, beside)
+    prior = without_slivers(prior, shown, mesh_mask).clamp(1 - OPAQUE, OPAQUE)
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def without_slivers(
+    opacity: Float[Tensor, "b 1 h w"], shown: Float[Tensor, "b 1 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """Opacity without lines between what the photographs show of the mesh and what they do not.
+
+    A strip that no photograph shows, beside mesh that is not there according to the matte, is not there
+    either; a thin gap beside what no photograph shows is a fault of the outline.
+
+    Args:
+        opacity: of each pixel, [0, 1].
+        shown: how well the photographs show it, [0, 1].
+        mesh_mask: pixels whose centre the mesh covers.
+    """
+    reach = max(1, round(SLIVER * opacity.shape[-1]))
+    mesh = mesh_mask.to(opacity.dtype)
+    unseen = mesh * (1 - shown)
+    wide = _opened(unseen, reach)
+    flank = 1 - _grown((1 - opacity) * mesh * shown, reach + 1)
+    opacity = torch.lerp(opacity, torch.minimum(opacity, flank), unseen - wide)
+    opacity = opacity - (opacity - _opened(opacity, reach)) * mesh * _grown(unseen - wide, reach)
+    clear = 1 - opacity
+    gap = (clear - _opened(clear, reach)) * mesh * _grown(wide, 2 * reach)
+    return opacity + gap
+
+
+def _opened(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
+    """Without what is thinner than twice the reach, pixels."""
+    return _grown(-_grown(-values, reach), reach)
+
+
+def _grown(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
+    """The largest value within the reach, pixels."""
+    # Rows, then columns: a square of many pixels is the product of both.
+    rows = F.max_pool2d(values, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
 
 
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:
@@ -81,9 +121,8 @@ def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[T
 
 def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """The mesh without its outline."""
-    side = 2 * max(1, round(RIM * mesh_mask.shape[-1])) + 1
-    outside = F.max_pool2d((~mesh_mask).float(), side, stride=1, padding=side // 2)
-    return outside < 0.5
+    reach = max(1, round(RIM * mesh_mask.shape[-1]))
+    return _grown((~mesh_mask).float(), reach) < 0.5
 
 
 def share_of_photo(

@@ -49,6 +49,7 @@ class Completion(nn.Module):
 
     interior: Tensor
     is_interior: Tensor
+    is_mouth: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
@@ -57,6 +58,8 @@ class Completion(nn.Module):
         inside = layout.gather(head.region("eyes", "mouth").float()[None, :, None])
         self.register_buffer("interior", colours, persistent=False)
         self.register_buffer("is_interior", (inside > 0.5).float(), persistent=False)
+        mouth = layout.gather(head.region("mouth").float()[None, :, None])
+        self.register_buffer("is_mouth", (mouth > 0.5).float(), persistent=False)
         self.register_buffer("mirror", mirrored_uvs(head, layout), persistent=False)
         weights = [layout.gather(head.region(*names).float()[None, :, None]) for names in FILL_REGIONS]
         self.register_buffer("regions", torch.cat(weights), persistent=False)

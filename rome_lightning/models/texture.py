@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
+from rome_lightning.models.openings import between_lids, between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
 from rome_lightning.types import Frames, Region
@@ -124,13 +125,7 @@ class UnprojectedTexture(nn.Module):
         """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
         layout = self.layout if surface is None else surface.layout
         completion = self.completion if surface is None else surface.completion
-        if completion is None:
-            return observe(source, vertices_px, self.faces, layout, self.rasterizer)
-        seen = observe(source, vertices_px, self.faces, layout, self.rasterizer, completion.bare)
-        # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
-        side = 2 * round(MOUTH_REACH * layout.size) + 1
-        reached = F.max_pool2d(seen.unhidden, side, stride=1, padding=side // 2)
-        return replace(seen, unhidden=torch.lerp(seen.unhidden, reached, completion.is_interior))
+        return observe(source, vertices_px, self.faces, layout, self.rasterizer, completion)
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
         """Neural texture of what was observed."""
@@ -188,7 +183,7 @@ def observe(
     faces: Int[Tensor, "f 3"],
     layout: UVLayout,
     rasterizer: Rasterizer,
-    bare: Float[Tensor, "1 1 s s"] | None = None,
+    completion: Completion | None = None,
 ) -> Observation:
     """Colour of each texel in the source image, how well it is seen and whether it is hair.
 
@@ -198,16 +193,27 @@ def observe(
         faces: triangles of the mesh.
         layout: texels of the texture.
         rasterizer: for the visibility.
-        bare: 1 on texels that clothes never cover: a collar behind the chin is not seen there.
+        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin,
+            of teeth and of eyeballs is not skin, and lips are no teeth.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
     side = 2 * max(1, round(EROSION * source.image_size[0])) + 1
     inner = -F.max_pool2d(-source.foreground_mask, side, stride=1, padding=side // 2)
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
-    image = torch.cat([source.image, inner, *labels], dim=1)
+    lips = between_lips(source.landmarks, source.image_size)
+    # Where face or ears would be seen, these are before or behind them.
+    not_skin = torch.maximum(widened(lips), between_lids(source.landmarks, source.image_size))
+    image = torch.cat([source.image, inner, *labels, not_skin, lips], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, layout, rasterizer)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes = observed[:, 4:].split(1, dim=1)
-    skin = 1.0 if bare is None else 1 - bare * clothes.square()
-    return Observation(observed[:, :3], visibility * person * skin, hair, unhidden * skin)
+    hair, clothes, not_skin, lips = observed[:, 4:].split(1, dim=1)
+    if completion is not None:
+        skin = 1 - completion.bare * torch.maximum(clothes.square(), not_skin)
+        mouth = torch.lerp(skin, lips, completion.is_mouth)
+        visibility = visibility * mouth
+        # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
+        side = 2 * round(MOUTH_REACH * layout.size) + 1
+        reached = F.max_pool2d(unhidden, side, stride=1, padding=side // 2)
+        unhidden = torch.lerp(unhidden, reached, completion.is_interior) * mouth
+    return Observation(observed[:, :3], visibility * person, hair, unhidden)

@@ -139,7 +139,8 @@ def test_kills_at_random_moments_change_nothing(server, dataset, whole, tmp_path
     arguments = _arguments(dataset, run, num_workers=2)
     moments = random.Random(0)
     kills = 0
-    while (code := server.run(*arguments, log=log, kill_after_s=moments.uniform(3, 9))) != 0:
+    # Longer each time: a slow machine has not done a step after a few seconds.
+    while (code := server.run(*arguments, log=log, kill_after_s=moments.uniform(3, 9) * 1.1**kills)) != 0:
         assert code == -signal.SIGKILL, log.read_text()
         kills += 1
         assert kills < 40, "no progress between kills"

@@ -7,7 +7,7 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.blending import VISIBILITY, blend, same_side
+from rome_lightning.models.blending import VISIBILITY, blend, same_side, without_slivers
 from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.renderer import render_texture
@@ -108,6 +108,30 @@ def test_the_network_cannot_open_what_no_photograph_shows() -> None:
     mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     _, mask = blend(corrections, torch.zeros(1, 3, 1, 1), layers, mesh, torch.zeros(1, 1, 1, 1))
     assert mask.item() > 0.97
+
+
+def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
+    """A face, beside it a neck that the matte says is not there, and hidden strips in both."""
+    opacity = torch.zeros(1, 1, 64, 256)
+    shown = torch.ones(1, 1, 64, 256)
+    mesh = torch.ones(1, 1, 64, 256, dtype=torch.bool)
+    opacity[..., :100] = 1
+    # A strip beside the neck that is not there, a line in the middle of the face, and a wide unseen side.
+    for first, last in ((100, 103), (50, 53), (180, 256)):
+        shown[..., first:last] = 0
+        opacity[..., first:last] = 1
+    # A crack of the matte in the unseen side.
+    shown[..., 220:223], opacity[..., 220:223] = 1, 0
+    result = without_slivers(opacity, shown, mesh)
+    assert result[..., :100].min() == 1
+    assert result[..., 100:180].max() == 0
+    assert result[..., 181:].min() == 1
+    # Where all is seen nothing changes, strands of hair included.
+    seen = torch.ones_like(shown)
+    assert torch.equal(without_slivers(opacity, seen, mesh), opacity)
+    # Beside the mesh, the photograph's own strands stay.
+    beside = torch.zeros_like(mesh)
+    assert torch.equal(without_slivers(opacity, shown, beside), opacity)
 
 
 def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
