@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rome_lightning.head import HeadModel
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.symmetry import mirrored_vertices
 from rome_lightning.types import Frames, HeadParams, Region
 
@@ -169,10 +169,20 @@ class SourceViews(nn.Module):
             image=rendered.rgb.clamp(0, 1),
             foreground_mask=rendered.mask,
             regions=self._regions(frames, rendered.face_ids, rendered.mask),
-            landmarks=frames.landmarks,
+            landmarks=self._moved_landmarks(model, code, frames, rendered.vertices_px),
             params=params,
             offsets=frames.offsets,
         )
+
+    def _moved_landmarks(
+        self, model: AvatarModel, code: AvatarCode, frames: Frames, vertices_px: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b l 2"]:
+        """Detected landmarks, moved as the mesh moves between photograph and drawn picture."""
+        if "mediapipe" not in self.head.landmark_names:
+            return frames.landmarks
+        before = model.project(model.deform(code, frames.params).vertices, frames.params, frames.image_size)
+        moved = self.head.landmarks(vertices_px) - self.head.landmarks(before)
+        return frames.landmarks + moved[..., :2]
 
     def _regions(self, photo: Frames, face_ids: Tensor, mask: Float[Tensor, "b 1 h w"]) -> Tensor:
         """Labels of a drawn picture: hair on the scalp of whoever has some, else skin; nothing is unknown."""

@@ -76,6 +76,15 @@ def test_redrawn_sources_show_the_person_turned(head: HeadModel) -> None:
     with torch.no_grad():
         drawn = model.render(model.encode(frames), redrawn.params, (SIZE, SIZE))
     torch.testing.assert_close(redrawn.image, drawn.rgb.clamp(0, 1))
+    # Detected landmarks turn with the head; what the tracker missed by, they keep.
+    missed = frames.landmarks - model_landmarks(model, frames)
+    torch.testing.assert_close(redrawn.landmarks - model_landmarks(model, redrawn), missed, atol=0.05, rtol=0)
+
+
+def model_landmarks(model: AvatarModel, frames: Frames) -> torch.Tensor:
+    """Landmarks of the head that frames were tracked with, pixels."""
+    vertices_px = model.project(model.head(frames.params), frames.params, frames.image_size)
+    return model.head.landmarks(vertices_px)[..., :2]
 
 
 def test_shares_must_be_shares() -> None:
