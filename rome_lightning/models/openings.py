@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, LEFT_LIDS_OUTLINE, RIGHT_LIDS_OUTLINE
 
-EDGE = 0.003
+EDGE = 0.0019
 """How far landmarks miss the edge of an opening, share of the picture's width."""
 
 
@@ -37,9 +37,15 @@ def between_lids(
 
 def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     """An opening with what landmarks miss of it; that of closed lips, a line, vanishes."""
-    reach = max(1, round(EDGE * opening.shape[-1]))
-    closed = -F.max_pool2d(-opening, 2 * reach + 1, stride=1, padding=reach)
-    return F.max_pool2d(closed, 4 * reach + 1, stride=1, padding=2 * reach)
+    edge = round(EDGE * opening.shape[-1])
+    line = max(1, edge)
+    inner = -_grown(-opening, line)
+    return _grown(inner, line + edge)
+
+
+def _grown(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
+    """The largest value within the reach, pixels."""
+    return F.max_pool2d(values, 2 * reach + 1, stride=1, padding=reach)
 
 
 def _within(corners: Float[Tensor, "b n 2"], image_size: tuple[int, int]) -> Float[Tensor, "b 1 h w"]:

@@ -210,10 +210,10 @@ def observe(
     hair, clothes, not_skin, lips = observed[:, 4:].split(1, dim=1)
     if completion is not None:
         skin = 1 - completion.bare * torch.maximum(clothes.square(), not_skin)
-        mouth = torch.lerp(skin, lips, completion.is_mouth)
-        visibility = visibility * mouth
+        visibility = visibility * skin
         # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
         side = 2 * round(MOUTH_REACH * layout.size) + 1
         reached = F.max_pool2d(unhidden, side, stride=1, padding=side // 2)
-        unhidden = torch.lerp(unhidden, reached, completion.is_interior) * mouth
+        reached = torch.lerp(reached, reached * lips, completion.is_mouth)
+        unhidden = torch.lerp(unhidden * skin, torch.maximum(unhidden, reached), completion.is_interior)
     return Observation(observed[:, :3], visibility * person, hair, unhidden)

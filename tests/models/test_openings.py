@@ -36,7 +36,7 @@ def test_openings_are_the_polygons_of_the_outlines() -> None:
 
 
 def test_closed_lips_vanish_and_open_ones_grow_by_what_landmarks_miss() -> None:
-    opening = torch.zeros(2, 1, 256, 256)
+    opening = torch.zeros(2, 1, 512, 512)
     opening[0, :, 100, 80:120] = 1
     opening[1, :, 100:110, 80:120] = 1
     wide = widened(opening)

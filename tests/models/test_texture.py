@@ -87,7 +87,9 @@ def test_teeth_are_not_seen_on_lips_nor_lips_on_teeth(model: AvatarModel) -> Non
         exact = observe(photo, vertices_px, model.head.faces, surface.layout, model.rasterizer)
         for field in ("visibility", "unhidden"):
             values, plain = getattr(seen, field)[0, 0], getattr(exact, field)[0, 0]
-            assert float(values[skin & (near < radius - 1)].sum()) < 1e-3
+            assert float(values[skin & (near < radius - 2)].sum()) < 1e-3
             away = skin & (near > radius + 4) & (places[1] > points[0, NOSE_TIP, 1])
             torch.testing.assert_close(values[away], plain[away])
-            assert float(values[(completion.is_mouth[0, 0] > 0.5) & (near > radius + 2)].sum()) < 1e-3
+            # What lies beside the opening is reached from nowhere: lips are no teeth.
+            outside = (completion.is_mouth[0, 0] > 0.5) & (near > radius + 2)
+            torch.testing.assert_close(values[outside], plain[outside])
