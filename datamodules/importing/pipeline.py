@@ -1,16 +1,21 @@
-"""Clips of pictures to a dataset: they go the way of videos, from the tracker on."""
+"""Clips of pictures to a dataset: they go the way of videos, from the tracker on.
+
+With pictures in folders, FLAME parameters of another tracker can take the place of our fit.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jsonargparse import ArgumentError, ArgumentParser
 
+from datamodules.importing.parameters import ParameterFolder, with_params
 from datamodules.importing.sources import FrameClip, frame_folders, gagavatar_lmdb, rome_lmdb, webdataset_tars
 from datamodules.manifest import SPLITS, Manifest, build_manifest
 from datamodules.prepare.clips import TRACKER, VideoReport, VideoTools, make_clips
@@ -23,6 +28,8 @@ from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.video import Video
+from rome_lightning.tracking.foreign import KINDS as TRACKERS
+from rome_lightning.tracking.jaw import with_landmarks
 
 _FPS = 25.0
 """Frame rate of pictures, which have none of their own."""
@@ -42,6 +49,7 @@ SOURCES: dict[str, Callable[[Path, str | None, Callable[[str], None]], list[Fram
     "frames": frame_folders,
     "webdataset": webdataset_tars,
     "lmdb": _lmdb_clips,
+    **dict.fromkeys(TRACKERS, frame_folders),
 }
 
 
@@ -53,6 +61,7 @@ def import_dataset(
     log: Callable[[str], None],
     make_tracker: MakeTracker | None = None,
     picture_suffix: str | None = None,
+    params: Path | None = None,
 ) -> Manifest:
     """Make a dataset of pictures, and its ``report.html``.
 
@@ -67,19 +76,28 @@ def import_dataset(
         log: receives progress.
         make_tracker: by default the package's own.
         picture_suffix: of the files to take, where one picture has several.
+        params: FLAME parameters of the tracker that ``kind`` names, see ``ParameterFolder``; by default they
+            are looked for beside the pictures.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no clip could be used.
+        ValueError: no clip could be used, or parameters are given for a kind or a head that has none.
     """
-    if not source.exists():
-        raise FileNotFoundError(f"nothing to import at {source}")
+    for path in (source, params):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"nothing to import at {path}")
+    head = with_landmarks(load_head(config.head))
+    if kind not in TRACKERS and params is not None:
+        raise ValueError(f"parameters are read with --from {', '.join(TRACKERS)}, not with {kind}")
+    if kind in TRACKERS and head.pose_basis is None:
+        raise ValueError(f"{kind} has FLAME's parameters: give FLAME's generic_model.pkl with --head")
     output.mkdir(parents=True, exist_ok=True)
-    inputs = _named(SOURCES[kind](source, picture_suffix, log))
+    found = SOURCES[kind](source, picture_suffix, log)
+    folder = ParameterFolder(kind, params or source, len(found) == 1) if kind in TRACKERS else None
+    inputs = _named(found, folder)
     people = {video.identity for video, _ in inputs}
     log(f"{len(inputs)} clips of {len(people)} people in {source}: {few(people)}")
-    head = load_head(config.head)
-    importer = _Importer(output, config, head, make_tracker or default_tracker, log)
+    importer = _Importer(output, config, head, make_tracker or default_tracker, log, folder)
     shards = []
     split_of = splits_of((item[0].identity for item in inputs), config)
     for split in SPLITS:
@@ -101,13 +119,16 @@ def import_dataset(
     return manifest
 
 
-def read_config(path: Path | None, dataset: str | None, val_identities: Sequence[str]) -> PrepareConfig:
+def read_config(
+    path: Path | None, dataset: str | None, val_identities: Sequence[str], head: str | None = None
+) -> PrepareConfig:
     """Options of ``rome prepare`` from a YAML file; what is given here wins over the file.
 
     Args:
         path: YAML file; None for the defaults.
         dataset: name of the dataset.
         val_identities: people kept for validation.
+        head: head model to fit.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,18 +144,20 @@ def read_config(path: Path | None, dataset: str | None, val_identities: Sequence
     except (ArgumentError, UnicodeDecodeError) as error:
         hint = "; put names in quotes" if "<class 'str'>" in str(error) else ""
         raise ValueError(f"{path}: {' '.join(str(error).split())}{hint}") from error
-    given = {"dataset": dataset, "val_identities": list(val_identities)}
+    given = {"dataset": dataset, "val_identities": list(val_identities), "head": head}
     return PrepareConfig(**{**content, **{name: value for name, value in given.items() if value}})
 
 
-def _named(clips: Sequence[FrameClip]) -> list[tuple[VideoInput, FrameClip]]:
-    """Clips with unique keys and the hash of their pictures, sorted by key."""
+def _named(clips: Sequence[FrameClip], folder: ParameterFolder | None) -> list[tuple[VideoInput, FrameClip]]:
+    """Clips with unique keys and the hash of their pictures and parameters, sorted by key."""
     inputs = {}
     for clip in clips:
         digest = hashlib.sha256()
         try:
             for data in clip.frames():
                 digest.update(len(data).to_bytes(8, "little") + data)
+            if folder is not None:
+                digest.update(folder.digest(clip))
         except (ValueError, OSError) as error:
             # It fails again, with a report, when its shard is made; the others do not suffer.
             digest.update(str(error).encode())
@@ -155,8 +178,10 @@ class _Importer:
         head: HeadModel,
         make_tracker: MakeTracker,
         log: Callable[[str], None],
+        folder: ParameterFolder | None,
     ) -> None:
         self.output, self.config, self.head, self.log = output, config, head, log
+        self._folder = folder
         self._make_tracker = make_tracker
         self._tools: VideoTools | None = None
 
@@ -196,6 +221,15 @@ class _Importer:
         frames = clip.decode(self.config.max_frames, self.config.max_side)
         numbers = np.arange(len(frames), dtype=np.int32)
         content = Video(frames, _FPS, numbers / _FPS, numbers)
-        for made in make_clips(video, self._tools, self.config, self.head.name, report, content):
+        tools, told = self._tools, list[str]()
+        if self._folder is not None:
+            track = self._folder.read(clip, len(frames))
+            tools = replace(tools, with_params=partial(with_params, self.head, track, clip.size(), told))
+        for made in make_clips(video, tools, self.config, self.head.name, report, content):
+            if self._folder is not None:
+                named = f"{TRACKER}, parameters of {self._folder.kind}"
+                made = replace(made, header={**made.header, "tracker": named})
             writer.add(made)
+        for line in dict.fromkeys(told):
+            self.log(f"{clip.name}: {line}")
         self.log(f"{clip.name}: {report.num_used} of {report.num_frames} frames used")

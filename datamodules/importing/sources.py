@@ -39,6 +39,14 @@ class FrameClip:
     identity: str
     frames: Callable[[], Iterable[bytes]]
     """Reads the encoded pictures."""
+    names: tuple[str, ...] = ()
+    """Of the pictures, without suffix; only those in folders have names."""
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first picture as it is stored."""
+        data = next(iter(self.frames()))
+        height, width = decode_image(data, f"picture 0 of {self.name}").shape[:2]
+        return height, width
 
     def decode(self, max_frames: int, max_side: int | None = None) -> UInt8[np.ndarray, "n h w 3"]:
         """Upright sRGB of the first pictures.
@@ -110,11 +118,12 @@ def frame_folders(source: Path, picture_suffix: str | None = None, log: Log = pr
     for folder, named in sorted(folders.items()):
         for name, paths in sorted(named.items()):
             _check_one(f"{folder}/{name}", sorted(path.name.removeprefix(name) for path in paths))
-        paths = [named[name][0] for name in sorted(named, key=natural)]
+        names = sorted(named, key=natural)
+        paths = [named[name][0] for name in names]
         relative = folder.relative_to(source)
         name = relative.as_posix() if relative.parts else source.name
         identity = relative.parts[0] if relative.parts else source.name
-        clips.append(FrameClip(name, identity, reader(paths)))
+        clips.append(FrameClip(name, identity, reader(paths), tuple(names)))
     return clips
 
 

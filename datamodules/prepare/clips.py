@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,6 +55,9 @@ class VideoTools:
     """Tells people apart; None does not."""
     fit_outline: OutlineFitter | None = None
     """Fits offsets to the person's outline; None leaves clips without."""
+    with_params: Callable[[np.ndarray, TrackedClip], TrackedClip] | None = None
+    """Puts another tracker's parameters in place of the fit, given the numbers of the frames among those that
+    were read; None keeps the fit."""
 
 
 @dataclass
@@ -132,7 +135,7 @@ def make_clips(
         video.path, config.max_frames, config.fps, config.start_s, config.max_side
     )
     report.num_frames = len(content)
-    shots, complaints, counts = _track_shots(content, tools.tracker, config)
+    shots, complaints, counts = _track_shots(content, tools, config)
     if tools.embed is not None and config.min_identity_similarity is not None:
         report.face = check_identity(shots, tools.embed, config.min_identity_similarity)
     num_good = sum(len(shot.usable) for shot in shots)
@@ -153,7 +156,7 @@ def make_clips(
 
 
 def _track_shots(
-    content: Video, tracker: SupportsTrack, config: PrepareConfig
+    content: Video, tools: VideoTools, config: PrepareConfig
 ) -> tuple[list[Shot], list[str], Counter[str]]:
     """Tracked shots, complaints about the others, and their frames by reason."""
     shots: list[Shot] = []
@@ -168,8 +171,10 @@ def _track_shots(
             continue
         try:
             pictures = content.frames if len(frames) == len(content) else content.frames[frames]
-            clip = tracker.track(pictures, fps=content.fps)
+            clip = tools.tracker.track(pictures, fps=content.fps)
             check_size(clip, config)
+            if tools.with_params is not None:
+                clip = tools.with_params(frames, clip)
         except ValueError as error:
             complaints.append(str(error))
             counts[UNTRACKED] += len(frames)

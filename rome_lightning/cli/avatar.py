@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.models import AvatarModel
     from rome_lightning.tracking import Tracker
+    from rome_lightning.tracking.foreign import FlameTrack
     from rome_lightning.types import Frames
 
 PHOTO_SIZE = 512
@@ -63,6 +64,14 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         "--checkpoint",
         help="Name of a shipped model (`rome models list`), or a file made by `rome fit` (default: the "
         "shipped model).",
+    )
+    create.add_argument(
+        "--params",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="FLAME parameters of DECA, EMOCA, SMIRK or VHAP, one file per PHOTO in the same order, in place "
+        "of our tracker's; for models with a FLAME head.",
     )
     create.add_argument(
         "--refine-steps",
@@ -165,6 +174,7 @@ def _create(args: argparse.Namespace) -> int:
     from rome_lightning.tracking import Tracker
     from rome_lightning.tracking.crop import FFHQ_RULE
 
+    tracks = _tracks_of(args)
     with shown("reading the model"):
         model = open_model(args.checkpoint)
     image_size = args.image_size or model.image_size
@@ -173,20 +183,42 @@ def _create(args: argparse.Namespace) -> int:
     released = model.config.decoder.interpolation == "release"
     tracker = Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if released else None)
     if not args.each:
-        _make(args, model, tracker, args.photos, args.output)
+        _make(args, model, tracker, args.photos, args.output, tracks)
         return 0
-    return _make_each(args, model, tracker)
+    return _make_each(args, model, tracker, tracks)
 
 
-def _make_each(args: argparse.Namespace, model: AvatarModel, tracker: Tracker) -> int:
+def _tracks_of(args: argparse.Namespace) -> list[FlameTrack] | None:
+    """Parameters of each photograph, if there are any."""
+    if args.params is None:
+        return None
+    from rome_lightning.tracking.foreign import read_track, rows_of
+
+    if len(args.params) != len(args.photos):
+        raise ValueError(
+            f"--params wants a file for each photograph, got {len(args.params)} for {len(args.photos)}"
+        )
+    tracks = []
+    for photo, file in zip(args.photos, args.params, strict=True):
+        track = read_track(file)
+        if len(track) > 1 and not track.names:
+            raise ValueError(f"{file} has parameters of {len(track)} pictures; save those of {photo} alone")
+        tracks.append(rows_of(track, [photo.stem]) if len(track) > 1 else track)
+    return tracks
+
+
+def _make_each(
+    args: argparse.Namespace, model: AvatarModel, tracker: Tracker, tracks: list[FlameTrack] | None
+) -> int:
     """An avatar per photograph; one that fails does not keep the others from being made."""
     names = [path.stem for path in args.photos]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--each names folders after the files, and {repeated[0]} is given more than once")
     failed = 0
-    for path in args.photos:
+    for index, path in enumerate(args.photos):
+        own = None if tracks is None else [tracks[index]]
         try:
-            _make(args, model, tracker, [path], args.output / path.stem)
+            _make(args, model, tracker, [path], args.output / path.stem, own)
         except (ValueError, OSError) as error:
             failed += 1
             print(printable(f"rome: error: {error}"), file=sys.stderr)
@@ -195,7 +227,12 @@ def _make_each(args: argparse.Namespace, model: AvatarModel, tracker: Tracker) -
 
 
 def _make(
-    args: argparse.Namespace, model: AvatarModel, tracker: Tracker, paths: list[Path], output: Path
+    args: argparse.Namespace,
+    model: AvatarModel,
+    tracker: Tracker,
+    paths: list[Path],
+    output: Path,
+    tracks: list[FlameTrack] | None,
 ) -> None:
     """One person's avatar from photographs to its folder."""
     from rome_lightning.avatar import Avatar
@@ -210,6 +247,7 @@ def _make(
             [str(path) for path in paths],
             args.face,
             lambda text: print(f"warning: {text}", file=sys.stderr),
+            tracks,
         )
     _warn_of_others(frames, paths)
     image_size = args.image_size or model.image_size

@@ -15,7 +15,8 @@ from rome_lightning.media.locks import owned
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
 
-_IMPORTERS = ("frames", "webdataset", "lmdb")
+_TRACKERS = ("deca", "emoca", "smirk", "vhap")
+_IMPORTERS = ("frames", "webdataset", "lmdb", *_TRACKERS)
 
 
 def build_parser() -> StrictParser:
@@ -57,7 +58,18 @@ def build_parser() -> StrictParser:
         choices=_IMPORTERS,
         required=True,
         help="frames: folders of pictures; webdataset: tars with a picture per sample; lmdb: ROME's or "
-        "GAGAvatar's layout.",
+        "GAGAvatar's layout; deca, emoca, smirk, vhap: folders of pictures with FLAME parameters, which take "
+        "the place of our tracker's.",
+    )
+    bring.add_argument(
+        "--params",
+        type=Path,
+        metavar="PATH",
+        help="Those parameters: a file, or a folder with the same names as the pictures (default: beside the "
+        "pictures).",
+    )
+    bring.add_argument(
+        "--head", help="Head model: open (default) or the path of FLAME's generic_model.pkl, for parameters."
     )
     bring.add_argument("-o", "--output", type=Path, required=True, help="Folder of the dataset; created.")
     bring.add_argument("--config", type=Path, help="YAML file with options of rome prepare.")
@@ -172,10 +184,16 @@ def _stats(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from datamodules.importing import import_dataset, read_config
 
-    config = read_config(args.config, args.dataset_name, args.val_identities)
+    config = read_config(args.config, args.dataset_name, args.val_identities, args.head)
     with owned(args.output, "rome shards import"):
         manifest = import_dataset(
-            args.kind, args.source, args.output, config, _log, picture_suffix=args.picture_suffix
+            args.kind,
+            args.source,
+            args.output,
+            config,
+            _log,
+            picture_suffix=args.picture_suffix,
+            params=args.params,
         )
     clips, frames = sum(s.clips for s in manifest.shards), sum(s.frames for s in manifest.shards)
     print(f"{args.output / 'manifest.json'}: {clips} clips, {frames} frames, dataset {manifest.hash[:12]}")

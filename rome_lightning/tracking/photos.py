@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
+from rome_lightning.tracking.foreign import FlameTrack, apply_to_photos
 from rome_lightning.tracking.quality import worn
 from rome_lightning.tracking.tracker import Problem, TrackedClip, Tracker
 from rome_lightning.types import Frames, HeadParams, Region
@@ -36,6 +37,7 @@ def track_photos(
     names: Sequence[str] | None = None,
     face: int | None = None,
     warn: Callable[[str], None] | None = None,
+    tracks: Sequence[FlameTrack] | None = None,
 ) -> Frames:
     """Track photographs of one person, of any sizes.
 
@@ -49,12 +51,13 @@ def track_photos(
         names: of the photographs, for messages.
         face: number of the person in each photo, from left to right, from 1; by default the largest.
         warn: called with each warning; by default Python's ``warnings``.
+        tracks: FLAME parameters of another tracker, of one row per photograph; ours by default.
 
     Returns:
         One frame per photograph, in order, all with the same identity coefficients.
 
     Raises:
-        ValueError: a photograph cannot be used; says which and why.
+        ValueError: a photograph cannot be used, or parameters do not fit it; says which and why.
     """
     warn = warn or _python_warning
     names = names or [f"photograph {index + 1}" for index in range(len(photos))]
@@ -63,9 +66,15 @@ def track_photos(
     tracked = [
         _track_one(tracker, photo, name, face, warn) for photo, name in zip(photos, names, strict=True)
     ]
-    if len(tracked) == 1:
-        return tracked[0].clip.to_frames()
     clips = [photo.clip for photo in tracked]
+    if tracks is not None:
+        turned = [name for name, photo in zip(names, tracked, strict=True) if photo.turns]
+        if turned:
+            raise ValueError(f"{turned[0]} does not stand upright; turn it and estimate its parameters again")
+        applied = apply_to_photos(tracker.head, clips, tracks, names, warn)
+        return Frames.cat([clip.to_frames() for clip in applied])
+    if len(tracked) == 1:
+        return clips[0].to_frames()
     frames = Frames.cat([clip.to_frames() for clip in clips])
     params = fit_together(tracker, clips, [photo.found for photo in tracked])
     return dataclasses.replace(frames, params=params)
@@ -107,6 +116,8 @@ class _Photo:
 
     found: Detections
     clip: TrackedClip
+    turns: int
+    """Quarters, counter-clockwise."""
 
 
 def _track_one(
@@ -117,14 +128,14 @@ def _track_one(
     warn: Callable[[str], None],
 ) -> _Photo:
     try:
-        photo, turns = _upright(tracker, picture, face or 0)
+        photo = _upright(tracker, picture, face or 0)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     clip, people = photo.clip, int(photo.found.num_faces[0])
     if int(clip.problems[0]) & ~_BEARABLE:
         raise ValueError(f"{name} cannot be used: {clip.reasons[0]}; use another photo")
-    if turns:
-        warn(f"{name} was turned by {90 * turns} degrees counter-clockwise so that the face is upright")
+    if photo.turns:
+        warn(f"{name} was turned by {90 * photo.turns} degrees counter-clockwise so that the face is upright")
     if face is None and people > 1:
         warn(f"{name} shows {people} people; the largest face is used, choose another with face=N")
     for text in faults_to_expect(clip):
@@ -132,20 +143,20 @@ def _track_one(
     return photo
 
 
-def _upright(tracker: Tracker, picture: UInt8[np.ndarray, "h w 3"], face: int) -> tuple[_Photo, int]:
-    """Track the picture, turned if the face does not stand upright in it; and the quarter turns made."""
+def _upright(tracker: Tracker, picture: UInt8[np.ndarray, "h w 3"], face: int) -> _Photo:
+    """Track the picture, turned if the face does not stand upright in it."""
     detector = tracker.detector
     found = detector.detect(picture[None], face=face)
     eyes = found.landmarks[0, LEFT_IRIS[0]] - found.landmarks[0, RIGHT_IRIS[0]]
     upright = bool(found.found[0]) and abs(float(torch.rad2deg(torch.atan2(eyes[1], eyes[0])))) < SIDEWAYS
     clip = tracker.track(picture[None], face=face, detections=found) if upright else None
     if clip is not None and not int(clip.problems[0]) & Problem.UPSIDE_DOWN:
-        return _Photo(found, clip), 0
+        return _Photo(found, clip, 0)
     turns = detector.quarter_turns(picture)
     if turns:
         picture = np.ascontiguousarray(np.rot90(picture, turns))
         found = detector.detect(picture[None], face=face)
-    return _Photo(found, tracker.track(picture[None], face=face, detections=found)), turns
+    return _Photo(found, tracker.track(picture[None], face=face, detections=found), turns)
 
 
 def faults_to_expect(clip: TrackedClip) -> list[str]:

@@ -1,0 +1,164 @@
+"""FLAME parameters of other trackers beside pictures, found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.importing.sources import FrameClip
+from rome_lightning.head import HeadModel
+from rome_lightning.tracking.foreign import (
+    FILE_SUFFIXES,
+    FlameTrack,
+    apply_track,
+    describe,
+    read_track,
+    rows_of,
+)
+from rome_lightning.tracking.tracker import TrackedClip
+
+_OF_CLIP = re.compile(r"tracked_flame_params(?:_(\d+))?\.npz")
+"""VHAP's result, with the number of its last epoch."""
+
+
+@dataclass(frozen=True)
+class ParameterFolder:
+    """Parameters of clips: of each picture, or of a whole clip.
+
+    For picture ``anna/clip/007.jpg``, ``anna/clip/007`` with any of ``FILE_SUFFIXES``, the folder of that
+    name (EMOCA), or a file of the same name in it. For clip ``anna/clip``, ``anna/clip`` with one of these
+    suffixes, or in this folder VHAP's ``tracked_flame_params_EPOCH.npz`` or ``transforms.json``; a folder
+    ``images`` counts as the one that holds it. The folder of the only clip need not be repeated.
+    """
+
+    kind: str
+    root: Path
+    """Folder, or the file of the only clip."""
+    single: bool
+    """Whether there is only one clip."""
+
+    def read(self, clip: FrameClip, count: int) -> FlameTrack:
+        """Parameters of the first pictures of a clip, a row each.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: they cannot be read, or do not fit the pictures.
+        """
+        names = clip.names[:count]
+        if self.root.is_file():
+            if not self.single:
+                raise ValueError(f"{self.root} is one file for several clips; give a folder")
+            return rows_of(read_track(self.root, self.kind), names)
+        for folder in self._folders(clip):
+            whole = _of_clip(folder)
+            if whole is not None:
+                return rows_of(read_track(whole, self.kind), names)
+            files = [_of_picture(folder, name) for name in names]
+            if any(file is not None for file in files):
+                return _read_each(folder, names, files, self.kind)
+        raise FileNotFoundError(
+            f"no parameters of {self.kind} for {clip.name} in {self.root}; they need the pictures' names "
+            f"with {', '.join(FILE_SUFFIXES)}"
+        )
+
+    def digest(self, clip: FrameClip) -> bytes:
+        """Hash of the parameters of all pictures of a clip; errors as for ``read``."""
+        track = self.read(clip, len(clip.names))
+        digest = hashlib.sha256(track.kind.encode())
+
+        def add(tensor: Tensor) -> Tensor:
+            digest.update(tensor.contiguous().numpy().tobytes())
+            return tensor
+
+        track.map(add)
+        return digest.digest()
+
+    def _folders(self, clip: FrameClip) -> Iterator[Path]:
+        own = self.root / clip.name
+        yield own
+        if own.name == "images":
+            yield own.parent
+        if self.single:
+            yield self.root
+            if self.root.name == "images":
+                yield self.root.parent
+
+
+def _of_clip(folder: Path) -> Path | None:
+    """The file with the parameters of a whole clip."""
+    for suffix in FILE_SUFFIXES:
+        file = folder.with_name(folder.name + suffix)
+        if file.is_file():
+            return file
+    if (folder / "transforms.json").is_file():
+        return folder / "transforms.json"
+    files = folder.iterdir() if folder.is_dir() else ()
+    matches = [(int(found[1] or 0), file) for file in files if (found := _OF_CLIP.fullmatch(file.name))]
+    return max(matches)[1] if matches else None
+
+
+def _of_picture(folder: Path, name: str) -> Path | None:
+    """The file, or EMOCA's folder, with the parameters of one picture."""
+    for place in (folder, folder / name):
+        for suffix in FILE_SUFFIXES:
+            if (place / f"{name}{suffix}").is_file():
+                return place / f"{name}{suffix}"
+    return folder / name if (folder / name / "exp.npy").is_file() else None
+
+
+def _read_each(folder: Path, names: tuple[str, ...], files: list[Path | None], kind: str) -> FlameTrack:
+    """The parameters of single pictures as one track."""
+    tracks = []
+    for name, file in zip(names, files, strict=True):
+        if file is None:
+            lacking = sum(file is None for file in files)
+            raise ValueError(f"{folder} has no parameters for {name} ({lacking} of {len(names)} pictures)")
+        track = read_track(file, kind)
+        if len(track) != 1:
+            raise ValueError(f"{file} has parameters of {len(track)} pictures, wanted those of {name}")
+        tracks.append(track)
+    cameras = [track.camera for track in tracks]
+    alike = len({camera is None for camera in cameras}) == 1 and (
+        len({getattr(camera, "crop_from_picture", None) is None for camera in cameras}) == 1
+    )
+    if not alike:
+        raise ValueError(f"in {folder}, some pictures have cam or tform and others have not")
+    left_out = tuple(dict.fromkeys(text for track in tracks for text in track.left_out))
+    return replace(FlameTrack.cat(tracks), left_out=left_out)
+
+
+def with_params(
+    head: HeadModel,
+    track: FlameTrack,
+    picture_size: tuple[int, int],
+    told: list[str],
+    frames: np.ndarray,
+    clip: TrackedClip,
+) -> TrackedClip:
+    """``apply_track`` for some frames of a clip, whose pictures may have been reduced while they were read.
+
+    Args:
+        head: FLAME.
+        track: of all frames.
+        picture_size: height and width that the other tracker has seen.
+        told: gets what was found, in words.
+        frames: numbers of the frames.
+        clip: of these frames.
+    """
+    part = track[torch.from_numpy(frames)]
+    applied = apply_track(head, clip, part, track.shape.mean(0), picture_size)
+    shown = applied.clip.residual[~applied.clip.residual.isnan()]
+    told += describe(track, applied)
+    if len(shown):
+        told.append(
+            f"landmarks of {track.kind}'s head are {float(shown.median()):.1%} of the distance of the eyes "
+            "away from those in the picture"
+        )
+    return applied.clip
