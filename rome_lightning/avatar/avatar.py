@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from rome_lightning.avatar.file import read_avatar, write_avatar
+from rome_lightning.avatar.file import avatar_file, read_avatar, write_avatar
 from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
 from rome_lightning.models.fusion import fuse, texels_of_the_head
@@ -173,15 +173,22 @@ class Avatar:
         return edited
 
     def save(self, path: str | Path) -> None:
-        """Write one self-contained file: person, photographs and networks; never a pickle."""
-        write_avatar(self, Path(path))
+        """Write one self-contained file: person, photographs and networks; never a pickle.
+
+        Args:
+            path: of the file, or of a folder for it.
+        """
+        write_avatar(self, avatar_file(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
+        """Read what ``save`` or ``rome avatar create`` wrote.
+
+        Args:
+            path: of the file or its folder.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, not an avatar, or made with another version or head model.
         """
-        return cls(*read_avatar(Path(path)))
+        return cls(*read_avatar(avatar_file(path)))

@@ -19,6 +19,8 @@ from rome_lightning.models.carrying import CarriedPhotos
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.types import Frames, HeadParams
 
+AVATAR_FILE = "avatar.safetensors"
+"""Its name in the folder of an avatar."""
 FORMAT = "rome-avatar/2"
 """Written into every avatar file; others are refused."""
 _HEADER = {"config": dict, "head": str, "head_fingerprint": str, "image_size": int}
@@ -33,6 +35,12 @@ class _Person(Protocol):
     photos: Frames
     network_size: int
     photo_names: tuple[str, ...]
+
+
+def avatar_file(path: str | Path) -> Path:
+    """The file of an avatar, given by its folder or by itself."""
+    path = Path(path)
+    return path / AVATAR_FILE if path.is_dir() or not path.suffix else path
 
 
 def write_avatar(avatar: _Person, path: Path) -> None:

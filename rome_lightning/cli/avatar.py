@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.avatar_animate import add_animate, add_track, animate, track
-from rome_lightning.cli.avatar_common import AVATAR_FILE, add_avatar, avatar_path, count
+from rome_lightning.cli.avatar_common import add_avatar, count
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.cli.progress import shown
@@ -263,6 +263,7 @@ def _make(
 
 def _save(avatar: Avatar, folder: Path) -> Path:
     """The avatar and a picture of it."""
+    from rome_lightning.avatar.file import AVATAR_FILE
     from rome_lightning.media.image import to_uint8, write_png
     from rome_lightning.report.pictures import preview
 
@@ -304,7 +305,7 @@ def _edit(args: argparse.Namespace) -> int:
         )
     if 0 in args.component:
         raise ValueError("components are counted from 1, got --component 0")
-    avatar, basis = Avatar.load(avatar_path(args.avatar)), LinearBasis.load(args.basis)
+    avatar, basis = Avatar.load(args.avatar), LinearBasis.load(args.basis)
     amounts: dict[int, float] = {}
     for component, amount in zip(args.component, args.amount, strict=True):
         amounts[component - 1] = amounts.get(component - 1, 0.0) + amount
@@ -318,6 +319,7 @@ def _edit(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
+    from rome_lightning.avatar.file import avatar_file
     from rome_lightning.models import LinearBasis
     from rome_lightning.viewer import ViewerServer, ViewerSession
     from rome_lightning.viewer.browser import find_browser, take_screenshot
@@ -325,7 +327,7 @@ def _view(args: argparse.Namespace) -> int:
 
     if args.screenshot is not None:
         find_browser()
-    path = avatar_path(args.avatar)
+    path = avatar_file(args.avatar)
     basis = None if args.basis is None else LinearBasis.load(args.basis)
     session = ViewerSession(Avatar.load(path), path.parent.resolve().name, basis)
     expressions = session.avatar.model.head.expression_names

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, avatar_path, count, following, load_driver
+from rome_lightning.cli.avatar_common import add_avatar, count, following, load_driver
 from rome_lightning.cli.progress import counted
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
@@ -130,7 +130,7 @@ def animate(args: argparse.Namespace) -> int:
     from rome_lightning.avatar.motion import fill_lost, relative_motion, runs
 
     _check(args)
-    avatar = Avatar.load(avatar_path(args.avatar))
+    avatar = Avatar.load(args.avatar)
     driver = load_driver(avatar, args.driver, args.max_frames, args.fps)
     if args.compare and driver.images is None:
         raise ValueError(f"--compare shows the driver's frames, and {args.driver} has none")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rome_lightning.avatar.driver import Driver
     from rome_lightning.tracking.detector import Progress
 
-AVATAR_FILE = "avatar.safetensors"
-
 
 def add_avatar(parser: argparse.ArgumentParser) -> None:
     """The avatar as the first argument."""
@@ -28,11 +26,6 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number, 0 or more, got {text!r}")
     return int(text)
-
-
-def avatar_path(given: Path) -> Path:
-    """The avatar file of a folder, or the file itself."""
-    return given / AVATAR_FILE if given.is_dir() or not given.suffix else given
 
 
 def load_driver(

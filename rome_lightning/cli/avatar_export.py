@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, avatar_path, count, load_driver
+from rome_lightning.cli.avatar_common import add_avatar, count, load_driver
 from rome_lightning.cli.progress import counted, shown
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def export(args: argparse.Namespace) -> int:
     from rome_lightning.avatar import Avatar
     from rome_lightning.export.person import export_avatar
 
-    path, output = avatar_path(args.avatar), _export_file(args)
-    avatar = Avatar.load(path)
+    output = _export_file(args)
+    avatar = Avatar.load(args.avatar)
     if args.format == "smplx":
         written = [_export_smplx(avatar, args, output)]
     elif args.format == "flipbook":
@@ -164,8 +164,10 @@ def _export_file(args: argparse.Namespace) -> Path:
             raise ValueError(
                 f"--{name.replace('_', '-')} is for --format {' or '.join(owner)}, got {args.format}"
             )
+    from rome_lightning.avatar.file import avatar_file
+
     given: Path | None = args.output
-    return given or avatar_path(args.avatar).with_name(names[args.format])
+    return given or avatar_file(args.avatar).with_name(names[args.format])
 
 
 def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Path:

@@ -180,7 +180,7 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
         command.main(
             ["create", str(photos / f"{name}.png"), "-o", str(folder), "--checkpoint", str(checkpoint)]
         )
-        avatars[name] = Avatar.load(folder / command.AVATAR_FILE)
+        avatars[name] = Avatar.load(folder)
     return avatars
 
 

@@ -9,7 +9,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, avatar_path
+from rome_lightning.cli.avatar_common import add_avatar
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.media.atomic import write_atomic
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("no output; give --output FILE.mp4 or --show")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output is a .mp4 file, got {args.output}")
-    avatar = Avatar.load(avatar_path(args.avatar))
+    avatar = Avatar.load(args.avatar)
     timed, fps = _video(args.video) if args.video is not None else _camera(args.camera)
     times: list[float] = []
     frames = _noted(islice(timed, args.max_frames), times)

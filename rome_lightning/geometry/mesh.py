@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_faces
 
 _SHORTEST = 1e-12
@@ -41,7 +42,7 @@ def vertex_normals(
     return F.normalize(sums, dim=-1, eps=_SHORTEST)
 
 
-@torch.library.custom_op("rome_lightning::vertex_normals", mutates_args=())
+@operator("vertex_normals")
 def _vertex_normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Normals, and the sums of cross products that they are made of. Needs Warp."""
     check_batches(vertices=(vertices, False))
@@ -55,7 +56,7 @@ def _(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     return vertices.new_empty(vertices.shape), vertices.new_empty(vertices.shape)
 
 
-@torch.library.custom_op("rome_lightning::vertex_normals_backward", mutates_args=())
+@operator("vertex_normals_backward")
 def _vertex_normals_backward(gradient: Tensor, vertices: Tensor, faces: Tensor, sums: Tensor) -> Tensor:
     """Gradient of ``_vertex_normals`` for the vertices."""
     to_vertices: Tensor = kernels("geometry").vertex_normals_backward(

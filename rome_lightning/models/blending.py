@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
+from rome_lightning.renderer.morphology import dilate, opened
 
 VISIBILITY = slice(7, 8)
 """Channel behind those of the carried layers: how well the photographs show the
@@ -93,25 +93,13 @@ def without_slivers(
     reach = max(1, round(SLIVER * opacity.shape[-1]))
     mesh = mesh_mask.to(opacity.dtype)
     unseen = mesh * (1 - shown)
-    wide = _opened(unseen, reach)
-    flank = 1 - _grown((1 - opacity) * mesh * shown, reach + 1)
+    wide = opened(unseen, reach)
+    flank = 1 - dilate((1 - opacity) * mesh * shown, reach + 1)
     opacity = torch.lerp(opacity, torch.minimum(opacity, flank), unseen - wide)
-    opacity = opacity - (opacity - _opened(opacity, reach)) * mesh * _grown(unseen - wide, reach)
+    opacity = opacity - (opacity - opened(opacity, reach)) * mesh * dilate(unseen - wide, reach)
     clear = 1 - opacity
-    gap = (clear - _opened(clear, reach)) * mesh * _grown(wide, 2 * reach)
+    gap = (clear - opened(clear, reach)) * mesh * dilate(wide, 2 * reach)
     return opacity + gap
-
-
-def _opened(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
-    """Without what is thinner than twice the reach, pixels."""
-    return _grown(-_grown(-values, reach), reach)
-
-
-def _grown(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
-    """The largest value within the reach, pixels."""
-    # Rows, then columns: a square of many pixels is the product of both.
-    rows = F.max_pool2d(values, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-    return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
 
 
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:
@@ -122,7 +110,7 @@ def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[T
 def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """The mesh without its outline."""
     reach = max(1, round(RIM * mesh_mask.shape[-1]))
-    return _grown((~mesh_mask).float(), reach) < 0.5
+    return dilate((~mesh_mask).float(), reach) < 0.5
 
 
 def share_of_photo(

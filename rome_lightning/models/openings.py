@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
+from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, LEFT_LIDS_OUTLINE, RIGHT_LIDS_OUTLINE
 
 EDGE = 0.0019
@@ -39,13 +39,7 @@ def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     """An opening with what landmarks miss of it; that of closed lips, a line, vanishes."""
     edge = round(EDGE * opening.shape[-1])
     line = max(1, edge)
-    inner = -_grown(-opening, line)
-    return _grown(inner, line + edge)
-
-
-def _grown(values: Float[Tensor, "b 1 h w"], reach: int) -> Float[Tensor, "b 1 h w"]:
-    """The largest value within the reach, pixels."""
-    return F.max_pool2d(values, 2 * reach + 1, stride=1, padding=reach)
+    return dilate(erode(opening, line), line + edge)
 
 
 def _within(corners: Float[Tensor, "b n 2"], image_size: tuple[int, int]) -> Float[Tensor, "b 1 h w"]:

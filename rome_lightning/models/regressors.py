@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
 
 from rome_lightning.head import HeadModel
 from rome_lightning.models.config import DriverConfig, EncoderName
 from rome_lightning.types import POSE_SIZE, HeadParams
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "resnet50": models.resnet50,
-    "resnet18": models.resnet18,
-    "mobilenet_v2": models.mobilenet_v2,
-    "mobilenet_v3_small": models.mobilenet_v3_small,
-}
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MOMENTUM = 0.1
@@ -48,9 +39,12 @@ class ImageRegressor(nn.Module):
     def __init__(
         self, encoder: EncoderName, outputs: int, input_size: int = 256, normalize: bool = True
     ) -> None:
+        # Imports the compiler of torch, which takes seconds; models without encoders do without.
+        from torchvision.models import get_model
+
         super().__init__()
         self.input_size = input_size
-        self.network = _BUILDERS[encoder](weights=None, num_classes=outputs)
+        self.network = get_model(encoder, weights=None, num_classes=outputs)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # MobileNetV3's 0.01 is for ImageNet: after a short training it would still hold its start.

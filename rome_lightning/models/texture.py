@@ -16,6 +16,7 @@ from rome_lightning.models.config import TextureConfig
 from rome_lightning.models.openings import between_lids, between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
+from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
@@ -197,8 +198,7 @@ def observe(
             of teeth and of eyeballs is not skin, and lips are no teeth.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
-    side = 2 * max(1, round(EROSION * source.image_size[0])) + 1
-    inner = -F.max_pool2d(-source.foreground_mask, side, stride=1, padding=side // 2)
+    inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
     lips = between_lips(source.landmarks, source.image_size)
     # Where face or ears would be seen, these are before or behind them.
@@ -212,8 +212,7 @@ def observe(
         skin = 1 - completion.bare * torch.maximum(clothes.square(), not_skin)
         visibility = visibility * skin
         # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
-        side = 2 * round(MOUTH_REACH * layout.size) + 1
-        reached = F.max_pool2d(unhidden, side, stride=1, padding=side // 2)
+        reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         reached = torch.lerp(reached, reached * lips, completion.is_mouth)
         unhidden = torch.lerp(unhidden * skin, torch.maximum(unhidden, reached), completion.is_interior)
     return Observation(observed[:, :3], visibility * person, hair, unhidden)

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_faces
 from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
 
@@ -43,7 +44,7 @@ def interpolate(
     return values
 
 
-@torch.library.custom_op("rome_lightning::interpolate", mutates_args=())
+@operator("interpolate")
 def _interpolate(
     vertices_px: Tensor,
     faces: Tensor,
@@ -81,7 +82,7 @@ def _(
     return attributes.new_empty((batch, *face_ids.shape[1:], attributes.shape[2])).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("rome_lightning::interpolate_backward", mutates_args=())
+@operator("interpolate_backward")
 def _interpolate_backward(
     gradient: Tensor,
     vertices_px: Tensor,

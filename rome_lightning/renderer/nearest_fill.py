@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_indices
 
 _MAX_ELEMENTS = 1 << 24
@@ -32,7 +33,7 @@ def extend_outside(
     return extended, distance.to(dtype)[:, None]
 
 
-@torch.library.custom_op("rome_lightning::carry", mutates_args=())
+@operator("carry")
 def _carry(values: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Values (b, c, h, w) at flat source pixels (b, h, w), channels-last; 0 where the source is -1."""
     check_batches(values=(values, False), source=(source, False))
@@ -49,7 +50,7 @@ def _(values: Tensor, source: Tensor, fused: bool) -> Tensor:
     return torch.empty_like(values, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("rome_lightning::carry_backward", mutates_args=())
+@operator("carry_backward")
 def _carry_backward(gradient: Tensor, source: Tensor, fused: bool) -> Tensor:
     """Gradient of ``_carry`` for the values."""
     if fused:
@@ -77,7 +78,7 @@ def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
 _carry.register_autograd(_backward, setup_context=_setup_context)
 
 
-@torch.library.custom_op("rome_lightning::nearest_covered", mutates_args=())
+@operator("nearest_covered")
 def _nearest(mask: Tensor) -> tuple[Tensor, Tensor]:
     """See ``nearest_covered``."""
     check_batches(mask=(mask, False))

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels, warp_status
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.renderer import torch_visibility
 from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 
@@ -80,7 +81,7 @@ class WarpRasterizer(_Builtin):
     name = "warp"
 
 
-@torch.library.custom_op("rome_lightning::face_ids", mutates_args=())
+@operator("face_ids")
 def _face_ids(
     vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, fused: bool
 ) -> Tensor:

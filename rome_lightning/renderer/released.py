@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.renderer.mesh_check import check_mesh
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
@@ -40,7 +41,7 @@ class ReleasedRasterizer:
         return ids
 
 
-@torch.library.custom_op("rome_lightning::released_ids", mutates_args=())
+@operator("released_ids")
 def _released_ids(
     vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool
 ) -> Tensor:

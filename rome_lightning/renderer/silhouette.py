@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
@@ -42,7 +43,7 @@ def coverage(
     return values[:, None]
 
 
-@torch.library.custom_op("rome_lightning::coverage", mutates_args=())
+@operator("coverage")
 def _coverage(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,7 +119,7 @@ def _(
     return values, unclamped, contour, face_ids.new_empty(tiles)
 
 
-@torch.library.custom_op("rome_lightning::coverage_backward", mutates_args=())
+@operator("coverage_backward")
 def _coverage_backward(
     gradient: Tensor,
     unclamped: Tensor,

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.renderer.mesh_check import bounded, check_image_size, check_mesh
 from rome_lightning.renderer.released import AREA_EPSILON, DEPTH_SHIFT
 from rome_lightning.renderer.torch_visibility import _expand
@@ -85,7 +86,7 @@ def soft_silhouette(
     return 1 - uncovered(bounded(vertices_px), faces, layers, sigma * unit)[:, None]
 
 
-@torch.library.custom_op("rome_lightning::soft_layers", mutates_args=())
+@operator("soft_layers")
 def _layers(
     vertices_px: Tensor,
     faces: Tensor,
@@ -224,7 +225,7 @@ def uncovered_in_torch(
     return factors.prod(-1)
 
 
-@torch.library.custom_op("rome_lightning::soft_uncovered", mutates_args=())
+@operator("soft_uncovered")
 def _uncovered(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tensor:
     """Probability (b, h, w) that no face covers a pixel; ``sigma`` in square pixels. Needs Warp."""
     return kernels("renderer").soft_uncovered(vertices_px, faces, layers, sigma)
@@ -235,7 +236,7 @@ def _(vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float) -> Tenso
     return vertices_px.new_empty(layers.shape[:3])
 
 
-@torch.library.custom_op("rome_lightning::soft_uncovered_backward", mutates_args=())
+@operator("soft_uncovered_backward")
 def _uncovered_backward(
     gradient: Tensor, uncovered: Tensor, vertices_px: Tensor, faces: Tensor, layers: Tensor, sigma: float
 ) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.acceleration import has_kernels, kernels
+from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.geometry.checks import check_batches, check_faces
 from rome_lightning.renderer.interpolation import interpolate
@@ -73,7 +74,7 @@ def render_texture(
     return sample_texture(texture, uv, (face_ids >= 0)[:, None])
 
 
-@torch.library.custom_op("rome_lightning::render_texture", mutates_args=())
+@operator("render_texture")
 def _render_texture(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> Tensor:
@@ -94,7 +95,7 @@ def _(
     return texture.new_empty((*face_ids.shape, texture.shape[1])).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("rome_lightning::render_texture_backward", mutates_args=())
+@operator("render_texture_backward")
 def _render_texture_backward(
     gradient: Tensor,
     vertices_px: Tensor,

@@ -17,6 +17,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.media.image import to_uint8
 from rome_lightning.media.pictures import read_image
 from rome_lightning.renderer import push_pull
+from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import HeadParams
 
 WHITE, PHOTO, TRANSPARENT = "white", "photo", "transparent"
@@ -70,8 +71,7 @@ def read_background(text: str, avatar: Avatar, image_size: tuple[int, int]) -> F
 def _without_person(avatar: Avatar) -> Float[Tensor, "1 3 h w"]:
     """The first photograph, with the person replaced by a smooth continuation of what is around."""
     photo = avatar.photos[slice(0, 1)]
-    reach = 2 * max(1, round(_AROUND * photo.image_size[0])) + 1
-    person = F.max_pool2d(photo.foreground_mask, reach, stride=1, padding=reach // 2)
+    person = dilate(photo.foreground_mask, max(1, round(_AROUND * photo.image_size[0])))
     seen = (1 - person).clamp(0, 1)
     if float(seen.mean()) < 1e-3:
         return torch.ones_like(photo.image)

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.optim.adam import adam
 
 from rome_lightning.geometry import project, unique_edges, vertex_normals
 from rome_lightning.head import HeadModel
@@ -22,6 +23,8 @@ SMOOTHNESS = 60.0
 """Weight of the mesh Laplacian in the step's metric: an outline's pull reaches a few rings of vertices."""
 LEARNING_RATE = 2e-3
 """Step of Adam in the smoothed coordinates, metres."""
+BETAS = (0.9, 0.99)
+"""Of Adam."""
 OTHERS_WEIGHT = 0.5
 """Of further pictures against the first."""
 LAPLACIAN_WEIGHT = 10.0
@@ -76,7 +79,7 @@ def fit_outline(
     begun = begun.detach()
     outline, known = _outlines(frames, pictures_each)
     steps = torch.zeros_like(start[:, moving, :1]).requires_grad_()
-    optimizer = torch.optim.Adam([steps], LEARNING_RATE, betas=(0.9, 0.99))
+    moments, count = (torch.zeros_like(steps), torch.zeros_like(steps)), torch.zeros(())
 
     def current() -> Float[Tensor, "b v 3"]:
         lengths = torch.zeros_like(start[..., :1])
@@ -94,12 +97,21 @@ def fit_outline(
             # A sum over the pictures of a person: further ones must not make the first count less.
             loss = pictures_each * occupancy(silhouette * known, outline)
             loss = loss + LAPLACIAN_WEIGHT * laplacian(turned, edges)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            (gradient,) = torch.autograd.grad(loss, steps)
+            _adam_step(steps, gradient, moments, count)
             if on_step is not None:
                 on_step(step + 1)
     return current().detach()
+
+
+def _adam_step(values: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], count: Tensor) -> None:
+    """A step of ``torch.optim.Adam``, whose class imports the compiler: as long as all the steps take."""
+    with torch.no_grad():
+        adam(
+            [values], [gradient], [moments[0]], [moments[1]], [], [count],
+            amsgrad=False, maximize=False, foreach=False,
+            lr=LEARNING_RATE, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=1e-8,
+        )  # fmt: skip
 
 
 def _directions(head: HeadModel, rest: Float[Tensor, "b v 3"], is_side_seen: bool) -> Float[Tensor, "b v 3"]:

@@ -23,6 +23,7 @@ from rome_lightning.losses import (
 )
 from rome_lightning.models.foreground import foreground_colour
 from rome_lightning.renderer import OFFICIAL, coverage, soft_silhouette
+from rome_lightning.renderer.morphology import dilate
 from rome_lightning.training.config import TERMS, LossConfig
 from rome_lightning.training.critics import build_gaze, build_identity, build_perceptual
 from rome_lightning.types import AvatarBatch, Frames, Region, Rendered
@@ -281,7 +282,4 @@ def feature_map(landmarks: Float[Tensor, "b l 2"], image_size: tuple[int, int]) 
     marks = torch.zeros(len(landmarks), height * width, device=landmarks.device)
     marks = marks.scatter_reduce(1, index, inside.float(), "amax").view(-1, 1, height, width)
     radius = max(1, round(width * 0.03))
-    # A square's maximum is that of its columns' maxima, at a fraction of the comparisons.
-    spread = F.max_pool2d(marks, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
-    spread = F.max_pool2d(spread, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    return F.avg_pool2d(spread, 2 * radius + 1, stride=1, padding=radius)
+    return F.avg_pool2d(dilate(marks, radius), 2 * radius + 1, stride=1, padding=radius)

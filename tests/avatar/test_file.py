@@ -55,6 +55,13 @@ def test_round_trip(avatar: Avatar, path: Path) -> None:
     torch.testing.assert_close(next(loaded.draw(params)).image, next(avatar.draw(params)).image)
 
 
+def test_a_folder_stands_for_the_file_in_it(avatar: Avatar, tmp_path: Path) -> None:
+    """As on the command line; a folder that does not exist is made."""
+    avatar.save(tmp_path / "me")
+    assert [p.name for p in (tmp_path / "me").iterdir()] == ["avatar.safetensors"]
+    assert torch.equal(Avatar.load(str(tmp_path / "me")).code.texture, avatar.code.texture)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_file_cut_short_is_refused(path: Path, tmp_path: Path, share: float) -> None:
     whole = path.read_bytes()
