@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +21,12 @@ def mirrored_vertices(head: HeadModel) -> Int[Tensor, " v"]:
     Args:
         head: with a symmetric topology, as FLAME and the open head have.
     """
+    return _mirrored_vertices(head, head.template.device)
+
+
+@lru_cache(maxsize=4)
+def _mirrored_vertices(head: HeadModel, device: torch.device) -> Int[Tensor, " v"]:
+    """Kept: an avatar has textures of two sizes on one head."""
     vertices = head.to_vertices(head.template.unflatten(0, (-1, 3))).double()
     mirrored = vertices * vertices.new_tensor([-1.0, 1.0, 1.0])
     return torch.cat([torch.cdist(part, vertices).argmin(1) for part in mirrored.split(_CHUNK)])
