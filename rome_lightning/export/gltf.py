@@ -23,6 +23,8 @@ _COMPONENTS = {"uint8": 5121, "uint16": 5123, "uint32": 5125, "float32": 5126}
 class Buffer:
     """The binary chunk and the JSON that describes it."""
 
+    dense: bool = False
+    """Write displacements in full, for readers that know no sparse accessors."""
     content: bytearray = field(default_factory=bytearray)
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Buffer:
         indices = np.flatnonzero(moved)
         index_type = np.uint16 if len(array) <= 0xFFFF else np.uint32
         width = np.dtype(index_type).itemsize
-        if len(indices) * (12 + width) >= 12 * len(array):
+        if self.dense or len(indices) * (12 + width) >= 12 * len(array):
             return self.accessor(array, VERTICES, bounds)
         entry = self._describe(array, bounds)
         # An accessor without data is all zeros, which is what a target that moves nothing needs.

@@ -15,6 +15,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.export.bust import avatar_surface
 from rome_lightning.export.glb import Motion, Person, export_glb
 from rome_lightning.export.obj import export_obj, export_ply
+from rome_lightning.export.profiles import PLAIN, Profile
 from rome_lightning.export.usd import export_usd, load_usd
 from rome_lightning.export.vrm import VrmMeta, VrmVersion, export_vrm
 from rome_lightning.media.atomic import atomic_file
@@ -48,7 +49,7 @@ def export_avatar(
     motion: Motion | None = None,
     rights: str | None = None,
     author: str | None = None,
-    visemes: bool = False,
+    profile: Profile = PLAIN,
 ) -> Path:
     """Write the person, hair and shoulders included, with the photographs' colours.
 
@@ -64,7 +65,7 @@ def export_avatar(
         rights: whose photograph it is, for the copyright notice of glTF and VRM; by default the photograph is
             named.
         author: who answers for a VRM file; the owner of the photograph by default.
-        visemes: 15 mouth shapes for sounds as further targets of a ``glb``.
+        profile: what the program wants that will read a ``glb``.
 
     Raises:
         ValueError: a pose is given for a format that has all poses in it.
@@ -72,8 +73,8 @@ def export_avatar(
     """
     if file_format in RIGGED and pose is not None:
         raise ValueError(f"a {file_format} file is rigged and holds no single pose; use obj or ply")
-    if file_format != "glb" and motion is not None:
-        raise ValueError(f"only glb files hold an animation, got {file_format}")
+    if file_format != "glb" and (motion is not None or profile is not PLAIN):
+        raise ValueError(f"only glb files hold an animation or have profiles, got {file_format}")
     if file_format == "params":
         return export_params(avatar, path, pose)
     if file_format == "usd":
@@ -88,7 +89,7 @@ def export_avatar(
         return export_vrm(path, rigged_person(avatar, rights=rights), meta, version)
     if file_format == "glb":
         return export_glb(
-            path, rigged_person(avatar, rights=rights), name=path.stem, motion=motion, visemes=visemes
+            path, rigged_person(avatar, rights=rights), name=path.stem, profile=profile, motion=motion
         )
     texture = colour_texture(avatar)
     if file_format == "usd":

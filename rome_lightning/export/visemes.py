@@ -1,10 +1,12 @@
-"""The 15 mouth shapes of Oculus LipSync, mixed from ARKit's, for programs that move lips by sound.
+"""Shapes mixed from ARKit's: the 15 mouth shapes of Oculus LipSync, and Ready Player Me's.
 
 Source of the names: Oculus (Meta) LipSync, Viseme reference. The mixes are ours, by how a mouth makes the
 sounds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -42,18 +44,35 @@ VISEMES: dict[str, dict[str, float]] = {
 """Weights of ARKit's expressions."""
 
 
-def viseme_components(head: HeadModel) -> Float[Tensor, "15 x"]:
+READY_PLAYER_ME = {
+    "mouthOpen": {"jawOpen": 0.5},
+    "mouthSmile": {"mouthSmileLeft": 0.8, "mouthSmileRight": 0.8},
+    "eyesClosed": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0},
+    "eyesLookUp": {"eyeLookUpLeft": 1.0, "eyeLookUpRight": 1.0},
+    "eyesLookDown": {"eyeLookDownLeft": 1.0, "eyeLookDownRight": 1.0},
+}
+"""The further shapes of Ready Player Me's avatars, likewise."""
+
+
+def mixed_components(head: HeadModel, mixes: Mapping[str, Mapping[str, float]]) -> Float[Tensor, "m x"]:
     """Displacements at full strength, in the layout of ``HeadModel.template``, metres.
+
+    Args:
+        head: the head model.
+        mixes: weights of ARKit's expressions for each of m shapes.
 
     Raises:
         ValueError: the head has no ARKit expressions.
     """
     names = list(head.expression_names)
-    missing = {name for mix in VISEMES.values() for name in mix} - set(names)
+    missing = {name for mix in mixes.values() for name in mix} - set(names)
     if missing:
-        raise ValueError(f"visemes are mixed from ARKit's expressions, {head.name} has no {min(missing)}")
-    weights = torch.zeros(len(VISEMES), len(names))
-    for row, mix in zip(weights, VISEMES.values(), strict=True):
+        raise ValueError(
+            f"visemes are mixed from ARKit's expressions, {head.name} has no {min(missing)}; use the "
+            "open head"
+        )
+    weights = torch.zeros(len(mixes), len(names))
+    for row, mix in zip(weights, mixes.values(), strict=True):
         for name, weight in mix.items():
             row[names.index(name)] = weight
     basis = head.basis[head.num_shape :].float().cpu()

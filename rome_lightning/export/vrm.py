@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.export.glb import Person, asset, mesh_parts, rest_and_joints
 from rome_lightning.export.gltf import Buffer, container
+from rome_lightning.export.profiles import Profile
+from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, skin
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 
 VrmVersion = Literal["1.0", "0.0"]
 
-_EYE_LEVEL = 1.6
-"""Height of head space's origin above the ground, metres."""
 _BODY: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "hips": (None, (0.0, -0.65, -0.02)),
     "spine": ("hips", (0.0, -0.53, -0.03)),
@@ -129,11 +128,11 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
     if not meta.author.strip():
         raise ValueError("a VRM file names its author; set --author")
     turn = 1.0 if version == "1.0" else -1.0
-    axes, ground = torch.tensor([turn, 1.0, turn]), torch.tensor([0.0, _EYE_LEVEL, 0.0])
+    axes, ground = torch.tensor([turn, 1.0, turn]), torch.tensor([0.0, EYE_LEVEL, 0.0])
     rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
     buffer = Buffer()
-    nodes, skin, bones = _humanoid(buffer, joints, axes, ground, meta.title)
-    parts = mesh_parts(buffer, person, rest * axes + ground, meta.title, unlit=True, turn=turn)
+    nodes, bound, bones = _humanoid(buffer, joints, axes, ground, meta.title)
+    parts = mesh_parts(buffer, person, rest * axes + ground, meta.title, Profile(unlit=True), turn)
     if meta.thumbnail is not None:
         view = buffer.view(encode_png(meta.thumbnail))
         parts["images"].append({"bufferView": view, "mimeType": "image/png", "name": "thumbnail"})
@@ -149,7 +148,7 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
         "scene": 0,
         "scenes": [{"nodes": [0, 1]}],
         "nodes": nodes,
-        "skins": [skin],
+        "skins": [bound],
         **parts,
         "extensionsUsed": used,
         "extensions": extension,
@@ -171,25 +170,15 @@ def _humanoid(
             places[side + limb] = (above, torch.tensor(spot) * torch.tensor([sign, 1.0, 1.0]))
     for index, bone in enumerate(_JOINTS[1:], start=1):
         places[bone] = ("neck" if bone == "head" else "head", joints[index])
+    bones = []
+    for bone, (holder, place) in places.items():
+        x, y, z = (place * axes + ground).tolist()
+        bones.append(Bone(bone, holder, (x, y, z)))
     order = {bone: index + 1 for index, bone in enumerate(places)}
-    world = {bone: place * axes + ground for bone, (_, place) in places.items()}
-    nodes: list[dict[str, Any]] = [{"name": name, "mesh": 0, "skin": 0}]
-    for bone, (holder, _) in places.items():
-        origin = torch.zeros(3) if holder is None else world[holder]
-        node: dict[str, Any] = {"name": bone, "translation": (world[bone] - origin).tolist()}
-        children = [order[child] for child, (owner, _) in places.items() if owner == bone]
-        nodes.append(node | ({"children": children} if children else {}))
-    inverse = np.tile(np.eye(4, dtype=np.float32), (len(_JOINTS), 1, 1))
-    inverse[:, :3, 3] = [(-world[bone]).tolist() for bone in _JOINTS]
-    # glTF stores matrices column by column.
-    matrices = np.ascontiguousarray(inverse.transpose(0, 2, 1)).reshape(len(_JOINTS), 16)
-    skin = {
-        "name": "head",
-        "joints": [order[bone] for bone in _JOINTS],
-        "skeleton": order["hips"],
-        "inverseBindMatrices": buffer.accessor(matrices),
-    }
-    return nodes, skin, {bone: node for bone, node in order.items() if bone not in _UNMAPPED}
+    nodes = [{"name": name, "mesh": 0, "skin": 0}, *bone_nodes(bones, first=1)]
+    joints_of_mesh = [order[bone] for bone in _JOINTS]
+    bound = skin(buffer, [bones[index - 1] for index in joints_of_mesh], joints_of_mesh, order["hips"])
+    return nodes, bound, {bone: node for bone, node in order.items() if bone not in _UNMAPPED}
 
 
 def expression_weights(preset: str) -> dict[str, float]:

@@ -5,16 +5,24 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from rome_lightning.assets.registry import REGISTRY
+from rome_lightning.assets.resolver import resolve
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.glb import Motion, export_glb
 from rome_lightning.export.person import rigged_person
 from rome_lightning.media.atomic import write_atomic
 
 _FILES = ("index.html", "embed.html", "avatar.js")
+_TRACKER = ("web_tracker", "web_tracker_loader", "web_tracker_wasm", "face_landmarker")
+"""Assets with which the page follows a webcam."""
 
 
 def export_web(
-    avatar: Avatar, folder: Path, motion: Motion | None = None, rights: str | None = None
+    avatar: Avatar,
+    folder: Path,
+    motion: Motion | None = None,
+    rights: str | None = None,
+    webcam: bool = False,
 ) -> list[Path]:
     """Write the page, its script, which contains three.js, and the person's ``avatar.glb``.
 
@@ -23,6 +31,7 @@ def export_web(
         folder: to write into; it is made.
         motion: an animation clip that the page can play.
         rights: whose photograph it is; by default the photograph is named.
+        webcam: add MediaPipe, with which the page follows a face, in the folder ``tracking``.
 
     Returns:
         The files written.
@@ -32,4 +41,9 @@ def export_web(
         content = resources.files("rome_lightning.export").joinpath("web", name).read_bytes()
         write_atomic(folder / name, content)
         written.append(folder / name)
+    for asset in _TRACKER if webcam else ():
+        source = resolve(asset)
+        target = folder / "tracking" / REGISTRY[asset].file
+        write_atomic(target, source.read_bytes())
+        written.append(target)
     return written

@@ -45,3 +45,15 @@ def encode_png(texture: Float[Tensor, "3 h w"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(to_uint8(texture)).save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+def encode_jpeg(texture: Float[Tensor, "3 h w"], quality: int = 92) -> bytes:
+    """A JPEG file of an RGB texture in [0, 1]; values outside are clamped.
+
+    Args:
+        texture: what to encode.
+        quality: 1 to 100, of libjpeg.
+    """
+    file = io.BytesIO()
+    Image.fromarray(to_uint8(texture)).save(file, format="JPEG", quality=quality, optimize=True)
+    return file.getvalue()

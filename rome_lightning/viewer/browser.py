@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -35,7 +36,13 @@ def find_browser() -> str:
     )
 
 
-def take_screenshot(url: str, path: Path, state: str = "", size: tuple[int, int] = (1600, 900)) -> str:
+def take_screenshot(
+    url: str,
+    path: Path,
+    state: str = "",
+    size: tuple[int, int] = (1600, 900),
+    options: Sequence[str] = (),
+) -> str:
     """Show the page until it is complete and take a picture of it.
 
     Args:
@@ -43,6 +50,7 @@ def take_screenshot(url: str, path: Path, state: str = "", size: tuple[int, int]
         path: PNG file to write.
         state: where the sliders stand, as in ``rome avatar view --state``.
         size: width and height of the window, pixels.
+        options: further ones of the browser.
 
     Returns:
         The page's elements as HTML when the picture was taken.
@@ -57,6 +65,7 @@ def take_screenshot(url: str, path: Path, state: str = "", size: tuple[int, int]
         command = [
             find_browser(),
             *_OPTIONS,
+            *options,
             f"--user-data-dir={profile}",
             f"--window-size={size[0]},{size[1]}",
             f"--screenshot={path}",

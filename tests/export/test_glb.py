@@ -15,6 +15,7 @@ from gltf_validator import khronos_issues
 from PIL import Image
 
 from rome_lightning.export import Person, export_glb
+from rome_lightning.export.profiles import Profile
 from rome_lightning.head import JOINTS, HeadModel
 from rome_lightning.types import HeadParams
 
@@ -138,7 +139,7 @@ def test_texture_and_material(head: HeadModel, read: Reader, texture: torch.Tens
 
 
 def test_unlit(head: HeadModel, shape: torch.Tensor, texture: torch.Tensor, tmp_path: Path) -> None:
-    path = export_glb(tmp_path / "a.glb", Person(head, shape, None, texture), unlit=True)
+    path = export_glb(tmp_path / "a.glb", Person(head, shape, None, texture), profile=Profile(unlit=True))
     gltf = pygltflib.GLTF2().load(str(path))
     assert gltf.extensionsUsed == ["KHR_materials_unlit"]
     assert "KHR_materials_unlit" in gltf.materials[0].extensions
@@ -160,5 +161,7 @@ def test_wrong_shapes_are_refused(
 def test_khronos_validator_finds_nothing(
     unlit: bool, head: HeadModel, shape: torch.Tensor, texture: torch.Tensor, tmp_path: Path
 ) -> None:
-    path = export_glb(tmp_path / "avatar.glb", Person(head, shape, None, texture), unlit=unlit)
+    path = export_glb(
+        tmp_path / "avatar.glb", Person(head, shape, None, texture), profile=Profile(unlit=unlit)
+    )
     assert khronos_issues(path) == []

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from rome_lightning.avatar import Avatar
 from rome_lightning.export import Motion
 from rome_lightning.export.person import export_avatar
+from rome_lightning.export.profiles import Profile
 from rome_lightning.export.visemes import VISEMES
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
@@ -182,7 +183,9 @@ def test_the_bust_is_closed_below_and_names_the_photograph(avatar: Avatar, read:
 def test_visemes_are_mixes_of_the_expressions(avatar: Avatar, read: Reader, tmp_path: Path) -> None:
     params = random_params(avatar.model.head, 2, seed=6)
     motion = Motion(params, torch.tensor([0.0, 0.1]), "talk")
-    more = Reader(export_avatar(avatar, tmp_path / "a.glb", "glb", motion=motion, visemes=True))
+    more = Reader(
+        export_avatar(avatar, tmp_path / "a.glb", "glb", motion=motion, profile=Profile(mixes=VISEMES))
+    )
     names = more.gltf.meshes[0].extras["targetNames"]
     assert len(names) == len(set(names)) == avatar.model.head.num_expression + 15
     for name, mix in VISEMES.items():

@@ -1,0 +1,171 @@
+"""Bones as nodes and a skin of glTF, for heads alone and for the standing rigs that programs expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from rome_lightning.export.gltf import Buffer
+from rome_lightning.head import JOINTS
+
+_PARENTS = {"root": None, "neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck"}
+"""Of each joint of the head model."""
+EYE_LEVEL = 1.6
+"""Height of head space's origin above the ground in standing rigs, metres."""
+
+
+@dataclass(frozen=True)
+class Bone:
+    """A bone at rest."""
+
+    name: str
+    parent: str | None
+    place: tuple[float, float, float]
+    """In the file's space, metres."""
+    axes: Rotation | None = None
+    """Of the bone in the file's space; the space's own if not given."""
+
+
+def head_bones(joints: Float[Tensor, "5 3"]) -> list[Bone]:
+    """The head model's own joints, in their order."""
+    places = joints.tolist()
+    return [
+        Bone(name, _PARENTS[name], (place[0], place[1], place[2]))
+        for name, place in zip(JOINTS, places, strict=True)
+    ]
+
+
+def bone_nodes(bones: Sequence[Bone], first: int) -> list[dict[str, Any]]:
+    """A node for each bone, with places and rotations relative to the parent's.
+
+    Args:
+        bones: parents may come after their children.
+        first: index of the first of these nodes in the file.
+    """
+    by_name = {bone.name: bone for bone in bones}
+    order = {bone.name: first + index for index, bone in enumerate(bones)}
+    nodes = []
+    for bone in bones:
+        holder = by_name[bone.parent] if bone.parent is not None else None
+        origin = np.zeros(3) if holder is None else np.asarray(holder.place)
+        outer = Rotation.identity() if holder is None or holder.axes is None else holder.axes
+        node: dict[str, Any] = {
+            "name": bone.name,
+            "translation": outer.inv().apply(np.asarray(bone.place) - origin).tolist(),
+        }
+        turned = outer.inv() * (bone.axes or Rotation.identity())
+        if turned.magnitude() > 1e-9:
+            node["rotation"] = turned.as_quat().tolist()
+        if children := [order[child.name] for child in bones if child.parent == bone.name]:
+            node["children"] = children
+        nodes.append(node)
+    return nodes
+
+
+def skin(buffer: Buffer, bones: Sequence[Bone], joints: Sequence[int], root: int) -> dict[str, Any]:
+    """The skin that binds a mesh to bones.
+
+    Args:
+        buffer: takes the matrices.
+        bones: in the order in which the mesh's joint indices count.
+        joints: node of each.
+        root: node of the bone above all others.
+    """
+    matrices = np.stack([_inverse_bind(bone) for bone in bones])
+    # glTF stores matrices column by column.
+    columns = np.ascontiguousarray(matrices.transpose(0, 2, 1)).reshape(len(bones), 16)
+    return {
+        "name": "head",
+        "joints": list(joints),
+        "skeleton": root,
+        "inverseBindMatrices": buffer.accessor(columns),
+    }
+
+
+def _inverse_bind(bone: Bone) -> Float[np.ndarray, "4 4"]:
+    matrix = np.eye(4, dtype=np.float32)
+    inverse = (bone.axes or Rotation.identity()).inv()
+    matrix[:3, :3] = inverse.as_matrix()
+    matrix[:3, 3] = -inverse.apply(bone.place)
+    return matrix
+
+
+MIXAMO_JOINTS = ("Spine2", "Head", "Jaw", "LeftEye", "RightEye")
+"""Bone of Mixamo's rig for each of the head model's joints; the rig has no jaw, which is added."""
+_TRUNK: dict[str, tuple[str | None, tuple[float, float, float]]] = {
+    "Hips": (None, (0.0, -0.65, -0.02)),
+    "Spine": ("Hips", (0.0, -0.55, -0.025)),
+    "Spine1": ("Spine", (0.0, -0.45, -0.03)),
+    "Neck": ("Spine2", (0.0, -0.13, -0.04)),
+}
+"""Parent and place of each bone of the trunk that is no joint of ours, head space, metres."""
+_CHEST = (0.0, -0.35, -0.035)
+"""Place of Spine2, likewise."""
+_LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
+    "Shoulder": ("Spine2", (0.04, -0.17, -0.04)),
+    "Arm": ("Shoulder", (0.17, -0.18, -0.04)),
+    "ForeArm": ("Arm", (0.44, -0.18, -0.04)),
+    "Hand": ("ForeArm", (0.69, -0.18, -0.04)),
+    "UpLeg": ("Hips", (0.09, -0.7, -0.02)),
+    "Leg": ("UpLeg", (0.09, -1.1, -0.02)),
+    "Foot": ("Leg", (0.09, -1.5, -0.04)),
+    "ToeBase": ("Foot", (0.09, -1.57, 0.08)),
+}
+"""The same for the limbs of the person's left side; x is turned over for the right."""
+_FINGERS = {"Thumb": 0.04, "Index": 0.03, "Middle": 0.01, "Ring": -0.01, "Pinky": -0.03}
+"""How far each finger lies before the middle of the hand, metres."""
+_PHALANX = 0.03
+"""Length of a finger's bone, metres."""
+
+
+def mixamo_bones(joints: Float[Tensor, "5 3"]) -> list[Bone]:
+    """A standing rig in T-pose with Mixamo's names, the joints of the head model first.
+
+    Poses made for such rigs set rotations of bones outright, so each bone of a limb has its own y axis along
+    the bone, and those of the trunk have the axes of the space.
+
+    Args:
+        joints: of the head model, head space, metres.
+    """
+    _, neck, jaw, left, right = [(place[0], place[1], place[2]) for place in joints.tolist()]
+    parents = ("Spine1", "Neck", "Head", "Head", "Head")
+    places = (_CHEST, neck, jaw, left, right)
+    found = [
+        Bone(name, parent, _raised(place))
+        for name, parent, place in zip(MIXAMO_JOINTS, parents, places, strict=True)
+    ]
+    found += [Bone(name, parent, _raised(place)) for name, (parent, place) in _TRUNK.items()]
+    return [*found, *_limbs("Left", 1.0), *_limbs("Right", -1.0)]
+
+
+def _limbs(side: str, sign: float) -> list[Bone]:
+    """Arm, hand and leg of one side."""
+    arm = Rotation.from_euler("XYZ", (math.pi / 2, 0, -sign * math.pi / 2))
+    leg = Rotation.from_euler("z", math.pi)
+    axes = dict.fromkeys(("Shoulder", "Arm", "ForeArm", "Hand"), arm) | {"UpLeg": leg, "Leg": leg}
+    axes |= {"Foot": leg * Rotation.from_euler("x", 60, degrees=True)}
+    axes |= {"ToeBase": leg * Rotation.from_euler("x", 90, degrees=True)}
+    bones = []
+    for limb, (parent, (x, y, z)) in _LIMBS.items():
+        above = side + parent if parent in _LIMBS else parent
+        bones.append(Bone(side + limb, above, _raised((sign * x, y, z)), axes[limb]))
+    x, y, z = _LIMBS["Hand"][1]
+    for finger, ahead in _FINGERS.items():
+        above = f"{side}Hand"
+        for number in (1, 2, 3):
+            place = (sign * (x + 0.06 + _PHALANX * number), y, z + ahead)
+            bones.append(Bone(f"{side}Hand{finger}{number}", above, _raised(place), arm))
+            above = bones[-1].name
+    return bones
+
+
+def _raised(place: tuple[float, float, float]) -> tuple[float, float, float]:
+    """From head space to the space of a standing rig."""
+    return place[0], place[1] + EYE_LEVEL, place[2]
