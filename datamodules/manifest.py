@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ class ManifestShard:
 
 
 @dataclass(frozen=True)
+class ManifestIndex:
+    """The file that says where all clips and frames of a split lie, see ``datamodules.split_index``."""
+
+    name: str
+    split: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a reader needs to know about a dataset before it opens a shard."""
 
@@ -46,11 +57,24 @@ class Manifest:
     failed: list[dict[str, str]] = field(default_factory=list)
     """Inputs that gave no clip, with the reason."""
     schema: str = SCHEMA
+    indices: list[ManifestIndex] = field(default_factory=list)
+    """One per split; none in datasets of earlier versions, whose shards have an index each."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Name of this version: hash of the content, so two datasets with one hash are the same."""
-        return sha256_of(asdict(self))
+        return sha256_of(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        content = asdict(self)
+        if not self.indices:
+            # As earlier versions wrote it, whose hashes stand in checkpoints.
+            del content["indices"]
+        return content
+
+    def index(self, split: str) -> ManifestIndex | None:
+        """The joined index of a split; None if its shards have only their own."""
+        return next((index for index in self.indices if index.split == split), None)
 
     def split(self, name: str) -> list[ManifestShard]:
         """Shards of a split (``train``, ``val`` or ``test``)."""
@@ -60,7 +84,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write atomically, with the hash."""
-        content = {**asdict(self), "hash": self.hash}
+        content = {**self._content(), "hash": self.hash}
         write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True).encode())
 
     @classmethod
@@ -89,7 +113,8 @@ class Manifest:
             # A later minor version may have added fields: they count for the hash, not for us.
             actual = sha256_of(content)
             shards = [ManifestShard(**_known(ManifestShard, shard)) for shard in content["shards"]]
-            manifest = cls(**{**_known(cls, content), "shards": shards})
+            indices = [ManifestIndex(**_known(ManifestIndex, index)) for index in content.get("indices", [])]
+            manifest = cls(**{**_known(cls, content), "shards": shards, "indices": indices})
         except (
             json.JSONDecodeError,
             UnicodeDecodeError,
@@ -105,10 +130,10 @@ class Manifest:
             raise ValueError(
                 f"{path} was edited or damaged: its content does not match its hash {stated[:12]}"
             )
-        for shard in manifest.shards:
+        for name in [shard.name for shard in manifest.shards] + [index.name for index in manifest.indices]:
             # Names become paths and parts of addresses.
-            if not _NAME.fullmatch(shard.name):
-                raise ValueError(f"{path}: {shard.name!r} cannot be the name of a shard")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{path}: {name!r} cannot be the name of a shard")
         if check_files:
             manifest._check_files(path.parent)
         return manifest

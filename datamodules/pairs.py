@@ -174,11 +174,11 @@ class TrainingPairs(PairSource):
 
 
 class EvaluationPairs(PairSource):
-    """A fixed list of pairs; one that cannot be read is an error, since replacing it would change scores."""
+    """Fixed pairs; one that cannot be read is an error, since replacing it would change scores."""
 
     def __init__(self, reader: ClipReader | JoinedReader, pairs: Sequence[Pair], batch_size: int) -> None:
         super().__init__(reader, batch_size, num_driving=1)
-        self.pairs = list(pairs)
+        self.pairs = pairs
 
     def __len__(self) -> int:
         return len(self.pairs)

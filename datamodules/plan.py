@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
+from jaxtyping import Int
 
 from datamodules.strategies import PairChoice
 
@@ -45,6 +47,74 @@ class PlanClip:
     """Frames that may be used."""
 
 
+class ClipTable(Sequence[PlanClip]):
+    """The clips of a plan in four arrays: some bytes for each clip, where objects would take kilobytes.
+
+    Args:
+        shards: number of each clip's shard.
+        starts: where the frames of each clip begin in ``frames``.
+        counts: frames of each clip.
+        frames: frames that may be used, clip by clip.
+    """
+
+    def __init__(
+        self,
+        shards: Int[np.ndarray, " n"],
+        starts: Int[np.ndarray, " n"],
+        counts: Int[np.ndarray, " n"],
+        frames: Int[np.ndarray, " m"],
+    ) -> None:
+        self.shards, self.starts, self.counts, self.frames = shards, starts, counts, frames
+
+    @classmethod
+    def of(cls, clips: Sequence[PlanClip]) -> ClipTable:
+        """A table of clips; a table as it is."""
+        if isinstance(clips, ClipTable):
+            return clips
+        counts = np.array([len(clip.frames) for clip in clips], np.int64)
+        frames = np.array([frame for clip in clips for frame in clip.frames], np.int64)
+        shards = np.array([clip.shard for clip in clips], np.int64)
+        return cls(shards, np.cumsum(counts) - counts, counts, frames)
+
+    @classmethod
+    def joined(cls, tables: Sequence[ClipTable], num_shards: Sequence[int]) -> ClipTable:
+        """Tables one after the other; shards are numbered on."""
+        firsts = np.cumsum([0, *num_shards])
+        places = np.cumsum([0, *(len(table.frames) for table in tables)])
+        return cls(
+            np.concatenate([table.shards + first for table, first in zip(tables, firsts, strict=False)]),
+            np.concatenate([table.starts + place for table, place in zip(tables, places, strict=False)]),
+            np.concatenate([table.counts for table in tables]),
+            np.concatenate([table.frames for table in tables]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PlanClip]: ...
+    def __getitem__(self, index: int | slice) -> PlanClip | list[PlanClip]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return PlanClip(int(self.shards[index]), self.frames_of(index))
+
+    def frames_of(self, clip: int) -> tuple[int, ...]:
+        """Frames of a clip."""
+        start = int(self.starts[clip])
+        return tuple(self.frames[start : start + int(self.counts[clip])].tolist())
+
+    def held_out(self, ratio: float) -> tuple[ClipTable, ClipTable]:
+        """Split the frames of every clip as ``split_holdout`` does: those for training, and the others."""
+        held = np.minimum(np.rint(self.counts * ratio), np.maximum(self.counts - 2, 0)).astype(np.int64)
+        kept = self.counts - held
+        return (
+            ClipTable(self.shards, self.starts, kept, self.frames),
+            ClipTable(self.shards, self.starts + kept, held, self.frames),
+        )
+
+
 @dataclass(frozen=True)
 class PlanGroup:
     """Consecutive clips of a plan that share a weight: those of one manifest."""
@@ -64,7 +134,7 @@ class TrainingPlan:
     rounds of its own, and takes its share of every ``_BLOCK`` visits.
     """
 
-    clips: tuple[PlanClip, ...]
+    clips: Sequence[PlanClip]
     seed: int
     pairs_per_epoch: int
     num_driving: int = 1
@@ -74,6 +144,7 @@ class TrainingPlan:
     pairs_per_clip: int = 1
     """Pairs taken at each visit of a clip, one after the other."""
     choice: PairChoice = field(default_factory=PairChoice)
+    _table: ClipTable = field(init=False, compare=False, repr=False)
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     _blocks: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     _generator: np.random.Generator = field(
@@ -83,9 +154,11 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if not self.clips:
             raise ValueError("a plan needs at least one clip")
-        for index, clip in enumerate(self.clips):
-            if not clip.frames:
-                raise ValueError(f"clip {index} has no usable frame; a pair needs one")
+        object.__setattr__(self, "_table", ClipTable.of(self.clips))
+        object.__setattr__(self, "clips", self._table)
+        empty = np.flatnonzero(self._table.counts == 0)
+        if len(empty):
+            raise ValueError(f"clip {empty[0]} has no usable frame; a pair needs one")
         if self.groups:
             assert sum(group.num_clips for group in self.groups) == len(self.clips), "groups cover the clips"
 
@@ -102,7 +175,7 @@ class TrainingPlan:
         round_index, clip = self._visited(visit)
         generator = self._generator_at(round_index, [0, clip + 1, attempt, place])
         known = tracking(clip) if tracking is not None and self.choice.needs_tracking else None
-        source, drivers = self.choice.choose(generator, self.clips[clip].frames, self.num_driving, known)
+        source, drivers = self.choice.choose(generator, self._table.frames_of(clip), self.num_driving, known)
         jitter = tuple(float(value) for value in generator.uniform(-1, 1, 4))
         return Pair(clip, source, drivers, jitter, int(generator.integers(2**32)))
 
@@ -173,16 +246,16 @@ class TrainingPlan:
         generator = self._generator_at(round_index, [0, 0, 0, group])
         first = sum(g.num_clips for g in self.groups[:group])
         count = self.groups[group].num_clips if self.groups else len(self.clips)
-        members: dict[int, list[int]] = {}
-        for index in range(first, first + count):
-            members.setdefault(self.clips[index].shard, []).append(index)
-        shards = generator.permutation(sorted(members))
+        of_group = self._table.shards[first : first + count]
+        # Clips by shard, in their order.
+        order = first + np.argsort(of_group, kind="stable")
+        numbers, begins = np.unique(self._table.shards[order], return_index=True)
+        members = dict(zip(numbers.tolist(), np.split(order, begins[1:]), strict=True))
+        shards = generator.permutation(numbers.astype(np.int64)).tolist()
         windows = []
         for start in range(0, len(shards), self.shards_per_window):
-            window = [
-                i for shard in shards[start : start + self.shards_per_window] for i in members[int(shard)]
-            ]
-            windows.append(generator.permutation(window))
+            window = [members[shard] for shard in shards[start : start + self.shards_per_window]]
+            windows.append(generator.permutation(np.concatenate(window)))
         return np.concatenate(windows)
 
 
@@ -190,31 +263,83 @@ def _evenly(count: int, wanted: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unique(np.linspace(0, count - 1, min(wanted, count)).round()))
 
 
-def evaluation_pairs(
-    clips: Sequence[PlanClip],
-    targets: Sequence[Sequence[int]],
-    pairs_per_clip: int,
-    sources: Sequence[int] | None = None,
-) -> list[Pair]:
-    """Fixed pairs: one source frame per clip and evenly spaced targets.
+class EvaluationPlan(Sequence[Pair]):
+    """Fixed pairs: one source frame per clip and evenly spaced targets; each is made when it is asked for.
 
     A clip's only frame, a photograph, is its own target where no clip has another: beside real pairs such
     reconstructions would only raise the score.
 
+    With more pairs than ``max_pairs`` clips get fewer of them, down to one; if that is still too many, evenly
+    spaced clips are taken, so that a larger dataset does not make validation longer.
+
     Args:
-        clips: their first frames are the sources, unless ``sources`` says otherwise.
+        clips: their first frames are the sources, unless ``source_of`` says otherwise.
+        targets: the clips themselves, or the frames that are held out of them (``ClipTable.held_out``).
+        pairs_per_clip: at most so many pairs of each clip, each with one driver.
+        max_pairs: at most so many pairs in all; None for no limit.
+        source_of: source frame of a clip, by its number and its frames.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[PlanClip],
+        targets: Sequence[PlanClip],
+        pairs_per_clip: int,
+        max_pairs: int | None = None,
+        source_of: Callable[[int, Sequence[int]], int] | None = None,
+    ) -> None:
+        self._clips, self._targets = ClipTable.of(clips), ClipTable.of(targets)
+        self._source_of = source_of
+        self._single = bool((self._clips.counts < 2).all())
+        # A source is the target of no pair: it is among the targets of all clips or of none.
+        overlap = 0 if self._single or self._targets.starts is not self._clips.starts else 1
+        others = np.maximum(self._targets.counts - overlap, 0)
+        self._members = np.flatnonzero(others > 0)
+        self.pairs_per_clip = pairs_per_clip
+        if max_pairs is not None and len(self._members) > max_pairs:
+            self._members = self._members[list(_evenly(len(self._members), max_pairs))]
+        if max_pairs is not None and len(self._members):
+            self.pairs_per_clip = min(pairs_per_clip, max(max_pairs // len(self._members), 1))
+        self._ends = np.cumsum(np.minimum(others[self._members], self.pairs_per_clip))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        number = index - (int(self._ends[place - 1]) if place else 0)
+        clip = int(self._members[place])
+        frames = self._clips.frames_of(clip)
+        source = frames[0] if self._source_of is None else self._source_of(clip, frames)
+        others = [frame for frame in self._targets.frames_of(clip) if frame != source or self._single]
+        return Pair(clip, source, (others[_evenly(len(others), self.pairs_per_clip)[number]],))
+
+
+def evaluation_pairs(
+    clips: Sequence[PlanClip], targets: Sequence[Sequence[int]], pairs_per_clip: int
+) -> list[Pair]:
+    """The pairs of an ``EvaluationPlan`` with any targets, as a list.
+
+    Args:
+        clips: their first frames are the sources.
         targets: frames of each clip that may be targets; the source itself only where there is no other.
         pairs_per_clip: at most so many pairs of each clip, each with one driver.
-        sources: source frame of each clip.
     """
     pairs = []
     single = all(len(clip.frames) < 2 for clip in clips)
     for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
-        source = clip.frames[0] if sources is None else sources[index]
+        source = clip.frames[0]
         others = [frame for frame in allowed if frame != source or single]
         if others:
-            chosen = _evenly(len(others), pairs_per_clip)
-            pairs += [Pair(index, source, (others[place],)) for place in chosen]
+            pairs += [Pair(index, source, (others[k],)) for k in _evenly(len(others), pairs_per_clip)]
     return pairs
 
 

@@ -7,7 +7,7 @@ import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -28,12 +28,13 @@ from datamodules.codec import (
     select_frames,
 )
 from datamodules.manifest import Manifest
-from datamodules.plan import PlanClip
+from datamodules.plan import ClipTable
 from datamodules.remote import RemoteFolder
-from datamodules.shards import CLIP_ROW, FRAME_ROW, WITH_ZLIB_LABELS, WITHOUT_PARAMS
-from rome_lightning.media.digest import SEAL_BYTES, check_seal, is_sealed, note_missing
+from datamodules.shards import WITH_ZLIB_LABELS, WITHOUT_PARAMS, typical_frame
+from datamodules.split_index import Shapes, SplitIndex, gather_index, open_index, parameter_shapes
+from rome_lightning.media.descriptors import OpenFiles
 
-_META_CACHE = 256
+_META_CACHE = 32
 """Decoded clip metas kept per process (about 0.3 MB each at 64 frames)."""
 
 
@@ -65,90 +66,79 @@ class ClipReader:
     ) -> None:
         self.folder = folder
         self.remote = remote
-        if remote is not None:
-            kinds = (
-                ("frames", "clips") if manifest.schema == WITHOUT_PARAMS else ("frames", "clips", "params")
-            )
-            for shard in manifest.split(split):
-                for kind in kinds:
-                    remote.fetch(f"{shard.name}.{kind}.npy")
         self.split = split
         self.image_size = manifest.image_size
         self.has_offsets = bool(manifest.configuration.get("fit_outline", False))
         """Whether the clips have offsets that were fitted to the person's outline."""
-        self.shards = manifest.split(split)
+        # Without names of people, which no worker needs.
+        self.shards = [replace(shard, identities=[]) for shard in manifest.split(split)]
         self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
         self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
-        self._verify_indices()
-        self._open_indices()
-        self._files: dict[int, int] = {}
+        self._frame_starts = [0, *accumulate(shard.frames for shard in self.shards)]
+        self._index = self._open_index(manifest)
+        self._files = OpenFiles()
         self._metas: OrderedDict[int, tuple[dict[str, np.ndarray], dict[str, str]]] = OrderedDict()
-        self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
-        self._process = os.getpid()
+        self._shapes: dict[int, Shapes] = {}
+        self._table: ClipTable | None = None
 
-    def _verify_indices(self) -> None:
-        """Compare every index with its digest, once: other processes map what this one has verified."""
-        without = []
-        for shard in self.shards:
-            for path in (self.folder / f"{shard.name}.{kind}.npy" for kind in ("frames", "clips", "params")):
-                try:
-                    if path.is_file() and not check_seal(path):
-                        without.append(path)
-                except ValueError as error:
-                    raise _damaged(path, error) from error
-        if without:
-            note_missing(without[0], f"nor have {len(without) - 1} other indices of this split")
-
-    def _open_indices(self) -> None:
-        folder, shards = self.folder, self.shards
-        self._frames = [_open_index(folder / f"{s.name}.frames.npy", FRAME_ROW, s.frames) for s in shards]
-        self._clips = [_open_index(folder / f"{s.name}.clips.npy", CLIP_ROW, s.clips) for s in shards]
-        self._checks = [_open_checks(folder / f"{s.name}.params.npy", s.frames) for s in shards]
+    def _open_index(self, manifest: Manifest) -> SplitIndex:
+        entry = manifest.index(self.split)
+        if entry is not None:
+            path = self.folder / entry.name
+            if self.remote is not None:
+                path = self.remote.fetch(entry.name, entry.bytes, entry.sha256, verify_kept=True)
+            return open_index(path, entry, self._frame_starts[-1], self._starts[-1])
+        if self.remote is not None:
+            self.remote.fetch_indices(self.shards, with_params=manifest.schema != WITHOUT_PARAMS)
+        return gather_index(self.folder, self.shards)
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Memory maps would be pickled as copies; the other side maps the files again.
-        dropped: dict[str, Any] = {
-            "_files": {},
-            "_metas": OrderedDict(),
-            "_frames": [],
-            "_clips": [],
-            "_checks": [],
-        }
-        return {**self.__dict__, **dropped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._process = os.getpid()
-        self._open_indices()
-
-    def __del__(self) -> None:
-        # A forked child shares the numbers but must not close what it did not open.
-        if getattr(self, "_process", None) == os.getpid():
-            for handle in self._files.values():
-                os.close(handle)
+        return {**self.__dict__, "_metas": OrderedDict(), "_table": None}
 
     def _locate(self, clip: int) -> tuple[int, np.void]:
         if not 0 <= clip < len(self):
             raise IndexError(f"clip {clip} of {len(self)}")
         shard = bisect_right(self._starts, clip) - 1
-        return shard, self._clips[shard][clip - self._starts[shard]]
+        return shard, self._index.clips[clip]
 
     def key(self, clip: int) -> str:
         """Name of a clip."""
         return bytes(self._locate(clip)[1]["key"]).decode()
 
-    def plan_clips(self) -> list[PlanClip]:
+    def plan_clips(self) -> ClipTable:
         """All clips with the frames that may be used."""
-        clips = []
-        for shard, rows in enumerate(self._clips):
-            for row in rows:
-                first, count = int(row["first_frame"]), int(row["num_frames"])
-                valid = self._frames[shard]["valid"][first : first + count]
-                clips.append(PlanClip(shard, tuple(int(i) for i in np.flatnonzero(valid))))
-        return clips
+        if self._table is None:
+            self._table = self._make_table()
+        return self._table
+
+    def _make_table(self) -> ClipTable:
+        clips = self._index.clips
+        shards = np.repeat(np.arange(len(self.shards), dtype=np.int32), [s.clips for s in self.shards])
+        counts = clips["num_frames"].astype(np.int64)
+        firsts = np.array(self._frame_starts[:-1], np.int64)[shards] + clips["first_frame"]
+        if not np.array_equal(firsts, np.cumsum(counts) - counts) or counts.sum() != self._frame_starts[-1]:
+            raise ValueError(
+                f"the index of split {self.split!r} in {self.folder} does not belong to its shards; "
+                "`rome shards verify --repair` makes it anew"
+            )
+        usable = np.flatnonzero(self._index.frames["valid"])
+        clip_of = np.repeat(np.arange(len(clips), dtype=np.int32), counts)[usable]
+        num_usable = np.bincount(clip_of, minlength=len(clips))
+        frames = (usable - firsts[clip_of]).astype(np.uint16 if counts.max(initial=0) < 1 << 16 else np.int64)
+        return ClipTable(shards, np.cumsum(num_usable) - num_usable, num_usable, frames)
+
+    def typical_frame(self, clip: int, frames: Sequence[int]) -> int:
+        """The frame of a clip whose expression is nearest to the median of the given ones.
+
+        Read from the index if these are all usable frames, else from the clip.
+        """
+        known = int(self._locate(clip)[1]["reserved"]) - 1
+        if known >= 0 and len(frames) == int(self.plan_clips().counts[clip]):
+            return known
+        return typical_frame(self.parameters(clip, frames)["expression"], frames)
 
     def meta(self, clip: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Tensors and header of a clip, see ``datamodules.codec.META_TENSORS``.
@@ -176,8 +166,8 @@ class ClipReader:
             CorruptDataError: the bytes do not match their checksum.
         """
         shard, row = self._locate(clip)
-        checks = self._checks[shard]
-        if checks is None or clip in self._metas:
+        checks = self._index.checks
+        if checks is None or shard in self._index.unchecked or clip in self._metas:
             return select_frames(self.meta(clip)[0], frames)
         rest = self._parameter_shapes(shard)
         count = int(row["num_frames"])
@@ -199,7 +189,7 @@ class ClipReader:
                 length = (end - start) // count
                 rows[name].append(self._pread(shard, body + start + frame * length, length))
                 value = zlib.crc32(rows[name][-1], value)
-            if value != checks[int(row["first_frame"]) + frame]:
+            if value != checks[self._frame_starts[shard] + int(row["first_frame"]) + frame]:
                 raise CorruptDataError(
                     f"{self.shards[shard].name}.tar: parameters of frame {frame} of clip {self.key(clip)} do "
                     "not match their checksum"
@@ -214,8 +204,10 @@ class ClipReader:
             values["offsets"] = np.frombuffer(shared["offsets"], dtype="<f2").reshape(rest["offsets"])
         return values
 
-    def _parameter_shapes(self, shard: int) -> dict[str, tuple[int, ...]]:
+    def _parameter_shapes(self, shard: int) -> Shapes:
         """Shapes of the tensors of a shard's clips, without the number of frames."""
+        if self._index.shapes is not None:
+            return self._index.shapes
         if shard not in self._shapes:
             arrays = self._first_readable_meta(shard)
             if self.has_offsets != ("offsets" in arrays):
@@ -223,9 +215,7 @@ class ClipReader:
                     f"{self.shards[shard].name}.tar does not belong to its manifest, which says "
                     f"fit_outline: {self.has_offsets}; prepare the dataset again"
                 )
-            shapes = {name: arrays[name].shape[1:] for name in PARAMETER_TENSORS}
-            shared = ("shape", "offsets") if self.has_offsets else ("shape",)
-            self._shapes[shard] = {**{name: arrays[name].shape for name in shared}, **shapes}
+            self._shapes[shard] = parameter_shapes(arrays)
         return self._shapes[shard]
 
     def _first_readable_meta(self, shard: int) -> dict[str, np.ndarray]:
@@ -236,7 +226,7 @@ class ClipReader:
                 continue
         raise CorruptDataError(f"{self.shards[shard].name}.tar: no clip has readable parameters")
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> Shapes:
         """Shapes of one frame's parameters and of a clip's ``offsets``; those of all clips of the dataset.
 
         Raises:
@@ -261,7 +251,7 @@ class ClipReader:
             CorruptDataError: the bytes do not match their checksum or do not decode.
         """
         shard, clip_row = self._locate(clip)
-        row = self._frames[shard][int(clip_row["first_frame"]) + frame]
+        row = self._index.frames[self._frame_starts[shard] + int(clip_row["first_frame"]) + frame]
         position, mask_position, length, crc32, mask_length, mask_crc32, *_ = row.item()
         data = self._read(shard, position, length, crc32)
         masks = self._read(shard, mask_position, mask_length, mask_crc32)
@@ -281,18 +271,13 @@ class ClipReader:
         return data
 
     def _pread(self, shard: int, position: int, length: int) -> bytes:
-        if self._process != os.getpid():
-            # After a fork: positions are explicit, so parents' handles would work, but not be ours to close.
-            self._files, self._process = {}, os.getpid()
-        if shard not in self._files:
-            path = self.folder / f"{self.shards[shard].name}.tar"
+        path = self.folder / f"{self.shards[shard].name}.tar"
+        handle = self._files.get(path)
+        if handle is None:
             if self.remote is not None:
-                path = self.remote.fetch_shard(self.shards[shard])
-            self._files[shard] = os.open(path, os.O_RDONLY)
-            if hasattr(os, "posix_fadvise"):
-                # Otherwise the system reads the neighbourhood of every frame as well.
-                os.posix_fadvise(self._files[shard], 0, 0, os.POSIX_FADV_RANDOM)
-        return os.pread(self._files[shard], length, position)
+                self.remote.fetch_shard(self.shards[shard])
+            handle = self._files.open(path)
+        return os.pread(handle, length, position)
 
 
 class JoinedReader:
@@ -316,7 +301,7 @@ class JoinedReader:
         """Of the stored frames."""
         return self.readers[0].image_size
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> Shapes:
         """See ``ClipReader.parameter_shapes``; without ``offsets`` if some of the datasets have none."""
         shapes = self.readers[0].parameter_shapes()
         if not all(reader.has_offsets for reader in self.readers):
@@ -334,13 +319,15 @@ class JoinedReader:
         reader, local = self._locate(clip)
         return reader.key(local)
 
-    def plan_clips(self) -> list[PlanClip]:
+    def plan_clips(self) -> ClipTable:
         """All clips with the frames that may be used; shards are numbered on as well."""
-        clips, first = [], 0
-        for reader in self.readers:
-            clips += [PlanClip(first + clip.shard, clip.frames) for clip in reader.plan_clips()]
-            first += len(reader.shards)
-        return clips
+        tables = [reader.plan_clips() for reader in self.readers]
+        return ClipTable.joined(tables, [len(reader.shards) for reader in self.readers])
+
+    def typical_frame(self, clip: int, frames: Sequence[int]) -> int:
+        """See ``ClipReader.typical_frame``."""
+        reader, local = self._locate(clip)
+        return reader.typical_frame(local, frames)
 
     def meta(self, clip: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """See ``ClipReader.meta``."""
@@ -373,46 +360,3 @@ def _meta_layout_of(
 
 def _meta_places(count: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     return _meta_layout_of(count, tuple(shapes.items()))
-
-
-def _open_checks(path: Path, rows: int) -> np.ndarray | None:
-    """Checksums of the parameters per frame; shards of ``rome-shard/1.1`` and before have none."""
-    if not path.exists():
-        return None
-    checks = _map(path)
-    if checks.dtype != np.dtype("<u4") or len(checks) != rows:
-        raise ValueError(f"{path} does not belong to its shard ({len(checks)} rows, wanted {rows})")
-    return checks.view(np.ndarray)
-
-
-def _damaged(path: Path, reason: Exception | str) -> ValueError:
-    return ValueError(f"index {path} is damaged: {reason}; `rome shards verify --repair` makes it anew")
-
-
-def _map(path: Path) -> np.ndarray:
-    """A memory map of an index.
-
-    Raises:
-        ValueError: the file is longer or shorter than its header says.
-    """
-    try:
-        rows = np.load(path, mmap_mode="r")
-    except Exception as error:
-        # The header is Python text: what its damage makes the parser raise depends on where it is.
-        raise _damaged(path, error) from error
-    surplus = path.stat().st_size - rows.offset - rows.nbytes
-    if surplus and not (surplus == SEAL_BYTES and is_sealed(path)):
-        raise _damaged(path, f"{surplus} bytes too many")
-    return rows
-
-
-def _open_index(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"index {path} is missing; copy it beside its shard or prepare the dataset again"
-        )
-    index = _map(path)
-    if index.dtype != dtype or len(index) != rows:
-        raise ValueError(f"index {path} does not belong to its shard ({len(index)} rows, wanted {rows})")
-    # A plain view: rows of ``np.memmap`` cost several times as much to take.
-    return index.view(np.ndarray)

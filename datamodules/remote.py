@@ -1,24 +1,26 @@
-"""Datasets at addresses: files are fetched whole, checked, and kept in a cache that all processes share.
-
-Addresses are those of the ``webdataset`` library (``https://...``, ``gs://...``, ``hf://...``), ``s3://...``
-through the ``aws`` program, and ``pipe:COMMAND`` with ``{}`` in place of the file's name.
-"""
+"""Datasets at addresses: files are fetched whole, checked, and kept in a cache that all processes share."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
+import os
 import re
-import shlex
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
+from datamodules import fetching
 from datamodules.manifest import Manifest, ManifestShard
 from datamodules.shards import sha256_of
+from datamodules.split_index import check_rows
 from rome_lightning.media.atomic import atomic_path
 
-_CHUNK = 1 << 20
+_PARALLEL = 16
+_DAMAGED_TRIES = 3
+"""A file that arrives damaged so often is damaged where it lies."""
 _ADDRESS = re.compile(r"[\w:/.@%+~=&?,\[\]-]+")
 """What is safe in the command lines that fetch some addresses."""
 
@@ -35,66 +37,165 @@ class RemoteFolder:
     address: str
     """Of the folder, or a command with ``{}``."""
     cache: Path
+    limit_bytes: int | None = None
+    """Shards of all datasets beside ``cache`` take about so much space: those unused for longest are removed
+    before another is fetched. None keeps all."""
 
-    def fetch(self, name: str, num_bytes: int | None = None, sha256: str | None = None) -> Path:
+    def fetch(
+        self,
+        name: str,
+        num_bytes: int | None = None,
+        sha256: str | None = None,
+        verify_kept: bool = False,
+        check: Callable[[Path], object] | None = None,
+    ) -> Path:
         """A file of the dataset on this machine; fetched once, whoever asks.
 
         Args:
             name: of the file.
             num_bytes: that it must have.
             sha256: that it must have.
+            verify_kept: compare a file that is in the cache already with both too, and fetch it anew if it
+                differs.
+            check: further check of a file, fetched or kept, which raises ValueError; then it is fetched anew.
 
         Raises:
             OSError: it cannot be fetched.
-            ValueError: it is not what it should be.
+            ValueError: it is not what it should be, however often it is fetched.
         """
         path = self.cache / name
-        if path.exists():
+        if path.exists() and self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
             return path
         self.cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.cache / f".{name}.lock"):
-            if not path.exists():
-                with atomic_path(path) as temporary:
-                    found = self._download(name, temporary)
-                    if (num_bytes, sha256) not in ((None, None), found):
-                        raise ValueError(
-                            f"{self._url(name)} has {found[0]} bytes with sha256 {found[1][:12]}, the "
-                            f"manifest wants {num_bytes} with {str(sha256)[:12]}; it is damaged or of "
-                            "another version: copy it there again"
-                        )
+        with _locked(self.cache / f".{name}.lock"):
+            # Another process may have fetched it meanwhile.
+            if not (path.exists() and self._is_good(path, num_bytes, sha256 if verify_kept else None, check)):
+                self._replace(path, num_bytes, sha256, check)
         return path
+
+    @staticmethod
+    def _is_good(
+        path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
+    ) -> bool:
+        if num_bytes is not None and path.stat().st_size != num_bytes:
+            return False
+        if sha256 is not None and fetching.digest_of(path) != sha256:
+            return False
+        try:
+            if check is not None:
+                check(path)
+        except ValueError:
+            return False
+        return True
+
+    def _replace(
+        self, path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
+    ) -> None:
+        """Fetch a file, and once more if it arrives damaged."""
+        for tried in range(1, _DAMAGED_TRIES + 1):
+            try:
+                with atomic_path(path) as temporary:
+                    self._download(path.name, temporary, num_bytes, sha256)
+                    if check is not None:
+                        check(temporary)
+                return
+            except ValueError as error:
+                if tried == _DAMAGED_TRIES:
+                    raise ValueError(
+                        f"{self.url(path.name)} arrived {tried} times other than it should be ({error}); it "
+                        "is damaged there or of another version: copy it there again"
+                    ) from error
+
+    def _download(self, name: str, target: Path, num_bytes: int | None, sha256: str | None) -> None:
+        try:
+            found = fetching.download(self.url(name), target)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                hint = "set data.init_args.cache_limit_gb, or ROME_CACHE to a folder with more space"
+            else:
+                hint = "check the address and your permission to read it"
+            raise OSError(error.errno, f"cannot fetch {self.url(name)} ({error}); {hint}") from error
+        if (num_bytes, sha256) not in ((None, None), found):
+            raise ValueError(
+                f"{found[0]} bytes with sha256 {found[1][:12]}, the manifest wants {num_bytes} with "
+                f"{str(sha256)[:12]}"
+            )
 
     def fetch_shard(self, shard: ManifestShard) -> Path:
         """The tar of a shard."""
-        return self.fetch(f"{shard.name}.tar", shard.bytes, shard.sha256)
+        path = self.cache / f"{shard.name}.tar"
+        if self.limit_bytes is not None and not path.exists():
+            self._make_room(shard.bytes)
+        path = self.fetch(path.name, shard.bytes, shard.sha256)
+        # The order in which shards make room.
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
 
-    def _url(self, name: str) -> str:
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove the shards that nobody opened for longest; who has one open reads on."""
+        assert self.limit_bytes is not None
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with _locked(self.cache.parent / ".room.lock"):
+            found = []
+            for path in self.cache.parent.glob("*/*.tar"):
+                with contextlib.suppress(FileNotFoundError):
+                    state = path.stat()
+                    found.append((state.st_mtime_ns, state.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total + num_bytes <= self.limit_bytes:
+                    return
+                path.unlink(missing_ok=True)
+                total -= size
+
+    def fetch_indices(self, shards: Sequence[ManifestShard], with_params: bool) -> None:
+        """The index files of shards of a dataset without a joined index, several at a time.
+
+        Args:
+            shards: of the dataset.
+            with_params: whether shards have ``NAME.params.npy``.
+        """
+        kinds = ("frames", "clips", "params") if with_params else ("frames", "clips")
+
+        def fetch(task: tuple[ManifestShard, str]) -> None:
+            shard, kind = task
+            check = partial(check_rows, kind=kind, count=shard.clips if kind == "clips" else shard.frames)
+            self.fetch(f"{shard.name}.{kind}.npy", check=check)
+
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            for _ in pool.map(fetch, [(shard, kind) for shard in shards for kind in kinds]):
+                pass
+
+    def url(self, name: str) -> str:
+        """Where a file comes from."""
         if self.address.startswith("pipe:"):
             return self.address.replace("{}", name)
-        url = f"{self.address.rstrip('/')}/{name}"
-        # The library knows no s3; its users write this command.
-        return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
+        return f"{self.address.rstrip('/')}/{name}"
 
-    def _download(self, name: str, target: Path) -> tuple[int, str]:
-        """Copy into a file; returns its size and hash."""
-        # Only here, where it is needed: the library imports torch, and workers start without.
-        from webdataset.gopen import gopen
 
-        url, size, digest = self._url(name), 0, hashlib.sha256()
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; tells that this process is alive while it waits."""
+    # Only here: it imports much that workers of local datasets never need.
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    while True:
         try:
-            with gopen(url, "rb") as stream, target.open("wb") as file:
-                while chunk := stream.read(_CHUNK):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-        except OSError as error:
-            raise OSError(
-                f"cannot fetch {url} ({error}); check the address and your permission to read it"
-            ) from error
-        return size, digest.hexdigest()
+            lock.acquire(timeout=1.0)
+            break
+        except Timeout:
+            fetching.tell_alive()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def open_remote(address: str, cache: Path) -> tuple[Manifest, RemoteFolder]:
+def open_remote(address: str, cache: Path, limit_bytes: int | None = None) -> tuple[Manifest, RemoteFolder]:
     """The manifest at an address, and where the shards it names will come from.
 
     The manifest itself is fetched each time: it says which version of the dataset is meant.
@@ -102,6 +203,7 @@ def open_remote(address: str, cache: Path) -> tuple[Manifest, RemoteFolder]:
     Args:
         address: of the dataset's folder or its ``manifest.json``; a command must have ``{}``.
         cache: folder for the files of all datasets.
+        limit_bytes: see ``RemoteFolder.limit_bytes``.
 
     Raises:
         OSError: it cannot be fetched.
@@ -112,9 +214,11 @@ def open_remote(address: str, cache: Path) -> tuple[Manifest, RemoteFolder]:
     if address.startswith("pipe:") and "{}" not in address:
         raise ValueError(f"{address}: a command needs {{}} where the name of a file is to stand")
     folder = address.removesuffix("/manifest.json")
-    own = cache / sha256_of(folder)[:16]
-    first = RemoteFolder(folder, own)
-    (own / "manifest.json").unlink(missing_ok=True)
-    manifest = Manifest.load(first.fetch("manifest.json"), check_files=False)
+    remote = RemoteFolder(folder, cache / sha256_of(folder)[:16], limit_bytes)
+    path = remote.cache / "manifest.json"
+    # Under a name of its own until it is complete: other processes do the same at this moment.
+    with atomic_path(path) as temporary:
+        remote._download(path.name, temporary, None, None)
+        manifest = Manifest.load(temporary, check_files=False)
     # By content, so that a new version at the same address does not meet the files of the old one.
-    return manifest, RemoteFolder(folder, cache / manifest.hash[:16])
+    return manifest, replace(remote, cache=cache / manifest.hash[:16])

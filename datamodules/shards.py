@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from datamodules.codec import (
     MEMBERS,
@@ -90,7 +91,21 @@ CLIP_ROW = np.dtype(
         ("reserved", "<u4"),
     ]
 )
-"""A clip: name, byte range of its meta in the tar, its frame rows, index in the JSON's ``identities``."""
+"""A clip: name, byte range of its meta in the tar, its frame rows, index in the JSON's ``identities``.
+
+``reserved`` is one more than the clip's typical frame (``typical_frame``), 0 in files of earlier versions.
+"""
+
+
+def typical_frame(expression: Float[np.ndarray, "n e"], frames: Sequence[int]) -> int:
+    """The frame whose expression is nearest to the median of the given ones, in L1.
+
+    Args:
+        expression: of each of the frames.
+        frames: their indices in the clip.
+    """
+    distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
+    return int(frames[int(distance.argmin())])
 
 
 def check_schema(schema: str, path: Path) -> None:
@@ -171,6 +186,19 @@ def finished_shard(folder: Path, name: str, spec: Mapping[str, Any]) -> ShardInf
     return info if info.spec_hash == sha256_of(spec) and size == info.bytes else None
 
 
+def _sealed(rows: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    return seal(buffer.getvalue())
+
+
+def without_typical(content: bytes) -> bytes:
+    """``NAME.clips.npy`` as versions wrote it that did not know typical frames."""
+    rows = np.load(io.BytesIO(content))
+    rows["reserved"] = 0
+    return _sealed(rows)
+
+
 class ShardIndex:
     """Where the clips and frames of a shard lie, gathered clip by clip."""
 
@@ -221,7 +249,11 @@ class ShardIndex:
             self.identities.append(identity)
         place = (start["meta.safetensors"], len(meta_bytes), zlib.crc32(meta_bytes))
         person = self.identities.index(identity)
-        self.clips.append((key.encode(), *place, self.num_frames, len(rows), person, 0))
+        usable = np.flatnonzero(meta["valid"])
+        typical = (
+            typical_frame(np.asarray(meta["expression"])[usable], usable.tolist()) + 1 if len(usable) else 0
+        )
+        self.clips.append((key.encode(), *place, self.num_frames, len(rows), person, typical))
         self.num_frames += len(rows)
         self._frames.append(rows)
         self._checks.append(parameter_crc32(meta))
@@ -238,9 +270,7 @@ class ShardIndex:
             ("clips", np.array(self.clips, dtype=CLIP_ROW)),
             ("params", np.concatenate(self._checks)),
         ):
-            buffer = io.BytesIO()
-            np.save(buffer, rows)
-            contents[kind] = seal(buffer.getvalue())
+            contents[kind] = _sealed(rows)
         return contents
 
     def write(self, folder: Path, name: str) -> None:

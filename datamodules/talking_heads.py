@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from datamodules.augmentation import Augmentation
@@ -17,7 +16,7 @@ from datamodules.batches import RawBatch, to_avatar_batch
 from datamodules.loader import PairLoader
 from datamodules.manifest import Manifest
 from datamodules.pairs import EvaluationPairs, PairSource, TrainingPairs
-from datamodules.plan import PlanClip, PlanGroup, TrainingPlan, evaluation_pairs, split_holdout
+from datamodules.plan import ClipTable, EvaluationPlan, PlanGroup, TrainingPlan
 from datamodules.reading import ClipReader, JoinedReader
 from datamodules.remote import RemoteFolder, is_remote, open_remote
 from datamodules.resuming import StreamPosition, adopt_progress, current_position
@@ -35,13 +34,6 @@ class WeightedManifest:
     """``manifest.json``, or the folder that holds it; a path or an address."""
     weight: float | None = None
     """Share of the training pairs, relative to the other datasets; null for all: clips count the same."""
-
-
-def _typical_frame(reader: JoinedReader, clip: int, frames: Sequence[int]) -> int:
-    """The frame whose expression is nearest to the median of the clip, in L1."""
-    expression = reader.parameters(clip, frames)["expression"]
-    distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
-    return frames[int(distance.argmin())]
 
 
 class TalkingHeadDataModule(RomeDataModule):
@@ -63,18 +55,22 @@ class TalkingHeadDataModule(RomeDataModule):
         min_gap_s: for ``min_gap``, seconds.
         yaw_bin_deg: for ``yaw_balanced``, width in degrees of what counts as one head turn.
         num_workers: processes per device that read and decode; 0 reads in the training process.
-        worker_timeout_s: a worker that decodes at one batch for longer is replaced.
+        worker_timeout_s: a worker that decodes at one batch for longer is replaced; fetching does not count.
         seed: of the order of clips, the choice of frames and the augmentation.
         holdout_ratio: share of each training clip, at its end, that is kept out of training.
         val_split: what validation sees: ``val`` (other people than in training) or ``seen`` (the held-out
             end of the training clips; needs holdout_ratio > 0).
         test_split: the same for testing.
         eval_pairs_per_clip: evaluation pairs per clip, with evenly spaced targets.
+        eval_max_pairs: at most so many pairs in a validation or test; null for no limit. With more, clips get
+            fewer pairs, down to one each, and then evenly spaced clips are taken.
         eval_source: source frame of a clip in evaluation: its ``first``, as most protocols have it, or its
             most ``typical`` one, whose expression is nearest to the clip's median: no blink, no grimace,
             as a person would choose a photo.
         augmentation: changes of colour, framing and quality in training; null for none.
         skip_budget: largest share of pairs that may be unreadable before training stops.
+        cache_limit_gb: of datasets at addresses: about so many gigabytes of shards are kept on each
+            machine, of all datasets together; those unused for longest make room for others; null keeps all.
     """
 
     def __init__(
@@ -99,6 +95,8 @@ class TalkingHeadDataModule(RomeDataModule):
         min_gap_s: float = 1.0,
         yaw_bin_deg: float = 10.0,
         worker_timeout_s: float = 120.0,
+        eval_max_pairs: int | None = 4096,
+        cache_limit_gb: float | None = None,
     ) -> None:
         super().__init__(image_size)
         for name, value, low in (
@@ -112,6 +110,9 @@ class TalkingHeadDataModule(RomeDataModule):
         ):
             if value < low:
                 raise ValueError(f"{name} must be at least {low}, got {value}; set data.init_args.{name}")
+        for name, limit in (("eval_max_pairs", eval_max_pairs), ("cache_limit_gb", cache_limit_gb)):
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name} must be positive or null, got {limit}; set data.init_args.{name}")
         if not 0 <= holdout_ratio < 1:
             raise ValueError(f"holdout_ratio must be in [0, 1), got {holdout_ratio}")
         if worker_timeout_s <= 0:
@@ -129,9 +130,11 @@ class TalkingHeadDataModule(RomeDataModule):
         self.val_split = val_split
         self.test_split = test_split
         self.eval_pairs_per_clip = eval_pairs_per_clip
+        self.eval_max_pairs = eval_max_pairs
         self.eval_source = eval_source
         self.augmentation = augmentation
         self.skip_budget = skip_budget
+        self.cache_limit_gb = cache_limit_gb
         # With fewer evaluation pairs than devices some have none, and none is padded.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.pairs_read = 0
@@ -145,6 +148,7 @@ class TalkingHeadDataModule(RomeDataModule):
         self._manifests: list[Manifest] = []
         self._folders: list[tuple[Path, RemoteFolder | None]] = []
         self._readers: dict[str, JoinedReader] = {}
+        self._tables: dict[str, ClipTable] = {}
 
     @property
     def names(self) -> str:
@@ -155,7 +159,7 @@ class TalkingHeadDataModule(RomeDataModule):
     def manifests(self) -> list[Manifest]:
         """Manifests of the datasets, read on first use."""
         if not self._manifests:
-            opened = [_open(dataset.path) for dataset in self.datasets]
+            opened = [_open(dataset.path, self.cache_limit_gb) for dataset in self.datasets]
             manifests = [manifest for manifest, _, _ in opened]
             _check_alike(manifests, self.datasets)
             if self.image_size > manifests[0].image_size:
@@ -202,15 +206,13 @@ class TalkingHeadDataModule(RomeDataModule):
             )
         return self._readers[split]
 
-    def _clips(self, split: str) -> tuple[JoinedReader, list[PlanClip], list[tuple[int, ...]]]:
+    def _clips(self, split: str) -> tuple[JoinedReader, ClipTable, ClipTable]:
         """Reader, clips with the frames open to training, and the frames held out of it."""
         reader = self.reader(split)
-        clips, held = [], []
-        for clip in reader.plan_clips():
-            kept, rest = split_holdout(clip.frames, self.holdout_ratio if split == "train" else 0.0)
-            clips.append(PlanClip(clip.shard, kept))
-            held.append(rest)
-        return reader, clips, held
+        if split not in self._tables:
+            self._tables[split] = reader.plan_clips()
+        kept, held = self._tables[split].held_out(self.holdout_ratio if split == "train" else 0.0)
+        return reader, kept, held
 
     def _training_pairs(self) -> TrainingPairs:
         reader, clips, _ = self._clips("train")
@@ -223,7 +225,7 @@ class TalkingHeadDataModule(RomeDataModule):
             for count, dataset in zip(counts, self.datasets, strict=True)
         )
         plan = TrainingPlan(
-            tuple(clips), self.seed, self.pairs_per_epoch, self.num_driving,
+            clips, self.seed, self.pairs_per_epoch, self.num_driving,
             groups=groups, pairs_per_clip=self.pairs_per_clip, choice=self.choice,
         )  # fmt: skip
         return TrainingPairs(reader, plan, self.batch_size)
@@ -236,11 +238,10 @@ class TalkingHeadDataModule(RomeDataModule):
     def _evaluation(self, split: str) -> EvaluationPairs:
         seen = split == "seen"
         reader, clips, held = self._clips("train" if seen else split)
-        targets = held if seen else [clip.frames for clip in clips]
-        sources = None
-        if self.eval_source == "typical":
-            sources = [_typical_frame(reader, index, clip.frames) for index, clip in enumerate(clips)]
-        pairs = evaluation_pairs(clips, targets, self.eval_pairs_per_clip, sources)
+        source_of = reader.typical_frame if self.eval_source == "typical" else None
+        pairs = EvaluationPlan(
+            clips, held if seen else clips, self.eval_pairs_per_clip, self.eval_max_pairs, source_of
+        )
         if not pairs:
             wanted = "holdout_ratio > 0" if seen else f"a dataset with a {split!r} split, or another split"
             raise ValueError(f"nothing to evaluate on in split {split!r} of {self.names}; set {wanted}")
@@ -401,12 +402,14 @@ def _datasets(
     return list(manifests)
 
 
-def _open(address: str) -> tuple[Manifest, Path, RemoteFolder | None]:
+def _open(address: str, limit_gb: float | None) -> tuple[Manifest, Path, RemoteFolder | None]:
     """Manifest, folder of the files, and where they come from if that is elsewhere."""
     if not is_remote(address):
         path = Path(address)
         return Manifest.load(path), path if path.is_dir() else path.parent, None
-    manifest, remote = open_remote(address, cache_folder() / "datasets")
+    manifest, remote = open_remote(
+        address, cache_folder() / "datasets", None if limit_gb is None else int(limit_gb * 1e9)
+    )
     return manifest, remote.cache, remote
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.codec import CorruptDataError
-from datamodules.manifest import Manifest, ManifestShard
+from datamodules.manifest import Manifest, ManifestIndex, ManifestShard
 from datamodules.reading import ClipReader
-from datamodules.shards import WITHOUT_PARAMS, ShardIndex, ShardInfo, sha256_of
+from datamodules.shards import WITHOUT_PARAMS, ShardIndex, ShardInfo, sha256_of, without_typical
+from datamodules.split_index import problem_of, write_index
 from rome_lightning.media.digest import unsealed
 
 _MOST_NAMED = 5
@@ -38,6 +39,25 @@ def verify(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestShard, li
         yield shard, _verify_shard(folder, manifest, shard)
 
 
+def verify_indices(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestIndex, str]]:
+    """Check the joined indices; yields each with what is wrong with it, empty if nothing is."""
+    for entry in manifest.indices:
+        path = folder / entry.name
+        yield entry, (problem_of(path, entry) if path.exists() else "it is missing")
+
+
+def repair_split_index(folder: Path, manifest: Manifest, entry: ManifestIndex) -> str:
+    """Join the index of a split again from those of its intact shards; gives why that fails, else nothing."""
+    try:
+        made = write_index(folder, entry.split, manifest.split(entry.split))
+    except (OSError, ValueError) as error:
+        return str(error)
+    if made == entry:
+        return ""
+    (folder / made.name).unlink()
+    return "it is made anew with other bytes; run rome prepare, which names the dataset anew"
+
+
 def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> list[Problem]:
     tar = folder / f"{shard.name}.tar"
     if not tar.exists():
@@ -57,9 +77,15 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> lis
             if kind == "params" and manifest.schema == WITHOUT_PARAMS:
                 continue
             problems.append(Problem(shard.name, f"{path.name} is missing", index_only=True))
-        elif path.read_bytes() not in (content, unsealed(content)):
+        elif path.read_bytes() not in _spellings(kind, content):
             problems.append(Problem(shard.name, f"{path.name} does not fit its shard", index_only=True))
     return problems
+
+
+def _spellings(kind: str, content: bytes) -> list[bytes]:
+    """An index file as this version writes it and as earlier ones did."""
+    known = [content, without_typical(content)] if kind == "clips" else [content]
+    return [spelling for data in known for spelling in (data, unsealed(data))]
 
 
 def _check_sidecar(folder: Path, shard: ManifestShard) -> Iterator[str]:
@@ -82,7 +108,7 @@ def _check_sidecar(folder: Path, shard: ManifestShard) -> Iterator[str]:
 
 def _damaged_clips(folder: Path, manifest: Manifest, shard: ManifestShard) -> str:
     """Which frames of a shard cannot be used, as far as its index tells."""
-    alone = dataclasses.replace(manifest, shards=[shard])
+    alone = dataclasses.replace(manifest, shards=[shard], indices=[])
     try:
         reader = ClipReader(alone, folder, shard.split)
     except (ValueError, FileNotFoundError):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import signal
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from datamodules.fetching import on_alive
 from datamodules.pairs import BatchNote, PairSource, Place
+from datamodules.sharing import open_shared
 
 _PARENT_CHECK_S = 5.0
+_ALIVE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """The worker does not hang: it has started, fetches a shard, or waits for another that fetches it."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """A task is done or has failed."""
 
@@ -49,6 +57,16 @@ def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None
     """Work until the connection ends, which it does however the parent ends."""
     parent = os.getppid()
     layout = source.layout
+    told_s = 0.0
+
+    def alive() -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= _ALIVE_S:
+            told_s = time.monotonic()
+            connection.send(Alive())
+
+    on_alive(alive)
+    alive()
     while True:
         while not connection.poll(_PARENT_CHECK_S):
             # A process forked from the parent may hold the other end open.
@@ -73,8 +91,7 @@ def main(arguments: list[str]) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     connection, memory, pickled = (int(argument) for argument in arguments)
-    # Written by our parent into memory that only we share: the one kind of pickle that may be trusted.
-    source = pickle.loads(os.pread(pickled, os.fstat(pickled).st_size, 0))
+    source: PairSource = open_shared(pickled)
     try:
         serve(Connection(connection), mmap.mmap(memory, 0), source)
     except (BrokenPipeError, ConnectionResetError):

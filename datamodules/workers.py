@@ -13,10 +13,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import pickle
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 import weakref
@@ -27,12 +25,15 @@ from multiprocessing.connection import Connection
 
 from datamodules.codec import CorruptDataError
 from datamodules.pairs import BatchArrays, BatchNote, PairSource, Place
-from datamodules.worker import Failure, Reply, Task
+from datamodules.sharing import anonymous_file, share
+from datamodules.worker import Alive, Failure, Reply, Task
 
 MAX_RESTARTS = 3
 """Workers replaced per epoch before training stops."""
 _TASKS_PER_WORKER = 2
 """One that it decodes, and the next, so that it never waits for its parent."""
+_START_S = 120.0
+"""Time for a worker to start, if ``timeout_s`` is not longer."""
 _LENT_SLOTS = 3
 """Batches that the trainer may hold at once before it gets copies."""
 _COMMAND = "import sys; from datamodules.worker import main; main(sys.argv[1:])"
@@ -61,6 +62,7 @@ class _Worker:
         self.connection: Connection = ours
         self.tasks: OrderedDict[int, Task] = OrderedDict()
         self.heard_s = time.monotonic()
+        self.started = False
 
     def send(self, task: Task) -> None:
         """Send a task; whether the worker is alive shows when its reply is read."""
@@ -97,9 +99,9 @@ class WorkerPool:
         self.restarts = 0
         """Workers replaced since ``begin``."""
         num_slots = num_workers * _TASKS_PER_WORKER + _LENT_SLOTS
-        self._memory_file = _anonymous_file(b"", num_slots * self.layout.num_bytes)
+        self._memory_file = anonymous_file([], num_slots * self.layout.num_bytes)
         self._memory = mmap.mmap(self._memory_file, 0)
-        self._source_file = _anonymous_file(pickle.dumps(source))
+        self._source_file = share(source)
         self._free = list(range(num_slots))
         self._lent: set[int] = set()
         self._done: dict[int, tuple[int, BatchNote | Failure, list[Place]]] = {}
@@ -166,13 +168,15 @@ class WorkerPool:
         for connection in ready:
             worker = by_connection[connection]  # type: ignore[index]
             try:
-                reply: Reply = worker.connection.recv()
+                reply: Reply | Alive = worker.connection.recv()
             except (EOFError, ConnectionResetError):
                 worker.stop(1.0)
                 code = worker.process.returncode
                 self._replace(worker, f"was killed by signal {-code}" if code < 0 else f"ended with {code}")
                 continue
-            worker.heard_s = time.monotonic()
+            worker.heard_s, worker.started = time.monotonic(), True
+            if isinstance(reply, Alive):
+                continue
             task = worker.tasks.pop(reply.ticket)
             self._done[reply.ticket] = (task.slot, reply.note, task.places)
         return bool(ready)
@@ -182,7 +186,9 @@ class WorkerPool:
         for worker in list(self._workers):
             # Nobody listened while the trainer did other things: that time does not count.
             silent_s = now - max(worker.heard_s, begun_s)
-            if worker.tasks and silent_s >= self.timeout_s:
+            # Imports from a disk that all machines share take longer than a batch.
+            limit_s = self.timeout_s if worker.started else max(self.timeout_s, _START_S)
+            if worker.tasks and silent_s >= limit_s:
                 worker.stop()
                 self._replace(worker, f"gave no answer for {silent_s:.0f} s")
 
@@ -231,21 +237,6 @@ def _close(owner: int, workers: list[_Worker], files: Sequence[int]) -> None:
         worker.stop(2.0)
     for file in files:
         os.close(file)
-
-
-def _anonymous_file(content: bytes, size: int | None = None) -> int:
-    """Descriptor of a file without a name: gone with the last process that has it open."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("rome-batches")
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    view = memoryview(content)
-    while view:
-        view = view[os.write(handle, view) :]
-    if size is not None:
-        os.ftruncate(handle, size)
-    return handle
 
 
 def _error(failure: Failure, places: Sequence[Place]) -> Exception:

@@ -26,6 +26,7 @@ from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports
 from datamodules.prepare.pipeline import head_digest
 from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
+from datamodules.split_index import with_indices
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.video import Video
 from rome_lightning.tracking.foreign import KINDS as TRACKERS
@@ -113,6 +114,7 @@ def import_dataset(
         failed = "; ".join(f"{item['input']}: {item['reason']}" for item in manifest.failed[:3])
         why = failed or "all people are kept for validation or testing"
         raise ValueError(f"no clip of {source} is left for training ({why})")
+    manifest = with_indices(output, manifest)
     manifest.save(output / "manifest.json")
     reports = [report for _, info in shards for report in read_reports(output, info.name)]
     write_report(manifest, [info for _, info in shards], reports, output, head)

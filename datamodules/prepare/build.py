@@ -25,9 +25,11 @@ from datamodules.prepare.parts import (
 from datamodules.prepare.processes import GivenUp, default_workers, limit_threads, run_tasks
 from datamodules.prepare.reusing import TRANSIENT, TrackedVideos
 from datamodules.shards import finished_shard
+from rome_lightning.media.cluster_jobs import wait_for_job
 from rome_lightning.media.remaining import time_left
 
 Log = Callable[[str], None]
+_MOST_TIME_LIMITS = 1000
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,26 @@ def _shares(builder: Builder, plans: Sequence[ShardPlan]) -> list[list[ShardPlan
 
 
 def _run_share(builder: Builder, plans: Sequence[ShardPlan]) -> int:
-    """Body of a job."""
     builder = replace(builder, options=replace(builder.options, engine="local"))
     builder.build(plans, partial(print, flush=True))
     return len(plans)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Body of a job."""
+
+    builder: Builder
+
+    def __call__(self, plans: Sequence[ShardPlan]) -> int:
+        """Make the shards of a job."""
+        return _run_share(self.builder, plans)
+
+    def checkpoint(self, plans: Sequence[ShardPlan]) -> Any:
+        """What submitit queues when the time of a job is over: what is finished is on disk."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, plans)
 
 
 def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
@@ -186,19 +204,24 @@ def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         ) from error
     options = builder.options
     parameters = {"name": "rome-prepare", "cpus_per_task": options.workers or 1, **options.slurm}
+    # Absolute: a job starts in a folder of its scheduler's choice.
+    builder = replace(builder, output=builder.output.resolve())
     folder = builder.output / ".jobs"
-    executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+    # submitit gives a job up after three time limits, if nobody says otherwise.
+    executor = submitit.AutoExecutor(
+        folder=folder, cluster=parameters.pop("cluster", None), slurm_max_num_timeout=_MOST_TIME_LIMITS
+    )
     executor.update_parameters(**parameters)
     shares = _shares(builder, plans)
-    jobs = executor.map_array(partial(_run_share, builder), shares)
+    jobs = executor.map_array(_Share(builder), shares)
     log(f"{len(jobs)} jobs for {len(plans)} shards ({jobs[0].job_id} ...), what they print is in {folder}")
     failed: list[str] = []
     for job, share in zip(jobs, shares, strict=True):
-        problem = job.exception()
-        if problem is not None:
-            failed.append(f"{job.job_id}: {' '.join(str(problem).split())[-300:]}")
-        log(f"job {job.job_id}: {'FAILED' if problem is not None else 'finished'} ({len(share)} shards)")
-    _raise_failed_jobs(failed, folder)
+        problem = wait_for_job(job, of_slurm=executor.cluster == "slurm")
+        if problem:
+            failed.append(f"{job.job_id}: {problem[-300:]}")
+        log(f"job {job.job_id}: {'FAILED' if problem else 'finished'} ({len(share)} shards)")
+    _raise_failed_jobs(failed, f"what they printed is in {folder}")
 
 
 def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
@@ -206,6 +229,7 @@ def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         import ray
     except ImportError as error:
         raise ImportError("engine ray needs the package ray: pip install 'rome-lightning[ray]'") from error
+    builder = replace(builder, output=builder.output.resolve())
     if not ray.is_initialized():
         ray.init(log_to_driver=True)
     work = ray.remote(num_cpus=builder.options.workers or 1, max_retries=1)(_run_share)
@@ -220,12 +244,12 @@ def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         except ray.exceptions.RayError as error:
             failed.append(" ".join(str(error).split())[-300:])
         log(f"{len(share)} shards done, {sum(map(len, waiting.values()))} left")
-    _raise_failed_jobs(failed, builder.output)
+    _raise_failed_jobs(failed, "what they printed is above, and in /tmp/ray/session_latest/logs of each node")
 
 
-def _raise_failed_jobs(failed: Sequence[str], folder: Path) -> None:
+def _raise_failed_jobs(failed: Sequence[str], where: str) -> None:
     if failed:
         raise RuntimeError(
             f"{len(failed)} jobs failed, run the same command again to make the shards that are missing; "
-            f"what they printed is in {folder}; the first: {failed[0]}"
+            f"{where}; the first: {failed[0]}"
         )

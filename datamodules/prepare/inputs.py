@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import json
+import os
 import re
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -20,6 +22,9 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
 LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
+_HASHING_THREADS = 8
+_SAVE_HASHES_S = 60.0
+"""A run that is killed while it hashes loses the work of so many seconds."""
 _ENOUGH_PEOPLE = 6
 """With at least this many identities, some are kept for validation by default."""
 _LEAST_VAL_PEOPLE = 2
@@ -143,26 +148,49 @@ def _read_list(path: Path, root: Path, identity_from: str) -> tuple[list[VideoFi
     rows = csv.reader(lines, delimiter="," if path.suffix.lower() == ".csv" else "\t")
     videos: list[VideoFile] = []
     missing: list[dict[str, str]] = []
+    listing = _Listing()
     for row in rows:
         cells = [cell.strip() for cell in row]
         if not any(cells) or cells[0].startswith("#") or cells[:2] == ["path", "identity"]:
             continue
         entry, identity = cells[0], (cells[1] if len(cells) > 1 else "") or None
-        found = _named(entry, root, identity_from, identity)
+        found = _named(entry, root, identity_from, identity, listing)
         videos += found
         if not found:
             missing.append({"input": entry, "reason": f"no video of this name below {root.name or root}"})
     return videos, missing
 
 
-def _named(entry: str, root: Path, identity_from: str, identity: str | None) -> list[VideoFile]:
+class _Listing:
+    """Files by what precedes a dot in their names; each folder is read once, however many ids are in it."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def beginning_with(self, path: Path) -> list[Path]:
+        """The files called ``path`` and a suffix, sorted."""
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = self._read(folder)
+        return [folder / name for name in sorted(self._folders[folder].get(path.name, []))]
+
+    @staticmethod
+    def _read(folder: Path) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            for dot in re.finditer(r"\.", name):
+                names.setdefault(name[: dot.start()], []).append(name)
+        return names
+
+
+def _named(
+    entry: str, root: Path, identity_from: str, identity: str | None, listing: _Listing
+) -> list[VideoFile]:
     """Videos that a line of a list means: a file, all of a folder (one person), or an id without suffix."""
     path = root / entry
     if path.is_dir():
         return list(_in_folder(path, root, identity_from, identity or Path(entry).as_posix()))
-    candidates = (
-        [path] if path.is_file() else sorted(Path(p) for p in glob.glob(glob.escape(str(path)) + ".*"))
-    )
+    candidates = [path] if path.is_file() else listing.beginning_with(path)
     # A picture of a video's name is its preview.
     found = [p for p in candidates if p == path or p.suffix.lower() in VIDEO_SUFFIXES][:1]
     found = found or [p for p in candidates if p.suffix.lower() in PHOTO_SUFFIXES][:1]
@@ -244,24 +272,43 @@ def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, s
         known = dict(json.loads(memory.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         known = {}
-    fresh, hashes, failed = {}, {}, []
-    for video in videos:
-        try:
-            state = video.path.stat()
-            if not stat.S_ISREG(state.st_mode):
-                raise ValueError("it is no regular file")
-            if state.st_size == 0:
-                raise ValueError("the file is empty (0 bytes)")
-            place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
-            digest = known.get(place) or _sha256(video.path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            failed.append({"input": video.name, "reason": f"cannot be read: {reason}"})
-            continue
-        fresh[place] = hashes[video.path] = digest
+    fresh: dict[str, str] = {}
+    hashes: dict[Path, str] = {}
+    failed = []
+    saved_s = time.monotonic()
+    # Reading waits for the disk, and hashing lets other threads run.
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        for video, (place, digest, reason) in zip(
+            videos, pool.map(lambda video: _hashed(video, known), videos), strict=True
+        ):
+            if reason:
+                failed.append({"input": video.name, "reason": f"cannot be read: {reason}"})
+                continue
+            fresh[place] = hashes[video.path] = digest
+            if time.monotonic() - saved_s >= _SAVE_HASHES_S:
+                _save_hashes({**known, **fresh}, memory)
+                saved_s = time.monotonic()
     if fresh != known:
-        write_atomic(memory, json.dumps(fresh, indent=0, sort_keys=True).encode())
+        _save_hashes(fresh, memory)
     return hashes, failed
+
+
+def _hashed(video: VideoFile, known: Mapping[str, str]) -> tuple[str, str, str]:
+    """Where a file is and in which state, its sha256, and why it cannot be read."""
+    try:
+        state = video.path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("it is no regular file")
+        if state.st_size == 0:
+            raise ValueError("the file is empty (0 bytes)")
+        place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        return place, known.get(place) or _sha256(video.path), ""
+    except (OSError, ValueError) as error:
+        return "", "", error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _save_hashes(hashes: Mapping[str, str], path: Path) -> None:
+    write_atomic(path, json.dumps(hashes, indent=0, sort_keys=True).encode())
 
 
 def _sha256(path: Path) -> str:

@@ -7,9 +7,10 @@ if the builder is killed, only the videos being tracked are lost.
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from datamodules.prepare.inputs import VideoInput
 from datamodules.prepare.outlines import outline_fitter
 from datamodules.prepare.photos import make_photo_clips
 from datamodules.shards import ShardInfo, ShardWriter, finished_shard
+from datamodules.split_index import KINDS
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.tracking.identity import Embedder
@@ -33,6 +35,7 @@ from rome_lightning.tracking.tracker import Tracker
 FOLDER = ".parts"
 REPORT = ".report.json"
 """Suffix of the file beside a shard that ``report.html`` is made from."""
+_PART_SUFFIXES = (".tar", ".json", *(f".{kind}.npy" for kind in KINDS), REPORT)
 _TOOLS = ("rome-lightning", "torch", "mediapipe", "av", "simplejpeg", "numpy")
 
 MakeTracker = Callable[[HeadModel, PrepareConfig], SupportsTrack]
@@ -131,11 +134,27 @@ def finished_part(part: Part, folder: Path) -> ShardInfo | None:
     return info if info is not None and (folder / f"{part.name}{REPORT}").exists() else None
 
 
-def remove_parts(names: Sequence[str], folder: Path) -> None:
-    """Delete parts, and what killed processes left behind."""
+def remove_parts(names: Iterable[str], folder: Path) -> None:
+    """Delete parts."""
+    # By name: to look through the folder for each shard would take hours with a hundred thousand videos.
     for name in names:
-        for path in [*folder.glob(f"{name}.*"), *folder.glob(f".{name}.*.tmp")]:
-            path.unlink(missing_ok=True)
+        for suffix in _PART_SUFFIXES:
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def remove_leftovers(names: Collection[str], folder: Path, whole: bool = False) -> None:
+    """Delete what killed processes left of shards or parts: ``.NAME.SUFFIX.RANDOM.tmp``.
+
+    Args:
+        names: of the shards or parts.
+        folder: that holds them; looked through once.
+        whole: delete the parts themselves too.
+    """
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        hidden, _, rest = entry.name.partition(".")
+        temporary = not hidden and entry.name.endswith(".tmp") and rest.partition(".")[0] in names
+        if temporary or (whole and hidden in names):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def join_parts(name: str, spec: Mapping[str, Any], parts: Sequence[Part], output: Path) -> ShardInfo:

@@ -23,10 +23,11 @@ from datamodules.prepare.parts import (
     Part,
     default_tracker,
     read_reports,
-    remove_parts,
+    remove_leftovers,
 )
 from datamodules.prepare.report import look_alikes, write_report
 from datamodules.shards import SCHEMA, ShardInfo, finished_shard, sha256_of
+from datamodules.split_index import with_indices
 from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.escaping import printable
@@ -144,14 +145,19 @@ def _finish(
     )
     manifest = replace(manifest, failed=[*lost, *manifest.failed])
     _check_usable(manifest, output)
+    manifest = with_indices(output, manifest)
     manifest.save(output / "manifest.json")
     videos = [report for plan in plans for report in read_reports(output, plan.name)]
-    for first, second, similarity in look_alikes(videos):
+    alikes = look_alikes(videos)
+    for first, second, similarity in alikes.pairs:
         log(
             f"warning: {first.input} and {second.input} look like one person (similarity {similarity:.2f}) "
             "under two names, which may be in different splits; give them one name with --identities"
         )
-    write_report(manifest, [info for _, info in shards], videos, output, head)
+    if alikes.total > len(alikes.pairs):
+        more = alikes.total - len(alikes.pairs)
+        log(f"warning: {more} more pairs of videos look like one person; see report.html")
+    write_report(manifest, [info for _, info in shards], videos, output, head, alikes)
     _clean(plans, output)
     return manifest
 
@@ -166,10 +172,8 @@ def _finished(plan: ShardPlan, output: Path) -> ShardInfo:
 def _clean(plans: Sequence[ShardPlan], output: Path) -> None:
     """Delete what killed runs left of these shards."""
     folder = output / FOLDER
-    remove_parts([part.name for plan in plans for part in plan.parts], folder)
-    for plan in plans:
-        for path in output.glob(f".{plan.name}.*.tmp"):
-            path.unlink(missing_ok=True)
+    remove_leftovers({part.name for plan in plans for part in plan.parts}, folder, whole=True)
+    remove_leftovers({plan.name for plan in plans}, output)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 

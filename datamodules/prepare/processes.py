@@ -158,7 +158,9 @@ def _how(code: int | None) -> str:
 def _serve(pipe: connection.Connection, setup: Setup) -> None:
     """Body of a child process."""
     # Ctrl-C reaches the whole group; the parent decides what happens.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's warnings go to all processes; the parent decides what they mean.
+    for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work, answer = _attempt(setup)
     pipe.send(answer if work is None else ("ready", None))

@@ -6,6 +6,7 @@ import base64
 import html
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def write_report(
     videos: Sequence[VideoReport],
     folder: Path,
     head: HeadModel,
+    alikes: LookAlikes | None = None,
 ) -> Path:
     """Write ``report.html`` into the dataset's folder, from what its shards hold.
 
@@ -65,14 +67,16 @@ def write_report(
         videos: what became of each video of the shards.
         folder: holds the shards.
         head: the head model that was fitted, for the overlays.
+        alikes: what ``look_alikes`` found among the videos; None looks for them here.
     """
+    alikes = look_alikes(videos) if alikes is None else alikes
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{html.escape(manifest.dataset)}</title><style>{_STYLE}</style>",
         f"<h1>{html.escape(manifest.dataset)}</h1>",
         _summary(manifest, shards, videos),
         _failures(manifest),
-        _two_names(manifest, videos),
+        _two_names(manifest, alikes),
         _rejections(videos),
         _distributions(videos),
         "<h2>Worst accepted clips</h2><p>Those of least confidence: the frame of least confidence, and the "
@@ -127,30 +131,39 @@ def _failures(manifest: Manifest) -> str:
     return f"<h2 class=failed>{len(rows)} videos could not be used</h2>{_table(rows)}"
 
 
-def look_alikes(videos: Sequence[VideoReport]) -> list[tuple[VideoReport, VideoReport, float]]:
+@dataclass(frozen=True)
+class LookAlikes:
+    """Videos whose people have different names and one face."""
+
+    pairs: list[tuple[VideoReport, VideoReport, float]]
+    """The most similar pairs, with their similarity."""
+    total: int
+    """Number of all pairs."""
+
+
+def look_alikes(videos: Sequence[VideoReport]) -> LookAlikes:
     """Pairs of videos whose people have different names and one face, most similar first."""
     known = [video for video in videos if video.face and not video.failed]
     if not known:
-        return []
-    pairs = alike(torch.tensor([video.face for video in known]), _SAME_FACE)
-    named = ((known[first], known[second], similarity) for first, second, similarity in pairs)
-    return [pair for pair in named if pair[0].identity != pair[1].identity]
+        return LookAlikes([], 0)
+    faces = torch.tensor([video.face for video in known])
+    pairs, total = alike(faces, [video.identity for video in known], _SAME_FACE, _MAX_CLIPS)
+    return LookAlikes([(known[i], known[j], similarity) for i, j, similarity in pairs], total)
 
 
-def _two_names(manifest: Manifest, videos: Sequence[VideoReport]) -> str:
-    pairs = look_alikes(videos)
-    if not pairs:
+def _two_names(manifest: Manifest, alikes: LookAlikes) -> str:
+    if not alikes.total:
         return ""
     split_of = {name: shard.split for shard in manifest.shards for name in shard.identities}
     rows = []
-    for first, second, similarity in pairs[:_MAX_CLIPS]:
+    for first, second, similarity in alikes.pairs:
         splits = {split_of[first.identity], split_of[second.identity]}
         where = (
             "in one split" if len(splits) == 1 else "in different splits: what is measured there is not true"
         )
         rows.append((f"{first.input} and {second.input}", f"similarity {similarity:.2f}, {where}"))
     return (
-        f"<h2 class=failed>{len(pairs)} pairs of videos may show one person under two names</h2>"
+        f"<h2 class=failed>{alikes.total} pairs of videos may show one person under two names</h2>"
         "<p>Give them one name with <code>--identities</code>, or in the list.</p>" + _table(rows)
     )
 

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from rome_lightning.callbacks.run_logger import RunCSVLogger
 from rome_lightning.media.provenance import code_and_versions
+from rome_lightning.media.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, requeue_job
 from rome_lightning.training.checkpointing import BEST, LAST, RUN_KEY, copy_as, rotate, set_aside_damaged
-from rome_lightning.training.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, requeue_job
 
 
 class RunCheckpoint(Checkpoint):
@@ -161,7 +161,7 @@ class RunCheckpoint(Checkpoint):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the signal handlers."""
-        self._request.restore()
+        self._request.restore(finished=trainer.state.finished)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""

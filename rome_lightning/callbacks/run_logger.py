@@ -17,6 +17,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rome_lightning.media.atomic import write_atomic
 
 WANDB_ID_FILE = "wandb_id.txt"
+CONFIG_KEY = "rome_config"
+"""Of W&B's settings: content of ``config.yaml``; ``comparison.wandb_runs`` reads it."""
+FACTS_KEY = "rome_run"
+"""Of W&B's settings: dataset hash, seed, commit, number of processes."""
 
 
 def run_loggers(
@@ -52,6 +56,22 @@ def run_loggers(
             )
         )
     return loggers
+
+
+def record_settings(loggers: Sequence[Logger], config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Give Weights & Biases all that decides a run's result; Lightning gives them the model's options alone.
+
+    Args:
+        loggers: of the run.
+        config: content of ``config.yaml``.
+        facts: what it does not say, such as the hash of the dataset and the commit.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            # Under names of their own: Lightning's stay as they are, and so do those that an agent sets.
+            logger.experiment.config.update(
+                {CONFIG_KEY: dict(config), FACTS_KEY: dict(facts)}, allow_val_change=True
+            )
 
 
 BEST = {"psnr": "max", "ssim": "max", "csim": "max", "lpips": "min", "l1": "min", "loss": "min"}

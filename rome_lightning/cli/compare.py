@@ -35,7 +35,12 @@ def _parser() -> HintingParser:
         "been evaluated (`rome evaluate`) under one protocol. Example: rome compare runs/full/base-* "
         "runs/full/no_hair-* --baseline base --output comparison.html --format html. See docs/comparison.md.",
     )
-    parser.add_argument("runs", nargs="*", type=str, help="Run folders; with --wandb names or ids of runs.")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=str,
+        help="Run folders, W&B's offline-run-* too; with --wandb names or ids of runs.",
+    )
     parser.add_argument(
         "--baseline", type=str, default=None, help="Run folder or configuration to compare with (the first)."
     )
@@ -116,9 +121,9 @@ def main(argv: list[str]) -> int:
 
 
 def _read(paths: Sequence[str]) -> list[Run]:
-    from rome_lightning.comparison.runs import read_run
+    from rome_lightning.comparison.wandb_runs import open_run
 
-    return [read_run(Path(path)) for path in paths]
+    return [open_run(Path(path)) for path in paths]
 
 
 def _fetched(options: Namespace) -> list[Run]:
@@ -132,6 +137,12 @@ def _configurations(runs: Sequence[Run], options: Namespace) -> list[Configurati
 
     if options.separate_seeds:
         return [Configuration(run.name, (run,)) for run in runs]
+    for run in runs:
+        if run.config and not run.is_known:
+            print(
+                f"rome: warning: {run.name} does not say its seed: it is pooled with no other run",
+                file=sys.stderr,
+            )
     return pool_seeds(runs)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,16 +25,17 @@ from lightning_utilities.core import rank_zero
 
 from datamodules.base import RomeDataModule
 from rome_lightning.callbacks import MemoryCheck, ProgressLines, SeedEachStep
-from rome_lightning.callbacks.run_logger import RunCSVLogger, run_loggers
+from rome_lightning.callbacks.run_logger import RunCSVLogger, record_settings, run_loggers
 from rome_lightning.cli.ablations import check_ablations, expand_ablations
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.cli.fit_help import add_run_options, fit_help
 from rome_lightning.media.locks import owned
+from rome_lightning.media.provenance import code_and_versions
+from rome_lightning.media.stopping import RunStopped
 from rome_lightning.models.checkpoint import read_checkpoint
 from rome_lightning.training import RomeModule
 from rome_lightning.training.checking import check_class, check_continuation, check_run
 from rome_lightning.training.checkpointing import LAST, RunCheckpointIO, newest_valid, verify_checkpoint
-from rome_lightning.training.stopping import RunStopped
 
 AUTO = "auto"
 _LOST_PEER = (
@@ -54,6 +56,19 @@ class SaveRunConfig(SaveConfigCallback):
         config = config.clone()
         config["ckpt_path"] = None
         super().__init__(parser, config, **options)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the loggers what the file says, and which data and code it met."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        facts = {
+            "dataset_hash": getattr(trainer.datamodule, "dataset_hash", None),  # type: ignore[attr-defined]
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
+            "num_processes": trainer.world_size,
+            **code_and_versions(),
+        }
+        record_settings(trainer.loggers, yaml.safe_load(text), facts)
 
 
 class RomeArgumentParser(HintingParser, LightningArgumentParser):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import rome_lightning
 from rome_lightning.media.escaping import make_messages_printable, printable
+from rome_lightning.media.stopping import RunStopped, watch_from_start
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -163,6 +164,9 @@ def _sets(content: object, path: list[str]) -> bool:
 
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     make_messages_printable()
+    if name == "fit":
+        # Before anything heavy is imported: a time limit may be near already.
+        watch_from_start()
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
     code = module.main([name, *arguments] if command.passes_own_name else arguments)
     sys.stdout.flush()
@@ -174,6 +178,8 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
     try:
         return _run(command, name, arguments)
     except SystemExit as stop:
+        if isinstance(stop, RunStopped):
+            print(f"rome: {stop.message}", file=sys.stderr)
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or EXIT_OK
         print(f"rome: error: {_shorten(str(stop.code))}", file=sys.stderr)

@@ -14,6 +14,8 @@ from rome_lightning.media.locks import owned
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest, ManifestShard
+    from datamodules.remote import RemoteFolder
+    from datamodules.verifying import Problem
 
 _TRACKERS = ("deca", "emoca", "smirk", "vhap")
 _IMPORTERS = ("frames", "webdataset", "lmdb", *_TRACKERS)
@@ -29,7 +31,7 @@ def build_parser() -> StrictParser:
         help="Check every byte of a dataset against its checksums.",
         description="Check every byte of a dataset against its checksums; exit code 1 if something is wrong.",
     )
-    verify.add_argument("dataset", type=Path, help="Folder of the dataset, or its manifest.json.")
+    verify.add_argument("dataset", help="Folder of the dataset, its manifest.json, or an address.")
     verify.add_argument(
         "--repair",
         action="store_true",
@@ -43,7 +45,7 @@ def build_parser() -> StrictParser:
     )
 
     stats = commands.add_parser("stats", help="Count clips, frames, people, bytes and rejections.")
-    stats.add_argument("dataset", type=Path, help="Folder of the dataset, or its manifest.json.")
+    stats.add_argument("dataset", help="Folder of the dataset, its manifest.json, or an address.")
 
     bring = commands.add_parser(
         "import",
@@ -95,16 +97,24 @@ def main(argv: list[str]) -> int:
     return {"verify": _verify, "stats": _stats, "import": _import}[args.command](args)
 
 
-def _open(path: Path) -> tuple[Path, Manifest]:
+def _open(dataset: str) -> tuple[Path, Manifest, RemoteFolder | None]:
     from datamodules.manifest import Manifest
+    from datamodules.remote import is_remote, open_remote
+    from rome_lightning.assets.resolver import cache_folder
 
-    return (path if path.is_dir() else path.parent), Manifest.load(path, check_files=False)
+    if is_remote(dataset):
+        manifest, remote = open_remote(dataset, cache_folder() / "datasets")
+        return remote.cache, manifest, remote
+    path = Path(dataset)
+    return (path if path.is_dir() else path.parent), Manifest.load(path, check_files=False), None
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from datamodules.verifying import Problem, repair_index, verify
+    from datamodules.verifying import verify, verify_indices
 
-    folder, manifest = _open(args.dataset)
+    folder, manifest, remote = _open(args.dataset)
+    if remote is not None:
+        return _verify_remote(args, manifest, remote)
     found: list[tuple[ManifestShard, list[Problem]]] = []
     for number, (shard, problems) in enumerate(verify(folder, manifest), start=1):
         state = "good" if not problems else "BAD"
@@ -113,12 +123,53 @@ def _verify(args: argparse.Namespace) -> int:
             print(printable(f"{shard.name}: {problem.what}"))
         if problems:
             found.append((shard, problems))
-    if not found:
+    bad = [entry for entry, problem in verify_indices(folder, manifest) if problem]
+    for entry in bad:
+        print(f"{entry.name}: the index of split {entry.split} is damaged or missing")
+    if not found and not bad:
         print(f"{folder}: {len(manifest.shards)} shards are intact, dataset {manifest.hash[:12]}")
         return 0
     if not args.repair:
-        print(f"{len(found)} of {len(manifest.shards)} shards are bad; --repair rebuilds them")
+        also = f", and {len(bad)} indices of splits" if bad else ""
+        print(f"{len(found)} of {len(manifest.shards)} shards are bad{also}; --repair rebuilds them")
         return 1
+    return _repair(args, folder, manifest, found)
+
+
+def _verify_remote(args: argparse.Namespace, manifest: Manifest, remote: RemoteFolder) -> int:
+    """Read every file at an address once and compare it with the manifest; keeps none of them."""
+    import tempfile
+    from dataclasses import replace
+
+    if args.repair:
+        raise ValueError(f"{args.dataset} is no folder: repair the dataset where its files are, then copy it")
+    wanted = [(f"{shard.name}.tar", shard.bytes, shard.sha256) for shard in manifest.shards]
+    wanted += [(entry.name, entry.bytes, entry.sha256) for entry in manifest.indices]
+    bad = 0
+    for number, (name, num_bytes, sha256) in enumerate(wanted, start=1):
+        problem = ""
+        with tempfile.TemporaryDirectory(prefix="rome-verify-") as folder:
+            try:
+                replace(remote, cache=Path(folder)).fetch(name, num_bytes, sha256)
+            except (OSError, ValueError) as error:
+                problem = str(error)
+        print(f"[{number}/{len(wanted)}] {name}: {'BAD' if problem else 'good'}", file=sys.stderr)
+        if problem:
+            bad += 1
+            print(printable(f"{name}: {problem}"))
+    state = "are intact" if not bad else f"are there, {bad} of them bad"
+    print(f"{args.dataset}: {len(wanted)} files {state}, dataset {manifest.hash[:12]}")
+    return 1 if bad else 0
+
+
+def _repair(
+    args: argparse.Namespace,
+    folder: Path,
+    manifest: Manifest,
+    found: list[tuple[ManifestShard, list[Problem]]],
+) -> int:
+    from datamodules.verifying import repair_index, repair_split_index, verify, verify_indices
+
     damaged = []
     for shard, problems in found:
         if all(problem.index_only for problem in problems):
@@ -132,11 +183,17 @@ def _verify(args: argparse.Namespace) -> int:
         from datamodules.repairing import rebuild_shards
 
         failed = rebuild_shards(folder, manifest, damaged, args.videos, _log, args.head)
+    for entry, problem in list(verify_indices(folder, manifest)):
+        why = repair_split_index(folder, manifest, entry) if problem else ""
+        if why:
+            failed.append(f"{entry.name}: {why}")
+        elif problem:
+            print(f"{entry.name}: index of split {entry.split} rebuilt")
     for line in failed:
         print(f"rome: error: {line}", file=sys.stderr)
     left = sum(bool(problems) for _, problems in verify(folder, manifest))
     print(f"{len(found) - left} of {len(found)} bad shards repaired")
-    return 1 if left else 0
+    return 1 if left or any(problem for _, problem in verify_indices(folder, manifest)) else 0
 
 
 def _log(line: str) -> None:
@@ -147,7 +204,7 @@ def _stats(args: argparse.Namespace) -> int:
     from datamodules.manifest import SPLITS
     from datamodules.shards import ShardInfo
 
-    folder, manifest = _open(args.dataset)
+    folder, manifest, _ = _open(args.dataset)
     head = f"{manifest.head['name']} head" if manifest.head.get("name") else "no head"
     print(
         printable(

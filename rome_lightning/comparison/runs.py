@@ -88,11 +88,19 @@ class Run:
     def configuration(self) -> str:
         """Equal for runs that differ in their seed only.
 
-        A folder without ``config.yaml``, such as another system's predictions, is a configuration of its own.
+        A folder without ``config.yaml``, such as another system's predictions, is a configuration of its own,
+        and so is one that does not say its seed: other data would be taken for other seeds.
         """
-        if not self.config:
+        if not self.is_known:
             return str(self.path.resolve())
-        return json.dumps(settings(self.config), sort_keys=True, default=str)
+        # A path does not say which version of a dataset was there.
+        content = {**settings(self.config), "dataset_hash": self.summary.get("dataset_hash")}
+        return json.dumps(content, sort_keys=True, default=str)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the folder says with which settings and seed the run was trained."""
+        return bool(self.config) and self.seed is not None
 
     @property
     def title(self) -> str:

@@ -11,11 +11,14 @@ from typing import Any
 
 import yaml
 
-from rome_lightning.comparison.runs import Run
+from rome_lightning.comparison.offline_runs import find_record, read_record
+from rome_lightning.comparison.runs import Run, read_run
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import csv_cell, file_name
 
 _WANTED_FILES = ("config.yaml", "pairs.parquet", "summary.json", ".png")
+# As ``callbacks.run_logger`` writes them.
+_CONFIG_KEY, _FACTS_KEY = "rome_config", "rome_run"
 _COPY = "rome"
 """Folder, among a run's files on the server, that holds a copy of its run folder."""
 
@@ -71,6 +74,27 @@ def _download(run: Any, folder: Path) -> Run:
     return Run(folder)
 
 
+def open_run(path: Path) -> Run:
+    """Open a run folder, or a folder of W&B's (``offline-run-*``) inside of one or alone.
+
+    Alone its settings, summary and history become ``config.yaml``, ``summary.json`` and ``metrics.csv`` in
+    its folder ``rome``.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it is no run.
+        ValueError: W&B's record is damaged.
+    """
+    record = find_record(path)
+    if record is None:
+        return read_run(path)
+    path = path.resolve()
+    if path.parent.name == "wandb" and (path.parents[1] / "config.yaml").is_file():
+        return read_run(path.parents[1])
+    folder = path / _COPY
+    _write_missing(read_record(record), folder)
+    return Run(folder)
+
+
 def _is_wanted(inner: PurePosixPath) -> bool:
     """Whether a file of the server belongs to the copy of a run folder; its name becomes a path."""
     safe = all(part == file_name(part) for part in inner.parts)
@@ -80,13 +104,15 @@ def _is_wanted(inner: PurePosixPath) -> bool:
 def _write_missing(run: Any, folder: Path) -> None:
     """What the run did not upload itself."""
     config = folder / "config.yaml"
+    settings = dict(run.config)
+    facts = settings.pop(_FACTS_KEY, {})
     if not config.is_file():
-        write_atomic(config, yaml.safe_dump(_plain(dict(run.config))))
+        write_atomic(config, yaml.safe_dump(_plain(settings.get(_CONFIG_KEY, settings))))
     summary = folder / "summary.json"
     if not summary.is_file():
         numbers = {key: _number(value) for key, value in dict(run.summary).items() if "/" in key}
         metrics = {key: value for key, value in numbers.items() if value is not None}
-        write_atomic(summary, json.dumps({"metrics": metrics}, indent=1) + "\n")
+        write_atomic(summary, json.dumps({**_plain(facts), "metrics": metrics}, indent=1) + "\n")
     _write_history(run, folder / "metrics.csv")
 
 

@@ -19,6 +19,8 @@ from typing import Any
 from rome_lightning.comparison.runs import read_json
 from rome_lightning.comparison.wandb_runs import upload_run
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.cluster_jobs import wait_for_job
+from rome_lightning.media.stopping import INTERRUPTED_CODES
 from rome_lightning.sweeps.file import SweepFile, read_sweep
 from rome_lightning.sweeps.methods import num_trials, settings_of
 from rome_lightning.sweeps.trials import (
@@ -36,9 +38,7 @@ STATE_FILE = "state.json"
 LOG_FILE = "log.txt"
 _POLL_S = 2.0
 _GRACE_S = 60.0
-_INTERRUPTED = (-2, -15, 130, 143)
-"""Exit codes of a training run that was asked to stop: it resumes the next time."""
-
+_MOST_TIME_LIMITS = 1000
 Report = Callable[[Trial], None]
 
 
@@ -233,7 +233,7 @@ def _judged(folder: SweepFolder, trial: Trial, code: int, why: str, interrupted:
         return replace(trial, status="finished", value=value)
     if code == 0:
         return replace(trial, status="failed", reason=f"no finite {metric} in its metrics.csv")
-    if interrupted or code in _INTERRUPTED:
+    if interrupted or code in INTERRUPTED_CODES:
         return replace(trial, value=value)
     return replace(trial, status="failed", reason=_last_words(trial.folder / LOG_FILE, code))
 
@@ -305,15 +305,33 @@ class TrialJob:
     path: Path
     number: int
 
+    def __post_init__(self) -> None:
+        self._stop: threading.Event | None = None
+        self._worker: threading.Thread | None = None
+
     def __call__(self) -> str:
         """Train the trial."""
-        return run_trial(SweepFolder.open(self.path), self.number).status
+        trained: list[Trial] = []
+        self._stop = threading.Event()
+        # In a thread: the main one receives the signal of the time limit, and then waits for the checkpoint.
+        self._worker = threading.Thread(
+            target=lambda: trained.append(run_trial(SweepFolder.open(self.path), self.number, self._stop))
+        )
+        self._worker.start()
+        while self._worker.is_alive():
+            self._worker.join(_POLL_S)
+        if not trained:
+            raise RuntimeError(f"trial {self.number} ended with an error, which is above")
+        return trained[0].status
 
     def checkpoint(self) -> Any:
-        """What submitit queues after a preemption or a time limit."""
+        """What submitit queues after a preemption or a time limit, once the training has saved its state."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        if self._stop is not None and self._worker is not None:
+            self._stop.set()
+            self._worker.join(_GRACE_S + 2 * _POLL_S)
+        return DelayedSubmission(TrialJob(self.path, self.number))
 
 
 def run_submitit(
@@ -338,9 +356,12 @@ def run_submitit(
         import submitit
     except ImportError as error:
         raise ImportError("--engine submitit needs it: pip install 'rome-lightning[slurm]'") from error
-    executor = submitit.AutoExecutor(folder=folder.path / "jobs", cluster=cluster)
+    # submitit gives a job up after three time limits, if nobody says otherwise.
+    executor = submitit.AutoExecutor(
+        folder=folder.path.resolve() / "jobs", cluster=cluster, slurm_max_num_timeout=_MOST_TIME_LIMITS
+    )
     arrays = {"slurm_array_parallelism": parallel} if executor.cluster == "slurm" else {}
-    executor.update_parameters(name=folder.sweep.name[:40], **arrays, **parameters)
+    executor.update_parameters(**{"name": folder.sweep.name[:40], **arrays, **parameters})
     with folder.only_one():
         waiting = [trial for trial in folder.trials() if not trial.is_over]
         while True:
@@ -350,19 +371,18 @@ def run_submitit(
             if not waiting:
                 return
             with executor.batch():
-                jobs = [executor.submit(TrialJob(folder.path, trial.number)) for trial in waiting]
+                jobs = [executor.submit(TrialJob(folder.path.resolve(), trial.number)) for trial in waiting]
             for trial, job in zip(waiting, jobs, strict=True):
-                _collect(trial, job)
+                _collect(trial, job, of_slurm=executor.cluster == "slurm")
                 report(load_trial(trial.folder))
             waiting = []
 
 
-def _collect(trial: Trial, job: Any) -> None:
+def _collect(trial: Trial, job: Any, of_slurm: bool) -> None:
     """Wait for a job; one that died counts as failed, with the reason."""
-    error = job.exception()
-    if error is not None and not load_trial(trial.folder).is_over:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        replace(trial, status="failed", reason=lines[-1] if lines else type(error).__name__).save()
+    reason = wait_for_job(job, of_slurm)
+    if reason and not load_trial(trial.folder).is_over:
+        replace(trial, status="failed", reason=reason[-300:]).save()
 
 
 def run_wandb(sweep: SweepFile, count: int | None, project: str | None, entity: str | None) -> int:

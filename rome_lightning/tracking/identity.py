@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from rome_lightning.metrics import SFaceEmbedder
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """RGB images (b, 3, h, w) in [0, 1] to unit embeddings (b, d) and whether a face was found (b)."""
+
+_BLOCK = 1024
+"""Rows of a matrix of similarities that are in memory at a time."""
 
 
 def default_embedder() -> SFaceEmbedder:
@@ -52,16 +55,35 @@ def similarity_to_most(
     return result, mean / mean.norm()
 
 
-def alike(faces: Float[Tensor, "n d"], least: float) -> list[tuple[int, int, float]]:
-    """Pairs of unit embeddings that are at least so similar, most similar first: (row, row, similarity)."""
-    pairs: list[tuple[int, int, float]] = []
-    for start in range(0, len(faces), 1024):
-        block = faces[start : start + 1024] @ faces.T
-        rows, columns = torch.nonzero(block >= least, as_tuple=True)
-        for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
-            if row < column:
-                pairs.append((row, column, float(block[row - start, column])))
-    return sorted(pairs, key=lambda pair: -pair[2])
+def alike(
+    faces: Float[Tensor, "n d"], people: Sequence[str], least: float, most: int
+) -> tuple[list[tuple[int, int, float]], int]:
+    """Pairs of unit embeddings of different people that are at least so similar.
+
+    Args:
+        faces: an embedding of each video.
+        people: name of the person in each; pairs of one name are left out.
+        least: similarity, cosine.
+        most: so many pairs are kept.
+
+    Returns:
+        The most similar pairs first, as (row, row, similarity), and the number of all.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(people))}
+    person = torch.tensor([numbers[name] for name in people])
+    kept = [torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0)]
+    total = 0
+    for start in range(0, len(faces), _BLOCK):
+        # Each pair once: the later video of the two is a column.
+        block = faces[start : start + _BLOCK] @ faces[start:].T
+        found = (block >= least).triu_(1) & (person[start : start + _BLOCK, None] != person[None, start:])
+        rows, columns = torch.nonzero(found, as_tuple=True)
+        total += len(rows)
+        fresh = [rows + start, columns + start, block[rows, columns]]
+        kept = [torch.cat(both) for both in zip(kept, fresh, strict=True)]
+        order = kept[2].argsort(descending=True, stable=True)[:most]
+        kept = [values[order] for values in kept]
+    return list(zip(*(values.tolist() for values in kept), strict=True)), total
 
 
 def is_person(similarity: Float[Tensor, " n"], least: float) -> Bool[Tensor, " n"]:

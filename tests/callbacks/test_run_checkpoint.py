@@ -21,8 +21,8 @@ from datamodules.resuming import current_position
 from datamodules.sampler import TrainingSampler
 from rome_lightning.callbacks import RunCheckpoint, SeedEachStep, run_checkpoint
 from rome_lightning.callbacks.run_logger import RunCSVLogger
+from rome_lightning.media.stopping import RunStopped
 from rome_lightning.training.checkpointing import RUN_KEY, RunCheckpointIO, newest_valid
-from rome_lightning.training.stopping import RunStopped
 
 STEPS_PER_EPOCH = 5
 

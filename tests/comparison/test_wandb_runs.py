@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from run_folders import PROTOCOL, write_run
 
+from rome_lightning.callbacks.run_logger import RunWandbLogger, record_settings
 from rome_lightning.comparison.comparing import compare
 from rome_lightning.comparison.judging import CompareOptions
 from rome_lightning.comparison.runs import pool_seeds
-from rome_lightning.comparison.wandb_runs import fetch_runs, upload_run
+from rome_lightning.comparison.wandb_runs import fetch_runs, open_run, upload_run
 
 
 class Server:
@@ -123,3 +124,69 @@ def test_columns_of_the_history_are_no_formulas(tmp_path):
     server.add("base", "a", history=[{"trainer/global_step": 1, "=HYPERLINK(1)/x": 0.4}])
     (run,) = fetch_runs("me/heads", [], tmp_path / "fetched", server)
     assert "'=HYPERLINK(1)/x" in (run.path / "metrics.csv").read_text()
+
+
+def _recorded(tmp_path: Path, name: str, seed: int, manifest: str, dataset: str) -> Path:
+    """A record that the real client keeps of a run, away from its run folder."""
+    folder = tmp_path / name
+    folder.mkdir()
+    logger = RunWandbLogger(
+        save_dir=folder, project="heads", name=name, offline=True, id=name, settings={"silent": True}
+    )
+    logger.log_hyperparams({"losses": {"dice": 1.0}})
+    data = {"class_path": "x.Data", "init_args": {"manifest": manifest, "batch_size": 8, "seed": seed}}
+    config = {"seed_everything": seed, "data": data, "trainer": {"max_epochs": 3}, "long": "x" * 70_000}
+    record_settings([logger], config, {"dataset_hash": dataset, "git_commit": "abc", "seed": seed})
+    for step, value in enumerate((0.4, 0.2, 0.3)):
+        logger.log_metrics({"val/lpips": value}, step)
+    logger.experiment.finish()
+    (record,) = (folder / "wandb").glob("offline-run-*")
+    return record
+
+
+def test_records_of_the_client_say_seed_data_and_commit(tmp_path):
+    runs = [
+        open_run(_recorded(tmp_path, "a", 0, "data/mine", "d1")),
+        open_run(_recorded(tmp_path, "b", 1, "data/mine", "d1")),
+        open_run(_recorded(tmp_path, "c", 2, "data/mine", "d2")),
+        open_run(_recorded(tmp_path, "d", 3, "data/other", "d1")),
+    ]
+    assert runs[1].config["data.init_args.batch_size"] == 8
+    assert runs[1].config["trainer.max_epochs"] == 3
+    assert runs[1].seed == 1
+    assert runs[1].summary["git_commit"] == "abc"
+    assert runs[1].summary["metrics"]["val/lpips"] == 0.2
+    assert runs[1].learning_curves()["val/lpips"] == [(0.0, 0.4), (1.0, 0.2), (2.0, 0.3)]
+    # Seeds of one configuration on one dataset, and neither other data nor another version of the same.
+    assert [len(c.runs) for c in pool_seeds(runs)] == [2, 1, 1]
+
+
+def test_what_does_not_say_its_seed_is_not_pooled(tmp_path):
+    server = Server(tmp_path / "server")
+    for number in range(3):
+        server.add(f"base-{number}", str(number), config={"losses": {"dice": 1.0}})
+    runs = fetch_runs("me/heads", [], tmp_path / "fetched", server)
+    assert not any(run.is_known for run in runs)
+    assert [len(c.runs) for c in pool_seeds(runs)] == [1, 1, 1]
+
+
+def test_a_record_inside_of_a_run_folder_is_that_run(tmp_path):
+    run = write_run(tmp_path / "base-0")
+    inside = run / "wandb" / "offline-run-1"
+    inside.mkdir(parents=True)
+    (inside / "run-abc.wandb").write_bytes(b"")
+    assert open_run(inside).path == run
+
+
+def test_a_cut_record_is_read_as_far_as_it_goes_and_a_changed_one_refused(tmp_path):
+    folder = _recorded(tmp_path, "a", 0, "data/mine", "d1")
+    (path,) = folder.glob("*.wandb")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 40])
+    assert open_run(folder).seed == 0
+    path.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+    with pytest.raises(ValueError, match=r"run-a.wandb is damaged at byte \d+"):
+        open_run(folder)
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="is no record of Weights & Biases"):
+        open_run(folder)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +24,9 @@ from datamodules.codec import decode_image, decode_meta
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
 from datamodules.remote import RemoteFolder, open_remote
+from datamodules.split_index import with_indices
 from datamodules.talking_heads import TalkingHeadDataModule
-
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset fetches with curl")
+from rome_lightning.cli.main import main as rome
 
 
 class Server:
@@ -31,12 +34,35 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.asked = Counter[str]()
-        asked = self.asked
+        self.faults: dict[str, int] = {}
+        """How often each file is to fail first."""
+        self.delay_s = 0.0
+        """Between the two halves of a shard."""
+        owner = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked[self.path.lstrip("/")] += 1
-                super().do_GET()
+                name = self.path.lstrip("/")
+                owner.asked[name] += 1
+                if owner.faults.get(name, 0) > 0:
+                    owner.faults[name] -= 1
+                    # Not there at all, or gone in the middle.
+                    if owner.faults[name] % 2:
+                        return self.send_error(503)
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000000")
+                    self.end_headers()
+                    self.wfile.write(b"x" * 1000)
+                    return None
+                return super().do_GET()
+
+            def copyfile(self, source: Any, outputfile: Any) -> None:
+                if owner.delay_s and self.path.endswith(".tar"):
+                    for _ in range(4):
+                        outputfile.write(source.read(2000))
+                        outputfile.flush()
+                        time.sleep(owner.delay_s)
+                super().copyfile(source, outputfile)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -112,13 +138,14 @@ def test_a_damaged_shard_is_refused_and_not_kept(served: Server, tmp_path: Path,
     data = bytearray(path.read_bytes())
     data[2000] ^= 1
     path.write_bytes(data[:3000] if cut else data)
-    with pytest.raises(ValueError, match=r"train-000000\.tar has .* the manifest wants"):
+    with pytest.raises(ValueError, match=r"train-000000\.tar arrived 3 times .* the manifest wants"):
         remote.fetch_shard(manifest.shards[0])
     assert not list(remote.cache.glob("*.tar"))
     assert not list(remote.cache.glob(".*.tmp"))
 
 
-def test_what_is_not_there(served: Server, tmp_path: Path) -> None:
+def test_what_is_not_there(served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.fetching.RETRY_DELAYS_S", (0.0,))
     with pytest.raises(OSError, match=r"cannot fetch .*nowhere"):
         open_remote(f"{served.address}/nowhere", tmp_path / "other")
     with pytest.raises(OSError, match="cannot fetch"):
@@ -152,3 +179,108 @@ def test_webdataset_streams_our_tars_and_sees_the_same_bytes(dataset: Path) -> N
 def test_an_address_is_no_command(tmp_path, address):
     with pytest.raises(ValueError, match="is no address"):
         open_remote(address, tmp_path)
+
+
+@pytest.fixture
+def joined(served: Server, tmp_path: Path) -> Manifest:
+    """The served dataset with joined indices."""
+    folder = tmp_path / "served"
+    manifest = with_indices(folder, Manifest.load(folder))
+    manifest.save(folder / "manifest.json")
+    return manifest
+
+
+def test_setup_fetches_one_index_and_no_tar(served: Server, joined: Manifest) -> None:
+    data = TalkingHeadDataModule(served.address, image_size=SIZE, eval_source="typical")
+    data.setup("fit")
+    train, val = joined.index("train"), joined.index("val")
+    assert train is not None
+    assert val is not None
+    assert served.asked == {"manifest.json": 1, train.name: 1, val.name: 1}
+
+
+@pytest.mark.parametrize("kind", ["joined", "frames.npy", "clips.npy"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_index_in_the_cache_is_fetched_again(
+    served: Server, tmp_path: Path, cut: bool, kind: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "joined":
+        request.getfixturevalue("joined")
+    expected = clips_of(served.address)
+    (path,) = (tmp_path / "cache").rglob(
+        "train-*.index.safetensors" if kind == "joined" else f"train-000000.{kind}"
+    )
+    good = path.read_bytes()
+    # Two bits, as no checksum of 16 bits finds them.
+    bad = bytearray(good)
+    bad[-200] ^= 3
+    path.write_bytes(good[:300] if cut else bad)
+    assert clips_of(served.address) == expected
+    assert path.read_bytes() == good
+
+
+def test_a_damaged_index_at_its_address_is_named(served: Server, joined: Manifest, tmp_path: Path) -> None:
+    entry = joined.index("train")
+    assert entry is not None
+    path = tmp_path / "served" / entry.name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{served.address}/{entry.name} arrived 3 times other than"):
+        clips_of(served.address)
+    assert not list((tmp_path / "cache").rglob("*.index.safetensors"))
+
+
+def test_faults_of_the_network_are_tried_again(
+    served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.fetching.RETRY_DELAYS_S", (0.0, 0.0, 0.0))
+    served.faults.update({"manifest.json": 3, "train-000000.tar": 2})
+    assert clips_of(served.address)
+    served.faults["manifest.json"] = 4
+    with pytest.raises(OSError, match=rf"cannot fetch {served.address}/manifest.json"):
+        clips_of(served.address)
+
+
+def test_many_processes_read_the_manifest_at_once(served: Server, tmp_path: Path) -> None:
+    def opened(_: int) -> str:
+        return open_remote(served.address, tmp_path / "other")[0].hash
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(opened, range(40)))) == 1
+
+
+def test_the_cache_has_a_limit(served: Server, joined: Manifest, tmp_path: Path) -> None:
+    shards = joined.split("train")
+    size = max(shard.bytes for shard in shards)
+    _, remote = open_remote(served.address, tmp_path / "other", limit_bytes=2 * size)
+    for number, shard in enumerate((*shards[:2], shards[0], shards[2])):
+        os.utime(remote.fetch_shard(shard), (number, number))
+    kept = sorted(path.name for path in remote.cache.glob("*.tar"))
+    # The one that was used for the last time before the others.
+    assert kept == [f"{shards[0].name}.tar", f"{shards[2].name}.tar"]
+    remote.fetch_shard(shards[1])
+    assert served.asked[f"{shards[1].name}.tar"] == 2
+
+
+def test_a_slow_download_is_no_hang(served: Server, joined: Manifest) -> None:
+    served.delay_s = 1.5
+    data = TalkingHeadDataModule(
+        served.address, image_size=SIZE, batch_size=2, pairs_per_epoch=4, num_workers=1, worker_timeout_s=3.0
+    )
+    loader = data.train_dataloader()
+    batches = list(loader)
+    loader.close()
+    assert [batch.restarted for batch in batches] == [0, 0]
+
+
+def test_addresses_are_verified_and_counted(
+    served: Server, joined: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert rome(["shards", "stats", served.address]) == 0
+    assert "train" in capsys.readouterr().out
+    assert rome(["shards", "verify", served.address]) == 0
+    assert "6 files are intact" in capsys.readouterr().out
+    path = tmp_path / "served" / f"{joined.shards[1].name}.tar"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert rome(["shards", "verify", served.address]) == 1
+    assert f"{joined.shards[1].name}.tar: {served.address}" in capsys.readouterr().out

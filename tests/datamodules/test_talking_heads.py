@@ -21,6 +21,7 @@ from datamodules.augmentation import Augmentation, colour_matrix
 from datamodules.codec import CorruptDataError
 from datamodules.manifest import Manifest
 from datamodules.reading import ClipReader
+from datamodules.split_index import with_indices
 from datamodules.talking_heads import TalkingHeadDataModule, WeightedManifest
 from rome_lightning.types import AvatarBatch, Region
 
@@ -56,7 +57,7 @@ class TestReader:
                 assert np.abs(images.image.astype(int) - original.images[frame]).max() <= 6
 
     def test_pickles_without_copying_the_index(self, dataset: Path) -> None:
-        reader = ClipReader(Manifest.load(dataset), dataset, "train")
+        reader = ClipReader(with_indices(dataset, Manifest.load(dataset)), dataset, "train")
         reader.frame(0, 0)
         data = pickle.dumps(reader)
         assert len(data) < 3000

@@ -26,7 +26,8 @@ IN_PLACE = {
     "rome_lightning/export/usd.py": "a temporary folder",
     "rome_lightning/sweeps/engine.py": "locks, and logs that grow",
     "rome_lightning/cli/demo.py": "photographs made anew at every start",
-    "datamodules/remote.py": "the temporary file of atomic_path",
+    "datamodules/fetching.py": "the temporary file of atomic_path",
+    "datamodules/split_index.py": "the temporary file of temporary_for",
     "datamodules/shards.py": "the temporary file of atomic_path",
 }
 """Modules that write otherwise than through ``media.atomic``, and to what."""

@@ -1,0 +1,129 @@
+"""Signals that ask a run to stop: recorded at once, obeyed between two steps.
+
+From its start until its training begins a process stops at once, for there is nothing to save.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from types import FrameType
+from typing import Any
+
+REQUEUE_SIGNAL = signal.SIGUSR1
+"""What a job script asks SLURM to send before the time limit (``--signal=SIGUSR1@120``)."""
+_WATCHED = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
+"""submitit sends SIGUSR2 to its job and to what the job has started, and queues the job again itself."""
+_BEFORE_TRAINING = (signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
+INTERRUPTED_CODES = (*(128 + int(s) for s in _WATCHED), *(-int(s) for s in _WATCHED))
+"""Exit codes of a run that was asked to stop, by itself or by the signal."""
+
+
+class RunStopped(SystemExit):
+    """The run stopped at a signal, after its checkpoint was written.
+
+    Args:
+        signum: the signal.
+        message: what was saved and how to resume.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(128 + signum)
+        self.message = message
+
+
+class StopRequest:
+    """Notes the signals that ask a run to stop, so that a step is never cut in two.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        """The signal that came, 0 for none."""
+        self._before: dict[int, Any] = {}
+
+    def install(self, signum: int = 0) -> None:
+        """Install the handlers; only a main thread can.
+
+        Args:
+            signum: a signal that came before, 0 for none.
+        """
+        self.signum = signum
+        if threading.current_thread() is threading.main_thread():
+            self._before = {int(s): signal.signal(s, self._note) for s in _WATCHED}
+
+    def restore(self, finished: bool = False) -> None:
+        """Restore the previous handlers.
+
+        Args:
+            finished: the run has all its steps: a warning of the time limit comes too late to matter.
+        """
+        for signum, handler in self._before.items():
+            of_the_start = handler is _stop_at_once and signum != signal.SIGTERM
+            signal.signal(signum, signal.SIG_IGN if finished and of_the_start else handler)
+        self._before = {}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+            self.restore()
+            raise KeyboardInterrupt
+        self.signum = signum
+        if _is_first_process():
+            print(
+                f"rome: {signal.Signals(signum).name}: stopping after this step", file=sys.stderr, flush=True
+            )
+
+
+def watch_from_start() -> None:
+    """Stop in order at a signal that comes before ``StopRequest.install``.
+
+    While modules are imported, data is opened, or validation is tried.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for signum in _BEFORE_TRAINING:
+            signal.signal(signum, _stop_at_once)
+
+
+def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    message = f"stopped by {signal.Signals(signum).name} before the first step"
+    if signum == REQUEUE_SIGNAL and _is_first_process() and requeue_job():
+        message += " (requeued)"
+    raise RunStopped(signum, message)
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process of a run that speaks for all."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
+def requeue_job() -> bool:
+    """Ask SLURM to run this job again; the job script resumes with ``--ckpt-path auto``.
+
+    Returns:
+        Whether there is a job and SLURM took the request.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if not job:
+        return False
+    try:
+        answer = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        warnings.warn(
+            f"job {job} could not be requeued: {error}; submit it again, it resumes where it stopped",
+            stacklevel=2,
+        )
+        return False
+    if answer.returncode:
+        why = answer.stderr.strip() or answer.stdout.strip()
+        warnings.warn(f"scontrol requeue {job} failed: {why}", stacklevel=2)
+    return answer.returncode == 0
