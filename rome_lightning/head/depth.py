@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lightning.head.model import HeadModel
@@ -14,6 +14,9 @@ perspective, which at a distance of 0.6 m shrinks the back of a head by a fifth,
 than the mean of people. Chosen on turned heads of video: 0.5 to 0.7 draw them alike, 1 clearly worse."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
+
+PLANE = 0.01
+"""Distance from the middle of the ears within which vertices count as in their plane, metres."""
 
 
 def behind_ears(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 1"]:
@@ -26,6 +29,13 @@ def behind_ears(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, 
     distance = rest[:, head.region("ears"), 2].mean(1, keepdim=True) - rest[..., 2]
     movable = head.region("scalp", "neck").to(rest.dtype)
     return ((distance / SOFTNESS).clamp(0, 1) * movable)[..., None]
+
+
+def ear_plane(head: HeadModel) -> Int[Tensor, " m"]:
+    """Vertices of ears and scalp that are as far back as the ears on the mean head."""
+    depth = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 2]
+    near = (depth - depth[head.region("ears")].mean()).abs() < PLANE
+    return (near & head.region("ears", "scalp")).nonzero()[:, 0]
 
 
 def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:

@@ -30,6 +30,12 @@ SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
 """Below it both views are taken to look equally flat."""
+EDGE = 0.01
+"""Distance from the mesh up to which what is beside it moves with the outline, ever less, image widths."""
+UNCOVERED = 0.008
+"""How far beside the source's mesh something has to lie to come out from behind a face, image widths."""
+FLAT = 0.01
+"""Spread of a plane's points, image widths, below which they say nothing of its slope."""
 _SHARPNESS = 4
 """Power of the visibility in the weights of several photographs: the best view of a point should win."""
 
@@ -92,11 +98,16 @@ def carry(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b n h w"],
+    around_face: Float[Tensor, "1 v 1"],
+    ear_plane: Int[Tensor, " m"],
+    distance: Float[Tensor, "b 1 h w"],
 ) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"]]:
     """The layers of the photographs as the driven mesh carries them, and how well they show each point.
 
     Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
-    displacement is continued smoothly beyond the mesh, so that loose hair and clothes come along.
+    displacement is continued smoothly beyond the mesh, so that loose hair and clothes come along. What lies
+    beside a face is as far back as ears and neck, and moves as they do: a cheek that turns outward covers it
+    and does not push it along.
 
     Args:
         photos: of each avatar.
@@ -104,6 +115,9 @@ def carry(
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
+        around_face: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face.
+        ear_plane: vertices of the head that are as far back as the ears.
+        distance: of each pixel to the driven mesh, image widths.
 
     Returns:
         Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; and the
@@ -118,24 +132,64 @@ def carry(
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
     moved = (photos.vertices[..., :2] - here).transpose(1, 2).flatten(2)
     facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
-    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces)], dim=-1).float()
+    around_face = around_face.expand(batch, -1, -1)
+    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces), around_face], dim=-1).float()
     carried = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    displacement, there, now = carried.split([2 * count, count, 1], dim=1)
-    displacement = push_pull(displacement, mask.to(displacement.dtype)).unflatten(1, (count, 2))
-    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
+    displacement, there, now, around = carried.split([2 * count, count, 1, 1], dim=1)
     rows = (torch.arange(height, device=mask.device) + 0.5) / height
     columns = (torch.arange(width, device=mask.device) + 0.5) / width
-    place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + displacement
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+    known = mask.to(displacement.dtype)
+    behind = torch.where(around > 0.5, displacement, _plane_displacement(here, moved, ear_plane, pixels))
+    # The soft edge of the outline itself moves with it.
+    outline, behind = push_pull(displacement, known), push_pull(torch.cat([behind, around], dim=1), known)
+    behind, around = behind.split([2 * count, 1], dim=1)
+    beyond = torch.lerp(outline, behind, (distance / EDGE).clamp_max(1))
+    displacement = torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
+    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
+    place = pixels + displacement
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
     shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
     believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
-    layers = torch.cat([layers[:, RGB], matte, layers[:, KNOWN] * inside, layers[:, 5:]], dim=1)
+    # What comes out from behind a face may have lain farther beside it.
+    beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
+    uncovered = (1 - around).repeat_interleave(count, dim=0) * (beside / UNCOVERED).clamp_max(1)
+    beside = torch.lerp(beside, apart, uncovered)
+    parts = [layers[:, RGB], matte, layers[:, KNOWN] * inside, beside, layers[:, LOOSE]]
+    layers = torch.cat(parts, dim=1)
     if count == 1:
         return layers, shown
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
+
+
+def _plane_displacement(
+    here: Float[Tensor, "b 1 v 2"],
+    moved: Float[Tensor, "b v k"],
+    plane: Int[Tensor, " m"],
+    pixels: Float[Tensor, "2 h w"],
+) -> Float[Tensor, "b k h w"]:
+    """The displacement at each pixel if what it shows lay in a plane that the head takes along.
+
+    A plane under a rigid motion and a camera without perspective moves by an affine map of the picture, which
+    is fitted to vertices of the plane.
+
+    Args:
+        here: the driven mesh, shares of width and height.
+        moved: displacement of each vertex, one pair per photograph.
+        plane: vertices near the plane.
+        pixels: centres of the pixels, shares of width and height.
+    """
+    points, values = here[:, 0, plane], moved[:, plane]
+    middle, mean = points.mean(1, keepdim=True), values.mean(1, keepdim=True)
+    points = points - middle
+    # A plane seen from its edge has no slope across it.
+    spread = points.mT @ points / len(plane) + FLAT**2 * torch.eye(2, device=points.device)
+    slope = torch.linalg.solve(spread, points.mT @ (values - mean) / len(plane))
+    away = pixels.flatten(1).T - middle
+    return (away @ slope + mean).mT.unflatten(2, pixels.shape[1:])
 
 
 def _is_surface(

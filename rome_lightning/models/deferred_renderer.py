@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
+from rome_lightning.head.depth import ear_plane
 from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
 from rome_lightning.models.carrying import CarriedPhotos, carry
 from rome_lightning.models.config import DeferredRendererConfig
@@ -43,6 +44,8 @@ class DeferredRenderer(nn.Module):
     faces: Tensor
     uvs: Tensor
     uv_faces: Tensor
+    around_face: Tensor
+    ear_plane: Tensor
 
     def __init__(
         self, config: DeferredRendererConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
@@ -54,6 +57,9 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("faces", head.faces.int(), persistent=False)
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
+        around = head.region("scalp", "ears", "neck", "shoulders").float()[None, :, None]
+        self.register_buffer("around_face", around, persistent=False)
+        self.register_buffer("ear_plane", ear_plane(head), persistent=False)
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )
@@ -114,7 +120,7 @@ class DeferredRenderer(nn.Module):
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
-                layers, shown = carry(carried, vertices_px, self.faces, face_ids, visibility)
+                layers, shown = carry(carried, *mesh, visibility, self.around_face, self.ear_plane, distance)
                 layers = torch.cat([layers, shown], dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         if not isinstance(background, Tensor):

@@ -10,8 +10,10 @@ from rome_lightning.models import AvatarModel
 from rome_lightning.models.blending import VISIBILITY, blend, same_side, without_slivers
 from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.renderer import render_texture
+from rome_lightning.renderer import extend_outside, render_texture
 from rome_lightning.types import Frames, Region
+from rome_lightning.types.landmarks import NOSE_TIP
+from rome_lightning.types.params import at_rest
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,10 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     rendered = model.render(code, params, (SIZE, SIZE))
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
     visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
-    return carry(code.carried, *mesh, visibility * rendered.mesh_mask)[0], rendered.mesh_mask
+    visibility = visibility * rendered.mesh_mask
+    _, distance = extend_outside(visibility, rendered.mesh_mask)
+    around, plane = model.renderer.around_face, model.renderer.ear_plane
+    return carry(code.carried, *mesh, visibility, around, plane, distance)[0], rendered.mesh_mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
@@ -58,6 +63,29 @@ def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
     torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
     # What comes in from beyond the photograph is not known.
     assert layers[0, KNOWN, :, :5].max() == 0
+
+
+def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) -> None:
+    """Beside the cheek that turns outward: continued from the cheek, hair would float beside the face."""
+    photo = smooth_photo(model)
+    ramp = torch.linspace(0, 1, SIZE).expand(1, 3, SIZE, SIZE)
+    photo = dataclasses.replace(photo, image=ramp, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.6, 0.0]]))
+    layers, mask = carried_to(model, photo, turned)
+    before, after = (
+        model.project(model.head(params), params, (SIZE, SIZE))[0, :, 0] for params in (photo.params, turned)
+    )
+    moved = before - after
+    face = model.head.region("face")
+    on_the_right = before > before[face].mean()
+    row = int(model.head.landmarks(model.project(model.head(turned), turned, (SIZE, SIZE)))[0, NOSE_TIP, 1])
+    beside = int(mask[0, 0, row].nonzero().max()) + 4
+    found = float(layers[0, 0, row, beside]) * (SIZE - 1) - beside
+    # Near the outline of the face, and as far back as the ears.
+    outline = after >= after[face].max() - 2
+    cheek, ears = moved[face & outline].mean(), moved[model.head.region("ears") & on_the_right].mean()
+    assert abs(cheek - ears) > 6
+    assert abs(found - ears) < abs(found - cheek) / 2
 
 
 def test_what_lies_beyond_the_video_is_not_known(model: AvatarModel) -> None:
