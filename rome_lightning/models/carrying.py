@@ -125,29 +125,26 @@ def carry(
         beside the mesh.
     """
     batch, count = visibility.shape[:2]
-    height, width = face_ids.shape[1:]
     mask = (face_ids >= 0)[:, None]
-    size = vertices_px.new_tensor([width, height])
-    here = (vertices_px[:, None, :, :2] + 0.5) / size
+    size = vertices_px.new_tensor(face_ids.shape[:0:-1])
+    here = (vertices_px[..., :2] + 0.5) / size
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
-    moved = (photos.vertices[..., :2] - here).transpose(1, 2).flatten(2)
+    moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
     facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
     around_face = around_face.expand(batch, -1, -1)
     per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces), around_face], dim=-1).float()
     carried = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
     displacement, there, now, around = carried.split([2 * count, count, 1, 1], dim=1)
-    rows = (torch.arange(height, device=mask.device) + 0.5) / height
-    columns = (torch.arange(width, device=mask.device) + 0.5) / width
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-    known = mask.to(displacement.dtype)
+    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
+
+    pixels = _pixel_centres(mask)
     behind = torch.where(around > 0.5, displacement, _plane_displacement(here, moved, ear_plane, pixels))
-    # The soft edge of the outline itself moves with it.
+    known = mask.to(displacement.dtype)
     outline, behind = push_pull(displacement, known), push_pull(torch.cat([behind, around], dim=1), known)
     behind, around = behind.split([2 * count, 1], dim=1)
+    # The soft edge of the outline itself moves with it.
     beyond = torch.lerp(outline, behind, (distance / EDGE).clamp_max(1))
-    displacement = torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
-    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
-    place = pixels + displacement
+    place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
@@ -165,8 +162,16 @@ def carry(
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
 
 
+def _pixel_centres(mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "2 h w"]:
+    """X and y of the pixels of a picture, shares of its width and height."""
+    height, width = mask.shape[-2:]
+    rows = (torch.arange(height, device=mask.device) + 0.5) / height
+    columns = (torch.arange(width, device=mask.device) + 0.5) / width
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+
+
 def _plane_displacement(
-    here: Float[Tensor, "b 1 v 2"],
+    here: Float[Tensor, "b v 2"],
     moved: Float[Tensor, "b v k"],
     plane: Int[Tensor, " m"],
     pixels: Float[Tensor, "2 h w"],
@@ -182,7 +187,7 @@ def _plane_displacement(
         plane: vertices near the plane.
         pixels: centres of the pixels, shares of width and height.
     """
-    points, values = here[:, 0, plane], moved[:, plane]
+    points, values = here[:, plane], moved[:, plane]
     middle, mean = points.mean(1, keepdim=True), values.mean(1, keepdim=True)
     points = points - middle
     # A plane seen from its edge has no slope across it.
