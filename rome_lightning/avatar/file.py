@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import rome_lightning
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
-from rome_lightning.models.carrying import CarriedPhotos
+from rome_lightning.models.carrying import NUM_STORED, CarriedPhotos
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.types import Frames, HeadParams
 
@@ -109,7 +110,10 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     parts = _group(code, "carried/")
     if not parts:
         return None
-    return CarriedPhotos(parts["layers"].float(), parts["vertices"], parts["visibility"])
+    layers = parts["layers"].float()
+    # Avatars of earlier versions do not know which pixels are hair.
+    layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
+    return CarriedPhotos(layers, parts["vertices"], parts["visibility"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

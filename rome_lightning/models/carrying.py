@@ -16,9 +16,10 @@ from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, pus
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
-RGB, MATTE, KNOWN, BESIDE, LOOSE = slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6), slice(6, 7)
+RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 8)))
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
-pixel is beside the source's mesh in image widths, 0 on it, and 1 where hair hangs below the ears."""
+pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, and 1 on hair."""
+NUM_STORED = 8
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
@@ -44,7 +45,7 @@ _SHARPNESS = 4
 class CarriedPhotos(TensorStruct):
     """Photographs of a person and the place of the mesh in each."""
 
-    layers: Float[Tensor, "b n 7 h w"]
+    layers: Float[Tensor, "b n 8 h w"]
     """See ``RGB`` and the names beside it, [0, 1] each."""
     vertices: Float[Tensor, "b n v 3"]
     """The mesh in each photograph: x and y in shares of its width and height, and how far each vertex faces
@@ -76,9 +77,9 @@ def carried_photos(
     ears = vertices_px[:, head.region("ears"), 1].amax(1)
     rows = torch.arange(height, device=known.device, dtype=known.dtype)
     below = ((rows - ears[:, None]) / (0.06 * height) + 0.5).clamp(0, 1)[:, None, :, None]
-    loose = photos.region_mask(Region.HAIR) * below
+    hair = photos.region_mask(Region.HAIR)
     colour = foreground_colour(photos.image, photos.foreground_mask)
-    layers = torch.cat([colour, photos.foreground_mask, known, beside, loose], dim=1)
+    layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as avatar files store them, so that a saved avatar draws the same picture.
@@ -151,10 +152,10 @@ def carry(
     shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
     believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
-    # What comes out from behind a face may have lain farther beside it.
+    # What comes out from behind a face may have lain farther beside it, or on the head as hair.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
-    uncovered = (1 - around).repeat_interleave(count, dim=0) * (beside / UNCOVERED).clamp_max(1)
-    beside = torch.lerp(beside, apart, uncovered)
+    uncovered = torch.maximum((beside / UNCOVERED).clamp_max(1), layers[:, HAIR])
+    beside = torch.lerp(beside, apart, (1 - around).repeat_interleave(count, dim=0) * uncovered)
     parts = [layers[:, RGB], matte, layers[:, KNOWN] * inside, beside, layers[:, LOOSE]]
     layers = torch.cat(parts, dim=1)
     if count == 1:
