@@ -33,8 +33,7 @@ def wait_for_job(job: Any, of_slurm: bool = True, ask_s: float | None = None) ->
                 f"job {job.job_id} left the queue without a result (cancelled, or lost with its machine); "
                 f"what it printed is in {job.paths.stderr}"
             )
-        ask_s = _ASK_S if ask_s is None else ask_s
-    asked_s, gone = time.monotonic(), not is_queued(str(job.job_id))
+        asked_s, gone = time.monotonic(), not is_queued(str(job.job_id))
     problem = job.exception()
     return "" if problem is None else " ".join(str(problem).split())
 
