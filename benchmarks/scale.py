@@ -4,8 +4,9 @@
     python benchmarks/scale.py --clips 1000 10000
 
 The shards are so many names (hard links) of one shard with small frames: the work that grows with their
-number is real, the disk does not fill. Every step runs in a process of its own. Megabytes are what the step adds to
-the process, without maps of files, which all processes of a machine share; those of a worker are all it has.
+number is real, the disk does not fill. Every step runs in a process of its own. Megabytes are what the step
+adds to the process, without maps of files, which all processes of a machine share; those of a worker are all
+it has.
 """
 
 from __future__ import annotations
