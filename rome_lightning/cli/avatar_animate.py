@@ -81,6 +81,13 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         "picture.",
     )
     animate.add_argument(
+        "--paste-back",
+        type=Path,
+        metavar="PHOTO",
+        help="Show the whole photograph that the avatar was made of, with the head moving in it; the "
+        "motion is relative.",
+    )
+    animate.add_argument(
         "--size", type=count, help="Side of the pictures, pixels (default: that of the avatar's photo)."
     )
     animate.add_argument(
@@ -136,7 +143,7 @@ def animate(args: argparse.Namespace) -> int:
         raise ValueError(f"--compare shows the driver's frames, and {args.driver} has none")
     lost = driver.lost
     params, shown = fill_lost(driver.params, lost, args.lost)
-    if args.relative:
+    if args.relative or args.paste_back:
         first = (~lost).nonzero()[0]
         params = relative_motion(params, driver.params[first], avatar.source.params)
     if args.output.suffix.lower() == ".png":
@@ -150,7 +157,7 @@ def animate(args: argparse.Namespace) -> int:
         "driver_frames": len(driver),
         "lost_frames": spans,
         "lost": args.lost,
-        "relative": args.relative,
+        "relative": args.relative or args.paste_back is not None,
         "frames": len(params),
         "fps": driver.fps,
         "timestamps_s": [round(float(time), 6) for time in times],
@@ -177,6 +184,10 @@ def _check(args: argparse.Namespace) -> None:
         format_of(args.output, transparent)
     if args.compare and (args.background != "white" or args.size or args.draw != "neural"):
         raise ValueError("--compare has its own pictures; leave out --background, --size and --draw")
+    if args.paste_back and (args.background != "white" or args.size or args.compare):
+        raise ValueError(
+            "--paste-back shows the photograph as it is; leave out --background, --size and --compare"
+        )
     if args.size is not None and args.size < 32:
         raise ValueError(f"--size must be at least 32 pixels, got {args.size}")
     if args.fps is not None and args.fps <= 0:
@@ -191,11 +202,17 @@ def _pictures(
         assert driver.images is not None
         return _compared(avatar, params, driver.images[shown], driver.lost[shown])
     from rome_lightning.export.mesh_picture import draw_mesh
+    from rome_lightning.media.pictures import read_image
     from rome_lightning.report.backgrounds import composed, draw_layers, read_background
+    from rome_lightning.report.pasting import photo_pasting
 
     size = (args.size, args.size) if args.size else avatar.image_size
-    background = read_background(args.background, avatar, size)
     draw = draw_mesh if args.draw == "mesh" else draw_layers
+    if args.paste_back:
+        paste = photo_pasting(avatar, read_image(args.paste_back))
+        layers = draw(avatar, params, size)
+        return (paste(*each) for rgb, mask in layers for each in zip(rgb, mask, strict=True))
+    background = read_background(args.background, avatar, size)
     return (frame for rgb, mask in draw(avatar, params, size) for frame in composed(rgb, mask, background))
 
 

@@ -44,7 +44,9 @@ def read_background(text: str, avatar: Avatar, image_size: tuple[int, int]) -> F
     if text == WHITE:
         return torch.ones(3, height, width)
     if text == PHOTO:
-        return F.interpolate(_without_person(avatar), image_size, mode="bilinear", antialias=True)[0]
+        photo = avatar.photos[slice(0, 1)]
+        empty, _ = without_person(photo.image, photo.foreground_mask)
+        return F.interpolate(empty, image_size, mode="bilinear", antialias=True)[0]
     if text.startswith("#"):
         if not re.fullmatch("#[0-9a-fA-F]{6}", text):
             raise ValueError(f"a background colour is #rrggbb, got {text}")
@@ -68,15 +70,23 @@ def read_background(text: str, avatar: Avatar, image_size: tuple[int, int]) -> F
     )
 
 
-def _without_person(avatar: Avatar) -> Float[Tensor, "1 3 h w"]:
-    """The first photograph, with the person replaced by a smooth continuation of what is around."""
-    photo = avatar.photos[slice(0, 1)]
-    person = dilate(photo.foreground_mask, max(1, round(_AROUND * photo.image_size[0])))
-    seen = (1 - person).clamp(0, 1)
+def without_person(
+    image: Float[Tensor, "b 3 s s"], person: Float[Tensor, "b 1 s s"]
+) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
+    """What may be behind a person: a smooth continuation of what is around.
+
+    Args:
+        image: RGB in [0, 1].
+        person: opacity, [0, 1].
+
+    Returns:
+        The picture with the person filled; and how far each pixel shows what is behind, [0, 1].
+    """
+    seen = (1 - dilate(person, max(1, round(_AROUND * image.shape[-1])))).clamp(0, 1)
     if float(seen.mean()) < 1e-3:
-        return torch.ones_like(photo.image)
+        return torch.ones_like(image), seen
     # Beyond the border of the photograph its last pixels are repeated, which is background as well.
-    return torch.lerp(push_pull(photo.image, seen), photo.image, seen).clamp(0, 1)
+    return torch.lerp(push_pull(image, seen), image, seen).clamp(0, 1), seen
 
 
 def composed(
