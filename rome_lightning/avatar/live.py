@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 
 from rome_lightning.avatar.avatar import Avatar
+from rome_lightning.media.image import to_uint8
 from rome_lightning.tracking.live import LiveTracker
 from rome_lightning.types import HeadParams
 
@@ -22,10 +23,12 @@ STAGES = ("read", "track", "render")
 class LiveFrame:
     """One frame of the driver and its result."""
 
-    image: UInt8[np.ndarray, "h w 3"]
-    """The avatar."""
+    image: UInt8[np.ndarray, "h w 3"] | None
+    """The avatar, if it is drawn."""
     driver: UInt8[np.ndarray, "h w 3"]
     """The driver's frame, cropped."""
+    params: HeadParams
+    """Pose and expression (batch of one)."""
     lost: bool
     """Whether no face was found: the avatar then holds its last pose."""
 
@@ -72,6 +75,7 @@ def drive(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
     timing: Timing,
     by_network: bool = False,
+    draws: bool = True,
 ) -> Iterator[LiveFrame]:
     """Draw the avatar for each frame as it comes.
 
@@ -81,6 +85,7 @@ def drive(
         frames: of the driver, RGB.
         timing: filled; the time that the caller keeps a frame is the stage ``out``.
         by_network: let the model's own driver network read each frame instead of detector and fit.
+        draws: whether pictures are wanted, or the motion alone.
     """
     params = avatar.source.params
     iterator = iter(frames)
@@ -95,10 +100,9 @@ def drive(
         params = params if found is None else found
         timing.lost += found is None
         tracked = time.perf_counter()
-        rendered = next(avatar.draw(params)).image[0]
-        image = (rendered.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        image = to_uint8(next(avatar.draw(params)).image)[0] if draws else None
         drawn = time.perf_counter()
-        yield LiveFrame(image, crop, found is None)
+        yield LiveFrame(image, crop, params, found is None)
         seconds = (arrived - start, tracked - arrived, drawn - tracked, time.perf_counter() - drawn)
         for stage, value in zip((*STAGES, "out"), seconds, strict=True):
             timing.add(stage, value)

@@ -127,11 +127,7 @@ def _column(name: str) -> str:
 
 def _as_csv(motion: RecordedMotion, head: HeadModel) -> bytes:
     _check_arkit(head, Path("a CSV"))
-    params = motion.params
-    turned = axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
-    left, right = params.eye_pose.split(3, dim=-1)
-    turns = [turned, axis_angle_to_matrix(left), axis_angle_to_matrix(right)]
-    angles = torch.cat([_euler(turn) for turn in turns], dim=-1)
+    params, angles = motion.params, arkit_angles(motion.params)
     names = [_column(name) for name in head.expression_names]
     names += [part + angle for part in _TURNED for angle in _ANGLES]
     values = torch.cat([params.expression, angles], dim=-1).tolist()
@@ -142,6 +138,14 @@ def _as_csv(motion: RecordedMotion, head: HeadModel) -> bytes:
         if not lost:
             writer.writerow([_time_code(time), len(row), *(f"{value:.7f}" for value in row)])
     return text.getvalue().encode()
+
+
+def arkit_angles(params: HeadParams) -> Float[Tensor, "n 9"]:
+    """Yaw, pitch and roll of the head, the left and the right eye in radians, as in a CSV."""
+    turned = axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
+    left, right = params.eye_pose.split(3, dim=-1)
+    turns = [turned, axis_angle_to_matrix(left), axis_angle_to_matrix(right)]
+    return torch.cat([_euler(turn) for turn in turns], dim=-1)
 
 
 def _time_code(time: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rome_lightning.avatar.live import LiveFrame, Timing
+    from rome_lightning.export.sending import Sender
 
 DEFAULT_FPS = 25.0
 WINDOW = "rome live (q ends)"
@@ -38,6 +40,16 @@ def build_parser() -> StrictParser:
         "-o", "--output", type=Path, help="Video to write (.mp4); latencies go into a .json beside it."
     )
     parser.add_argument("--show", action="store_true", help="Show driver and avatar in a window.")
+    parser.add_argument(
+        "--send",
+        action="append",
+        default=[],
+        metavar="vmc|livelink[://HOST:PORT]",
+        help="Send expressions, head and eyes to another program: vmc (OSC; VSeeFace, Warudo and others, "
+        "port 39539) or livelink (Unreal Engine's Live Link, port 11111), on this machine unless a host is "
+        "given. "
+        "May be given several times. Without --show and --output nothing is drawn.",
+    )
     parser.add_argument("--max-frames", type=int, help="Stop after this many frames.")
     parser.add_argument(
         "--driver-network",
@@ -59,26 +71,36 @@ def main(argv: list[str]) -> int:
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.live import Timing, drive
+    from rome_lightning.export.sending import Sender, parse_target
     from rome_lightning.tracking.live import LiveTracker
 
-    if args.output is None and not args.show:
-        raise ValueError("no output; give --output FILE.mp4 or --show")
+    draws = args.output is not None or args.show
+    if not draws and not args.send:
+        raise ValueError("no output; give --output FILE.mp4, --show or --send")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output is a .mp4 file, got {args.output}")
+    targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
-    timed, fps = _video(args.video) if args.video is not None else _camera(args.camera)
+    offsets: list[float] = []
+    timed, fps = _video(args.video, offsets) if args.video is not None else _camera(args.camera)
     times: list[float] = []
     frames = _noted(islice(timed, args.max_frames), times)
     first = list(islice(frames, CALIBRATION_FRAMES))
     if not first:
         raise ValueError("the driver has no frames")
     timing = Timing()
-    with LiveTracker(avatar.model.head, avatar.image_size[0]) as tracker:
+    with ExitStack() as stack:
+        tracker = stack.enter_context(LiveTracker(avatar.model.head, avatar.image_size[0]))
         tracker.calibrate(np.stack(first), fps)
-        drawn = drive(avatar, tracker, chain(first, frames), timing, args.driver_network)
+        drawn = drive(avatar, tracker, chain(first, frames), timing, args.driver_network, draws)
+        if targets:
+            sender = stack.enter_context(Sender(targets, avatar.model.head, fps))
+            drawn = _sent(drawn, sender)
         if args.show:
             drawn = _shown(drawn)
         _consume(drawn, args.output, fps, times)
+    if args.output is not None and args.video is not None:
+        _add_sound(args.output, args.video, [offset - times[0] for offset in offsets])
     _report(timing, args.output, faces_looked_for=not args.driver_network)
     return 0
 
@@ -90,10 +112,10 @@ def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Ite
         yield frame
 
 
-def _video(path: Path) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
+def _video(path: Path, clock_offsets: list[float]) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
     from rome_lightning.media.video import probe, stream_video
 
-    return stream_video(path), probe(path).fps
+    return stream_video(path, clock_offsets), probe(path).fps
 
 
 def _camera(number: int) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
@@ -127,6 +149,7 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
     import numpy as np
 
     for frame in frames:
+        assert frame.image is not None
         both = np.concatenate([frame.driver, frame.image], axis=1)
         try:
             cv2.imshow(WINDOW, both[..., ::-1])
@@ -143,10 +166,27 @@ def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float, times
     from rome_lightning.media.video import write_video
 
     if output is not None:
-        write_video(output, (frame.image for frame in frames), fps, timestamps=_growing(times))
+        images = (frame.image for frame in frames if frame.image is not None)
+        write_video(output, images, fps, timestamps=_growing(times))
         return
     for _ in frames:
         continue
+
+
+def _sent(frames: Iterator[LiveFrame], sender: Sender) -> Iterator[LiveFrame]:
+    """The frames, each sent before it is shown."""
+    for frame in frames:
+        sender.send(frame.params)
+        yield frame
+
+
+def _add_sound(output: Path, source: Path, clock_offsets: list[float]) -> None:
+    """Give the video the driver's sound, or say why it has none."""
+    from rome_lightning.media.audio import NO_SOUND, copy_audio
+
+    lost = copy_audio(output, source, clock_offsets)
+    if lost and lost != NO_SOUND:
+        print(f"warning: {output} is silent: {lost}", file=sys.stderr)
 
 
 def _growing(times: list[float]) -> Iterator[float]:

@@ -97,13 +97,15 @@ def _inverse_bind(bone: Bone) -> Float[np.ndarray, "4 4"]:
     return matrix
 
 
+NECK = (0.0, -0.13, -0.04)
+"""Place of the neck's bone of standing rigs, which is no joint of ours, head space, metres."""
 MIXAMO_JOINTS = ("Spine2", "Head", "Jaw", "LeftEye", "RightEye")
 """Bone of Mixamo's rig for each of the head model's joints; the rig has no jaw, which is added."""
 _TRUNK: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "Hips": (None, (0.0, -0.65, -0.02)),
     "Spine": ("Hips", (0.0, -0.55, -0.025)),
     "Spine1": ("Spine", (0.0, -0.45, -0.03)),
-    "Neck": ("Spine2", (0.0, -0.13, -0.04)),
+    "Neck": ("Spine2", NECK),
 }
 """Parent and place of each bone of the trunk that is no joint of ours, head space, metres."""
 _CHEST = (0.0, -0.35, -0.035)

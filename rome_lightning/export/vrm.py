@@ -20,7 +20,7 @@ from torch import Tensor
 from rome_lightning.export.glb import Person, asset, mesh_parts, rest_and_joints
 from rome_lightning.export.gltf import Buffer, container
 from rome_lightning.export.profiles import Profile
-from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, skin
+from rome_lightning.export.skeleton import EYE_LEVEL, NECK, Bone, bone_nodes, skin
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 
@@ -30,7 +30,7 @@ _BODY: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "hips": (None, (0.0, -0.65, -0.02)),
     "spine": ("hips", (0.0, -0.53, -0.03)),
     "chest": ("spine", (0.0, -0.38, -0.04)),
-    "neck": ("chest", (0.0, -0.13, -0.04)),
+    "neck": ("chest", NECK),
 }
 """Parent and place of each bone that has no joint of ours: head space, metres."""
 _LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {

@@ -161,8 +161,14 @@ def read_video(
     )
 
 
-def stream_video(path: str | Path) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+def stream_video(
+    path: str | Path, clock_offsets: list[float] | None = None
+) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
     """Seconds since the first frame, and upright RGB, of frames one by one, without keeping them.
+
+    Args:
+        path: of the video.
+        clock_offsets: filled as the frames come, see ``Video.clock_offsets``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -173,7 +179,10 @@ def stream_video(path: str | Path) -> Iterator[tuple[float, UInt8[np.ndarray, "h
         stream = picture_stream(container, path)
         clock = Clock(container, 1 / average_fps(stream))
         for frame in shown_frames(container, stream, path):
-            yield clock(frame.time), _shown(frame, stream, path, None)
+            time = clock(frame.time)
+            if clock_offsets is not None:
+                clock_offsets[:] = clock.offsets
+            yield time, _shown(frame, stream, path, None)
 
 
 def write_video(

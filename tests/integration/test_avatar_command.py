@@ -3,9 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
+import socket
 import struct
+import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import skimage.data
@@ -15,6 +19,7 @@ from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
+from rome_lightning.media.audio import copy_audio
 from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
 from rome_lightning.models.basis import mesh_fingerprint
@@ -250,6 +255,27 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
         code, error = rome("live", avatar, *arguments)
         assert code == cli.EXIT_FAILURE
         assert complaint in error
+
+
+def test_live_keeps_the_sound_and_sends(avatar, folder, tmp_path, rome):
+    sounding = Path(shutil.copy(folder / "face.mp4", tmp_path / "sounding.mp4"))
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as tone:
+        tone.setparams((1, 2, 48000, 0, "NONE", ""))
+        tone.writeframes((8000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes())
+    assert copy_audio(sounding, tmp_path / "tone.wav", [0.0]) == ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(5)
+        target = f"vmc://127.0.0.1:{listener.getsockname()[1]}"
+        output = tmp_path / "live.mp4"
+        assert rome("live", avatar, "--video", sounding, "-o", output, "--send", target) == (0, "")
+        packets = [listener.recv(65536) for _ in range(NUM_FRAMES)]
+        assert all(packet.startswith(b"#bundle") for packet in packets)
+        # Sending alone draws nothing.
+        assert rome("live", avatar, "--video", sounding, "--send", target) == (0, "")
+        assert len([listener.recv(65536) for _ in range(NUM_FRAMES)]) == NUM_FRAMES
+    with av.open(str(output)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 0
 
 
 def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_path, rome):

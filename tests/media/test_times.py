@@ -104,6 +104,14 @@ def test_sound_stays_with_the_pictures(
     assert shown == pytest.approx(1.0, abs=0.003)
 
 
+def test_a_stream_knows_the_clock_of_its_sound(tmp_path: Path) -> None:
+    source = driver(tmp_path / "late_picture.mkv", EVEN, 0.8, 0.0)
+    offsets: list[float] = []
+    assert len(list(stream_video(source, offsets))) == len(EVEN)
+    assert tuple(offsets) == read_video(source).clock_offsets
+    assert offsets == pytest.approx([-0.8], abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["pcm.mov", "pcm.mkv"])
 def test_sound_that_players_do_not_read_is_encoded(tmp_path: Path, name: str) -> None:
     path = carried(driver(tmp_path / name, EVEN, codec="pcm_s16le"))
