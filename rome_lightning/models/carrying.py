@@ -18,7 +18,7 @@ from rome_lightning.types.struct import TensorStruct
 
 RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 8)))
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
-pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, and 1 on hair."""
+pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, 1 on hair."""
 NUM_STORED = 8
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
@@ -27,6 +27,8 @@ OUTLINE = 0.5
 """How far a point may face the camera to lie on the outline."""
 SAME_OUTLINE = 0.3
 """Difference of the cosines from which a point of one outline is not one of the other."""
+SAME_BESIDE = 0.45
+"""The same for what lies beside the outline."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
@@ -143,8 +145,11 @@ def carry(
     known = mask.to(displacement.dtype)
     outline, behind = push_pull(displacement, known), push_pull(torch.cat([behind, around], dim=1), known)
     behind, around = behind.split([2 * count, 1], dim=1)
-    # The soft edge of the outline itself moves with it.
-    beyond = torch.lerp(outline, behind, (distance / EDGE).clamp_max(1))
+    # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
+    # shows the next piece of the surface, which is hidden here.
+    same, _ = extend_outside((2 * (1 - (there - now).abs() / SAME_BESIDE)).clamp(0, 1), mask)
+    edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
+    beyond = torch.lerp(behind, outline, edge)
     place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
@@ -152,6 +157,8 @@ def carry(
     shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
     believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
+    # Hair surrounds a head; skin and clothes beside one outline are not beside another.
+    matte = matte * torch.maximum(layers[:, HAIR], torch.where(mask, 1.0, same).flatten(0, 1)[:, None])
     # What comes out from behind a face may have lain farther beside it, or on the head as hair.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
     uncovered = torch.maximum((beside / UNCOVERED).clamp_max(1), layers[:, HAIR])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +14,8 @@ from rome_lightning.renderer import UVLayout, push_pull, sample_texture
 
 FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
 """Regions that are filled from themselves: hair from hair, skin from skin, cloth from cloth."""
-FACE, SCALP = 0, 1
-"""Indices of two of them."""
+FACE, SCALP, NECK = 0, 1, 2
+"""Indices of three of them."""
 FACE_BRIGHTNESS = 0.55
 """Mean brightness of a face beside which the generic colours of eyes and mouth look right."""
 STRAND_REACH = 0.1
@@ -61,7 +61,7 @@ class Completion(nn.Module):
         mouth = layout.gather(head.region("mouth").float()[None, :, None])
         self.register_buffer("is_mouth", (mouth > 0.5).float(), persistent=False)
         self.register_buffer("mirror", mirrored_uvs(head, layout), persistent=False)
-        weights = [layout.gather(head.region(*names).float()[None, :, None]) for names in FILL_REGIONS]
+        weights = [layout.gather(region.float()[None, :, None]) for region in _fill_regions(head, mean[0])]
         self.register_buffer("regions", torch.cat(weights), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
 
@@ -159,6 +159,18 @@ class Completion(nn.Module):
         brightness = (colour * weight).mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / total.clamp_min(1)
         gain = torch.where(total > 1, brightness / FACE_BRIGHTNESS, 1.0).clamp(0.4, 1.15)
         return (self.interior * gain).expand_as(colour)
+
+
+def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:
+    """The vertices of each of ``FILL_REGIONS``, with the nape as part of the neck.
+
+    Hair that hangs over a neck is seen on the neck, and the nape is filled with it; short hair ends above.
+    """
+    regions = [head.region(*names) for names in FILL_REGIONS]
+    nape = regions[SCALP] & (mean[:, 1] < mean[head.region("ears"), 1].min())
+    regions[SCALP] = regions[SCALP] & ~nape
+    regions[NECK] = regions[NECK] | nape
+    return regions
 
 
 def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:

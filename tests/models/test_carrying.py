@@ -88,6 +88,25 @@ def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) ->
     assert abs(found - ears) < abs(found - cheek) / 2
 
 
+def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarModel) -> None:
+    """An ear beside the cheek is not beside the back of the head, which is the outline after a turn."""
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 1.0, 0.0]]))
+    opacity = {}
+    for label in (Region.FACE_SKIN, Region.HAIR):
+        labelled = dataclasses.replace(photo, regions=torch.full_like(photo.regions, int(label)))
+        for name, params in (("own", photo.params), ("turned", turned)):
+            layers, mask = carried_to(model, labelled, params)
+            row = int(mask[0, 0].any(1).nonzero().min()) + SIZE // 5
+            covered = mask[0, 0, row].nonzero()
+            beside = [int(covered.min()) - 2, int(covered.max()) + 2]
+            opacity[label, name] = float(layers[0, MATTE, row, beside].min())
+    assert opacity[Region.FACE_SKIN, "own"] > 0.9
+    assert opacity[Region.HAIR, "turned"] > 0.9
+    assert opacity[Region.FACE_SKIN, "turned"] < 0.1
+
+
 def test_what_lies_beyond_the_video_is_not_known(model: AvatarModel) -> None:
     photo = smooth_photo(model)
     regions = photo.regions.clone()

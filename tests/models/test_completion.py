@@ -92,3 +92,21 @@ def test_nothing_seen_is_finite(completion: Completion) -> None:
     completed, known = completion(torch.rand(1, 3, SIZE, SIZE), nothing, nothing)
     assert completed.isfinite().all()
     assert known.max() == 0
+
+
+def test_a_nape_that_nobody_sees_is_skin_below_short_hair(completion: Completion) -> None:
+    """Dark hair above the lower end of the ears, bright neck: the nape between them is the neck's."""
+    head = load_head("open")
+    mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, completion.regions.shape[-1])
+    height, depth = layout.gather(mean[None])[0, 1:]
+    scalp = layout.gather(head.region("scalp").float()[None, :, None])[0, 0] > 0.99
+    low = mean[head.region("ears"), 1].min()
+    seen_hair = scalp & (height > low + 0.02)
+    seen_neck = region(completion, "neck")[0, 0] & (depth > 0)
+    known = (seen_hair | seen_neck).float()[None, None]
+    colour = torch.where(seen_hair, 0.1, 0.8).expand(1, 3, -1, -1)
+    filled, _ = completion(colour, known, seen_hair.float()[None, None])
+    nape = scalp & (height < low - 0.005)
+    assert nape.any()
+    assert filled[0, :, nape].mean() > 0.7
