@@ -14,8 +14,8 @@ from rome_lightning.renderer import UVLayout, push_pull, sample_texture
 
 FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
 """Regions that are filled from themselves: hair from hair, skin from skin, cloth from cloth."""
-FACE, SCALP, NECK = 0, 1, 2
-"""Indices of three of them."""
+FACE, SCALP, NECK, NAPE = 0, 1, 2, 4
+"""Indices of three of them, and of the scalp below the ears, which is filled from face or hair."""
 FACE_BRIGHTNESS = 0.55
 """Mean brightness of a face beside which the generic colours of eyes and mouth look right."""
 STRAND_REACH = 0.1
@@ -128,13 +128,11 @@ class Completion(nn.Module):
         """
         batch, count = len(colour), len(self.regions)
         weight = known[:, None] * self.regions
-        # A scalp with hair on it is filled from hair, not from temples and sideburns' skin.
-        scalp = self.regions[SCALP]
-        share = (hair * scalp).sum((-1, -2), keepdim=True) / (known * scalp).sum(
-            (-1, -2), keepdim=True
-        ).clamp_min(1)
-        is_hairy = ((share - 0.1) / 0.3).clamp(0, 1)
-        weight[:, SCALP] = torch.lerp(known, hair, is_hairy) * scalp
+        # A scalp with hair on it is filled from hair, not from temples and sideburns' skin; so is a nape
+        # where hair hangs over the neck, which else is skin: a collar is no neighbour to take it from.
+        hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
+        weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
+        weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
         # A fill is smooth: half the resolution does.
         total = F.avg_pool2d(torch.cat([weight.flatten(1, 2), known], dim=1), 2)
         sums = F.avg_pool2d((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2), 2)
@@ -145,7 +143,7 @@ class Completion(nn.Module):
         # A region of which next to nothing is seen takes what is around it.
         amount = weight.mean((-1, -2), keepdim=True)
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
-        fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * scalp
+        fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * self.regions[SCALP]
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
         filled = (fills * shares).sum(1)
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
@@ -161,16 +159,21 @@ class Completion(nn.Module):
         return (self.interior * gain).expand_as(colour)
 
 
-def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:
-    """The vertices of each of ``FILL_REGIONS``, with the nape as part of the neck.
+def _is_hairy(
+    hair: Float[Tensor, "b 1 s s"], known: Float[Tensor, "b 1 s s"], region: Float[Tensor, "1 s s"]
+) -> Float[Tensor, "b 1 1 1"]:
+    """Whether the known part of a region shows hair, [0, 1]."""
+    share = (hair * region).sum((-1, -2), keepdim=True)
+    share = share / (known * region).sum((-1, -2), keepdim=True).clamp_min(1)
+    return ((share - 0.1) / 0.3).clamp(0, 1)
 
-    Hair that hangs over a neck is seen on the neck, and the nape is filled with it; short hair ends above.
-    """
+
+def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:
+    """The vertices of each of ``FILL_REGIONS`` and of the nape, which is no part of the scalp here."""
     regions = [head.region(*names) for names in FILL_REGIONS]
     nape = regions[SCALP] & (mean[:, 1] < mean[head.region("ears"), 1].min())
     regions[SCALP] = regions[SCALP] & ~nape
-    regions[NECK] = regions[NECK] | nape
-    return regions
+    return [*regions, nape]
 
 
 def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:

@@ -94,19 +94,22 @@ def test_nothing_seen_is_finite(completion: Completion) -> None:
     assert known.max() == 0
 
 
-def test_a_nape_that_nobody_sees_is_skin_below_short_hair(completion: Completion) -> None:
-    """Dark hair above the lower end of the ears, bright neck: the nape between them is the neck's."""
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_nape_that_nobody_sees_is_skin_unless_hair_hangs_over_the_neck(
+    completion: Completion, hangs: bool
+) -> None:
+    """Bright face; dark hair above the ears, and below them too or a dark collar, which is no skin."""
     head = load_head("open")
     mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))
     layout = UVLayout(head.faces, head.uvs, head.uv_faces, completion.regions.shape[-1])
     height, depth = layout.gather(mean[None])[0, 1:]
     scalp = layout.gather(head.region("scalp").float()[None, :, None])[0, 0] > 0.99
     low = mean[head.region("ears"), 1].min()
-    seen_hair = scalp & (height > low + 0.02)
-    seen_neck = region(completion, "neck")[0, 0] & (depth > 0)
-    known = (seen_hair | seen_neck).float()[None, None]
-    colour = torch.where(seen_hair, 0.1, 0.8).expand(1, 3, -1, -1)
-    filled, _ = completion(colour, known, seen_hair.float()[None, None])
-    nape = scalp & (height < low - 0.005)
-    assert nape.any()
-    assert filled[0, :, nape].mean() > 0.7
+    face, neck = (region(completion, name)[0, 0] & (depth > 0) for name in ("face", "neck"))
+    hair = scalp & (height > low + 0.02)
+    known = (hair | neck | face).float()[None, None]
+    colour = torch.where(face, 0.8, 0.1).expand(1, 3, -1, -1)
+    filled, _ = completion(colour, known, (hair | (neck & hangs)).float()[None, None])
+    nape = filled[0, :, scalp & (height < low - 0.005)]
+    assert nape.numel()
+    assert (nape.mean() < 0.3) if hangs else (nape.mean() > 0.7)
