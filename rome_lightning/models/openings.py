@@ -1,4 +1,4 @@
-"""Where a photograph shows what lies between lids and between lips."""
+"""Where a photograph shows what lies between the lips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.renderer.morphology import dilate, erode
-from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, LEFT_LIDS_OUTLINE, RIGHT_LIDS_OUTLINE
+from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE
 
 EDGE = 0.0019
 """How far landmarks miss the edge of an opening, share of the picture's width."""
@@ -23,16 +23,6 @@ def between_lips(
         image_size: height and width, pixels.
     """
     return _within(landmarks_px[:, list(INNER_LIPS_OUTLINE)], image_size)
-
-
-def between_lids(
-    landmarks_px: Float[Tensor, "b l 2"], image_size: tuple[int, int]
-) -> Float[Tensor, "b 1 h w"]:
-    """1 between the lids of either eye, 0 elsewhere; arguments as for ``between_lips``."""
-    right, left = (
-        _within(landmarks_px[:, list(lids)], image_size) for lids in (RIGHT_LIDS_OUTLINE, LEFT_LIDS_OUTLINE)
-    )
-    return torch.maximum(right, left)
 
 
 def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
-from rome_lightning.models.openings import between_lids, between_lips, widened
+from rome_lightning.models.openings import between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
 from rome_lightning.renderer.morphology import dilate, erode
@@ -194,22 +194,20 @@ def observe(
         faces: triangles of the mesh.
         layout: texels of the texture.
         rasterizer: for the visibility.
-        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin,
-            of teeth and of eyeballs is not skin, and lips are no teeth.
+        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin
+            and of teeth is not skin, and lips are no teeth.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
     lips = between_lips(source.landmarks, source.image_size)
-    # Where face or ears would be seen, these are before or behind them.
-    not_skin = torch.maximum(widened(lips), between_lids(source.landmarks, source.image_size))
-    image = torch.cat([source.image, inner, *labels, not_skin, lips], dim=1)
+    image = torch.cat([source.image, inner, *labels, widened(lips), lips], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, layout, rasterizer)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes, not_skin, lips = observed[:, 4:].split(1, dim=1)
+    hair, clothes, teeth, lips = observed[:, 4:].split(1, dim=1)
     if completion is not None:
-        skin = 1 - completion.bare * torch.maximum(clothes.square(), not_skin)
+        skin = 1 - completion.bare * torch.maximum(clothes.square(), teeth)
         visibility = visibility * skin
         # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))

@@ -1,38 +1,27 @@
-"""Where a photograph shows what lies between lips and lids."""
+"""Where a photograph shows what lies between the lips."""
 
 import numpy as np
 import torch
 from skimage.draw import polygon2mask
 
-from rome_lightning.models.openings import between_lids, between_lips, widened
-from rome_lightning.types.landmarks import (
-    INNER_LIPS_OUTLINE,
-    LEFT_LIDS_OUTLINE,
-    NUM_LANDMARKS,
-    RIGHT_LIDS_OUTLINE,
-)
+from rome_lightning.models.openings import between_lips, widened
+from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, NUM_LANDMARKS
 
 SIZE = (48, 64)
 
 
-def test_openings_are_the_polygons_of_the_outlines() -> None:
+def test_the_opening_is_the_polygon_of_the_inner_lips() -> None:
     """Stars, which are not convex, against scikit-image; corners lie on no pixel centre."""
     generator = np.random.default_rng(0)
     landmarks = torch.zeros(2, NUM_LANDMARKS, 2)
-    wanted = {name: np.zeros((2, *SIZE), bool) for name in ("lips", "lids")}
+    wanted = np.zeros((2, *SIZE), bool)
     for row in range(2):
-        for outline, name, centre in (
-            (INNER_LIPS_OUTLINE, "lips", (30.3, 36.2)),
-            (RIGHT_LIDS_OUTLINE, "lids", (14.2, 12.7)),
-            (LEFT_LIDS_OUTLINE, "lids", (45.1, 13.4)),
-        ):
-            angle = np.linspace(0, 2 * np.pi, len(outline) + 1)[:-1]
-            radius = generator.uniform(2, 10, len(outline))
-            corners = np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], -1)
-            landmarks[row, list(outline)] = torch.from_numpy(corners).float()
-            wanted[name][row] |= polygon2mask(SIZE, corners[:, ::-1])
-    assert np.array_equal(between_lips(landmarks, SIZE)[:, 0].bool().numpy(), wanted["lips"])
-    assert np.array_equal(between_lids(landmarks, SIZE)[:, 0].bool().numpy(), wanted["lids"])
+        angle = np.linspace(0, 2 * np.pi, len(INNER_LIPS_OUTLINE) + 1)[:-1]
+        radius = generator.uniform(2, 10, len(angle))
+        corners = np.stack([30.3 + radius * np.cos(angle), 26.2 + radius * np.sin(angle)], -1)
+        landmarks[row, list(INNER_LIPS_OUTLINE)] = torch.from_numpy(corners).float()
+        wanted[row] = polygon2mask(SIZE, corners[:, ::-1])
+    assert np.array_equal(between_lips(landmarks, SIZE)[:, 0].bool().numpy(), wanted)
 
 
 def test_closed_lips_vanish_and_open_ones_grow_by_what_landmarks_miss() -> None:
