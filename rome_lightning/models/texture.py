@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
-from rome_lightning.models.openings import between_lips, widened
+from rome_lightning.models.lips import between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
 from rome_lightning.renderer.morphology import dilate, erode

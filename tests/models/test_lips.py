@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from skimage.draw import polygon2mask
 
-from rome_lightning.models.openings import between_lips, widened
+from rome_lightning.models.lips import between_lips, widened
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, NUM_LANDMARKS
 
 SIZE = (48, 64)
