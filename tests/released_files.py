@@ -217,7 +217,7 @@ def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
     model = make_model(vertices, faces, seed)
     (deca / "generic_model.pkl").write_bytes(pickle.dumps(model, protocol=2))
     uvs, uv_faces = _layout(vertices, faces)
-    _write_obj(deca / "head_template.obj", vertices, uvs, faces, uv_faces)
+    write_obj(deca / "head_template.obj", vertices, uvs, faces, uv_faces)
     _write_landmarks(deca / "landmark_embedding.npy", rng)
 
     slit = boundary_loops(faces)[0]
@@ -262,7 +262,7 @@ def _write_moving(data: Path, vertices: Floats, rng: np.random.Generator) -> Non
     torch.save(torch.from_numpy(mean).float(), data / "mean_deform.pt")
 
 
-def _write_obj(path: Path, vertices: Floats, uvs: Floats, faces: Ints, corners: Ints) -> None:
+def write_obj(path: Path, vertices: Floats, uvs: Floats, faces: Ints, corners: Ints) -> None:
     """Positions, texture coordinates with v up, and triangles."""
     lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in uvs]

@@ -70,5 +70,7 @@ class HeadData:
     ``i``."""
     pose_basis: Float[Tensor, "p x"] | None = None
     """Pose correctives: flattened (R - I) of all joints but the root (p = 36) to displacements (x = 3 c)."""
+    num_open_faces: int | None = None
+    """Triangles before those that close the mouth; ``None`` where none does."""
     licence: str = ""
     """Terms under which the asset may be used; written into every summary."""

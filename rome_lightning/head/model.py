@@ -39,6 +39,7 @@ class HeadModel(nn.Module):
         self.name = data.name
         self.licence = data.licence
         self.expression_names = data.expression_names
+        self.num_open_faces = data.num_open_faces
         self.num_shape = data.shape_basis.shape[-1]
         self.num_expression = data.expression_basis.shape[-1]
         self.num_carriers = data.template.shape[0]
@@ -76,8 +77,8 @@ class HeadModel(nn.Module):
             self.add_landmarks(name, embedding)
 
     def add_landmarks(self, name: str, embedding: LandmarkEmbedding) -> None:
-        """Take an embedding, as if the asset had it."""
-        self.landmark_names = (*self.landmark_names, name)
+        """Take an embedding, as if the asset had it, in place of one of this name."""
+        self.landmark_names = (*(known for known in self.landmark_names if known != name), name)
         self._register(f"landmark_corners_{name}", self.faces.cpu()[embedding.faces].to(self.faces.device))
         self._register(f"landmark_weights_{name}", embedding.barycentrics.to(self.faces.device))
         self._register(f"landmark_indices_{name}", embedding.indices)

@@ -17,7 +17,7 @@ NUM_JAW = 3
 """Axis-angle of the jaw, behind the expression's coefficients."""
 _JAW_COST = 5.0
 """Prior of the jaw's squared angle, radians, against that of an expression weight."""
-_COEFFICIENT_COST = 0.05
+_COEFFICIENT_COST = 0.02
 """Prior of a squared expression coefficient, standard deviations, against that of an expression weight."""
 _MOST_COEFFICIENT = 4.0
 _JAW_LOW, _JAW_HIGH = (-0.05, -0.15, -0.1), (0.6, 0.15, 0.1)
@@ -144,7 +144,12 @@ def _one_matrix(angles: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
 
 def with_landmarks(head: HeadModel) -> HeadModel:
     """The head itself; FLAME has MediaPipe's landmarks from now on, by registration."""
-    return head if _has_named_expressions(head) else add_mediapipe(head)
+    if _has_named_expressions(head) or "mediapipe" in head.landmark_names:
+        return head
+    # It fits with what is in this module.
+    from rome_lightning.tracking.embedding import settle_landmarks
+
+    return settle_landmarks(add_mediapipe(head))
 
 
 def _has_named_expressions(head: HeadModel) -> bool:

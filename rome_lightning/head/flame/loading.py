@@ -23,6 +23,7 @@ from rome_lightning.head.flame.regions import (
     released_regions,
 )
 from rome_lightning.head.flame.released import (
+    find_file,
     find_released,
     released_faces,
     released_vertex_uvs,
@@ -86,7 +87,7 @@ class FlameFiles:
             model,
             released.get("head_template.obj") or find("head_template_mesh.obj", "FLAME_texture.npz"),
             find("FLAME_masks.pkl"),
-            find("landmark_embedding.npy"),
+            find_file(model, release, "landmark_embedding.npy"),
             find("mediapipe_landmark_embedding.npz"),
             released.get("hair_list.pkl"),
             released.get("neck_list.pkl"),
@@ -173,6 +174,7 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
         regions={name: torch.from_numpy(regions[name]) for name in REGIONS},
         landmarks=landmarks,
         pose_basis=single(arrays["posedirs"].reshape(-1, arrays["posedirs"].shape[-1]).T),
+        num_open_faces=len(open_faces),
         licence=FLAME_LICENCE,
     )
 

@@ -32,15 +32,16 @@ def find_released(model: Path, folder: str | Path) -> dict[str, Path]:
         model: FLAME's ``generic_model.pkl``.
         folder: the release's ``data``, or empty; ``DECA/data`` beside it, a submodule, is looked into too.
     """
+    files = {name: find_file(model, folder, name) for name in CONSEQUENCES}
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def find_file(model: Path, folder: str | Path, name: str) -> Path | None:
+    """A file beside the model, in the release's folder, or in ``DECA/data`` beside that; None if in none."""
     places = [model.parent]
     if str(folder):
         places += [Path(folder), Path(folder).parent / "DECA" / "data"]
-    found = {}
-    for name in CONSEQUENCES:
-        files = (place / name for place in places)
-        if (file := next((file for file in files if file.is_file()), None)) is not None:
-            found[name] = file
-    return found
+    return next((place / name for place in places if (place / name).is_file()), None)
 
 
 def check_released(model: Path, folder: str | Path) -> list[str]:
