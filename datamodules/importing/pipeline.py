@@ -29,8 +29,8 @@ from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, s
 from datamodules.split_index import with_indices
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.video import Video
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.foreign import KINDS as TRACKERS
-from rome_lightning.tracking.jaw import with_landmarks
 
 _FPS = 25.0
 """Frame rate of pictures, which have none of their own."""

@@ -32,8 +32,8 @@ from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.escaping import printable
 from rome_lightning.media.locks import owned
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.identity import default_embedder
-from rome_lightning.tracking.jaw import with_landmarks
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _TRACKING_MODELS = ("face_landmarker", "selfie_multiclass", "modnet")

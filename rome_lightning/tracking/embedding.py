@@ -14,10 +14,11 @@ from torch import Tensor
 from rome_lightning.geometry import axis_angle_to_matrix, project
 from rome_lightning.head import HeadModel
 from rome_lightning.head.data import LandmarkEmbedding
-from rome_lightning.head.flame.registration import embed_mediapipe
+from rome_lightning.head.flame.registration import add_mediapipe, embed_mediapipe
 from rome_lightning.head.open_head import load_open_head
 from rome_lightning.tracking.fit import fit_clip
 from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.jaw import has_named_expressions
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import NUM_SKIN
 
@@ -30,6 +31,13 @@ _IDENTITY = 0.7
 _SIZE = 512
 _SETTLED: dict[str, LandmarkEmbedding] = {}
 """Of heads of this process: the search takes ten seconds."""
+
+
+def with_landmarks(head: HeadModel) -> HeadModel:
+    """The head itself; FLAME has MediaPipe's landmarks from now on, by registration."""
+    if has_named_expressions(head) or "mediapipe" in head.landmark_names:
+        return head
+    return settle_landmarks(add_mediapipe(head))
 
 
 def settle_landmarks(head: HeadModel) -> HeadModel:

@@ -142,21 +142,12 @@ def _one_matrix(angles: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
     return axis_angle_to_matrix(angles[None])[0]
 
 
-def with_landmarks(head: HeadModel) -> HeadModel:
-    """The head itself; FLAME has MediaPipe's landmarks from now on, by registration."""
-    if _has_named_expressions(head) or "mediapipe" in head.landmark_names:
-        return head
-    # It fits with what is in this module.
-    from rome_lightning.tracking.embedding import settle_landmarks
-
-    return settle_landmarks(add_mediapipe(head))
-
-
-def _has_named_expressions(head: HeadModel) -> bool:
+def has_named_expressions(head: HeadModel) -> bool:
+    """Whether the jaw opens by an expression with ARKit's name, as on the open head."""
     return "jawOpen" in head.expression_names and head.pose_basis is None
 
 
 def landmark_model(head: HeadModel, dtype: torch.dtype = torch.float32) -> LandmarkModel:
     """The landmarks of any head that can be fitted; FLAME gets those of MediaPipe by registration."""
-    kind = LandmarkModel if _has_named_expressions(head) else JawLandmarkModel
-    return kind.from_head(with_landmarks(head), dtype)
+    kind = LandmarkModel if has_named_expressions(head) else JawLandmarkModel
+    return kind.from_head(head if kind is LandmarkModel else add_mediapipe(head), dtype)

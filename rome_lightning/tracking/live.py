@@ -15,6 +15,7 @@ from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector, open_task
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.fit import (
     initial_state,
     landmark_problem,
@@ -53,7 +54,7 @@ class LiveTracker:
 
     def __init__(self, head: HeadModel, image_size: int = 256, detector: FaceDetector | None = None) -> None:
         self.tracker = Tracker(head, image_size, detector=detector)
-        self.model = landmark_model(head)
+        self.model = landmark_model(with_landmarks(head))
         self._stack = ExitStack()
         self._shape: Float[Tensor, " s"] | None = None
         self._state: FrameState | None = None

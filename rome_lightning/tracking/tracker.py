@@ -19,6 +19,7 @@ from rome_lightning.tracking.detector import (
     FaceDetector,
     Progress,
 )
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.jaw import landmark_model
@@ -153,7 +154,7 @@ class Tracker:
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
         # Heads that cannot be fitted are refused here, not after minutes of detection.
-        landmark_model(head)
+        landmark_model(with_landmarks(head))
         self.head = head
         self.image_size = image_size
         self.crop_rule = crop_rule or CropRule()

@@ -35,7 +35,8 @@ def test_landmarks_come_to_their_places(tmp_path: Path) -> None:
     registered = errors_mm()
     settle_landmarks(head)
     settled = errors_mm()
-    assert settled["all"] < registered["all"] + 0.1
-    assert settled["all"] < 1.5
-    assert settled["lids"] < 2
-    assert settled["lips"] < 2.5
+    # Twice what was found.
+    assert registered["all"] < 0.6
+    assert settled["all"] < 0.65
+    assert settled["lids"] < 0.3
+    assert settled["lips"] < 0.75

@@ -17,9 +17,9 @@ from rome_lightning.geometry import (
     project,
 )
 from rome_lightning.head import HeadModel
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.foreign.cameras import CropCamera, PinholeCamera
 from rome_lightning.tracking.foreign.formats import FlameTrack
-from rome_lightning.tracking.jaw import with_landmarks
 from rome_lightning.tracking.tracker import Problem, TrackedClip
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
