@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +29,10 @@ from datamodules.manifest import Manifest, build_manifest
 from datamodules.shards import ShardWriter
 
 CLIPS_PER_SHARD, FRAMES, SIZE = 16, 50, 32
+_BYTES_PER_S, _ROUND_TRIP_S = 1e9 / 8, 0.05
+"""Model of a network: 1 Gbit/s for a machine, 50 ms from a request to its first byte."""
+_SHARD_BYTES = 22e6
+"""Of 16 clips of 50 frames of 256 pixels."""
 _KINDS = ("tar", "frames.npy", "clips.npy", "params.npy")
 
 
@@ -186,6 +189,27 @@ def _worker(folder: Path) -> tuple[float, float]:
     return result
 
 
+def _from_store(folder: Path) -> str:
+    """What the first batch fetches from an address, and how long that takes by the model of the network."""
+    from datamodules.talking_heads import TalkingHeadDataModule
+
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ROME_CACHE"] = cache
+        start_s = time.monotonic()
+        data = TalkingHeadDataModule(f"pipe:cat {folder}/{{}}", image_size=SIZE, batch_size=8)
+        data.setup("fit")
+        next(iter(data.train_dataloader()))
+        here_s = time.monotonic() - start_s
+        fetched = [path.name for path in Path(cache).rglob("*") if path.name[0] != "."]
+    shards = [name for name in fetched if name.endswith(".tar")]
+    sizes = [(folder / name).stat().st_size for name in fetched if name.endswith((".json", ".safetensors"))]
+    requests = len(shards) + len(sizes)
+    network_s = _ROUND_TRIP_S * requests + (sum(sizes) + len(shards) * _SHARD_BYTES) / _BYTES_PER_S
+    what = f"{sum(sizes) / 1e6:.0f} MB of indices, {len(shards)} shards of {_SHARD_BYTES / 1e6:.0f} MB"
+    how = f"{network_s:.1f} s by the model of the network, {here_s:.1f} s here without one"
+    return f"first batch from a store: {what}: {how}"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -209,7 +233,9 @@ def main() -> None:
                     columns[count][step.__name__] = pool.submit(_measured, step, folder).result()
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 columns[count]["a worker"] = pool.submit(_worker, folder).result()
-            print(f"{count} clips: done", file=sys.stderr, flush=True)
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                store = pool.submit(_from_store, folder).result()
+            print(f"{count} clips: {store}", flush=True)
         finally:
             shutil.rmtree(folder)
     print("| step (CPU s, MB) | " + " | ".join(f"{count:,} clips" for count in columns) + " |")

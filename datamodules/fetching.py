@@ -15,7 +15,10 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits before each further attempt at an address that does not answer, or stops in the middle."""
@@ -129,16 +132,32 @@ def _file_system(url: str) -> Any:
 
 
 def _from_store(file_system: Any, url: str) -> Iterator[bytes]:
+    from concurrent.futures import ThreadPoolExecutor
+
     try:
-        # Whole parts one after the other; a cache would keep them in memory.
-        with file_system.open(url, "rb", block_size=16 * _CHUNK, cache_type="readahead") as file:
-            while chunk := file.read(4 * _CHUNK):
-                yield chunk
+        # Its clients give up a silent connection by themselves, but bring whole parts: in the meantime this
+        # process has to say that it lives.
+        with ThreadPoolExecutor(1) as pool:
+            file = _patiently(
+                pool.submit(file_system.open, url, "rb", block_size=16 * _CHUNK, cache_type="readahead")
+            )
+            with file:
+                while chunk := _patiently(pool.submit(file.read, 4 * _CHUNK)):
+                    yield chunk
     except OSError:
         raise
     except Exception as error:
         # Clients of stores raise classes of their own, of libraries that need not be installed.
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _patiently(future: Future[Any]) -> Any:
+    """Wait for a result, telling now and then that this process lives."""
+    from concurrent.futures import wait
+
+    while not wait([future], timeout=0.5).done:
+        tell_alive()
+    return future.result()
 
 
 def _from_library(url: str) -> Iterator[bytes]:

@@ -32,6 +32,8 @@ class RunCheckpoint(Checkpoint):
         mode: whether a small (``min``) or a large (``max``) value is good.
         every_n_steps: also write ``last`` after so many steps.
         every_n_minutes: also write ``last`` so long after the one before.
+        long_validation_s: a run stops inside of a validation that is expected to take longer; so ``last``
+            is also written before it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RunCheckpoint(Checkpoint):
         mode: Literal["min", "max"] = "min",
         every_n_steps: int | None = None,
         every_n_minutes: float | None = 15.0,
+        long_validation_s: float = 30.0,
     ) -> None:
         super().__init__()
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
@@ -49,6 +52,7 @@ class RunCheckpoint(Checkpoint):
         self.mode = mode
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
+        self.long_validation_s = long_validation_s
         self.best_model_score: float | None = None
         self._folder = Path()
         self._facts: dict[str, Any] = {}
@@ -57,6 +61,10 @@ class RunCheckpoint(Checkpoint):
         self._saved_at_s = 0.0
         self._failure: str | None = None
         self._between_steps = False
+        # Of the last validation; the first one is taken for long.
+        self._validation_s, self._validation_start_s = math.inf, 0.0
+        self._can_leave = False
+        self._common_batches = 0
 
     @property
     def best_model_path(self) -> str:
@@ -108,8 +116,39 @@ class RunCheckpoint(Checkpoint):
         self._between_steps = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """While validating, averaged weights may stand in for the trained ones."""
+        """Save before a validation that may outlast the warning of a time limit.
+
+        While validating, averaged weights may stand in for the trained ones, so that nothing can be saved.
+        """
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._can_leave = self._validation_s >= self.long_validation_s and self._save_last(trainer)
+            self._validation_start_s = time.monotonic()
+            self._common_batches = self._fewest_batches(trainer)
         self._between_steps = False
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop inside of a long validation; the resumed run goes on with the next step."""
+        if self._can_leave and not trainer.sanity_checking and batch_idx < self._common_batches:
+            signum, _ = self._agree(trainer)
+            if signum:
+                self._stop(trainer, signum)
+
+    def _fewest_batches(self, trainer: Trainer) -> int:
+        """Batches that every rank has: to agree on more would wait for ever."""
+        count = int(sum(trainer.num_val_batches))
+        if trainer.world_size == 1:
+            return count
+        fewest = trainer.strategy.reduce(
+            torch.tensor(-float(count), device=trainer.strategy.root_device), reduce_op="max"
+        )
+        return -int(fewest)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, and keep it as the best if it is.
@@ -119,7 +158,10 @@ class RunCheckpoint(Checkpoint):
         """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self._between_steps = True
+        self._between_steps, self._can_leave = True, False
+        self._validation_s = time.monotonic() - self._validation_start_s
+        # What was saved before the validation does not know its result.
+        self._saved_steps = None
         if self.monitor not in trainer.callback_metrics:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(

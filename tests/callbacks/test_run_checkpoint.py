@@ -115,7 +115,8 @@ def _fit(folder: Path, *more: Callback, resume: bool = False, epochs: int = 3, *
     seed_everything(0, verbose=False)
     module = _Module()
     monitor, every_n_steps = options.pop("monitor", "val/score"), options.pop("every_n_steps", None)
-    checkpoint = _Unsaved(monitor, every_n_steps=every_n_steps)
+    long_validation_s = options.pop("long_validation_s", 30.0)
+    checkpoint = _Unsaved(monitor, every_n_steps=every_n_steps, long_validation_s=long_validation_s)
     ema = EMAWeightAveraging(decay=0.5, use_buffers=False)
     trainer = Trainer(
         default_root_dir=folder,
@@ -251,6 +252,30 @@ def test_a_signal_stops_between_two_steps(signum, tmp_path):
     assert "last.ckpt" in stopped.value.message
     assert signal.getsignal(signum) == before
     assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
+
+
+class _SignalInValidation(Callback):
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, 0
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.step and not trainer.sanity_checking:
+            self.seen += 1
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [({}, 5), ({}, 10), ({"val_check_interval": 2}, 2), ({"val_check_interval": 2}, 9)],
+)
+def test_a_signal_stops_inside_of_a_long_validation(options, step, tmp_path):
+    callback = _SignalInValidation(step)
+    with pytest.raises(RunStopped) as stopped:
+        _fit(tmp_path, callback, long_validation_s=0.0, **options)
+    # The first of two batches; the averaged weights were in place of the trained ones.
+    assert callback.seen == 1
+    assert stopped.value.message.startswith(f"stopped by SIGUSR2 after {step} steps; resume with")
+    assert _same(_fit(tmp_path, resume=True, **options), _fit(tmp_path / "whole", **options))
 
 
 def test_a_signal_before_the_first_step_names_no_checkpoint(tmp_path):
