@@ -237,11 +237,11 @@ def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
     vertex_uvs[seam] += rng.uniform(-0.05, 0.05, (40, 2))
     flipped = torch.from_numpy(vertex_uvs * [1, -1]).float()
     torch.save(flipped[None], data / "vertex_uvcoords.pth")
-    _write_moving(data, vertices, rng)
+    write_moving(data, vertices, rng)
     return ReleasedFiles(deca / "generic_model.pkl", data)
 
 
-def _write_moving(data: Path, vertices: Floats, rng: np.random.Generator) -> None:
+def write_moving(data: Path, vertices: Floats, rng: np.random.Generator) -> None:
     """Lists of moving vertices, and the basis of the linear model."""
     y, index = vertices[:, 1], np.arange(len(vertices))
     # The release's code holds some vertices by their FLAME indices, all in this range, whatever its lists.
