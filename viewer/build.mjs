@@ -8,10 +8,13 @@ import { build } from "esbuild";
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const pages = { "viewer.mjs": "../rome_lightning/viewer/page/viewer.js", "web.mjs": "../rome_lightning/export/web/avatar.js" };
 
+// What a page's source imports beside libraries.
+const parts = { "viewer.mjs": [], "web.mjs": ["neural.mjs"] };
+
 for (const [source, bundle] of Object.entries(pages)) {
   // A test compares this hash with the sources, so that the shipped bundle cannot fall behind them.
   const sources = createHash("sha256");
-  for (const name of [source, "package-lock.json"]) sources.update(readFileSync(here(name)));
+  for (const name of [source, ...parts[source], "package-lock.json"]) sources.update(readFileSync(here(name)));
 
   await build({
     entryPoints: [here(source)],

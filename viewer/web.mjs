@@ -3,6 +3,8 @@ import * as THREE from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
 
+import { loadNeural } from "./neural.mjs";
+
 const element = (id) => document.getElementById(id);
 const options = new URLSearchParams(location.search);
 const canvas = element("avatar");
@@ -15,7 +17,7 @@ controls.enablePan = false;
 controls.minDistance = 0.4;
 controls.maxDistance = 4;
 
-const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0 };
+const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, picture: null, image: null, isNeural: false };
 
 function fail(text) {
   element("status").textContent = text;
@@ -95,11 +97,27 @@ const avatar = {
   stop() {
     page.mixer?.stopAllAction();
   },
+  /** Show the neural render instead of the mesh, or the mesh again. Only in folders exported with --neural. */
+  async neural(wanted = true) {
+    if (wanted && !page.picture) {
+      page.picture = await loadNeural((name) => new URL(`neural/${name}`, document.baseURI).href);
+    }
+    page.isNeural = wanted;
+    element("neural").hidden = !wanted;
+    page.needsDrawing = true;
+    if (wanted) await drawNeural();
+  },
+  /** The neural render of what is shown, as ImageData with straight alpha. */
+  async picture() {
+    if (!page.picture) await avatar.neural();
+    return page.picture(...neuralState());
+  },
   /** Record what is shown for some seconds; resolves to a WebM blob. */
   record(seconds) {
     return new Promise((done, refuse) => {
       const parts = [];
-      const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+      const shown = page.isNeural ? element("neural") : canvas;
+      const recorder = new MediaRecorder(shown.captureStream(30), { mimeType: "video/webm" });
       recorder.ondataavailable = (event) => parts.push(event.data);
       recorder.onstop = () => {
         page.recorders -= 1;
@@ -213,7 +231,7 @@ function wear(found) {
 }
 
 // Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
-const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop"];
+const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop", "neural"];
 window.addEventListener("message", (event) => {
   const wanted = event.data?.avatar;
   if (typeof wanted !== "object" || wanted === null || !page.mesh) return;
@@ -288,6 +306,10 @@ function buildControls() {
   const buttons = document.createElement("p");
   for (const clip of avatar.clips) buttons.append(button(`Play ${clip}`, () => avatar.play(clip)));
   buttons.append(
+    toggle("Neural render", async () => {
+      await avatar.neural();
+      return () => avatar.neural(false);
+    }),
     toggle("Webcam", () => avatar.follow()),
     toggle("Microphone", () => avatar.listen()),
     button("Record 5 s", async (self) => {
@@ -303,6 +325,49 @@ function buildControls() {
 }
 
 // ---------------------------------------------------------------- drawing
+
+const JOINTS = ["root", "neck", "jaw", "left_eye", "right_eye"];
+
+/** Weights as the mesh has them, clips included, and rotation vectors; the view turns the person instead. */
+function neuralState() {
+  const { morphTargetDictionary: index, morphTargetInfluences: values } = page.mesh;
+  const weights = Object.fromEntries(Object.entries(index).map(([name, place]) => [name, values[place]]));
+  const view = new THREE.Quaternion().setFromEuler(
+    new THREE.Euler(Math.PI / 2 - controls.getPolarAngle(), -controls.getAzimuthalAngle(), 0, "XYZ"));
+  const rotations = JOINTS.flatMap((name) => {
+    const turn = page.joints[name].quaternion.clone();
+    if (name === "root") turn.premultiply(view);
+    const angle = 2 * Math.atan2(Math.hypot(turn.x, turn.y, turn.z), turn.w);
+    const axis = new THREE.Vector3(turn.x, turn.y, turn.z).normalize();
+    return axis.multiplyScalar(angle > Math.PI ? angle - 2 * Math.PI : angle).toArray();
+  });
+  return [weights, rotations];
+}
+
+let isDrawingNeural = false;
+
+function showImage() {
+  const target = element("neural");
+  // Setting a size clears the canvas, which a recording would show.
+  if (target.width !== page.image.width) [target.width, target.height] = [page.image.width, page.image.height];
+  target.getContext("2d").putImageData(page.image, 0, 0);
+}
+
+/** One picture at a time: what changes meanwhile is drawn with the next. */
+async function drawNeural() {
+  if (isDrawingNeural || !page.isNeural) return;
+  isDrawingNeural = true;
+  const began = performance.now();
+  try {
+    page.image = await page.picture(...neuralState());
+    showImage();
+    element("rate").textContent = `neural render: ${Math.round(performance.now() - began)} ms a picture`;
+  } catch (error) {
+    element("status").textContent = error.message;
+  } finally {
+    isDrawingNeural = false;
+  }
+}
 
 function frame(box) {
   const size = box.getSize(new THREE.Vector3());
@@ -331,7 +396,11 @@ function draw() {
     page.needsDrawing = true;
   }
   controls.update();
-  if (page.needsDrawing || page.recorders) renderer.render(scene, camera);
+  if (page.isNeural) {
+    if (page.recorders && page.image) showImage();
+    if (isDrawingNeural) return;
+    if (page.needsDrawing) drawNeural();
+  } else if (page.needsDrawing || page.recorders) renderer.render(scene, camera);
   page.needsDrawing = false;
 }
 
@@ -358,7 +427,9 @@ async function start() {
   draw();
   document.documentElement.dataset.state = "ready";
   avatar.mesh = page.mesh;
-  if (options.get("webcam") === "1") avatar.follow().catch((error) => { element("status").textContent = error.message; });
+  const say = (error) => { element("status").textContent = error.message; };
+  if (options.get("neural") === "1") avatar.neural().catch(say);
+  if (options.get("webcam") === "1") avatar.follow().catch(say);
   window.parent?.postMessage({ avatar: { ready: true, names: avatar.names, clips: avatar.clips } }, "*");
   window.dispatchEvent(new Event("avatar-ready"));
 }

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -38,12 +41,28 @@ def warp_status() -> str:
 warp_status._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+_PLAIN = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Within it nothing is fused: what is traced there consists of torch's own operators."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
 def has_kernels(tensor: Tensor) -> bool:
     """Whether the kernels work on a tensor's dtype and device.
 
     Float64, which only gradient checks use, stays in torch.
     """
-    return tensor.dtype != torch.float64 and tensor.device.type in ("cpu", "cuda") and warp_status() == "ok"
+    if tensor.dtype == torch.float64 or tensor.device.type not in ("cpu", "cuda"):
+        return False
+    # Asked last: the compiler of torch cannot follow it, and never needs to.
+    return warp_status() == "ok" and (torch.compiler.is_compiling() or not _PLAIN.get())
 
 
 @functools.cache

@@ -263,7 +263,43 @@ def _tasks_vision(name: str, member: str, sha256: str, num_bytes: int, note: str
     )
 
 
+def _onnxruntime_web(name: str, file: str, sha256: str, num_bytes: int, note: str) -> Asset:
+    """A file of onnxruntime for browsers; all of them are in one npm package."""
+    return Asset(
+        name=name,
+        file=file,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence="MIT",
+        page="https://www.npmjs.com/package/onnxruntime-web",
+        needed_for="the neural render of exported web pages",
+        note=note,
+        sources=(NpmArchive("onnxruntime-web", "1.22.0", f"package/dist/{file}"),),
+    )
+
+
 _BROWSER = (
+    _onnxruntime_web(
+        "web_networks",
+        "ort.wasm.min.mjs",
+        "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
+        48_259,
+        "onnxruntime for browsers: the script.",
+    ),
+    _onnxruntime_web(
+        "web_networks_loader",
+        "ort-wasm-simd-threaded.mjs",
+        "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
+        20_856,
+        "onnxruntime for browsers: loader of the compiled part.",
+    ),
+    _onnxruntime_web(
+        "web_networks_wasm",
+        "ort-wasm-simd-threaded.wasm",
+        "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
+        11_210_254,
+        "onnxruntime for browsers: the compiled part.",
+    ),
     _tasks_vision(
         "web_tracker",
         "vision_bundle.mjs",

@@ -65,6 +65,13 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "fetched once).",
     )
     export.add_argument(
+        "--neural",
+        action="store_true",
+        default=None,
+        help="web: let the page show the neural render too, with the networks and onnxruntime in the folder "
+        "(50 MB more, of which 11 are fetched once; needs `pip install rome-lightning[onnx]`).",
+    )
+    export.add_argument(
         "--copyright",
         help="Whose photograph it is, for the file's copyright notice, such as '2026 Jane Doe, CC BY 4.0' "
         "(default: names the photograph).",
@@ -116,7 +123,7 @@ def export(args: argparse.Namespace) -> int:
 
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
-            written = export_web(avatar, output, motion, args.copyright, bool(args.webcam))
+            written = export_web(avatar, output, motion, args.copyright, bool(args.webcam), bool(args.neural))
     elif args.driver is None:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
@@ -186,6 +193,7 @@ def _export_file(args: argparse.Namespace) -> Path:
         "visemes": ("glb",),
         "profile": ("glb",),
         "webcam": ("web",),
+        "neural": ("web",),
         "copyright": ("glb", "vrm", "vrm0", "web"),
         "author": ("vrm", "vrm0"),
         "max_frames": ("flipbook", "glb", "web"),

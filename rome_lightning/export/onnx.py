@@ -119,7 +119,7 @@ def export_networks(
         ValueError: a network gives other results in onnxruntime.
         ImportError: the packages that write and run ONNX are missing.
     """
-    _require_onnx()
+    require_onnx()
     model = model.cpu().eval().requires_grad_(False)
     folder.mkdir(parents=True, exist_ok=True)
     differences, described = {}, {}
@@ -178,7 +178,8 @@ def run_network(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Raise ImportError if the packages that write and run ONNX are missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise ImportError(

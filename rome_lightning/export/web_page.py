@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from rome_lightning.assets.registry import REGISTRY
 from rome_lightning.assets.resolver import resolve
 from rome_lightning.avatar import Avatar
+from rome_lightning.export.browser_networks import export_browser_networks
 from rome_lightning.export.glb import Motion, export_glb
 from rome_lightning.export.person import rigged_person
 from rome_lightning.media.atomic import write_atomic
@@ -15,6 +17,8 @@ from rome_lightning.media.atomic import write_atomic
 _FILES = ("index.html", "embed.html", "avatar.js")
 _TRACKER = ("web_tracker", "web_tracker_loader", "web_tracker_wasm", "face_landmarker")
 """Assets with which the page follows a webcam."""
+_RUNTIME = ("web_networks", "web_networks_loader", "web_networks_wasm")
+"""Assets with which the page runs networks."""
 
 
 def export_web(
@@ -23,6 +27,7 @@ def export_web(
     motion: Motion | None = None,
     rights: str | None = None,
     webcam: bool = False,
+    neural: bool = False,
 ) -> list[Path]:
     """Write the page, its script, which contains three.js, and the person's ``avatar.glb``.
 
@@ -32,6 +37,8 @@ def export_web(
         motion: an animation clip that the page can play.
         rights: whose photograph it is; by default the photograph is named.
         webcam: add MediaPipe, with which the page follows a face, in the folder ``tracking``.
+        neural: add the networks and onnxruntime, with which the page shows the neural render, in the folder
+            ``neural``.
 
     Returns:
         The files written.
@@ -41,9 +48,18 @@ def export_web(
         content = resources.files("rome_lightning.export").joinpath("web", name).read_bytes()
         write_atomic(folder / name, content)
         written.append(folder / name)
-    for asset in _TRACKER if webcam else ():
-        source = resolve(asset)
-        target = folder / "tracking" / REGISTRY[asset].file
-        write_atomic(target, source.read_bytes())
-        written.append(target)
+    if webcam:
+        written += _copy_assets(_TRACKER, folder / "tracking")
+    if neural:
+        written += export_browser_networks(avatar, folder / "neural")
+        written += _copy_assets(_RUNTIME, folder / "neural")
+    return written
+
+
+def _copy_assets(names: Sequence[str], folder: Path) -> list[Path]:
+    written = []
+    for name in names:
+        source = resolve(name)
+        written.append(folder / REGISTRY[name].file)
+        write_atomic(written[-1], source.read_bytes())
     return written

@@ -37,8 +37,13 @@ def vertex_normals(
         normals, _ = _vertex_normals(vertices.float(), faces)
         return normals
     per_face = face_normals(vertices, faces)
-    index = faces.reshape(-1)
-    sums = torch.zeros_like(vertices).index_add(1, index, per_face.repeat_interleave(3, dim=1))
+    per_corner = per_face.repeat_interleave(3, dim=1)
+    if torch.jit.is_tracing():
+        # For ONNX, which has no index_add; elsewhere that one also adds in a fixed order on GPUs.
+        index = faces.long().reshape(1, -1, 1).expand(len(vertices), -1, 3)
+        sums = torch.zeros_like(vertices).scatter_add(1, index, per_corner)
+    else:
+        sums = torch.zeros_like(vertices).index_add(1, faces.reshape(-1), per_corner)
     return F.normalize(sums, dim=-1, eps=_SHORTEST)
 
 

@@ -90,7 +90,7 @@ def without_slivers(
         shown: how well the photographs show it, [0, 1].
         mesh_mask: pixels whose centre the mesh covers.
     """
-    reach = max(1, round(SLIVER * opacity.shape[-1]))
+    reach = max(1, round(SLIVER * int(opacity.shape[-1])))
     mesh = mesh_mask.to(opacity.dtype)
     unseen = mesh * (1 - shown)
     wide = opened(unseen, reach)
@@ -109,7 +109,7 @@ def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[T
 
 def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """The mesh without its outline."""
-    reach = max(1, round(RIM * mesh_mask.shape[-1]))
+    reach = max(1, round(RIM * int(mesh_mask.shape[-1])))
     return dilate((~mesh_mask).float(), reach) < 0.5
 
 

@@ -173,8 +173,8 @@ def carry(
 def _pixel_centres(mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "2 h w"]:
     """X and y of the pixels of a picture, shares of its width and height."""
     height, width = mask.shape[-2:]
-    rows = (torch.arange(height, device=mask.device) + 0.5) / height
-    columns = (torch.arange(width, device=mask.device) + 0.5) / width
+    rows = (torch.arange(height, device=mask.device, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, device=mask.device, dtype=torch.float32) + 0.5) / width
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
 
 
@@ -199,10 +199,15 @@ def _plane_displacement(
     middle, mean = points.mean(1, keepdim=True), values.mean(1, keepdim=True)
     points = points - middle
     # A plane seen from its edge has no slope across it.
-    spread = points.mT @ points / len(plane) + FLAT**2 * torch.eye(2, device=points.device)
-    slope = torch.linalg.solve(spread, points.mT @ (values - mean) / len(plane))
+    across = points.transpose(1, 2)
+    # Cramer's rule: ONNX cannot solve systems.
+    xx, xy, _, yy = (across @ points / len(plane)).flatten(1).unbind(-1)
+    xx, yy = xx + FLAT**2, yy + FLAT**2
+    adjugate = torch.stack([yy, -xy, -xy, xx], dim=-1).unflatten(-1, (2, 2))
+    determinant = (xx * yy - xy * xy)[:, None, None]
+    slope = adjugate @ (across @ (values - mean) / len(plane)) / determinant
     away = pixels.flatten(1).T - middle
-    return (away @ slope + mean).mT.unflatten(2, pixels.shape[1:])
+    return (away @ slope + mean).transpose(1, 2).unflatten(2, pixels.shape[1:])
 
 
 def _is_surface(

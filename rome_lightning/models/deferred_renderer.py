@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,6 +99,34 @@ class DeferredRenderer(nn.Module):
         with torch.autocast(vertices.device.type, enabled=False):
             vertices_px = vertices_px.float()
             face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
+        rgb, mask, normals = self.shade(texture, vertices, vertices_px, face_ids, carried)
+        if not isinstance(background, Tensor):
+            background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
+        image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
+        mesh_mask = (face_ids >= 0).unsqueeze(1)
+        return Rendered(image, rgb, mask, normals, mesh_mask, face_ids, vertices, vertices_px, offsets)
+
+    def shade(
+        self,
+        texture: Float[Tensor, "b c s s"],
+        vertices: Float[Tensor, "b v 3"],
+        vertices_px: Float[Tensor, "b v 3"],
+        face_ids: Int32[Tensor, "b h w"],
+        carried: CarriedPhotos | None = None,
+        nearest: Int32[Tensor, "b h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 3 h w"]]:
+        """Colour and opacity, [0, 1], and normals of meshes whose visible faces are known.
+
+        Args:
+            texture: as for ``forward``, like ``vertices``, ``vertices_px`` and ``carried``.
+            vertices: metres.
+            vertices_px: pixels.
+            face_ids: visible face per pixel, -1 beside the mesh.
+            carried: the photographs.
+            nearest: flat index of the nearest pixel that the mesh covers, see ``nearest_covered``; found if
+                not given.
+        """
+        with torch.autocast(vertices.device.type, enabled=False):
             mesh_mask = (face_ids >= 0).unsqueeze(1)
             normals = self._normals(vertices.float(), vertices_px, face_ids)
             seen = normals
@@ -115,7 +143,7 @@ class DeferredRenderer(nn.Module):
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
             if self.config.extend_outside:
-                sampled, distance = extend_outside(sampled, mesh_mask)
+                sampled, distance = extend_outside(sampled, mesh_mask, nearest)
             layers = None
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
@@ -123,10 +151,7 @@ class DeferredRenderer(nn.Module):
                 layers, shown = carry(carried, *mesh, visibility, self.around_face, self.ear_plane, distance)
                 layers = torch.cat([layers, shown], dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
-        if not isinstance(background, Tensor):
-            background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
-        image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
-        return Rendered(image, rgb, mask, normals, mesh_mask, face_ids, vertices, vertices_px, offsets)
+        return rgb, mask, normals
 
     def _normals(
         self, vertices: Float[Tensor, "b v 3"], vertices_px: Float[Tensor, "b v 3"], face_ids: Tensor

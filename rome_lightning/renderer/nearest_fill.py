@@ -14,13 +14,16 @@ _MAX_ELEMENTS = 1 << 24
 
 
 def extend_outside(
-    values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]
+    values: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b 1 h w"],
+    nearest: Int32[Tensor, "b h w"] | None = None,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """Give every pixel the values of the nearest covered pixel.
 
     Args:
         values: kept where ``mask`` is true.
         mask: covered pixels.
+        nearest: where ``nearest_covered`` has been asked already, its first result.
 
     Returns:
         The extended values, differentiable, and the distance to the nearest covered pixel in pixels
@@ -28,7 +31,7 @@ def extend_outside(
         upper row is taken. An image without a covered pixel gives values 0 and distance 1.
     """
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    source, distance = _nearest(mask[:, 0])
+    source, distance = _nearest(mask[:, 0]) if nearest is None else (nearest, _distance(nearest))
     extended: Tensor = _carry(values.to(dtype), source, has_kernels(values))
     return extended, distance.to(dtype)[:, None]
 
@@ -102,10 +105,16 @@ def nearest_covered(
     height, width = mask.shape[1:]
     part = max(1, _MAX_ELEMENTS // (height * width * width))
     source = torch.cat([_nearest_in(images) for images in mask.split(part)])
-    row = torch.arange(height, device=mask.device)[:, None] - source // width
-    column = torch.arange(width, device=mask.device) - source % width
+    return source.to(torch.int32), _distance(source)
+
+
+def _distance(source: Int64[Tensor, "b h w"] | Int32[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """From each pixel to its source, image widths."""
+    height, width = source.shape[1:]
+    row = torch.arange(height, device=source.device)[:, None] - source // width
+    column = torch.arange(width, device=source.device) - source % width
     distance = (row.square() + column.square()).float().sqrt() / width
-    return source.to(torch.int32), torch.where(source >= 0, distance, 1)
+    return torch.where(source >= 0, distance, 1)
 
 
 def _nearest_in(mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, "b h w"]:

@@ -51,7 +51,7 @@ def test_the_folder_needs_no_other_host(folder: Path) -> None:
 
 def test_the_shipped_script_was_built_from_its_sources() -> None:
     digest = hashlib.sha256()
-    for name in ("web.mjs", "package-lock.json"):
+    for name in ("web.mjs", "neural.mjs", "package-lock.json"):
         digest.update((ROOT / "viewer" / name).read_bytes())
     head = (ROOT / "rome_lightning" / "export" / "web" / "avatar.js").read_text()[:2000]
     assert digest.hexdigest() in head, "run `make viewer`"

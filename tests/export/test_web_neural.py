@@ -1,0 +1,173 @@
+"""The neural render in a browser is that of Python."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser_page import FINISH, show
+from helpers import perturbed, random_frames, random_params, small_config, without_carry
+
+from rome_lightning.assets.registry import REGISTRY
+from rome_lightning.avatar import Avatar
+from rome_lightning.export.browser_networks import export_browser_networks
+from rome_lightning.export.onnx import run_network
+from rome_lightning.export.web_page import export_web
+from rome_lightning.head import HeadModel
+from rome_lightning.models import AvatarModel
+from rome_lightning.renderer.nearest_fill import nearest_covered
+from rome_lightning.types import HeadParams
+
+NUM_STATES = 10
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def avatar(head: HeadModel) -> Avatar:
+    model = perturbed(AvatarModel(small_config(), head)).eval().requires_grad_(False)
+    return Avatar.create(model, random_frames(head, 1), image_size=SIZE, refine_steps=0)
+
+
+def states(avatar: Avatar) -> HeadParams:
+    """Poses and expressions with the photograph's camera; no jaw is closed further than it is open."""
+    params = random_params(avatar.model.head, NUM_STATES, seed=7)
+    names = avatar.model.head.expression_names
+    params.expression[:, names.index("mouthClose")] = 0
+    changed = {
+        "camera": avatar.source.params.camera.expand(NUM_STATES, -1),
+        "shape": avatar.code.shape.expand(NUM_STATES, -1),
+    }
+    return HeadParams(**vars(params) | changed)
+
+
+def rotations(params: HeadParams) -> torch.Tensor:
+    return torch.cat([params.global_pose, params.neck_pose, params.jaw_pose, params.eye_pose], dim=1)
+
+
+def rgba(avatar: Avatar, params: HeadParams) -> np.ndarray:
+    """Python's picture with straight alpha, bytes."""
+    code = avatar.code.repeat_interleave(len(params))
+    drawn = avatar.model.render(code, params, (SIZE, SIZE))
+    both = torch.cat([drawn.rgb.clamp(0, 1), drawn.mask], dim=1)
+    return (255 * both).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    colour, opacity = picture[..., :3] / 255.0, picture[..., 3:] / 255.0
+    return np.asarray(1 + (colour - 1) * opacity)
+
+
+def test_the_programs_draw_what_the_model_draws(avatar: Avatar, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    written = export_browser_networks(avatar, tmp_path)
+    assert {path.name for path in written} == {"mesh.onnx", "picture.onnx", "faces.bin", "neural.json"}
+    about = json.loads((tmp_path / "neural.json").read_text())
+    assert about["size"] == SIZE
+    assert about["expressions"] == list(avatar.model.head.expression_names)
+    faces = np.fromfile(tmp_path / "faces.bin", "<u2").reshape(-1, 3)
+    np.testing.assert_array_equal(faces, avatar.model.head.faces)
+    params = states(avatar)
+    expected = rgba(avatar, params)
+    for index in range(3):
+        one = params[slice(index, index + 1)]
+        posed = {"expression": one.expression, "rotations": rotations(one), "camera": one.camera}
+        vertices = run_network(tmp_path / "mesh.onnx", posed)["vertices"]
+        ids = avatar.model.rasterizer.face_ids(vertices, avatar.model.head.faces, (SIZE, SIZE))
+        nearest, _ = nearest_covered(ids >= 0)
+        seen = {"vertices": vertices, "face_ids": ids, "nearest": nearest}
+        picture = run_network(tmp_path / "picture.onnx", seen)["picture"][0]
+        difference = on_white((255 * picture).permute(1, 2, 0).numpy()) - on_white(expected[index])
+        assert np.abs(difference).max() < 0.01
+
+
+def test_models_without_carried_photographs_are_refused(head: HeadModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    model = perturbed(AvatarModel(without_carry(small_config()), head)).eval().requires_grad_(False)
+    other = Avatar.create(model, random_frames(head, 1), refine_steps=0)
+    with pytest.raises(ValueError, match=r"avatar\.decoder\.carry"):
+        export_browser_networks(other, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+PAGE = """<!doctype html><html><body style="margin:0">
+<iframe id="f" src="me/index.html?neural=1" style="width:1000px;height:760px;border:0"></iframe>
+<script type="module">
+FINISH
+const frame = document.getElementById("f");
+const errors = [];
+const encoded = (data) => btoa(Array.from(data, (value) => String.fromCharCode(value)).join(""));
+try {
+  await new Promise((done) => addEventListener("message", (event) => event.data?.avatar?.ready && done()));
+  const inner = frame.contentWindow;
+  inner.addEventListener("error", (event) => errors.push(event.message));
+  inner.document.addEventListener("securitypolicyviolation", (event) => errors.push(event.blockedURI));
+  const { names, states } = await (await fetch("states.json")).json();
+  const pictures = [];
+  await inner.avatar.picture();
+  const began = performance.now();
+  for (const { expression, poses } of states) {
+    inner.avatar.set(Object.fromEntries(names.map((name, index) => [name, expression[index]])));
+    inner.avatar.pose(poses);
+    pictures.push(encoded((await inner.avatar.picture()).data));
+  }
+  const milliseconds = (performance.now() - began) / states.length;
+  const film = await inner.avatar.record(1);
+  const shown = inner.document.getElementById("neural");
+  const hosts = inner.performance.getEntriesByType("resource").map((entry) => entry.name);
+  finish({ pictures, milliseconds, hosts, errors, host: location.host, size: [shown.width, shown.height],
+           hidden: shown.hidden, film: film.size, threads: inner.crossOriginIsolated });
+} catch (error) { finish({ error: String(error.stack ?? error), errors }); }
+</script></body></html>""".replace("FINISH", FINISH)
+
+
+def shown_in_browser(avatar: Avatar, folder: Path, params: HeadParams) -> tuple[Any, np.ndarray]:
+    """What the page tells, and its pictures, from an exported folder ``me`` within ``folder``."""
+    joints = ("root", "neck", "jaw", "left_eye", "right_eye")
+    listed = [
+        {
+            "expression": weights,
+            "poses": dict(zip(joints, torch.tensor(turns).view(5, 3).tolist(), strict=True)),
+        }
+        for weights, turns in zip(params.expression.tolist(), rotations(params).tolist(), strict=True)
+    ]
+    document = {"names": list(avatar.model.head.expression_names), "states": listed}
+    (folder / "states.json").write_text(json.dumps(document))
+    (folder / "index.html").write_text(PAGE)
+    folders = {
+        "me": folder / "me",
+        "index.html": folder / "index.html",
+        "states.json": folder / "states.json",
+    }
+    found = show(folders, "index.html", folder / "neural.png")
+    assert "error" not in found, found
+    size = avatar.network_size
+    pictures = [np.frombuffer(base64.b64decode(text), np.uint8) for text in found["pictures"]]
+    return found, np.stack(pictures).reshape(len(params), size, size, 4)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    written = export_web(avatar, tmp_path / "me", neural=True)
+    assert tmp_path / "me" / "neural" / REGISTRY["web_networks_wasm"].file in written
+    params = states(avatar)
+    found, pictures = shown_in_browser(avatar, tmp_path, params)
+    assert found["errors"] == []
+    assert found["hosts"]
+    assert all(
+        address.split("/")[2] == found["host"] or address.startswith("blob:") for address in found["hosts"]
+    )
+    assert found["size"] == [SIZE, SIZE]
+    assert not found["hidden"]
+    assert found["film"] > 500
+    expected = on_white(rgba(avatar, params))
+    for picture, reference in zip(on_white(pictures), expected, strict=True):
+        psnr = -10 * np.log10(np.square(picture - reference).mean())
+        assert psnr > 40
+    # The states differ from each other by far more.
+    assert -10 * np.log10(np.square(expected[0] - expected[1]).mean()) < 35
