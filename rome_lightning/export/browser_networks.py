@@ -1,7 +1,7 @@
 """An avatar's neural picture as two ONNX files: the mesh, and what is drawn of it.
 
-Between them a program decides which triangle each pixel shows, and which pixel of the mesh is nearest to those
-beside it. All else is the model's own code, traced with the person in it: no arithmetic is written twice.
+Between them a program decides which triangle each pixel shows, and which pixel of the mesh is nearest to
+those beside it. All else is the model's own code, traced with the person in it; nothing is written twice.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ def carry(
     around_face: Float[Tensor, "1 v 1"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
+    nearest: Int32[Tensor, "b h w"] | None = None,
 ) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"]]:
     """The layers of the photographs as the driven mesh carries them, and how well they show each point.
 
@@ -121,6 +122,7 @@ def carry(
         around_face: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face.
         ear_plane: vertices of the head that are as far back as the ears.
         distance: of each pixel to the driven mesh, image widths.
+        nearest: see ``extend_outside``.
 
     Returns:
         Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; and the
@@ -147,7 +149,7 @@ def carry(
     behind, around = behind.split([2 * count, 1], dim=1)
     # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
     # shows the next piece of the surface, which is hidden here.
-    same, _ = extend_outside((2 * (1 - (there - now).abs() / SAME_BESIDE)).clamp(0, 1), mask)
+    same, _ = extend_outside((2 * (1 - (there - now).abs() / SAME_BESIDE)).clamp(0, 1), mask, nearest)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     beyond = torch.lerp(behind, outline, edge)
     place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))

@@ -148,7 +148,9 @@ class DeferredRenderer(nn.Module):
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
-                layers, shown = carry(carried, *mesh, visibility, self.around_face, self.ear_plane, distance)
+                layers, shown = carry(
+                    carried, *mesh, visibility, self.around_face, self.ear_plane, distance, nearest
+                )
                 layers = torch.cat([layers, shown], dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         return rgb, mask, normals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def avatar(head: HeadModel) -> Avatar:
-    model = perturbed(AvatarModel(small_config(), head)).eval().requires_grad_(False)
+    config = small_config()
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, normals="camera"))
+    model = perturbed(AvatarModel(config, head)).eval().requires_grad_(False)
     return Avatar.create(model, random_frames(head, 1), image_size=SIZE, refine_steps=0)
 
 
