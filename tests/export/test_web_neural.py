@@ -170,7 +170,7 @@ def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> No
     assert found["film"] > 500
     expected = on_white(rgba(avatar, params))
     for picture, reference in zip(on_white(pictures), expected, strict=True):
-        psnr = -10 * np.log10(np.square(picture - reference).mean())
-        assert psnr > 40
+        # 40 dB of signals in [0, 1].
+        assert np.square(picture - reference).mean() < 1e-4
     # The states differ from each other by far more.
-    assert -10 * np.log10(np.square(expected[0] - expected[1]).mean()) < 35
+    assert np.square(expected[0] - expected[1]).mean() > 3e-4
