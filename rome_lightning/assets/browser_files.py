@@ -1,0 +1,77 @@
+"""Files that exported web pages run, from npm."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rome_lightning.assets.asset import Asset, NpmArchive
+
+_MEDIAPIPE = NpmArchive("@mediapipe/tasks-vision", "0.10.20", "package")
+"""MediaPipe for browsers; later versions report their use to their maker's server."""
+_ONNXRUNTIME = NpmArchive("onnxruntime-web", "1.22.0", "package/dist")
+"""onnxruntime for browsers."""
+
+
+def _browser_file(name: str, package: NpmArchive, member: str, sha256: str, num_bytes: int) -> Asset:
+    """A file that exported web pages run."""
+    is_tracker = package is _MEDIAPIPE
+    return Asset(
+        name=name,
+        file=member.rsplit("/", 1)[-1],
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence="Apache-2.0" if is_tracker else "MIT",
+        page=f"https://www.npmjs.com/package/{package.package}",
+        needed_for=f"the {'webcam' if is_tracker else 'neural render'} of exported web pages",
+        note=f"{'MediaPipe' if is_tracker else 'onnxruntime'} for browsers.",
+        sources=(dataclasses.replace(package, member=f"{package.member}/{member}"),),
+    )
+
+
+BROWSER_FILES = tuple(
+    _browser_file(*row)
+    for row in (
+        (
+            "web_networks",
+            _ONNXRUNTIME,
+            "ort.wasm.min.mjs",
+            "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
+            48_259,
+        ),
+        (
+            "web_networks_loader",
+            _ONNXRUNTIME,
+            "ort-wasm-simd-threaded.mjs",
+            "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
+            20_856,
+        ),
+        (
+            "web_networks_wasm",
+            _ONNXRUNTIME,
+            "ort-wasm-simd-threaded.wasm",
+            "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
+            11_210_254,
+        ),
+        (
+            "web_tracker",
+            _MEDIAPIPE,
+            "vision_bundle.mjs",
+            "964e1a8ec2a3d1a662138cbe113a99f29de67714e9ee032cf61259a211041dfd",
+            138_755,
+        ),
+        (
+            "web_tracker_loader",
+            _MEDIAPIPE,
+            "wasm/vision_wasm_internal.js",
+            "4a97e2520ba506c680ecd6ba6acfb146888afa0e2746d57f205352bc6ebb82eb",
+            204_284,
+        ),
+        (
+            "web_tracker_wasm",
+            _MEDIAPIPE,
+            "wasm/vision_wasm_internal.wasm",
+            "f00ec4731faa23b3e714d00e88d4d10e2df5c0a427d3a2b4ae6e3526fdd14ef7",
+            9_574_032,
+        ),
+    )
+)
