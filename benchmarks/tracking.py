@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.geometry import project
-from rome_lightning.head import HeadModel
+from rome_lightning.head import HeadModel, load_head
 from rome_lightning.head.open_head import load_open_head
 from rome_lightning.media.video import read_video
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector
+from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.fit import ClipFit, FitSettings, fit_clip, match_blendshapes
 from rome_lightning.tracking.segmenter import Segmenter
 
@@ -85,13 +86,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="videos of one person each")
-    parser.add_argument("--head", type=Path, help="head file; the shipped open head by default")
+    parser.add_argument(
+        "--head", type=Path, help="baked head file or FLAME's .pkl; the shipped open head by default"
+    )
     parser.add_argument("--max-frames", type=int, default=300, help="per clip, from its start")
     parser.add_argument("--no-silhouette", action="store_true", help="fit to landmarks alone")
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    head = load_open_head(options.head)
+    flame = options.head is not None and options.head.suffix == ".pkl"
+    head = with_landmarks(load_head(options.head)) if flame else load_open_head(options.head)
     print(f"{'clip':32s}" + "".join(f"{name:>13s}" for name in COLUMNS))
     rows: dict[str, dict[str, float]] = {}
     for file in sorted(path for path in options.folder.iterdir() if path.is_file()):
