@@ -154,7 +154,12 @@ def carry(
     beyond = torch.lerp(behind, outline, edge)
     place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
-    layers = F.grid_sample(photos.layers.flatten(0, 1), grid, padding_mode="border", align_corners=False)
+    safe, finite = grid, torch.zeros((), device=grid.device)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        # In training a place may be not finite: the CPU's kernel then reads memory that is not the image's.
+        safe, finite = grid.nan_to_num(0.0, 0.0, 0.0), 0 * grid.sum(-1)[:, None]
+    layers = F.grid_sample(photos.layers.flatten(0, 1), safe, padding_mode="border", align_corners=False)
+    layers = layers + finite if safe is not grid else layers
     inside = ((grid.abs() <= 1).all(-1))[:, None]
     shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
     believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
