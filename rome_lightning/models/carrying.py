@@ -154,12 +154,7 @@ def carry(
     beyond = torch.lerp(behind, outline, edge)
     place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
-    safe, finite = grid, torch.zeros((), device=grid.device)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-        # In training a place may be not finite: the CPU's kernel then reads memory that is not the image's.
-        safe, finite = grid.nan_to_num(0.0, 0.0, 0.0), 0 * grid.sum(-1)[:, None]
-    layers = F.grid_sample(photos.layers.flatten(0, 1), safe, padding_mode="border", align_corners=False)
-    layers = layers + finite if safe is not grid else layers
+    layers = _sampled(photos.layers.flatten(0, 1), grid)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
     shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
     believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
@@ -175,6 +170,16 @@ def carry(
     if count == 1:
         return layers, shown
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
+
+
+def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
+    """Layers at places in [-1, 1]; NaN at places that are not finite, so that a training step is skipped."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return F.grid_sample(layers, places, padding_mode="border", align_corners=False)
+    # For such places the CPU's kernel reads memory that is not the image's.
+    safe = places.nan_to_num(0.0, 0.0, 0.0)
+    sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
+    return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
 
 
 def _pixel_centres(mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "2 h w"]:

@@ -107,6 +107,14 @@ def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarMod
     assert opacity[Region.FACE_SKIN, "turned"] < 0.1
 
 
+def test_a_mesh_that_is_not_finite_is_seen_in_the_picture_and_crashes_nothing(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    code = model.encode(photo)
+    broken = dataclasses.replace(code.carried, vertices=torch.full_like(code.carried.vertices, torch.nan))
+    rendered = model.render(dataclasses.replace(code, carried=broken), photo.params, (SIZE, SIZE))
+    assert rendered.image.isnan().any()
+
+
 def test_what_lies_beyond_the_video_is_not_known(model: AvatarModel) -> None:
     photo = smooth_photo(model)
     regions = photo.regions.clone()

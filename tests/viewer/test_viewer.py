@@ -213,7 +213,8 @@ def test_the_last_render_ends_before_the_server_does(
 
     def slow(state: object) -> bytes:
         began.set()
-        time.sleep(1)
+        # Longer than the server library waits for its threads.
+        time.sleep(6)
         ended.set()
         return b""
 
