@@ -213,7 +213,8 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch, at_writes: set[int]) -> None:
 
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, monkeypatch, capsys):
-    _full_disk(monkeypatch, {1})
+    # Before and after the first validation, then after the second, which fails, and the third.
+    _full_disk(monkeypatch, {2})
     said = []
     monkeypatch.setattr(run_checkpoint, "rank_zero_warn", said.append)
     _fit(tmp_path, epochs=3)
@@ -225,7 +226,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, mon
 
 
 def test_a_run_whose_end_is_not_saved_fails(tmp_path, monkeypatch):
-    _full_disk(monkeypatch, {1, 2})
+    _full_disk(monkeypatch, {2, 3})
     with pytest.raises(
         OSError, match="the run is finished, but its last state was not saved: after 15 steps"
     ):

@@ -67,7 +67,7 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tm
     ]
     # Sums in another order; Adam's division by small gradients makes the most of it: a step of a weight whose
     # gradient is rounding alone has any size up to the learning rate, 2e-3 here.
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-3)
     torch.testing.assert_close(_rows(one), _rows(two), rtol=1e-3, atol=1e-5)
 
 
