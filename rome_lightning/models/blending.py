@@ -71,7 +71,9 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
-    prior = without_slivers(prior, shown, mesh_mask).clamp(1 - OPAQUE, OPAQUE)
+    # Gradients pass it by: which of two nearly equal pixels is the larger is decided by rounding.
+    prior = prior + (without_slivers(prior, shown, mesh_mask) - prior).detach()
+    prior = prior.clamp(1 - OPAQUE, OPAQUE)
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
     return rgb, torch.sigmoid(torch.logit(prior) + change)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from run_folders import PROTOCOL, write_run
+from wandb.proto import wandb_internal_pb2
 
 from rome_lightning.callbacks.run_logger import RunWandbLogger, record_settings
+from rome_lightning.comparison import offline_runs
 from rome_lightning.comparison.comparing import compare
 from rome_lightning.comparison.judging import CompareOptions
 from rome_lightning.comparison.runs import pool_seeds
@@ -141,7 +144,22 @@ def _recorded(tmp_path: Path, name: str, seed: int, manifest: str, dataset: str)
         logger.log_metrics({"val/lpips": value}, step)
     logger.experiment.finish()
     (record,) = (folder / "wandb").glob("offline-run-*")
+    # The client's service closes the file after it has said that the run is finished.
+    (path,) = record.glob("*.wandb")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _is_closed(path):
+        time.sleep(0.1)
     return record
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether the last entry of a record says that its run has ended."""
+    kind = ""
+    for data in offline_runs._records(path):
+        entry = wandb_internal_pb2.Record()
+        entry.ParseFromString(data)
+        kind = entry.WhichOneof("record_type")
+    return kind == "exit"
 
 
 def test_records_of_the_client_say_seed_data_and_commit(tmp_path):

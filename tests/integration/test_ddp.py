@@ -66,8 +66,11 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tm
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two)
     ]
     # Sums in another order; Adam's division by small gradients makes the most of it: a step of a weight whose
-    # gradient is rounding alone has any size up to the learning rate, 2e-3 here.
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-3)
+    # gradient is rounding alone has any size up to the learning rate, 2e-3 here, in either direction.
+    for name, value in weights[0].items():
+        difference = (value - weights[1][name]).abs()
+        assert difference.max() < 4e-3, name
+        assert (difference > 1e-3 * (1 + value.abs())).float().mean() < 1e-2, name
     torch.testing.assert_close(_rows(one), _rows(two), rtol=1e-3, atol=1e-5)
 
 
