@@ -66,12 +66,6 @@ def download(url: str, target: Path) -> tuple[int, str]:
     raise AssertionError("the last attempt returns or raises")
 
 
-def digest_of(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _copy(url: str, target: Path) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
     with target.open("wb") as file:

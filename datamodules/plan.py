@@ -79,11 +79,11 @@ class ClipTable(Sequence[PlanClip]):
     @classmethod
     def joined(cls, tables: Sequence[ClipTable], num_shards: Sequence[int]) -> ClipTable:
         """Tables one after the other; shards are numbered on."""
-        firsts = np.cumsum([0, *num_shards])
-        places = np.cumsum([0, *(len(table.frames) for table in tables)])
+        firsts = np.cumsum([0, *num_shards[:-1]])
+        places = np.cumsum([0, *(len(table.frames) for table in tables[:-1])])
         return cls(
-            np.concatenate([table.shards + first for table, first in zip(tables, firsts, strict=False)]),
-            np.concatenate([table.starts + place for table, place in zip(tables, places, strict=False)]),
+            np.concatenate([table.shards + first for table, first in zip(tables, firsts, strict=True)]),
+            np.concatenate([table.starts + place for table, place in zip(tables, places, strict=True)]),
             np.concatenate([table.counts for table in tables]),
             np.concatenate([table.frames for table in tables]),
         )

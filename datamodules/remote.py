@@ -17,6 +17,7 @@ from datamodules.manifest import Manifest, ManifestShard
 from datamodules.shards import sha256_of
 from datamodules.split_index import check_rows
 from rome_lightning.media.atomic import atomic_path
+from rome_lightning.media.digest import file_sha256
 
 _PARALLEL = 16
 _DAMAGED_TRIES = 3
@@ -79,7 +80,7 @@ class RemoteFolder:
     ) -> bool:
         if num_bytes is not None and path.stat().st_size != num_bytes:
             return False
-        if sha256 is not None and fetching.digest_of(path) != sha256:
+        if sha256 is not None and file_sha256(path) != sha256:
             return False
         try:
             if check is not None:

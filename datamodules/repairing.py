@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from datamodules.prepare.parts import MakeEmbedder, MakeTracker, Part, default_t
 from datamodules.prepare.pipeline import head_digest
 from datamodules.shards import SCHEMA, ShardInfo, sha256_of
 from rome_lightning.head import load_head
+from rome_lightning.media.digest import file_sha256
 from rome_lightning.tracking.identity import default_embedder
 
 _INDICES = ("frames.npy", "clips.npy", "params.npy")
@@ -53,7 +53,7 @@ def rebuild_shards(
         What could not be repaired, one line per shard.
     """
     found, _ = expand_inputs(list(videos))
-    by_hash = {_sha256(video.path): video.path for video in found}
+    by_hash = {file_sha256(video.path): video.path for video in found}
     config = _config(manifest, head)
     builder = Builder(
         folder,
@@ -141,8 +141,3 @@ def _spec(folder: Path, shard: ManifestShard) -> dict[str, Any]:
             f"{path.name} does not name the videos that it was built from; prepare the dataset again"
         )
     return spec
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from datamodules.codec import OPTIONAL_META_TENSORS, PARAMETER_TENSORS, decode_m
 from datamodules.manifest import SPLITS, Manifest, ManifestIndex, ManifestShard
 from datamodules.shards import CLIP_ROW, FRAME_ROW
 from rome_lightning.media.atomic import commit, temporary_for
-from rome_lightning.media.digest import SEAL_BYTES, check_seal, is_sealed, note_missing
+from rome_lightning.media.digest import SEAL_BYTES, check_seal, file_sha256, is_sealed, note_missing
 
 SUFFIX = ".index.safetensors"
 KINDS = {"frames": FRAME_ROW, "clips": CLIP_ROW, "params": np.dtype("<u4")}
@@ -81,12 +81,11 @@ def open_index(path: Path, entry: ManifestIndex, num_frames: int, num_clips: int
 
 def problem_of(path: Path, entry: ManifestIndex) -> str:
     """How a file differs from what the manifest says of it; empty if it does not."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != entry.bytes:
-            return f"it has {size} bytes, the manifest wants {entry.bytes}"
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-            return "it does not match its sha256"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"it has {size} bytes, the manifest wants {entry.bytes}"
+    if file_sha256(path) != entry.sha256:
+        return "it does not match its sha256"
     return ""
 
 

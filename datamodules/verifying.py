@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from datamodules.manifest import Manifest, ManifestIndex, ManifestShard
 from datamodules.reading import ClipReader
 from datamodules.shards import WITHOUT_PARAMS, ShardIndex, ShardInfo, sha256_of, without_typical
 from datamodules.split_index import problem_of, write_index
-from rome_lightning.media.digest import unsealed
+from rome_lightning.media.digest import file_sha256, unsealed
 
 _MOST_NAMED = 5
 
@@ -63,9 +62,7 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> lis
     if not tar.exists():
         return [Problem(shard.name, f"{tar.name} is missing")]
     problems = [Problem(shard.name, what) for what in _check_sidecar(folder, shard)]
-    with tar.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
+    if file_sha256(tar) != shard.sha256:
         size = tar.stat().st_size
         length = "" if size == shard.bytes else f", it has {size} bytes instead of {shard.bytes}"
         damaged = _damaged_clips(folder, manifest, shard) if not length else ""

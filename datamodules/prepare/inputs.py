@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 
 from datamodules.prepare.config import PrepareConfig
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.digest import file_sha256
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
@@ -302,18 +303,13 @@ def _hashed(video: VideoFile, known: Mapping[str, str]) -> tuple[str, str, str]:
         if state.st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
         place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
-        return place, known.get(place) or _sha256(video.path), ""
+        return place, known.get(place) or file_sha256(video.path), ""
     except (OSError, ValueError) as error:
         return "", "", error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _save_hashes(hashes: Mapping[str, str], path: Path) -> None:
     write_atomic(path, json.dumps(hashes, indent=0, sort_keys=True).encode())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def splits_of(people: Iterable[str], config: PrepareConfig) -> dict[str, str]:

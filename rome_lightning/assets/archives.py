@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 from contextlib import contextmanager
@@ -19,12 +18,6 @@ _BLOCK_BYTES = 1 << 20
 
 class SourceError(Exception):
     """One source did not give the file; the text says why, and the next source is tried."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, in lower-case hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_limited(

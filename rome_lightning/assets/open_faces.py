@@ -7,7 +7,6 @@ sha256, so that everybody trains on the same ones.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from rome_lightning.assets.archives import SourceError
 from rome_lightning.assets.transport import Transport
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.digest import file_sha256
 
 _LIST = Path(__file__).with_name("open_faces.csv")
 CONNECTIONS = 4
@@ -128,13 +128,13 @@ def fetch_photographs(
 def _bring(photograph: Photograph, folder: Path, get: Callable[[Photograph, Path], None]) -> str:
     """Fetch one photograph; returns why that failed, or nothing."""
     target = folder / photograph.file
-    if target.is_file() and _sha256(target) == photograph.sha256:
+    if target.is_file() and file_sha256(target) == photograph.sha256:
         return ""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         get(photograph, temporary)
-        if _sha256(temporary) != photograph.sha256:
+        if file_sha256(temporary) != photograph.sha256:
             return "another file than the one that was listed (its sha256 differs)"
         temporary.replace(target)
     except (SourceError, OSError) as error:
@@ -181,11 +181,6 @@ def _clone(clones: Path, repository: str) -> Path:
             if (found / "HEAD").is_file() and (found / "objects").is_dir():
                 return found
     raise SourceError(f"no clone of {repository} in {clones}; it must be called {' or '.join(names)}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_tables(photographs: Sequence[Photograph], folder: Path) -> None:

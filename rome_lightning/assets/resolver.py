@@ -15,10 +15,11 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from rome_lightning.assets.archives import SourceError, extract_member, sha256_of
+from rome_lightning.assets.archives import SourceError, extract_member
 from rome_lightning.assets.registry import REGISTRY, Archive, Asset, NpmArchive, Source, WebAddress
 from rome_lightning.assets.transport import Transport
 from rome_lightning.media.atomic import commit
+from rome_lightning.media.digest import file_sha256
 
 State = Literal["user", "cache", "missing", "damaged"]
 
@@ -141,7 +142,7 @@ class Resolver:
             return False
         key = (str(path), stat.st_size, stat.st_mtime_ns)
         if asset.sha256 is not None and key not in self._verified:
-            if sha256_of(path) != asset.sha256:
+            if file_sha256(path) != asset.sha256:
                 return False
             self._verified.add(key)
         return True
@@ -150,7 +151,7 @@ class Resolver:
         if not self._is_good(asset, path):
             raise ValueError(
                 f"{path} is not the expected {asset.file}: wanted {asset.num_bytes:,} bytes with sha256 "
-                f"{asset.sha256}, got {path.stat().st_size:,} bytes with {sha256_of(path)}; get the file "
+                f"{asset.sha256}, got {path.stat().st_size:,} bytes with {file_sha256(path)}; get the file "
                 f"from {asset.page} or unset {asset.variable} and ROME_ASSETS"
             )
 
@@ -229,7 +230,7 @@ class Resolver:
 
     def _store(self, asset: Asset, part: Path) -> None:
         """Moves a complete and correct file to its place in one step."""
-        got = sha256_of(part)
+        got = file_sha256(part)
         if got != asset.sha256:
             raise SourceError(
                 f"wrong content: wanted sha256 {asset.sha256}, got {got} ({part.stat().st_size:,} bytes)"

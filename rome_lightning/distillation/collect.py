@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,12 +180,3 @@ def _offsets(model: AvatarModel, sources: Frames, refine_steps: int) -> Float[Te
         rest = model.head(at_rest(sources.params))
         return model.offset_network.rest_offsets(sources, model.encode(sources).texture, rest)
     return refine_offsets(model, offsets, sources, refine_steps)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

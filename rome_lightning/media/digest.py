@@ -20,6 +20,12 @@ _END_OF_ZIP_LENGTH = 22
 _log = logging.getLogger(__name__)
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def seal(data: bytes) -> bytes:
     """The same bytes, followed by their SHA-256; for formats whose readers ignore what comes last."""
     return data + _MARK + hashlib.sha256(data).hexdigest().encode()

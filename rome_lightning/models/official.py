@@ -6,7 +6,6 @@ The files belong to their users; none is shipped. Pickles are read as plain tens
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pickle
 import re
 import zipfile
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from rome_lightning.head.flame.released import check_released
 from rome_lightning.media.atomic import atomic_file
-from rome_lightning.media.digest import check_archive, seal_archive
+from rome_lightning.media.digest import check_archive, file_sha256, seal_archive
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.models.config import AvatarConfig, DeferredRendererConfig, OffsetConfig, TextureConfig
@@ -334,7 +333,7 @@ def import_official(
         "state_dict": wanted | taken,
         CONFIG_KEY: dataclasses.asdict(config),
         "image_size": OFFICIAL_SIZE,
-        "origin": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "origin": {"file": path.name, "sha256": file_sha256(path)},
     }
     return checkpoint, report
 

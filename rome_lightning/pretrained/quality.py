@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rome_lightning.media.digest import file_sha256
 from rome_lightning.pretrained.restricted_pickle import loads
 
 SQUEEZENET_HASH = "b8a52dc0"
@@ -83,7 +83,7 @@ def load_squeezenet_features(path: Path) -> dict[str, Tensor]:
     Args:
         path: the asset ``lpips_squeezenet``.
     """
-    digest = hashlib.sha256(_existing(path).read_bytes()).hexdigest()
+    digest = file_sha256(_existing(path))
     if not digest.startswith(SQUEEZENET_HASH):
         raise ValueError(
             f"{path} has sha256 {digest[:8]}, SqueezeNet 1.1 of torchvision has {SQUEEZENET_HASH}"

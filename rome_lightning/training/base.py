@@ -83,6 +83,7 @@ class RomeModule(LightningModule):
         Raises:
             NotImplementedError: the subclass has no objective.
         """
+        # Only modules whose memory ``rome fit`` estimates have one.
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -144,6 +145,7 @@ class RomeModule(LightningModule):
             batch: all numbers are finite.
             batch_idx: in the epoch.
         """
+        # The full and the linear module each have their own; ``training_step`` needs one.
         raise NotImplementedError
 
     def descend(self, part: int, loss: Tensor) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from datamodules.evaluation import StoredClips
 from datamodules.manifest import Manifest
 from rome_lightning.distillation import BasisFit, OffsetStore, collect, fit_basis
-from rome_lightning.distillation.collect import file_digest
 from rome_lightning.distillation.figures import components_figure, curves_csv, curves_figure
 from rome_lightning.distillation.fitting import beside, targets_of
 from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.digest import file_sha256
 from rome_lightning.media.provenance import code_and_versions
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import load_avatar
@@ -42,7 +42,7 @@ def make_basis(config: BasisConfig, reporter: Reporter | None = None) -> BasisFi
     model = load_avatar(config.checkpoint).to(config.device)
     splits = _splits(config, config.data, model.image_size)
     spec = {
-        "checkpoint": file_digest(config.checkpoint),
+        "checkpoint": file_sha256(config.checkpoint),
         "data": next(iter(splits.values())).hash,
         "sources_per_clip": config.sources_per_clip,
         "refine_steps": config.refine_steps,

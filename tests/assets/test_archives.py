@@ -4,7 +4,8 @@ import zipfile
 
 import pytest
 
-from rome_lightning.assets.archives import SourceError, copy_limited, extract_member, sha256_of
+from rome_lightning.assets.archives import SourceError, copy_limited, extract_member
+from rome_lightning.media.digest import file_sha256
 
 
 def _tar(path, members):
@@ -86,4 +87,4 @@ def test_hash_and_copy(tmp_path):
     assert copy_limited(io.BytesIO(b"abc"), tmp_path / "f", 3, blocks.append) == 3
     assert blocks == [3]
     # FIPS 180-2, appendix B.1.
-    assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

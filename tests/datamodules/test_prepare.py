@@ -359,7 +359,7 @@ class TestLists:
         files, _ = expand_inputs([root])
         first, _ = hash_inputs(files, tmp_path)
         read: list[Path] = []
-        monkeypatch.setattr("datamodules.prepare.inputs._sha256", lambda path: read.append(path) or "new")
+        monkeypatch.setattr("datamodules.prepare.inputs.file_sha256", lambda path: read.append(path) or "new")
         assert hash_inputs(files, tmp_path)[0] == first
         files[0].path.write_text("changed")
         assert hash_inputs(files, tmp_path)[0] == {**first, files[0].path: "new"}

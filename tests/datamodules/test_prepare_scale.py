@@ -62,17 +62,19 @@ def test_hashes_are_kept_before_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     _touch(tmp_path / "videos", *(f"{number:02d}.mp4" for number in range(30)))
     videos = [VideoFile(path, path.name) for path in sorted((tmp_path / "videos").iterdir())]
     monkeypatch.setattr(inputs, "_SAVE_HASHES_S", 0.0)
-    original = inputs._sha256
+    original = inputs.file_sha256
 
     def killed_in_the_end(path: Path) -> str:
         if path.name == "29.mp4":
             raise KeyboardInterrupt
         return original(path)
 
-    monkeypatch.setattr(inputs, "_sha256", killed_in_the_end)
+    monkeypatch.setattr(inputs, "file_sha256", killed_in_the_end)
     with pytest.raises(KeyboardInterrupt):
         hash_inputs(videos, tmp_path)
     assert len(json.loads((tmp_path / ".inputs.json").read_text())) == 29
-    monkeypatch.setattr(inputs, "_sha256", lambda path: original(path) if path.name == "29.mp4" else 1 / 0)
+    monkeypatch.setattr(
+        inputs, "file_sha256", lambda path: original(path) if path.name == "29.mp4" else 1 / 0
+    )
     hashes, failed = hash_inputs(videos, tmp_path)
     assert (len(hashes), failed) == (30, [])

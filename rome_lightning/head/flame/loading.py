@@ -7,7 +7,6 @@ downloaded from https://flame.is.tue.mpg.de after accepting its licence. Its pic
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from rome_lightning.head.topology import (
     boundary_loops,
     close_loop,
 )
+from rome_lightning.media.digest import file_sha256
 from rome_lightning.pretrained.pickled_data import to_array
 from rome_lightning.pretrained.restricted_pickle import load_npy_object, load_pickle
 
@@ -153,7 +153,7 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
     if files.hair is not None and files.neck is not None:
         regions = released_regions(files.hair, files.neck, files.basis, regions)
     landmarks = _landmarks(files, len(open_faces))
-    digest = hashlib.sha256(files.model.read_bytes()).hexdigest()[:8]
+    digest = file_sha256(files.model)[:8]
 
     def single(array: FloatArray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import rome_lightning
+from rome_lightning.media.digest import file_sha256
 from rome_lightning.media.tensors import read_tensors, write_tensors
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import (
@@ -95,7 +95,7 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
         model = next(iter(SHIPPED))
     if str(model) in SHIPPED:
         shipped = SHIPPED[str(model)]
-        digest = hashlib.sha256(shipped.path.read_bytes()).hexdigest()
+        digest = file_sha256(shipped.path)
         if digest != shipped.sha256:
             raise ValueError(
                 f"{shipped.path} is damaged: expected SHA-256 {shipped.sha256[:12]}..., got "
@@ -128,7 +128,7 @@ def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
         "config": content[CONFIG_KEY],
         "image_size": content["image_size"],
         "steps": content.get("global_step"),
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_sha256": file_sha256(checkpoint),
     }
     write_tensors(path, weights, header)
 
