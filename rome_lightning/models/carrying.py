@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i i
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
 pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, 1 on hair."""
 NUM_STORED = 8
+"""Their number."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
@@ -131,28 +133,10 @@ def carry(
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
-    size = vertices_px.new_tensor(face_ids.shape[:0:-1])
-    here = (vertices_px[..., :2] + 0.5) / size
-    # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
-    moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
-    facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
-    around_face = around_face.expand(batch, -1, -1)
-    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces), around_face], dim=-1).float()
-    carried = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    displacement, there, now, around = carried.split([2 * count, count, 1, 1], dim=1)
+    mesh = _on_mesh(photos, vertices_px, faces, face_ids, around_face, ear_plane)
+    place, same, around = _places(mesh, mask, distance, nearest)
+    there, now = mesh.there, mesh.now
     flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
-
-    pixels = _pixel_centres(mask)
-    behind = torch.where(around > 0.5, displacement, _plane_displacement(here, moved, ear_plane, pixels))
-    known = mask.to(displacement.dtype)
-    outline, behind = push_pull(displacement, known), push_pull(torch.cat([behind, around], dim=1), known)
-    behind, around = behind.split([2 * count, 1], dim=1)
-    # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
-    # shows the next piece of the surface, which is hidden here.
-    same, _ = extend_outside((2 * (1 - (there - now).abs() / SAME_BESIDE)).clamp(0, 1), mask, nearest)
-    edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
-    beyond = torch.lerp(behind, outline, edge)
-    place = pixels + torch.where(mask, displacement, beyond).unflatten(1, (count, 2))
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = _sampled(photos.layers.flatten(0, 1), grid)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
@@ -172,6 +156,71 @@ def carry(
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
 
 
+class _OnMesh(NamedTuple):
+    """What the driven mesh says of each pixel that it covers; the photographs are n."""
+
+    displacement: Float[Tensor, "b k h w"]
+    """From the pixel to its point in each photograph, shares of width and height; k = 2 n."""
+    of_ear_plane: Float[Tensor, "b k h w"]
+    """The same if the pixel showed the plane of the ears; of all pixels."""
+    there: Float[Tensor, "b n h w"]
+    """Cosine between normal and camera in each photograph."""
+    now: Float[Tensor, "b 1 h w"]
+    """The same in the driven view."""
+    around: Float[Tensor, "b 1 h w"]
+    """1 on scalp, ears, neck and shoulders, 0 on the face."""
+
+
+def _on_mesh(
+    photos: CarriedPhotos,
+    vertices_px: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
+    around_face: Float[Tensor, "1 v 1"],
+    ear_plane: Int[Tensor, " m"],
+) -> _OnMesh:
+    """The mesh at the pixels of the driven view; arguments as for ``carry``."""
+    batch, count = photos.vertices.shape[:2]
+    size = vertices_px.new_tensor(face_ids.shape[:0:-1])
+    here = (vertices_px[..., :2] + 0.5) / size
+    # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
+    moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
+    facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
+    around_face = around_face.expand(batch, -1, -1)
+    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces), around_face], dim=-1).float()
+    values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
+    displacement, there, now, around = values.split([2 * count, count, 1, 1], dim=1)
+    plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
+    return _OnMesh(displacement, plane, there, now, around)
+
+
+def _places(
+    mesh: _OnMesh,
+    mask: Bool[Tensor, "b 1 h w"],
+    distance: Float[Tensor, "b 1 h w"],
+    nearest: Int32[Tensor, "b h w"] | None,
+) -> tuple[Float[Tensor, "b n 2 h w"], Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]:
+    """Where the photographs show what each pixel shows, shares of width and height, also beyond the mesh.
+
+    Returns:
+        The places; how far the nearest outline of the mesh is that of each photograph, [0, 1]; and
+        ``_OnMesh.around``, continued.
+    """
+    known = mask.to(mesh.displacement.dtype)
+    behind = torch.where(mesh.around > 0.5, mesh.displacement, mesh.of_ear_plane)
+    behind, around = push_pull(torch.cat([behind, mesh.around], dim=1), known).split(
+        [behind.shape[1], 1], dim=1
+    )
+    outline = push_pull(mesh.displacement, known)
+    # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
+    # shows the next piece of the surface, which is hidden here.
+    same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1)
+    same, _ = extend_outside(same, mask, nearest)
+    edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
+    displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
+    return _pixel_centres(mask[:, 0]) + displacement.unflatten(1, (-1, 2)), same, around
+
+
 def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
     """Layers at places in [-1, 1]; NaN at places that are not finite, so that a training step is skipped."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -182,11 +231,11 @@ def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"])
     return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
 
 
-def _pixel_centres(mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "2 h w"]:
+def _pixel_centres(picture: Shaped[Tensor, "b h w"]) -> Float[Tensor, "2 h w"]:
     """X and y of the pixels of a picture, shares of its width and height."""
-    height, width = mask.shape[-2:]
-    rows = (torch.arange(height, device=mask.device, dtype=torch.float32) + 0.5) / height
-    columns = (torch.arange(width, device=mask.device, dtype=torch.float32) + 0.5) / width
+    height, width = picture.shape[-2:]
+    rows = (torch.arange(height, device=picture.device, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, device=picture.device, dtype=torch.float32) + 0.5) / width
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
 
 
