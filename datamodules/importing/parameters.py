@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from rome_lightning.tracking.foreign import (
     FlameTrack,
     apply_track,
     describe,
+    join_tracks,
     read_track,
     rows_of,
 )
@@ -51,16 +52,19 @@ class ParameterFolder:
             FileNotFoundError: there are none.
             ValueError: they cannot be read, or do not fit the pictures.
         """
-        names = clip.names[:count]
+        return self._read(clip)[:count]
+
+    def _read(self, clip: FrameClip) -> FlameTrack:
+        names = clip.names
         if self.root.is_file():
             if not self.single:
                 raise ValueError(f"{self.root} is one file for several clips; give a folder")
             return rows_of(read_track(self.root, self.kind), names)
         for folder in self._folders(clip):
-            whole = _of_clip(folder)
+            whole = _of_clip(folder, self.kind)
             if whole is not None:
                 return rows_of(read_track(whole, self.kind), names)
-            files = [_of_picture(folder, name) for name in names]
+            files = [_of_picture(folder, name, self.kind) for name in names]
             if any(file is not None for file in files):
                 return _read_each(folder, names, files, self.kind)
         raise FileNotFoundError(
@@ -91,12 +95,14 @@ class ParameterFolder:
                 yield self.root.parent
 
 
-def _of_clip(folder: Path) -> Path | None:
+def _of_clip(folder: Path, kind: str) -> Path | None:
     """The file with the parameters of a whole clip."""
-    for suffix in FILE_SUFFIXES:
+    for suffix in _suffixes(kind):
         file = folder.with_name(folder.name + suffix)
         if file.is_file():
             return file
+    if kind != "vhap":
+        return None
     if (folder / "transforms.json").is_file():
         return folder / "transforms.json"
     files = folder.iterdir() if folder.is_dir() else ()
@@ -104,10 +110,15 @@ def _of_clip(folder: Path) -> Path | None:
     return max(matches)[1] if matches else None
 
 
-def _of_picture(folder: Path, name: str) -> Path | None:
+def _suffixes(kind: str) -> Iterator[str]:
+    """Of files of this kind; JSON of other programs often lies beside pictures."""
+    return (suffix for suffix in FILE_SUFFIXES if suffix != ".json" or kind == "vhap")
+
+
+def _of_picture(folder: Path, name: str, kind: str) -> Path | None:
     """The file, or EMOCA's folder, with the parameters of one picture."""
     for place in (folder, folder / name):
-        for suffix in FILE_SUFFIXES:
+        for suffix in _suffixes(kind):
             if (place / f"{name}{suffix}").is_file():
                 return place / f"{name}{suffix}"
     return folder / name if (folder / name / "exp.npy").is_file() else None
@@ -124,14 +135,7 @@ def _read_each(folder: Path, names: tuple[str, ...], files: list[Path | None], k
         if len(track) != 1:
             raise ValueError(f"{file} has parameters of {len(track)} pictures, wanted those of {name}")
         tracks.append(track)
-    cameras = [track.camera for track in tracks]
-    alike = len({camera is None for camera in cameras}) == 1 and (
-        len({getattr(camera, "crop_from_picture", None) is None for camera in cameras}) == 1
-    )
-    if not alike:
-        raise ValueError(f"in {folder}, some pictures have cam or tform and others have not")
-    left_out = tuple(dict.fromkeys(text for track in tracks for text in track.left_out))
-    return replace(FlameTrack.cat(tracks), left_out=left_out)
+    return join_tracks(folder, tracks)
 
 
 def with_params(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,22 +234,23 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
             found = {name: file[name] for name in (*names, "head")}
             times: NDArray[np.float64] | None = file["times_s"] if "times_s" in file.files else None
             lost: NDArray[np.bool_] | None = file["lost"] if "lost" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path} is no recording of parameters: {error}") from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    # Damaged files make numpy, zipfile and zlib raise errors that share no base.
+    except Exception as error:
+        raise ValueError(f"{path} is no recording of parameters, or damaged: {error}") from error
     if str(found.pop("head")) != head.name:
         raise ValueError(f"{path} was recorded with another head model than {head.name}; track it again")
-    count = len(found["expression"])
+    count = len(np.atleast_1d(found["expression"]))
     widths = (head.num_expression, 3, 3, 3, 3, 3, 3)
     for name, width in zip(names, widths, strict=True):
-        if found[name].shape != (count, width) or count == 0:
-            raise ValueError(f"{path}: {name} has shape {found[name].shape}, wanted ({count}, {width})")
+        shape, kind = found[name].shape, found[name].dtype
+        if shape != (count, width) or count == 0 or kind.kind not in "fiu":
+            raise ValueError(f"{path}: {name} is {kind} of shape {shape}, wanted numbers ({count}, {width})")
     tensors = {name: torch.from_numpy(found[name].astype(np.float32)) for name in names}
-    seconds = torch.arange(count) / DEFAULT_FPS if times is None else torch.from_numpy(times).float()
-    missing = torch.zeros(count, dtype=torch.bool) if lost is None else torch.from_numpy(lost).bool()
-    if len(seconds) != count or len(missing) != count:
+    times = np.arange(count) / DEFAULT_FPS if times is None else times
+    lost = np.zeros(count, dtype=np.bool_) if lost is None else lost
+    if times.shape != (count,) or lost.shape != (count,) or times.dtype.kind not in "fiu":
         raise ValueError(f"{path}: times_s and lost must have {count} values")
+    seconds = torch.from_numpy(times.astype(np.float32))
     params = HeadParams(
         torch.zeros(count, head.num_shape),
         tensors["expression"],
@@ -260,4 +260,4 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
         torch.cat([tensors["leye_pose"], tensors["reye_pose"]], dim=-1),
         tensors["camera"],
     )
-    return RecordedMotion(params, seconds - seconds[0], True, missing)
+    return RecordedMotion(params, seconds - seconds[0], True, torch.from_numpy(lost.astype(np.bool_)))

@@ -118,14 +118,44 @@ def test_arrays_of_other_kinds_are_refused(motion: RecordedMotion, head: HeadMod
     with pytest.raises(ValueError, match="another head model"):
         read_motion(tmp_path / "head.npz", head)
     np.savez(tmp_path / "short.npz", **arrays | {"neck_pose": np.zeros((1, 3))})
-    with pytest.raises(ValueError, match="neck_pose has shape"):
+    with pytest.raises(ValueError, match="neck_pose is float64 of shape"):
         read_motion(tmp_path / "short.npz", head)
     np.savez(tmp_path / "still.npz", **arrays | {"times_s": np.zeros(4)})
     with pytest.raises(ValueError, match="do not rise"):
         read_motion(tmp_path / "still.npz", head)
+    for name, value in {"camera": np.array([["a"] * 3] * 4), "expression": np.float32(1)}.items():
+        np.savez(tmp_path / "text.npz", **arrays | {name: value})
+        with pytest.raises(ValueError, match="wanted numbers"):
+            read_motion(tmp_path / "text.npz", head)
+    np.savez(tmp_path / "times.npz", **arrays | {"times_s": np.float32(1)})
+    with pytest.raises(ValueError, match="must have 4 values"):
+        read_motion(tmp_path / "times.npz", head)
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, arrays["camera"])
+    with pytest.raises(ValueError, match="no recording of parameters"):
+        read_motion(tmp_path / "one.npz", head)
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="cut"):
         read_motion(tmp_path / "cut.npz", head)
     with pytest.raises(FileNotFoundError, match="no motion at"):
         read_motion(tmp_path / "none.csv", head)
     assert math.isclose(motion.fps, 15.0, rel_tol=1e-5)
+
+
+def test_damaged_arrays_are_refused(motion: RecordedMotion, head: HeadModel, tmp_path: Path) -> None:
+    whole = write_motion(motion, tmp_path / "a.npz", head).read_bytes()
+    path = tmp_path / "damaged.npz"
+    rng = np.random.default_rng(0)
+    reasons = []
+    for _ in range(60):
+        changed = np.frombuffer(whole, np.uint8).copy()
+        start = rng.integers(len(changed) - 16)
+        changed[start : start + 16] = rng.integers(0, 256, 16)
+        path.write_bytes(changed.tobytes())
+        # What is not noticed did not matter; what must not come is another error.
+        try:
+            read_motion(path, head)
+        except ValueError as error:
+            reasons.append(str(error))
+    assert len(reasons) > 30
+    assert all(str(path) in reason for reason in reasons)

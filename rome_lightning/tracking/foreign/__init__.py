@@ -9,7 +9,7 @@ from rome_lightning.tracking.foreign.applying import (
     rows_of,
 )
 from rome_lightning.tracking.foreign.files import FILE_SUFFIXES
-from rome_lightning.tracking.foreign.formats import KINDS, FlameTrack, read_track
+from rome_lightning.tracking.foreign.formats import KINDS, FlameTrack, join_tracks, read_track
 
 __all__ = [
     "FILE_SUFFIXES",
@@ -20,6 +20,7 @@ __all__ = [
     "apply_to_photos",
     "apply_track",
     "describe",
+    "join_tracks",
     "read_track",
     "rows_of",
 ]

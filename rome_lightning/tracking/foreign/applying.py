@@ -224,10 +224,13 @@ def rows_of(track: FlameTrack, names: Sequence[str]) -> FlameTrack:
         ValueError: a picture has no row, or the counts differ.
     """
     if not track.names:
-        if len(track) < len(names):
+        if len(track) != len(names):
             raise ValueError(f"{len(names)} pictures, but parameters of {len(track)} frames")
-        return track[: len(names)]
+        return track
     places = {name: row for row, name in enumerate(track.names)}
+    if len(places) < len(track.names):
+        twice = next(name for name in track.names if track.names.count(name) > 1)
+        raise ValueError(f"the parameters name {twice} more than once, so its picture is not known")
     rows = [places.get(name, places.get(name.rpartition("_")[2])) for name in names]
     lacking = [name for name, row in zip(names, rows, strict=True) if row is None]
     if lacking:

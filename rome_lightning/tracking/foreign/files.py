@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,23 @@ def read_arrays(path: Path, wanted: Iterable[str]) -> Arrays:
     if not path.exists():
         raise FileNotFoundError(f"no FLAME parameters at {path}")
     names = set(wanted)
-    try:
+    with _reading(path):
         content = _content(path, names)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        arrays = {name: _numbers(content[name]) for name in names & set(content)}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file it was, whatever a library stumbles over in it."""
+    try:
+        yield
+    # Damaged files make scipy, zlib, zipfile, numpy and torch raise errors of their own that share no base.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} cannot be read as parameters: {reason}; save them with numpy.savez"
         ) from error
-    arrays = {name: _numbers(content[name]) for name in names & set(content)}
-    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _content(path: Path, names: set[str]) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def _content(path: Path, names: set[str]) -> dict[str, Any]:
         return {file.stem: np.load(file, allow_pickle=False) for file in files if file.is_file()}
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
+        with _archive(path) as file:
             return {name: file[name] for name in names & set(file.files)}
     if suffix == ".mat":
         from scipy.io import loadmat
@@ -74,7 +81,8 @@ def _content(path: Path, names: set[str]) -> dict[str, Any]:
 def _numbers(value: Any) -> NDArray[np.float64] | None:
     """An array of numbers; None for what is none, such as names or tensors in a pickle."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
+        # NumPy lacks bfloat16.
+        value = value.detach().double().numpy()
     try:
         array = np.asarray(value)
     except ValueError:
@@ -82,14 +90,25 @@ def _numbers(value: Any) -> NDArray[np.float64] | None:
     return array.astype(np.float64) if array.dtype.kind in "biuf" else None
 
 
+def _archive(path: Path) -> np.lib.npyio.NpzFile:
+    content = np.load(path, allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array (.npy) by the name of an archive")
+    return content
+
+
 def read_names(path: Path, name: str) -> tuple[str, ...]:
-    """The strings of an ``.npz`` under a name; none if it has none."""
+    """The strings of an ``.npz`` under a name; none if it has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     if path.suffix.lower() != ".npz":
         return ()
-    with np.load(path, allow_pickle=False) as file:
+    with _reading(path), _archive(path) as file:
         if name not in file.files or file[name].dtype.kind not in "US":
             return ()
-        return tuple(str(text) for text in np.atleast_1d(file[name]))
+        return tuple(str(text) for text in np.atleast_1d(file[name]).ravel())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} should hold an object, it holds a {type(content).__name__}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,19 +70,56 @@ def read_track(path: Path, kind: str | None = None) -> FlameTrack:
         ValueError: the file is damaged, or holds no parameters of this kind.
     """
     if path.suffix.lower() == ".json":
-        return _from_transforms(path)
+        if kind not in (None, "vhap"):
+            raise ValueError(f"{path} is no parameter file of {kind}: only VHAP's export is JSON")
+        track = _from_transforms(path)
+    else:
+        track = _from_arrays(path, kind)
+    _check(path, track)
+    return track
+
+
+def _from_arrays(path: Path, kind: str | None) -> FlameTrack:
     arrays = read_arrays(path, _ALL)
     if "exp" in arrays and (kind == "emoca" or (kind is None and (path.is_dir() or "cam" not in arrays))):
         # EMOCA's scripts write their codes under DECA's names, without the camera.
         arrays |= {f"{name}code": arrays.pop(name) for name in ("shape", "exp", "pose") if name in arrays}
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(f"{path} has numbers that are not finite under {bad[0]!r}")
-    kind = _kind_of(path, arrays, kind)
-    track = _READERS[kind](path, arrays)
-    if len(track) == 0:
-        raise ValueError(f"{path} holds no frame")
-    return track
+    return _READERS[_kind_of(path, arrays, kind)](path, arrays)
+
+
+def _check(path: Path, track: FlameTrack) -> None:
+    """Raise ValueError for what no reader looks at."""
+    for name, value in vars(track).items():
+        parts = vars(value).values() if isinstance(value, TensorStruct) else (value,)
+        if not all(bool(part.isfinite().all()) for part in parts if isinstance(part, Tensor)):
+            raise ValueError(f"{path} has numbers that are not finite in its {name.replace('_', ' ')}")
+    if track.names and len(track.names) != len(track):
+        raise ValueError(f"{path} has {len(track.names)} time steps, but parameters of {len(track)} frames")
+
+
+def join_tracks(path: Path, tracks: Sequence[FlameTrack]) -> FlameTrack:
+    """Tracks of single pictures as one.
+
+    Args:
+        path: where they are from, for messages.
+        tracks: of one row each.
+
+    Raises:
+        ValueError: they have different numbers of coefficients, or some have a camera that others lack.
+    """
+    for name in ("shape", "expression"):
+        widths = sorted({getattr(track, name).shape[1] for track in tracks})
+        if len(widths) > 1:
+            raise ValueError(
+                f"in {path}, pictures have from {widths[0]} to {widths[-1]} coefficients of {name}; track "
+                "all of a clip with the same settings"
+            )
+    cameras = [track.camera for track in tracks]
+    kinds = {(type(camera), getattr(camera, "crop_from_picture", None) is None) for camera in cameras}
+    if len(kinds) > 1:
+        raise ValueError(f"in {path}, some pictures have cam or tform and others have not")
+    left_out = tuple(dict.fromkeys(text for track in tracks for text in track.left_out))
+    return replace(FlameTrack.cat(tracks), left_out=left_out)
 
 
 def _kind_of(path: Path, arrays: Arrays, kind: str | None) -> str:
@@ -97,20 +135,24 @@ def _kind_of(path: Path, arrays: Arrays, kind: str | None) -> str:
 
 
 def _rows(path: Path, arrays: Arrays, name: str, width: int | None, count: int | None = None) -> Tensor:
-    """An array as (rows, width); one row of a single frame, or of the whole clip, is repeated."""
+    """An array as (rows, width), as many as there are frames."""
     array = np.atleast_1d(arrays[name])
     if array.ndim == 3 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 1:
         array = array[None]
-    if array.ndim != 2 or (width is not None and array.shape[1] != width):
+    if array.ndim != 2 or array.size == 0 or (width is not None and array.shape[1] != width):
         raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, wanted (frames, {width or 'any'})")
     rows = torch.from_numpy(array).float()
-    if count is None or len(rows) == count:
-        return rows
-    if len(rows) != 1:
+    if count is not None and len(rows) != count:
         raise ValueError(f"{path}: {name} has {len(rows)} frames, other arrays {count}")
-    return rows.expand(count, -1)
+    return rows
+
+
+def _identity(path: Path, arrays: Arrays, name: str, count: int) -> Tensor:
+    """Coefficients of the identity; one row is that of all frames."""
+    rows = _rows(path, arrays, name, None)
+    return rows.expand(count, -1) if len(rows) == 1 else _rows(path, arrays, name, None, count)
 
 
 def _crop_camera(path: Path, arrays: Arrays, count: int) -> CropCamera | None:
@@ -118,7 +160,8 @@ def _crop_camera(path: Path, arrays: Arrays, count: int) -> CropCamera | None:
         return None
     transform = None
     if "tform" in arrays:
-        matrix = arrays["tform"].reshape(-1, 3, 3)
+        matrix = arrays["tform"]
+        matrix = matrix.reshape(-1, 3, 3) if matrix.shape[-2:] == (3, 3) else np.zeros((1, 3, 3))
         a, b = matrix[:, 0, 0], matrix[:, 1, 0]
         similar = np.allclose(matrix[:, 2], [0, 0, 1]) and np.allclose(
             matrix[:, :2, :2], np.stack([a, -b, b, a], 1).reshape(-1, 2, 2), atol=1e-4
@@ -137,7 +180,7 @@ def _from_deca(path: Path, arrays: Arrays, names: tuple[str, ...] = _NAMES["deca
     count = len(expression)
     pose = _rows(path, arrays, names[2], 6, count)
     return FlameTrack(
-        shape=_rows(path, arrays, names[0], None, count),
+        shape=_identity(path, arrays, names[0], count),
         expression=expression,
         global_pose=pose[:, :3],
         neck_pose=torch.zeros(count, 3),
@@ -162,7 +205,7 @@ def _from_smirk(path: Path, arrays: Arrays) -> FlameTrack:
     lids = float(optional("eyelid_params", 2).abs().max())
     closed = (f"eyelids, blendshapes of SMIRK's own, up to {lids:.2f}",) if lids > _SEEN_EYELID else ()
     return FlameTrack(
-        shape=_rows(path, arrays, "shape_params", None, count),
+        shape=_identity(path, arrays, "shape_params", count),
         expression=expression,
         global_pose=_rows(path, arrays, "pose_params", 3, count),
         neck_pose=optional("neck_pose_params", 3),
@@ -177,9 +220,10 @@ def _from_smirk(path: Path, arrays: Arrays) -> FlameTrack:
 def _vhap_track(path: Path, arrays: Arrays, camera: PinholeCamera, names: tuple[str, ...]) -> FlameTrack:
     expression = _rows(path, arrays, "expr", None)
     count = len(expression)
-    offsets = float(np.linalg.norm(arrays.get("static_offset", np.zeros((1, 3))), axis=-1).max())
+    static = np.atleast_1d(arrays.get("static_offset", np.zeros(3)))
+    offsets = float(np.linalg.norm(static, axis=-1).max(initial=0.0))
     return FlameTrack(
-        shape=_rows(path, arrays, "shape", None, count),
+        shape=_identity(path, arrays, "shape", count),
         expression=expression,
         global_pose=_rows(path, arrays, "rotation", 3, count),
         neck_pose=_rows(path, arrays, "neck_pose", 3, count),
@@ -199,14 +243,14 @@ def _from_vhap(path: Path, arrays: Arrays) -> FlameTrack:
             f"{path} has no {lacking[0]}, so its cameras were calibrated and are not in it; give the "
             "transforms.json of vhap/export_as_nerf_dataset.py"
         )
-    translation = _rows(path, arrays, "translation", 3)
-    count = len(translation)
-    height, width = arrays["image_size"].reshape(-1)[:2]
-    focal = float(arrays["focal_length"].reshape(-1)[0]) * max(height, width)
+    count = len(_rows(path, arrays, "expr", None))
+    translation = _rows(path, arrays, "translation", 3, count)
+    height, width = _rows(path, arrays, "image_size", 2)[0]
+    focal = _rows(path, arrays, "focal_length", 1)[0, 0] * max(height, width)
     # The camera stands at (0, 0, 1) and looks along -z.
     shift = translation - torch.tensor([0.0, 0.0, 1.0])
     camera = PinholeCamera(
-        torch.tensor([focal / width, focal / height]).expand(count, -1),
+        torch.stack([focal / width, focal / height]).expand(count, -1),
         torch.full((count, 2), 0.5),
         torch.cat([torch.eye(3).expand(count, -1, -1), shift[..., None]], dim=2),
     )
@@ -220,32 +264,42 @@ def _from_transforms(path: Path) -> FlameTrack:
     frames = read_json(path).get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"{path} has no list of frames")
-    tracks, names = [], []
-    for frame in frames:
-        try:
-            world_from_cam = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
-            sides = torch.tensor([float(frame["w"]), float(frame["h"])])
-            focal = torch.tensor([float(frame["fl_x"]), float(frame["fl_y"])])
-            centre = torch.tensor([float(frame["cx"]), float(frame["cy"])])
-            file, name = path.parent / frame["flame_param_path"], Path(frame["file_path"]).stem
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: a frame lacks its camera or flame_param_path ({error}); export with FLAME "
-                "parameters"
-            ) from error
-        if world_from_cam.shape != (4, 4):
-            raise ValueError(f"{path}: transform_matrix of {name} is not 4 x 4")
-        arrays = read_arrays(file, _ALL)
-        _kind_of(file, arrays, "vhap")
-        moved = torch.eye(4, dtype=torch.float64)
-        moved[:3, 3] = _rows(file, arrays, "translation", 3)[0].double()
-        cam_from_head = (torch.linalg.inv(world_from_cam) @ moved)[None, :3].float()
-        camera = PinholeCamera((focal / sides)[None], (centre / sides)[None], cam_from_head)
-        tracks.append(_vhap_track(file, arrays, camera, ()))
-        names.append(name)
-    whole = FlameTrack.cat(tracks)
-    left_out = tuple(dict.fromkeys(text for track in tracks for text in track.left_out))
-    return replace(whole, names=tuple(names), left_out=left_out)
+    tracks = [_frame_of_transforms(path, frame) for frame in frames]
+    names = tuple(name for track in tracks for name in track.names)
+    return replace(join_tracks(path, tracks), names=names)
+
+
+def _frame_of_transforms(path: Path, frame: dict[str, Any]) -> FlameTrack:
+    try:
+        world_from_cam = np.array(frame["transform_matrix"], dtype=np.float64)
+        sides = torch.tensor([float(frame["w"]), float(frame["h"])])
+        focal = torch.tensor([float(frame["fl_x"]), float(frame["fl_y"])])
+        centre = torch.tensor([float(frame["cx"]), float(frame["cy"])])
+        file = (path.parent / frame["flame_param_path"]).resolve()
+        name = Path(frame["file_path"]).stem
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: a frame lacks its camera or flame_param_path ({error}); export with FLAME parameters"
+        ) from error
+    # Whoever made the file must not choose what else of this computer is read.
+    if not file.is_relative_to(path.parent.resolve()):
+        raise ValueError(
+            f"{path}: flame_param_path of {name} is outside its folder; give the transforms.json of the "
+            "sequence that the file belongs to"
+        )
+    turn = world_from_cam[:3, :3] if world_from_cam.shape == (4, 4) else np.zeros((3, 3))
+    rigid = np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) and np.linalg.det(turn) > 0
+    if not rigid or not np.allclose(world_from_cam[3], [0, 0, 0, 1]):
+        raise ValueError(f"{path}: transform_matrix of {name} is no 4 x 4 matrix of a rotation and a shift")
+    arrays = read_arrays(file, _ALL)
+    _kind_of(file, arrays, "vhap")
+    moved = np.eye(4)
+    moved[:3, 3] = _rows(file, arrays, "translation", 3, 1)[0]
+    cam_from_head = torch.from_numpy(np.linalg.inv(world_from_cam) @ moved)[None, :3].float()
+    camera = PinholeCamera((focal / sides)[None], (centre / sides)[None], cam_from_head)
+    track = _vhap_track(file, arrays, camera, (name,))
+    _check(file, track)
+    return track
 
 
 _READERS: dict[str, Callable[[Path, Arrays], FlameTrack]] = {
