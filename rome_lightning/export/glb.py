@@ -29,8 +29,8 @@ from rome_lightning.export.profiles import PLAIN, Profile
 from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, head_bones, mixamo_bones, skin
 from rome_lightning.export.surface import Surface, whole_surface
 from rome_lightning.export.visemes import mixed_components
-from rome_lightning.geometry import vertex_normals
-from rome_lightning.head import HeadModel
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, vertex_normals
+from rome_lightning.head import JOINTS, HeadModel
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_jpeg, encode_png
 from rome_lightning.types import HeadParams
@@ -117,7 +117,7 @@ def export_glb(
     if is_standing:
         _add_floor(buffer, document)
     if motion is not None:
-        document["animations"] = [_animation(buffer, motion, len(profile.mixes))]
+        document["animations"] = [_animation(buffer, motion, len(profile.mixes), is_standing)]
     document |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     write_atomic(path, container(document, bytes(buffer.content)))
     return path
@@ -320,15 +320,20 @@ def _material(unlit: bool) -> dict[str, Any]:
     return {"materials": [material], "extensionsUsed": ["KHR_materials_unlit"]}
 
 
-def _animation(buffer: Buffer, motion: Motion, num_still: int) -> dict[str, Any]:
-    """Weights of all expressions and rotations of all joints over time; further targets stay at 0."""
+def _animation(buffer: Buffer, motion: Motion, num_still: int, is_standing: bool) -> dict[str, Any]:
+    """Weights of all expressions and rotations of all joints over time; further targets stay at 0.
+
+    The trunk of a standing rig stays still, because arms hang on it; the head's bone makes the whole turn.
+    """
     params = motion.params
     times = buffer.accessor(motion.times_s.float().cpu().numpy(), bounds=True)
     left, right = params.eye_pose.split(3, dim=-1)
-    poses = (params.global_pose, params.neck_pose, params.jaw_pose, left, right)
+    above = (whole_turn(params),) if is_standing else (params.global_pose, params.neck_pose)
+    poses = (*above, params.jaw_pose, left, right)
+    first = 1 + len(JOINTS) - len(poses)
     weights = torch.nn.functional.pad(params.expression.float().cpu(), (0, num_still))
     tracks = [(0, "weights", weights.flatten())]
-    tracks += [(index + 1, "rotation", quaternions(pose)) for index, pose in enumerate(poses)]
+    tracks += [(node, "rotation", quaternions(pose)) for node, pose in enumerate(poses, start=first)]
     return {
         "name": motion.name,
         "channels": [
@@ -340,6 +345,13 @@ def _animation(buffer: Buffer, motion: Motion, num_still: int) -> dict[str, Any]
             for _, _, values in tracks
         ],
     }
+
+
+def whole_turn(params: HeadParams) -> Float[Tensor, "n 3"]:
+    """How global pose and neck turn the head together: rotation vectors, radians."""
+    return matrix_to_axis_angle(
+        axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
+    )
 
 
 def quaternions(rotations: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:

@@ -15,9 +15,8 @@ from fractions import Fraction
 from typing import Protocol
 
 from rome_lightning.avatar.recorded import arkit_angles
-from rome_lightning.export.glb import quaternions
+from rome_lightning.export.glb import quaternions, whole_turn
 from rome_lightning.export.skeleton import NECK
-from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.types import HeadParams
 
@@ -168,9 +167,8 @@ class VmcEncoder:
     def _messages(self, params: HeadParams, seconds: float) -> Iterator[bytes]:
         yield osc_message("/VMC/Ext/OK", 1)
         yield osc_message("/VMC/Ext/T", seconds)
-        turn = axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
         left, right = params.eye_pose.split(3, dim=-1)
-        turns = {"Head": matrix_to_axis_angle(turn), "LeftEye": left, "RightEye": right}
+        turns = {"Head": whole_turn(params), "LeftEye": left, "RightEye": right}
         for bone, rotation in turns.items():
             x, y, z, w = quaternions(rotation)[0].tolist()
             yield osc_message("/VMC/Ext/Bone/Pos", bone, *self._places[bone], x, -y, -z, w)

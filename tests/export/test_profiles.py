@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 from rome_lightning.cli.avatar_export import PROFILES as CHOICES
 from rome_lightning.export import Motion, Person, export_glb
 from rome_lightning.export.profiles import PROFILES
+from rome_lightning.export.skeleton import EYE_LEVEL
 from rome_lightning.export.visemes import READY_PLAYER_ME, VISEMES
 from rome_lightning.head import HeadModel
 
@@ -121,6 +122,33 @@ def test_a_mixamo_rig_stands_and_bends(
     turn = Rotation.from_rotvec([0, 0.4, 0]).as_matrix()
     turned, own = read.pose({}, {"Head": turn}), Reader(files["three"]).pose({}, {"neck": turn})
     np.testing.assert_allclose(turned, own + np.array([0, 1.6, 0]), atol=1e-6)
+
+
+def test_a_clip_turns_the_head_and_leaves_the_trunk(
+    person: Person, head: HeadModel, motion: Motion, tmp_path: Path
+) -> None:
+    profile = PROFILES["talkinghead"]
+    standing = Reader(export_glb(tmp_path / "me.glb", person, profile=profile, motion=motion))
+    own = Reader(export_glb(tmp_path / "own.glb", person, profile=PROFILES["blender"]))
+    (clip,) = standing.gltf.animations
+    outputs = {}
+    for channel in clip.channels:
+        name = standing.gltf.nodes[channel.target.node].name
+        outputs[name, channel.target.path] = standing[clip.samplers[channel.sampler].output].reshape(4, -1)
+    assert {name for name, path in outputs if path == "rotation"} == {"Head", "Jaw", "LeftEye", "RightEye"}
+    for frame in range(4):
+        weights, rotations = pose_of(motion.params[slice(frame, frame + 1)], head)
+        turned = {
+            name: Rotation.from_quat(values[frame]).as_matrix()
+            for (name, path), values in outputs.items()
+            if path == "rotation"
+        }
+        # The head looks where the model looks, and the body stays where it stands.
+        whole = rotations.pop("root") @ rotations["neck"]
+        expected = own.pose(weights, rotations | {"neck": whole}) + np.array([0, EYE_LEVEL, 0])
+        error = np.linalg.norm(standing.pose(weights, turned) - expected, axis=1).max()
+        assert error < 1e-3 * HEIGHT, frame
+        assert Rotation.from_matrix(whole).magnitude() > 0.05
 
 
 BLENDER = """
