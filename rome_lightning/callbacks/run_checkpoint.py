@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from rome_lightning.callbacks.run_logger import RunCSVLogger
 from rome_lightning.media.provenance import code_and_versions
-from rome_lightning.media.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, requeue_job
+from rome_lightning.media.stopping import REQUEUE_SIGNAL, RunStopped, StopRequest, end_watch, requeue_job
 from rome_lightning.training.checkpointing import BEST, LAST, RUN_KEY, copy_as, rotate, set_aside_damaged
 
 
@@ -61,10 +61,11 @@ class RunCheckpoint(Checkpoint):
         self._saved_at_s = 0.0
         self._failure: str | None = None
         self._between_steps = False
-        # Of the last validation; the first one is taken for long.
+        # Of the last validation, on the slowest rank; the first one is taken for long.
         self._validation_s, self._validation_start_s = math.inf, 0.0
         self._can_leave = False
-        self._common_batches = 0
+        # Of each validation loader, on all ranks.
+        self._common_batches: list[float] = []
 
     @property
     def best_model_path(self) -> str:
@@ -78,7 +79,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch for signals; remove what was logged after the checkpoint that the run resumes from."""
-        # In place of Lightning's handlers, which save in the middle of a step. It restores what was before.
+        # In place of Lightning's handlers, which save in the middle of a step. Its teardown restores those of
+        # before all of them.
         self._request.install(signal.SIGTERM if trainer.received_sigterm else 0)
         self._saved_at_s = time.monotonic()
         if not (self._folder / BEST).is_file():
@@ -123,7 +125,8 @@ class RunCheckpoint(Checkpoint):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._can_leave = self._validation_s >= self.long_validation_s and self._save_last(trainer)
             self._validation_start_s = time.monotonic()
-            self._common_batches = self._fewest_batches(trainer)
+            # To agree on more batches than every rank has would wait for ever.
+            self._common_batches = [-n for n in _largest(trainer, *(-n for n in trainer.num_val_batches))]
         self._between_steps = False
 
     def on_validation_batch_start(
@@ -135,20 +138,14 @@ class RunCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop inside of a long validation; the resumed run goes on with the next step."""
-        if self._can_leave and not trainer.sanity_checking and batch_idx < self._common_batches:
+        if (
+            self._can_leave
+            and not trainer.sanity_checking
+            and batch_idx < self._common_batches[dataloader_idx]
+        ):
             signum, _ = self._agree(trainer)
             if signum:
                 self._stop(trainer, signum)
-
-    def _fewest_batches(self, trainer: Trainer) -> int:
-        """Batches that every rank has: to agree on more would wait for ever."""
-        count = int(sum(trainer.num_val_batches))
-        if trainer.world_size == 1:
-            return count
-        fewest = trainer.strategy.reduce(
-            torch.tensor(-float(count), device=trainer.strategy.root_device), reduce_op="max"
-        )
-        return -int(fewest)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, and keep it as the best if it is.
@@ -159,7 +156,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._between_steps, self._can_leave = True, False
-        self._validation_s = time.monotonic() - self._validation_start_s
+        [self._validation_s] = _largest(trainer, time.monotonic() - self._validation_start_s)
         # What was saved before the validation does not know its result.
         self._saved_steps = None
         if self.monitor not in trainer.callback_metrics:
@@ -187,7 +184,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the current state, unless the error left a step half done."""
-        self._request.restore()
+        end_watch()
         # One rank's error is no moment at which all of them can save.
         if self._between_steps and trainer.world_size == 1 and not isinstance(exception, RunStopped):
             self._save_last(trainer)
@@ -200,10 +197,6 @@ class RunCheckpoint(Checkpoint):
         """
         if self._failure is not None:
             raise OSError(f"the run is finished, but its last state was not saved: {self._failure}")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the signal handlers."""
-        self._request.restore(finished=trainer.state.finished)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""
@@ -246,10 +239,7 @@ class RunCheckpoint(Checkpoint):
             due = _steps_done(trainer) % self.every_n_steps == 0
         if self.every_n_minutes is not None:
             due = due or time.monotonic() - self._saved_at_s >= 60 * self.every_n_minutes
-        if trainer.world_size == 1:
-            return self._request.signum, due
-        wanted = torch.tensor([float(self._request.signum), float(due)], device=trainer.strategy.root_device)
-        signum, due_anywhere = trainer.strategy.reduce(wanted, reduce_op="max").tolist()
+        signum, due_anywhere = _largest(trainer, self._request.signum, due)
         return int(signum), bool(due_anywhere)
 
     def _save_last(self, trainer: Trainer) -> bool:
@@ -258,19 +248,31 @@ class RunCheckpoint(Checkpoint):
         if getattr(trainer, "fast_dev_run", False) or steps == self._saved_steps:
             return self._failure is None
         self._saved_steps, self._saved_at_s = steps, time.monotonic()
+        error = self._write(trainer)
+        if error is not None:
+            self._failure = f"after {steps} steps: {error}"
+            rank_zero_warn(f"no checkpoint {self._failure}; the previous one is kept, training continues")
+        # One rank writes, and all have to know what became of it: they decide by it where they meet next.
+        [failed] = _largest(trainer, error is not None)
+        if error is None:
+            self._failure = f"after {steps} steps, by another process" if failed else None
+        return not failed
+
+    def _write(self, trainer: Trainer) -> OSError | None:
+        """Write ``last.ckpt``; gives what went wrong on this rank."""
         new = self._folder / ".new.ckpt"
         try:
             trainer.save_checkpoint(new)
+        except OSError as error:
+            # The other ranks wait here at the end of `save_checkpoint`.
+            trainer.strategy.barrier()
+            return error
+        try:
             if trainer.is_global_zero:
                 rotate(new)
         except OSError as error:
-            self._failure = f"after {steps} steps: {error}"
-            rank_zero_warn(f"no checkpoint {self._failure}; the previous one is kept, training continues")
-            # The other ranks wait here at the end of `save_checkpoint`.
-            trainer.strategy.barrier()
-        else:
-            self._failure = None
-        return self._failure is None
+            return error
+        return None
 
     def _stop(self, trainer: Trainer, signum: int) -> None:
         name = signal.Signals(signum).name
@@ -286,3 +288,13 @@ class RunCheckpoint(Checkpoint):
 
 def _steps_done(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+
+
+def _largest(trainer: Trainer, *values: float) -> list[float]:
+    """The largest of all ranks' values, each by itself; every rank has to ask."""
+    own = [float(value) for value in values]
+    if trainer.world_size == 1:
+        return own
+    return trainer.strategy.reduce(
+        torch.tensor(own, device=trainer.strategy.root_device), reduce_op="max"
+    ).tolist()

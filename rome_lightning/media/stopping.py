@@ -12,7 +12,6 @@ import sys
 import threading
 import warnings
 from types import FrameType
-from typing import Any
 
 REQUEUE_SIGNAL = signal.SIGUSR1
 """What a job script asks SLURM to send before the time limit (``--signal=SIGUSR1@120``)."""
@@ -21,6 +20,8 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
 _BEFORE_TRAINING = (signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
 INTERRUPTED_CODES = (*(128 + int(s) for s in _WATCHED), *(-int(s) for s in _WATCHED))
 """Exit codes of a run that was asked to stop, by itself or by the signal."""
+_watching = False
+"""Whether a signal stops the process at once. The handlers stay: the trainer restores them at its end."""
 
 
 class RunStopped(SystemExit):
@@ -45,32 +46,21 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum = 0
         """The signal that came, 0 for none."""
-        self._before: dict[int, Any] = {}
 
     def install(self, signum: int = 0) -> None:
-        """Install the handlers; only a main thread can.
+        """Install the handlers, until the trainer restores those of before; only a main thread can.
 
         Args:
             signum: a signal that came before, 0 for none.
         """
         self.signum = signum
+        end_watch()
         if threading.current_thread() is threading.main_thread():
-            self._before = {int(s): signal.signal(s, self._note) for s in _WATCHED}
-
-    def restore(self, finished: bool = False) -> None:
-        """Restore the previous handlers.
-
-        Args:
-            finished: the run has all its steps: a warning of the time limit comes too late to matter.
-        """
-        for signum, handler in self._before.items():
-            of_the_start = handler is _stop_at_once and signum != signal.SIGTERM
-            signal.signal(signum, signal.SIG_IGN if finished and of_the_start else handler)
-        self._before = {}
+            for watched in _WATCHED:
+                signal.signal(watched, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            self.restore()
             raise KeyboardInterrupt
         self.signum = signum
         if _is_first_process():
@@ -84,12 +74,28 @@ def watch_from_start() -> None:
 
     While modules are imported, data is opened, or validation is tried.
     """
+    global _watching
+    _watching = True
     if threading.current_thread() is threading.main_thread():
         for signum in _BEFORE_TRAINING:
             signal.signal(signum, _stop_at_once)
 
 
+def end_watch() -> None:
+    """Ignore the signals of ``watch_from_start`` from now on.
+
+    They are the business of ``StopRequest``, or come too late: a warning must not queue a run again that is
+    finished or has failed, nor a scheduler's SIGTERM cut off what a stopped run still has to close.
+    """
+    global _watching
+    _watching = False
+
+
 def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    if not _watching:
+        return
+    # SLURM sends SIGTERM to a job that it queues again.
+    end_watch()
     message = f"stopped by {signal.Signals(signum).name} before the first step"
     if signum == REQUEUE_SIGNAL and _is_first_process() and requeue_job():
         message += " (requeued)"

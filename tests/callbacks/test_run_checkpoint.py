@@ -6,6 +6,8 @@ import csv
 import math
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from datamodules.resuming import current_position
 from datamodules.sampler import TrainingSampler
 from rome_lightning.callbacks import RunCheckpoint, SeedEachStep, run_checkpoint
 from rome_lightning.callbacks.run_logger import RunCSVLogger
+from rome_lightning.media import stopping
 from rome_lightning.media.stopping import RunStopped
 from rome_lightning.training.checkpointing import RUN_KEY, RunCheckpointIO, newest_valid
 
@@ -122,7 +125,7 @@ def _fit(folder: Path, *more: Callback, resume: bool = False, epochs: int = 3, *
         default_root_dir=folder,
         accelerator="cpu",
         max_epochs=epochs,
-        logger=RunCSVLogger(folder),
+        logger=options.pop("logger", None) or RunCSVLogger(folder),
         log_every_n_steps=1,
         num_sanity_val_steps=options.pop("num_sanity_val_steps", 0),
         callbacks=[SeedEachStep(), *more, ema, checkpoint],
@@ -296,6 +299,61 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     assert not isinstance(stopped.value, RunStopped)
 
 
+class _Warned(RunCSVLogger):
+    """Signals come while the run closes its records."""
+
+    def finalize(self, status: str) -> None:
+        _warn()
+        super().finalize(status)
+
+
+def _warn() -> None:
+    for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(os.getpid(), signum)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """Signals stop this process at once, as from the start of ``rome fit``; gives requests to requeue it."""
+    before = {signum: signal.getsignal(signum) for signum in stopping._WATCHED}
+    requests: list[str] = []
+    for module in (stopping, run_checkpoint):
+        monkeypatch.setattr(module, "requeue_job", lambda: bool(requests.append("requeue")) or True)
+    stopping.watch_from_start()
+    yield requests
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    stopping.end_watch()
+
+
+def test_signals_after_the_last_step_are_ignored(watched, tmp_path):
+    _fit(tmp_path, logger=_Warned(tmp_path), epochs=1)
+    _warn()
+    assert not watched
+
+
+def test_signals_while_a_failed_run_ends_are_ignored(watched, tmp_path):
+    with pytest.raises(ValueError, match="broken"):
+        _fit(tmp_path, _Break(2, "on_train_batch_start"), logger=_Warned(tmp_path))
+    _warn()
+    assert not watched
+
+
+@pytest.mark.parametrize("callback", [lambda: _Signal(2, signal.SIGUSR1), lambda: _SignalAtStart()])
+def test_signals_while_a_stopped_run_ends_are_ignored(callback, watched, tmp_path):
+    with pytest.raises(RunStopped, match="138"):
+        _fit(tmp_path, callback(), logger=_Warned(tmp_path))
+    _warn()
+    assert watched == ["requeue"]
+
+
+class _SignalAtStart(Callback):
+    """Before the first step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
 class _Break(Callback):
     """Raises between two steps, or in the middle of one."""
 
@@ -314,6 +372,21 @@ def test_an_error_saves_what_is_whole_and_no_half_step(hook, saved, tmp_path):
         _fit(tmp_path, _Break(7, hook))
     assert _steps(tmp_path) == saved
     assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_ranks_that_differ_do_not_wait_for_each_other(tmp_path):
+    program = Path(__file__).with_name("uneven_ranks.py")
+    ended = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "no checkpoint after 8 steps" in ended.stderr
+    assert (_steps(tmp_path), _steps(tmp_path, "previous")) == (16, 16)
 
 
 def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):

@@ -62,21 +62,6 @@ def test_a_signal_before_training_stops_in_order(tmp_path, signum, rank, requeue
     assert 128 + signum in stopping.INTERRUPTED_CODES
 
 
-def test_a_warning_after_the_last_step_is_ignored():
-    before = {signum: signal.getsignal(signum) for signum in stopping._WATCHED}
-    try:
-        stopping.watch_from_start()
-        request = stopping.StopRequest()
-        request.install()
-        request.restore(finished=True)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGUSR2)
-        assert signal.getsignal(signal.SIGTERM) is stopping._stop_at_once
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
 class _Job:
     job_id = "12_3"
     paths = SimpleNamespace(stderr="jobs/12_3.err")
