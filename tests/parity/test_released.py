@@ -2,8 +2,8 @@
 
 ``released.safetensors`` holds what the official code gave, thinned, on the files that ``released_files``
 generates (``python -m benchmarks.official --release CHECKOUT --generated --width 8 --record FILE``), and
-``released_full_width.safetensors`` the same for networks of the release's size (without ``--width``). No value
-of FLAME's or the release's is among them.
+``released_full_width.safetensors`` the same for networks of the release's size (without ``--width``). No
+value of FLAME's or the release's is among them.
 """
 
 from __future__ import annotations
