@@ -12,7 +12,7 @@ help:
 	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
 	@echo "make test      the tests that take minutes together (PYTEST_ARGS=... is handed on)"
 	@echo "make test-all  all tests, slow ones included"
-	@echo "make test-engines  real SLURM and S3 on this machine; installs them from Debian and PyPI"
+	@echo "make test-engines  real SLURM, Ray and S3 on this machine; installs them from Debian and PyPI"
 	@echo "make bench     every figure of docs/performance.md beside its peers, on the CPU; make bench-gpu: on a GPU"
 	@echo "make viewer    builds the page of rome avatar view anew (needs npm; its result is in the repository)"
 	@echo "make docs      the documentation as a site in build/site; a broken link ends it"
@@ -53,7 +53,7 @@ test-all: $(STAMP) $(GLTF_VALIDATOR)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(PYTEST) $(PYTEST_ARGS)
 
-# SLURM with two virtual nodes, an S3 server: a quarter of an hour, not part of `make test-all`.
+# SLURM with two virtual nodes, Ray, an S3 server: a quarter of an hour, not part of `make test-all`.
 test-engines: $(STAMP)
 	tests/engines/set_up.sh $(BIN)/python
 	ROME_TEST_ENGINES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/engines $(PYTEST_ARGS)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what tests/engines need: SLURM and munge from Debian (as root), an S3 server and its client from PyPI.
+# Sets up what tests/engines need: SLURM and munge from Debian (as root), Ray, an S3 server and its client from PyPI.
 # The daemons themselves are started by the tests, in folders and on ports of their own.
 #   tests/engines/set_up.sh PYTHON
 set -eu
@@ -13,4 +13,4 @@ if ! command -v slurmctld >/dev/null && ! [ -x /usr/sbin/slurmctld ]; then
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
     fi
 fi
-"$python" -m pip install --quiet submitit 'moto[server,s3]' s3fs
+"$python" -m pip install --quiet submitit ray 'moto[server,s3]' s3fs
