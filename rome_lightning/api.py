@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Self
 
 from rome_lightning import avatar
-from rome_lightning.avatar.driver import read_driver
-from rome_lightning.avatar.motion import fill_lost
+from rome_lightning.avatar.driver import NO_VIDEO, read_driver
+from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.export.person import SUFFIXES, export_avatar
-from rome_lightning.media.audio import NO_SOUND, copy_audio
-from rome_lightning.media.pictures import read_image
-from rome_lightning.media.video import write_video
+from rome_lightning.media.audio import NO_SOUND
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.pictures import driven_frames
-from rome_lightning.tracking import Tracker, track_photos
-
-PHOTO_SIZE = 512
-"""Side of the crop that an avatar keeps of its photographs and is drawn at, pixels."""
 
 
 def _warn(text: str) -> None:
@@ -57,9 +51,7 @@ class Avatar(avatar.Avatar):
         """
         paths = [Path(photos)] if isinstance(photos, str | Path) else [Path(photo) for photo in photos]
         model = open_model(checkpoint)
-        tracker = Tracker(model.head, image_size=max(photo_size, model.image_size))
-        images = [read_image(path) for path in paths]
-        frames = track_photos(tracker, images, [str(path) for path in paths], face, warn)
+        frames = read_person(photo_tracker(model, photo_size), paths, warn, face=face)
         return cls.create(model, frames, photo_names=[path.name for path in paths])
 
     def animate(self, driver: str | Path, output: str | Path) -> Path:
@@ -76,13 +68,9 @@ class Avatar(avatar.Avatar):
         """
         path, output = Path(driver), Path(output)
         found = read_driver(path, self)
-        params, shown = fill_lost(found.params, found.lost, "hold")
-        times = found.times[shown.numpy()]
-        write_video(output, driven_frames(self, params), found.fps, timestamps=times)
-        if found.video is None:
-            return output
-        lost = copy_audio(output, path, [offset - float(times[0]) for offset in found.video.clock_offsets])
-        if lost and lost != NO_SOUND:
+        params, numbers = found.shown()
+        lost = found.write(output, driven_frames(self, params), numbers)
+        if lost not in ("", NO_SOUND, NO_VIDEO):
             _warn(f"{output} is silent: {lost}")
         return output
 

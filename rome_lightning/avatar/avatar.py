@@ -18,6 +18,9 @@ from rome_lightning.models.texture import Observation, observe, surface_of
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 
+REFINE_STEPS = 60
+"""Steps that fit an avatar's mesh to the outlines, unless told otherwise."""
+
 
 class Avatar:
     """One person: a model, the person's code, and the photographs it came from.
@@ -54,7 +57,7 @@ class Avatar:
         model: AvatarModel,
         photos: Frames,
         image_size: int | None = None,
-        refine_steps: int = 60,
+        refine_steps: int = REFINE_STEPS,
         on_step: Callable[[int], None] | None = None,
         photo_names: Sequence[str] = (),
     ) -> Self:

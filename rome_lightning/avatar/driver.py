@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
 from rome_lightning.avatar.avatar import Avatar
+from rome_lightning.avatar.motion import LostFrames, fill_lost, relative_motion
 from rome_lightning.avatar.recorded import DEFAULT_FPS, MOTION_SUFFIXES, RecordedMotion, read_motion
 from rome_lightning.head import HeadModel
+from rome_lightning.media.audio import copy_audio
 from rome_lightning.media.pictures import PICTURE_SUFFIXES, read_image
-from rome_lightning.media.video import Video, read_video
+from rome_lightning.media.video import Video, read_video, write_video
 from rome_lightning.tracking import Tracker
 from rome_lightning.tracking.detector import Progress
 from rome_lightning.types import HeadParams
 
 LARGEST_FRAME = 1280
 """Drivers' frames are reduced to this longer side, pixels: more helps nobody and fills the memory."""
+NO_VIDEO = "the driver is no video"
+"""What ``Driver.write`` returns where no sound was to be expected."""
 _STILLS = tuple(suffix for suffix in PICTURE_SUFFIXES if suffix != ".gif")
 """Pictures that do not move."""
 
@@ -53,6 +58,43 @@ class Driver:
         times = torch.from_numpy(self.times - self.times[0]).float()
         return RecordedMotion(self.params, times, True, self.lost)
 
+    def shown(self, lost: LostFrames = "hold", own: HeadParams | None = None) -> tuple[HeadParams, Tensor]:
+        """Poses to draw, lost frames replaced, and the number of each in ``params``.
+
+        Args:
+            lost: see ``fill_lost``.
+            own: an avatar's pose; the motion then starts from it, relative to the first frame that is not
+                lost.
+
+        Raises:
+            ValueError: every frame is lost.
+        """
+        params, numbers = fill_lost(self.params, self.lost, lost)
+        if own is not None:
+            first = (~self.lost).nonzero()[0]
+            params = relative_motion(params, self.params[first], own)
+        return params, numbers
+
+    def write(
+        self, output: Path, frames: Iterable[UInt8[np.ndarray, "h w c"]], numbers: Int[Tensor, " n"]
+    ) -> str:
+        """Write pictures as a video with the driver's sound, each shown when its driver's frame is.
+
+        Args:
+            output: see ``write_video``.
+            frames: RGB or RGBA.
+            numbers: of ``shown``.
+
+        Returns:
+            What was lost of the sound, see ``copy_audio``; ``NO_VIDEO`` where the driver is none.
+        """
+        times = self.times[numbers.numpy()]
+        write_video(output, frames, self.fps, timestamps=times)
+        if self.video is None or self.video.path is None:
+            return NO_VIDEO
+        offsets = [offset - float(times[0]) for offset in self.video.clock_offsets]
+        return copy_audio(output, self.video.path, offsets)
+
 
 def read_driver(
     path: Path,
@@ -60,6 +102,8 @@ def read_driver(
     max_frames: int | None = None,
     fps: float | None = None,
     progress: Progress | None = None,
+    max_seconds: float | None = None,
+    max_fps: float | None = None,
 ) -> Driver:
     """Read what is to drive an avatar.
 
@@ -70,6 +114,8 @@ def read_driver(
         max_frames: stop after so many.
         fps: frames per second of a folder of photographs; 25 if not given.
         progress: called as ``progress(stage, done, total)``.
+        max_seconds: leave out what a video or a recording shows later.
+        max_fps: leave out frames of faster videos and recordings.
 
     Raises:
         FileNotFoundError: no such file.
@@ -78,17 +124,33 @@ def read_driver(
     size = avatar.image_size[0]
     if path.suffix.lower() in MOTION_SUFFIXES:
         motion = read_motion(path, avatar.model.head)
+        motion = _part(motion, max_frames, max_seconds, max_fps)
         params = motion.params
         if not motion.framed:
             camera = avatar.source.params.camera.expand(len(params), -1)
             params = dataclasses.replace(params, camera=camera)
-        chosen = slice(0, max_frames)
-        times = motion.times_s[chosen].double().numpy()
-        reasons = tuple("no face" if lost else "" for lost in motion.lost[chosen].tolist())
-        return Driver(params[chosen], motion.lost[chosen], times, motion.fps, None, None, reasons)
+        times = motion.times_s.double().numpy()
+        reasons = tuple("no face" if lost else "" for lost in motion.lost.tolist())
+        return Driver(params, motion.lost, times, motion.fps, None, None, reasons)
     if path.is_dir() or path.suffix.lower() in _STILLS:
         return _track_photographs(path, avatar.model.head, size, max_frames, fps or DEFAULT_FPS, progress)
-    return track_video(path, avatar.model.head, size, max_frames, progress)
+    return track_video(path, avatar.model.head, size, max_frames, progress, max_seconds, max_fps)
+
+
+def _part(
+    motion: RecordedMotion, max_frames: int | None, max_seconds: float | None, max_fps: float | None
+) -> RecordedMotion:
+    """The beginning of a recording, at most so many frames per second; see ``read_driver``."""
+    times = motion.times_s
+    wanted = torch.ones_like(times, dtype=torch.bool)
+    if max_seconds is not None:
+        wanted &= times < max_seconds
+    if max_fps is not None:
+        # Of each interval the first frame, as of videos; times are rounded.
+        intervals = ((times.double() + 2e-3) * max_fps).floor()
+        wanted &= intervals.diff(prepend=intervals.new_tensor([-1.0])) > 0
+    kept = wanted.nonzero().flatten()[:max_frames]
+    return RecordedMotion(motion.params[kept], times[kept], motion.framed, motion.lost[kept])
 
 
 def track_video(
@@ -97,9 +159,13 @@ def track_video(
     image_size: int,
     max_frames: int | None = None,
     progress: Progress | None = None,
+    max_seconds: float | None = None,
+    max_fps: float | None = None,
 ) -> Driver:
     """What the tracker finds in a video, smoothed over time; see ``read_driver``."""
-    video = read_video(path, max_frames=max_frames, max_side=LARGEST_FRAME)
+    video = read_video(
+        path, max_frames=max_frames, fps=max_fps, max_side=LARGEST_FRAME, max_seconds=max_seconds
+    )
     tracker = Tracker(head, image_size=image_size)
     tracked = tracker.track(video.frames, fps=video.fps, progress=progress, masks=False)
     silent = dataclasses.replace(video, frames=video.frames[:0])

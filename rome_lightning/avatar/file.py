@@ -41,6 +41,8 @@ class _Person(Protocol):
 def avatar_file(path: str | Path) -> Path:
     """The file of an avatar, given by its folder or by itself."""
     path = Path(path)
+    if path.is_file():
+        return path
     return path / AVATAR_FILE if path.is_dir() or not path.suffix else path
 
 
@@ -96,7 +98,7 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int, tuple
         params = HeadParams(**_group(photo, "params/"))
         photos = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
         restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"), _carried(code))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a whole avatar file: {error}") from error
     # Files of earlier versions have no names.
     names = header.get("photo_names", [])
@@ -111,6 +113,11 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     if not parts:
         return None
     layers = parts["layers"].float()
+    if layers.shape[2] > NUM_STORED:
+        raise ValueError(
+            f"its photographs have {layers.shape[2]} layers, this version knows {NUM_STORED}; update "
+            "rome-lightning, or create the avatar again"
+        )
     # Avatars of earlier versions do not know which pixels are hair.
     layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
     return CarriedPhotos(layers, parts["vertices"], parts["visibility"])

@@ -113,7 +113,7 @@ def read_motion(path: Path, head: HeadModel) -> RecordedMotion:
 
 
 def _check_arkit(head: HeadModel, path: Path) -> None:
-    if "jawOpen" not in head.expression_names:
+    if not head.has_arkit:
         raise ValueError(
             f"{path} has ARKit's expressions, which {head.name} has not; use an .npz of `rome avatar track` "
             "with this head"

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from rome_lightning.models import AvatarModel
     from rome_lightning.tracking import Tracker
     from rome_lightning.tracking.foreign import FlameTrack
-    from rome_lightning.types import Frames
-
-PHOTO_SIZE = 512
-"""Side of the crop that an avatar keeps of its photographs, pixels."""
-SAME_PERSON = 0.363
-"""SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
 
 def build_parser() -> StrictParser:
@@ -95,9 +89,9 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
     create.add_argument(
         "--photo-size",
         type=count,
-        default=PHOTO_SIZE,
-        help=f"Side of the crop that the avatar keeps of its photographs and is drawn at, pixels (default: "
-        f"{PHOTO_SIZE}; 1024 for large photographs).",
+        default=512,
+        help="Side of the crop that the avatar keeps of its photographs and is drawn at, pixels (default: "
+        "512; 1024 for large photographs).",
     )
 
 
@@ -170,18 +164,13 @@ def main(argv: list[str]) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
+    from rome_lightning.avatar.making import photo_tracker
     from rome_lightning.models.shipped import open_model
-    from rome_lightning.tracking import Tracker
-    from rome_lightning.tracking.crop import FFHQ_RULE
 
     tracks = _tracks_of(args)
     with shown("reading the model"):
         model = open_model(args.checkpoint)
-    image_size = args.image_size or model.image_size
-    # Sharper than the networks need: the picture and the exported texture are taken from it.
-    size = max(image_size, args.photo_size)
-    released = model.config.decoder.interpolation == "release"
-    tracker = Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if released else None)
+    tracker = photo_tracker(model, args.photo_size, args.image_size)
     if not args.each:
         _make(args, model, tracker, args.photos, args.output, tracks)
         return 0
@@ -236,20 +225,16 @@ def _make(
 ) -> None:
     """One person's avatar from photographs to its folder."""
     from rome_lightning.avatar import Avatar
-    from rome_lightning.media.pictures import read_image
-    from rome_lightning.tracking import track_photos
+    from rome_lightning.avatar.making import read_person
 
-    photos = [read_image(path) for path in paths]
-    with shown(f"tracking {len(photos)} photograph{'s' * (len(photos) > 1)}"):
-        frames = track_photos(
+    with shown(f"tracking {len(paths)} photograph{'s' * (len(paths) > 1)}"):
+        frames = read_person(
             tracker,
-            photos,
-            [str(path) for path in paths],
-            args.face,
+            paths,
             lambda text: print(f"warning: {text}", file=sys.stderr),
-            tracks,
+            face=args.face,
+            tracks=tracks,
         )
-    _warn_of_others(frames, paths)
     image_size = args.image_size or model.image_size
     with shown("fitting the outline", args.refine_steps) as done:
         avatar = Avatar.create(
@@ -270,29 +255,6 @@ def _save(avatar: Avatar, folder: Path) -> Path:
     avatar.save(folder / AVATAR_FILE)
     write_png(folder / "preview.png", to_uint8(preview(avatar)))
     return folder / AVATAR_FILE
-
-
-def _warn_of_others(frames: Frames, paths: list[Path]) -> None:
-    """Say which photographs seem to show somebody else than the first."""
-    if len(frames) == 1:
-        return
-    from rome_lightning import assets
-    from rome_lightning.metrics import SFaceEmbedder, csim
-
-    try:
-        networks = assets.resolve("yunet"), assets.resolve("sface")
-    except OSError as error:
-        print(f"cannot check that all photos show one person: {error}", file=sys.stderr)
-        return
-    embeddings, found = SFaceEmbedder(*networks)(frames.image)
-    similar = csim(embeddings, embeddings[:1].expand_as(embeddings))
-    for index, path in enumerate(paths[1:], start=1):
-        if bool(found[0] & found[index]) and float(similar[index]) < SAME_PERSON:
-            print(
-                f"warning: {path} may show another person than {paths[0]} (similarity "
-                f"{float(similar[index]):.2f}, one person's photos usually have more than {SAME_PERSON})",
-                file=sys.stderr,
-            )
 
 
 def _edit(args: argparse.Namespace) -> int:

@@ -134,33 +134,28 @@ def track(args: argparse.Namespace) -> int:
 def animate(args: argparse.Namespace) -> int:
     """Run ``rome avatar animate``."""
     from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.motion import fill_lost, relative_motion, runs
+    from rome_lightning.avatar.motion import runs
 
     _check(args)
     avatar = Avatar.load(args.avatar)
     driver = load_driver(avatar, args.driver, args.max_frames, args.fps)
     if args.compare and driver.images is None:
         raise ValueError(f"--compare shows the driver's frames, and {args.driver} has none")
-    lost = driver.lost
-    params, shown = fill_lost(driver.params, lost, args.lost)
-    if args.relative or args.paste_back:
-        first = (~lost).nonzero()[0]
-        params = relative_motion(params, driver.params[first], avatar.source.params)
+    lost, relative = driver.lost, args.relative or args.paste_back is not None
+    params, shown = driver.shown(args.lost, avatar.source.params if relative else None)
     if args.output.suffix.lower() == ".png":
         params, shown = params[slice(0, 1)], shown[:1]
-    times = driver.times[shown.numpy()]
-    _write(args.output, _pictures(avatar, args, driver, params, shown), times, driver.fps)
-    silent = _add_sound(args.output, args.driver, driver, float(times[0]))
+    silent = _write(args.output, driver, _pictures(avatar, args, driver, params, shown), shown)
     spans = runs(lost.nonzero().flatten())
     record = {
         "driver": str(args.driver),
         "driver_frames": len(driver),
         "lost_frames": spans,
         "lost": args.lost,
-        "relative": args.relative or args.paste_back is not None,
+        "relative": relative,
         "frames": len(params),
         "fps": driver.fps,
-        "timestamps_s": [round(float(time), 6) for time in times],
+        "timestamps_s": [round(float(time), 6) for time in driver.times[shown.numpy()]],
         "sound": silent or "as in the driver",
     }
     write_atomic(args.output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
@@ -230,30 +225,21 @@ def _compared(
         yield frame
 
 
-def _add_sound(output: Path, source: Path, driver: Driver, start_s: float) -> str:
-    """Give a video the driver's sound; returns why it has none, and says so where there was one."""
-    if output.suffix.lower() in ("", ".png"):
-        return "pictures have no sound"
-    if driver.video is None:
-        return "the driver is no video"
-    from rome_lightning.media.audio import NO_SOUND, copy_audio
-
-    lost = copy_audio(output, source, [offset - start_s for offset in driver.video.clock_offsets])
-    if lost and lost != NO_SOUND:
-        print(f"warning: {output} is silent: {lost}", file=sys.stderr)
-    return lost
-
-
-def _write(output: Path, frames: Iterator[np.ndarray], times: np.ndarray, fps: float) -> None:
-    """A video whose frames are shown when the driver's are, or pictures."""
+def _write(output: Path, driver: Driver, frames: Iterator[np.ndarray], shown: torch.Tensor) -> str:
+    """A video with the driver's sound, or pictures; returns why it is silent, and warns of lost sound."""
+    from rome_lightning.avatar.driver import NO_VIDEO
+    from rome_lightning.media.audio import NO_SOUND
     from rome_lightning.media.image import write_png
-    from rome_lightning.media.video import write_video
 
-    frames = iter(counted(frames, "rendering", len(times)))
+    frames = iter(counted(frames, "rendering", len(shown)))
     if output.suffix.lower() == ".png":
         write_png(output, next(frames))
     elif output.suffix:
-        write_video(output, frames, fps, timestamps=times)
+        silent = driver.write(output, frames, shown)
+        if silent not in ("", NO_SOUND, NO_VIDEO):
+            print(f"warning: {output} is silent: {silent}", file=sys.stderr)
+        return silent
     else:
         for index, frame in enumerate(frames):
             write_png(output / f"{index:05d}.png", frame)
+    return "pictures have no sound"

@@ -83,7 +83,7 @@ class Sender:
     """
 
     def __init__(self, targets: Sequence[Target], head: HeadModel, fps: float) -> None:
-        if "jawOpen" not in head.expression_names:
+        if not head.has_arkit:
             raise ValueError(
                 f"--send sends ARKit's expressions, which {head.name} has not; use the open head"
             )

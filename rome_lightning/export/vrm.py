@@ -121,7 +121,7 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
         ValueError: the head has no ARKit expressions, or nobody answers for the avatar.
     """
     person.check()
-    if "jawOpen" not in person.head.expression_names:
+    if not person.head.has_arkit:
         raise ValueError(
             f"VRM wants ARKit's expressions, which {person.head.name} has not; use the open head"
         )

@@ -88,6 +88,16 @@ class HeadModel(nn.Module):
         self.register_buffer(name, tensor, persistent=False)
 
     @property
+    def has_arkit(self) -> bool:
+        """Whether expressions are ARKit's blendshapes, with weights in [0, 1]; FLAME's have both signs."""
+        return "jawOpen" in self.expression_names
+
+    @property
+    def expression_range(self) -> tuple[float, float]:
+        """Coefficients of an expression between which sliders move; FLAME's are standard deviations."""
+        return (0.0, 1.0) if self.has_arkit else (-3.0, 3.0)
+
+    @property
     def template(self) -> Float[Tensor, " x"]:
         """Mean head, (x, y, z) of each carrying vertex in turn, metres; a copy."""
         return self._planar_template.unflatten(0, (3, -1)).T.flatten()

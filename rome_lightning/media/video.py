@@ -110,6 +110,7 @@ def read_video(
     fps: float | None = None,
     start_s: float = 0.0,
     max_side: int | None = None,
+    max_seconds: float | None = None,
 ) -> Video:
     """Decode a video into memory.
 
@@ -120,13 +121,15 @@ def read_video(
             a slower video comes back as it is. Videos of variable frame rate keep their timestamps.
         start_s: seconds to leave out at the beginning.
         max_side: longer side of the result in pixels; larger frames are averaged down while decoding.
+        max_seconds: stop before frames that are shown so long after ``start_s``.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a video, no picture in it, truncated or damaged, or nothing left after ``start_s``.
     """
     path = Path(path)
-    for name, value in (("max_frames", max_frames), ("fps", fps), ("max_side", max_side)):
+    limits = {"max_frames": max_frames, "fps": fps, "max_side": max_side, "max_seconds": max_seconds}
+    for name, value in limits.items():
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
     frames: list[np.ndarray] = []
@@ -138,6 +141,8 @@ def read_video(
         clock = Clock(container, 1 / native)
         for number, frame in enumerate(shown_frames(container, stream, path)):
             time = clock(frame.time)
+            if max_seconds is not None and time >= start_s + max_seconds - 1e-6:
+                break
             if time < start_s - 1e-6 or (fps and not _starts_interval(time, timestamps, fps, start_s)):
                 continue
             frames.append(_shown(frame, stream, path, max_side))

@@ -144,7 +144,7 @@ def _one_matrix(angles: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
 
 def has_named_expressions(head: HeadModel) -> bool:
     """Whether the jaw opens by an expression with ARKit's name, as on the open head."""
-    return "jawOpen" in head.expression_names and head.pose_basis is None
+    return head.has_arkit and not head.has_pose_basis
 
 
 def landmark_model(head: HeadModel, dtype: torch.dtype = torch.float32) -> LandmarkModel:

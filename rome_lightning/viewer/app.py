@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.media.image import to_uint8
 from rome_lightning.report.backgrounds import PHOTO, TRANSPARENT, WHITE
 from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
 
@@ -154,13 +156,14 @@ class _Page:
     def _sliders(self) -> list[Any]:
         """One per expression, in the head's order."""
         gr, made = self.gradio, {}
+        least, most = self.studio.model.head.expression_range
         rest = list(self.studio.expressions)
         for title, starts in _GROUPS:
             mine = [name for name in rest if name.startswith(starts)]
             rest = [name for name in rest if name not in mine]
             with gr.Accordion(title, open=False):
                 for name in mine:
-                    made[name] = gr.Slider(0, 1, 0, step=0.01, label=name)
+                    made[name] = gr.Slider(least, most, 0, step=0.01, label=name)
         return [made[name] for name in self.studio.expressions]
 
     def _animation(self, avatar: Any, look: list[Any]) -> None:
@@ -235,17 +238,10 @@ class _Page:
             lambda: self.studio.create(given, int(face or 0) or None, self._progress(bar))
         )
         source = avatar.source
-        crop = np.concatenate(
-            [
-                (source.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8),
-                np.repeat((source.foreground_mask[0, 0, ..., None].numpy() * 255).round(), 3, 2).astype(
-                    np.uint8
-                ),
-            ],
-            axis=1,
-        )
+        matte = source.foreground_mask.expand(-1, 3, -1, -1)
+        crop = to_uint8(torch.cat([source.image, matte], dim=3))[0]
         notes = "\n".join(f"- {text}" for text in warnings)
-        return avatar, crop, notes or "Nothing about this photograph will look wrong, as far as is known."
+        return avatar, crop, notes or "No problems found in this photograph."
 
     def _behind(self, choice: str, colour: str, picture: str | None) -> str:
         if choice == "picture":

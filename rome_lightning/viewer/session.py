@@ -117,9 +117,7 @@ class ViewerSession:
         turned = {name: _numbers(joints, name, (3,))[None] for name in (*_POSES, "left_eye", "right_eye")}
         params = HeadParams(
             shape=rest.shape,
-            expression=expression.clamp(0, 1)[None]
-            if "jawOpen" in head.expression_names
-            else expression[None],
+            expression=expression.clamp(*head.expression_range)[None],
             global_pose=matrix_to_axis_angle(view[None, :, :3]),
             neck_pose=turned["neck"],
             jaw_pose=turned["jaw"],

@@ -17,17 +17,15 @@ import torch
 from jaxtyping import UInt8
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.avatar.driver import read_driver
-from rome_lightning.avatar.motion import fill_lost, relative_motion
+from rome_lightning.avatar.avatar import REFINE_STEPS
+from rome_lightning.avatar.driver import NO_VIDEO, read_driver
+from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.export.mesh_picture import draw_mesh
 from rome_lightning.export.person import SUFFIXES, FileFormat, export_avatar
-from rome_lightning.media.audio import copy_audio
-from rome_lightning.media.pictures import read_image
-from rome_lightning.media.video import probe, write_video
+from rome_lightning.media.audio import NO_SOUND
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.backgrounds import TRANSPARENT, composed, draw_layers, read_background
-from rome_lightning.tracking import Tracker, track_photos
 from rome_lightning.types.params import at_rest
 
 AppProgress = Callable[[float, str], None]
@@ -46,9 +44,9 @@ class Limits:
     """Of a file that is sent."""
     max_seconds: float = 20.0
     """Of a driving video that are used."""
-    max_frames: int = 600
-    """Of a driving video that are used."""
-    photo_size: int = 512
+    max_fps: float = 30.0
+    """Frames per second of a driving video that are used; of faster ones some are left out."""
+    photo_size: int = PHOTO_SIZE
     """Side of the crop that an avatar keeps of its photograph, pixels."""
 
 
@@ -57,7 +55,7 @@ class Pose:
     """Where the page's sliders stand."""
 
     expression: dict[str, float]
-    """Weights by ARKit's names; others are 0."""
+    """Coefficients by the head's names; others are 0."""
     yaw: float = 0.0
     """Turn of the bust to the person's left, degrees."""
     pitch: float = 0.0
@@ -77,9 +75,7 @@ class Studio:
     def __init__(self, checkpoint: str | None = None, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.model: AvatarModel = open_model(checkpoint)
-        self._tracker = Tracker(
-            self.model.head, image_size=max(self.limits.photo_size, self.model.image_size)
-        )
+        self._tracker = photo_tracker(self.model, self.limits.photo_size)
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -99,15 +95,12 @@ class Studio:
         report = progress or _quiet
         report(0.05, "looking for the face")
         names = [path.name for path in paths]
-        images = [read_image(path) for path in paths]
-        frames = track_photos(self._tracker, images, names, face, warnings.append)
+        frames = read_person(self._tracker, paths, warnings.append, names, face)
         report(0.4, "fitting the outline")
-        steps = 60
         avatar = Avatar.create(
             self.model,
             frames,
-            refine_steps=steps,
-            on_step=lambda done: report(0.4 + 0.5 * done / steps, "fitting the outline"),
+            on_step=lambda done: report(0.4 + 0.5 * done / REFINE_STEPS, "fitting the outline"),
             photo_names=names,
         )
         return avatar, warnings
@@ -115,8 +108,17 @@ class Studio:
     def create_each(
         self, photos: Sequence[str | Path], folder: Path, progress: AppProgress | None = None
     ) -> tuple[list[tuple[UInt8[np.ndarray, "h w 3"], str]], Path, list[str]]:
-        """An avatar of each photograph: pictures with names, a ZIP of GLB files, and what went wrong."""
+        """An avatar of each photograph: pictures with names, a ZIP of GLB files, and what went wrong.
+
+        Raises:
+            ValueError: two photographs would give files of one name, or no avatar can be made.
+        """
         paths = self._checked(photos)
+        stems = [path.stem for path in paths]
+        if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+            raise ValueError(
+                f"the files are named after the photographs, and {repeated[0]} is given more than once"
+            )
         pictures, problems, report = [], [], progress or _quiet
         archive = folder / "avatars.zip"
         with zipfile.ZipFile(archive, "w") as packed:
@@ -142,7 +144,10 @@ class Studio:
         expression = torch.tensor([[pose.expression.get(name, 0.0) for name in head.expression_names]])
         angles = torch.deg2rad(torch.tensor([[pose.pitch, pose.yaw, 0.0], [0.0, pose.neck, 0.0]]))
         params = dataclasses.replace(
-            rest, expression=expression.clamp(0, 1), global_pose=angles[:1], neck_pose=angles[1:]
+            rest,
+            expression=expression.clamp(*head.expression_range),
+            global_pose=angles[:1],
+            neck_pose=angles[1:],
         )
         draw = draw_mesh if mesh else draw_layers
         rgb, mask = next(draw(avatar, params, avatar.image_size))
@@ -158,19 +163,21 @@ class Studio:
         mesh: bool = False,
         progress: AppProgress | None = None,
     ) -> tuple[Path, str]:
-        """A video of the driven avatar, transparent as WebM, and a sentence about lost frames.
+        """A video of the driven avatar, transparent as WebM, and what is to be said about it.
 
         Raises:
             ValueError: the driver shows no face or is too large.
         """
         path, report = Path(driver), progress or _quiet
         self._check_size(path)
-        found = read_driver(path, avatar, self._frames_of(path), progress=_tracking(report))
-        params, shown = fill_lost(found.params, found.lost, "hold")
-        if relative:
-            first = (~found.lost).nonzero()[0]
-            params = relative_motion(params, found.params[first], avatar.source.params)
-        times = found.times[shown.numpy()]
+        found = read_driver(
+            path,
+            avatar,
+            progress=_tracking(report),
+            max_seconds=self.limits.max_seconds,
+            max_fps=self.limits.max_fps,
+        )
+        params, numbers = found.shown(own=avatar.source.params if relative else None)
         behind = read_background(background, avatar, avatar.image_size)
         draw = draw_mesh if mesh else draw_layers
 
@@ -182,13 +189,12 @@ class Studio:
                 report(0.5 + 0.5 * done / len(params), "drawing")
 
         output = folder / ("avatar.webm" if background == TRANSPARENT else "avatar.mp4")
-        write_video(output, frames(), found.fps, timestamps=times)
-        if found.video is not None:
-            copy_audio(output, path, [offset - float(times[0]) for offset in found.video.clock_offsets])
-        lost = int(found.lost.sum())
-        note = f"{len(params)} frames" + (
-            f", {lost} of them without a face: the last pose is held" if lost else ""
-        )
+        silent = found.write(output, frames(), numbers)
+        note = f"{len(params)} frames"
+        if lost := int(found.lost.sum()):
+            note += f", {lost} of them without a face: the last pose is held"
+        if silent not in ("", NO_SOUND, NO_VIDEO):
+            note += f"; the video is silent: {silent}"
         return output, note
 
     def export(
@@ -217,11 +223,6 @@ class Studio:
             raise ValueError(
                 f"{path.name} has {megabytes:.0f} MB, at most {self.limits.max_megabytes} MB are taken"
             )
-
-    def _frames_of(self, path: Path) -> int:
-        if path.suffix.lower() in (".csv", ".npz"):
-            return self.limits.max_frames
-        return max(1, min(self.limits.max_frames, int(self.limits.max_seconds * probe(path).fps)))
 
 
 def _quiet(share: float, text: str) -> None:

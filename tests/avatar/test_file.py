@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.file import avatar_file
 from rome_lightning.models import AvatarModel
 from rome_lightning.types import Frames
 
@@ -33,11 +35,17 @@ def path(avatar: Avatar, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Header and tensors."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return json.loads(file.metadata()["rome"]), tensors
+
+
 def rewritten(path: Path, target: Path, **changes: Any) -> Path:
     """A copy with another header; ``None`` removes an entry."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["rome"]) | changes
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header, tensors = contents(path)
+    header |= changes
     header = {key: value for key, value in header.items() if value is not None}
     save_file(tensors, target, {"rome": json.dumps(header)})
     return target
@@ -90,9 +98,7 @@ def test_versions_and_heads_that_do_not_fit_are_refused(
 
 
 def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
-    with safe_open(path, framework="pt") as file:
-        header = {"rome": file.metadata()["rome"]}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header, tensors = contents(path)
     for lost, complaint in (
         ("code/texture", "not a whole avatar file"),
         ("photo/image", "not a whole avatar file"),
@@ -101,7 +107,11 @@ def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
     ):
         assert lost in tensors
         target = tmp_path / "part.safetensors"
-        save_file({key: value for key, value in tensors.items() if key != lost}, target, header)
+        save_file(
+            {key: value for key, value in tensors.items() if key != lost},
+            target,
+            {"rome": json.dumps(header)},
+        )
         with pytest.raises(ValueError, match=complaint):
             Avatar.load(target)
 
@@ -114,6 +124,32 @@ def test_a_changed_byte_is_found(path: Path, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(damaged)
         with pytest.raises(ValueError, match="is damaged or not an avatar file"):
             Avatar.load(tmp_path / "a.safetensors")
+
+
+def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Path) -> None:
+    """Earlier ones do not know which pixels are hair; what later ones know cannot be drawn."""
+    header, tensors = contents(path)
+    target, layers = tmp_path / "other.safetensors", tensors["code/carried/layers"]
+    assert avatar.code.carried is not None
+    save_file(
+        tensors | {"code/carried/layers": layers[:, :, :-1].clone()}, target, {"rome": json.dumps(header)}
+    )
+    earlier = Avatar.load(target)
+    assert earlier.code.carried is not None
+    own = avatar.code.carried.layers
+    torch.testing.assert_close(earlier.code.carried.layers[:, :, :-1], own[:, :, :-1], atol=0, rtol=0)
+    assert not earlier.code.carried.layers[:, :, -1].any()
+    assert next(earlier.draw(avatar.source.params)).image.isfinite().all()
+    later = torch.cat([layers, layers[:, :, :1]], dim=2)
+    save_file(tensors | {"code/carried/layers": later}, target, {"rome": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"have 9 layers, this version knows 8; update rome-lightning"):
+        Avatar.load(target)
+
+
+def test_a_file_needs_no_suffix(path: Path, tmp_path: Path) -> None:
+    shutil.copy(path, tmp_path / "me")
+    assert avatar_file(tmp_path / "me") == tmp_path / "me"
+    assert Avatar.load(tmp_path / "me").network_size > 0
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -126,6 +126,6 @@ def test_unknown_hosts_are_named(head: HeadModel) -> None:
 
 
 def test_no_arkit_no_sending(head: HeadModel) -> None:
-    other: Any = SimpleNamespace(expression_names=("e0",), name="flame")
+    other: Any = SimpleNamespace(has_arkit=False, name="flame")
     with pytest.raises(ValueError, match="use the open head"):
         Sender([], other, 25.0)

@@ -88,6 +88,8 @@ def test_fps_and_limits_choose_frames(clip: Path) -> None:
     assert read_video(clip, max_frames=4, start_s=0.4).frame_numbers.tolist() == [10, 11, 12, 13]
     # A slower rate counts its intervals from the start.
     assert read_video(clip, max_frames=3, start_s=0.4, fps=5.0).frame_numbers.tolist() == [10, 15, 20]
+    assert read_video(clip, max_seconds=0.2).frame_numbers.tolist() == [0, 1, 2, 3, 4]
+    assert read_video(clip, max_seconds=0.2, start_s=0.4, fps=10.0).frame_numbers.tolist() == [10, 13]
     assert read_video(clip, max_side=48).frames.shape == (30, 32, 48, 3)
     assert read_video(clip, fps=5.0).fps == pytest.approx(5)
 
@@ -182,7 +184,7 @@ def test_start_behind_the_end(clip: Path) -> None:
         read_video(clip, start_s=9.0)
 
 
-@pytest.mark.parametrize("setting", [{"fps": 0.0}, {"max_frames": 0}, {"max_side": -1}])
+@pytest.mark.parametrize("setting", [{"fps": 0.0}, {"max_frames": 0}, {"max_side": -1}, {"max_seconds": 0.0}])
 def test_senseless_limits(clip: Path, setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         read_video(clip, **setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from flame_files import make_arrays
 from gltf_validator import khronos_issues
 from helpers import perturbed, random_frames, random_params, small_config
 from PIL import Image
@@ -23,6 +25,8 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.recorded import RecordedMotion, write_motion
 from rome_lightning.cli.main import main
 from rome_lightning.export.person import FileFormat
+from rome_lightning.head.flame import load_flame
+from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.media.video import read_video
 from rome_lightning.models import AvatarModel
 from rome_lightning.viewer import studio as studio_module
@@ -30,6 +34,7 @@ from rome_lightning.viewer.browser import find_browser
 from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
 
 FRAMES = 4
+RATE = 30
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def studio() -> Studio:
     with pytest.MonkeyPatch.context() as patch:
         model = perturbed(AvatarModel(small_config())).eval()
         patch.setattr(studio_module, "open_model", lambda checkpoint: model)
-        return Studio(limits=Limits(max_frames=FRAMES, max_photos=2, max_megabytes=1))
+        return Studio(limits=Limits(max_seconds=0.13, max_fps=RATE, max_photos=2, max_megabytes=1))
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +60,28 @@ def test_sliders_move_the_picture(studio: Studio, avatar: Avatar) -> None:
     assert studio.picture(avatar, Pose({}), "transparent").shape[2] == 4
 
 
+def test_coefficients_of_flame_have_both_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "generic_model.pkl"
+    path.write_bytes(pickle.dumps(make_arrays(), protocol=2))
+    head = add_mediapipe(load_flame(path, num_shape=6, num_expression=4))
+    model = perturbed(AvatarModel(small_config(), head)).eval()
+    monkeypatch.setattr(studio_module, "open_model", lambda checkpoint: model)
+    flame = Studio()
+    avatar = Avatar.create(model, random_frames(head, 1), refine_steps=0)
+    poses = (Pose({"expression_000": weight}) for weight in (-2.0, 0.0, 2.0))
+    low, rest, high = (flame.picture(avatar, pose, mesh=True).astype(int) for pose in poses)
+    for one, other in ((low, rest), (rest, high)):
+        assert np.abs(one - other).max() > 5
+
+
 @pytest.mark.parametrize("background", ["white", "transparent"])
 def test_recorded_motion_becomes_a_video(
     studio: Studio, avatar: Avatar, background: str, tmp_path: Path
 ) -> None:
     head = studio.model.head
-    lost = torch.zeros(6, dtype=torch.bool)
-    motion = RecordedMotion(random_params(head, 6), torch.arange(6) / 30, True, lost)
+    # A quarter of a second, twice as many frames per second as are drawn.
+    lost = torch.zeros(15, dtype=torch.bool)
+    motion = RecordedMotion(random_params(head, 15), torch.arange(15) / (2 * RATE), True, lost)
     shares: list[float] = []
     path, note = studio.animate(
         avatar,
@@ -71,8 +91,8 @@ def test_recorded_motion_becomes_a_video(
         progress=lambda share, text: shares.append(share),
     )
     assert path.suffix == (".mp4" if background == "white" else ".webm")
-    # No more than the limit.
-    assert len(read_video(path)) == FRAMES
+    # No more than the limits.
+    assert read_video(path).timestamps == pytest.approx(np.arange(FRAMES) / RATE, abs=1e-3)
     assert note == f"{FRAMES} frames"
     assert shares[-1] == 1.0
 
@@ -109,6 +129,14 @@ def test_files_are_removed_after_their_time() -> None:
     assert not old.exists()
     assert new.exists()
     assert last not in (old, new)
+
+
+def test_files_in_an_archive_have_names_of_their_own(studio: Studio, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(skimage.data.coffee()[:64, :64]).save(tmp_path / name)
+    with pytest.raises(ValueError, match="named after the photographs, and a is given more than once"):
+        studio.create_each([tmp_path / "a.png", tmp_path / "a.jpg"], tmp_path)
+    assert not (tmp_path / "avatars.zip").exists()
 
 
 def test_limits_are_sentences(studio: Studio, tmp_path: Path) -> None:
