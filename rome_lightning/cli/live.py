@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain, count, islice
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from rome_lightning.cli.avatar_common import add_avatar
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,9 +94,12 @@ def main(argv: list[str]) -> int:
     with ExitStack() as stack:
         tracker = stack.enter_context(LiveTracker(avatar.model.head, avatar.image_size[0]))
         tracker.calibrate(np.stack(first), fps)
-        drawn = drive(avatar, tracker, chain(first, frames), timing, args.driver_network, draws)
+        source = chain(first, frames)
+        if targets and args.video is not None:
+            source = _paced(source, times)
+        drawn = drive(avatar, tracker, source, timing, args.driver_network, draws)
         if targets:
-            sender = stack.enter_context(Sender(targets, avatar.model.head, fps))
+            sender = stack.enter_context(Sender(targets, avatar.model.head, fps, _warn))
             drawn = _sent(drawn, sender)
         if args.show:
             drawn = _shown(drawn)
@@ -107,8 +112,17 @@ def main(argv: list[str]) -> int:
 
 def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Iterator[np.ndarray]:
     """The frames; when each was taken goes into ``times``."""
-    for time, frame in timed:
-        times.append(time)
+    for seconds, frame in timed:
+        times.append(seconds)
+        yield frame
+
+
+def _paced(frames: Iterator[np.ndarray], times: list[float]) -> Iterator[np.ndarray]:
+    """The frames of a video, none before its time, as a camera gives them."""
+    start = None
+    for index, frame in enumerate(frames):
+        start = time.monotonic() - times[0] if start is None else start
+        time.sleep(max(0.0, start + times[index] - time.monotonic()))
         yield frame
 
 
@@ -120,8 +134,6 @@ def _video(path: Path, clock_offsets: list[float]) -> tuple[Iterator[tuple[float
 
 def _camera(number: int) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
     """Frames of a camera, always the newest one, and the seconds at which they came."""
-    import time
-
     import cv2
     import numpy as np
 
@@ -186,7 +198,11 @@ def _add_sound(output: Path, source: Path, clock_offsets: list[float]) -> None:
 
     lost = copy_audio(output, source, clock_offsets)
     if lost and lost != NO_SOUND:
-        print(f"warning: {output} is silent: {lost}", file=sys.stderr)
+        _warn(f"{output} is silent: {lost}")
+
+
+def _warn(text: str) -> None:
+    print(printable(f"warning: {text}"), file=sys.stderr)
 
 
 def _growing(times: list[float]) -> Iterator[float]:

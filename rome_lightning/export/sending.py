@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -77,12 +77,15 @@ class Sender:
         targets: where to.
         head: the head model of the parameters; must have ARKit's expressions.
         fps: frames per second.
+        warn: receives a sentence for each target that cannot be reached, once.
 
     Raises:
         ValueError: the head has no ARKit expressions, or a host is not known.
     """
 
-    def __init__(self, targets: Sequence[Target], head: HeadModel, fps: float) -> None:
+    def __init__(
+        self, targets: Sequence[Target], head: HeadModel, fps: float, warn: Callable[[str], None]
+    ) -> None:
         if not head.has_arkit:
             raise ValueError(
                 f"--send sends ARKit's expressions, which {head.name} has not; use the open head"
@@ -91,26 +94,34 @@ class Sender:
         self._targets = []
         for target in targets:
             try:
-                found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+                places = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
             except OSError as error:
                 raise ValueError(f"--send cannot find the host {target.host}: {error}") from error
-            self._targets.append((socket.socket(found[0], socket.SOCK_DGRAM), found[4], target.protocol))
+            # Programs that receive listen to IPv4; localhost may be found as IPv6 first.
+            place = min(places, key=lambda each: each[0] != socket.AF_INET)
+            self._targets.append((target, socket.socket(place[0], socket.SOCK_DGRAM), place[4]))
         self._encoders = {target.protocol: encoders[target.protocol] for target in targets}
+        self._warn, self._unreached = warn, set[Target]()
         self._start, self._frame = time.monotonic(), 0
 
     def __enter__(self) -> Sender:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for connection, *_where in self._targets:
+        for _target, connection, _address in self._targets:
             connection.close()
 
     def send(self, params: HeadParams) -> None:
-        """Send one frame (batch of one)."""
+        """Send one frame (batch of one); the network may come and go meanwhile."""
         seconds = time.monotonic() - self._start
         packets = {name: encode(params, self._frame, seconds) for name, encode in self._encoders.items()}
-        for connection, address, protocol in self._targets:
-            connection.sendto(packets[protocol], address)
+        for target, connection, address in self._targets:
+            try:
+                connection.sendto(packets[target.protocol], address)
+            except OSError as error:
+                if target not in self._unreached:
+                    self._unreached.add(target)
+                    self._warn(f"{target.protocol} does not reach {target.host}:{target.port}: {error}")
         self._frame += 1
 
 

@@ -21,13 +21,13 @@ def params(head: HeadModel) -> HeadParams:
     return random_params(head, 1, seed=3)
 
 
-def received(protocol: str, head: HeadModel, params: HeadParams) -> list[bytes]:
+def received(protocol: str, head: HeadModel, params: HeadParams, host: str = "127.0.0.1") -> list[bytes]:
     """Two frames on this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(5)
-        target = Target(protocol, "127.0.0.1", listener.getsockname()[1])
-        with Sender([target], head, fps=30000 / 1001) as sender:
+        target = Target(protocol, host, listener.getsockname()[1])
+        with Sender([target], head, 30000 / 1001, pytest.fail) as sender:
             sender.send(params)
             sender.send(params)
         return [listener.recv(65536) for _ in range(2)]
@@ -122,10 +122,42 @@ def test_osc_strings_fill_words() -> None:
 
 def test_unknown_hosts_are_named(head: HeadModel) -> None:
     with pytest.raises(ValueError, match=r"cannot find the host no\.such\.host\.invalid"):
-        Sender([Target("vmc", "no.such.host.invalid", 1)], head, 25.0)
+        Sender([Target("vmc", "no.such.host.invalid", 1)], head, 25.0, pytest.fail)
+
+
+def test_hosts_with_both_addresses_are_reached_by_ipv4(
+    head: HeadModel, params: HeadParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(host: str, port: int, **kind: Any) -> list[tuple[Any, ...]]:
+        assert host == "localhost"
+        six = (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", port, 0, 0))
+        return [six, (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    assert all(packet.startswith(b"#bundle") for packet in received("vmc", head, params, "localhost"))
+
+
+def test_a_target_out_of_reach_is_named_once_and_the_others_go_on(
+    head: HeadModel, params: HeadParams
+) -> None:
+    warnings: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(5)
+        # Sending to everybody is not allowed to a plain socket.
+        targets = [
+            Target("vmc", "255.255.255.255", 39539),
+            Target("livelink", "127.0.0.1", listener.getsockname()[1]),
+        ]
+        with Sender(targets, head, 25.0, warnings.append) as sender:
+            sender.send(params)
+            sender.send(params)
+        assert len({listener.recv(65536) for _ in range(2)}) == 2
+    assert len(warnings) == 1
+    assert warnings[0].startswith("vmc does not reach 255.255.255.255:39539: ")
 
 
 def test_no_arkit_no_sending(head: HeadModel) -> None:
     other: Any = SimpleNamespace(has_arkit=False, name="flame")
     with pytest.raises(ValueError, match="use the open head"):
-        Sender([], other, 25.0)
+        Sender([], other, 25.0, pytest.fail)
