@@ -43,7 +43,7 @@ export function rasterize(points, faces, size) {
 
 /**
  * Flat index of the covered pixel that is nearest to each pixel: among equally near ones the leftmost column, then
- * the upper row; -1 where there is none. Columns first, then the lower envelope of their parabolas in each row.
+ * the upper row; -1 where there is none. Columns first, then, in each row, outwards from the pixel.
  */
 export function nearestCovered(ids, size) {
   const far = 4 * size;

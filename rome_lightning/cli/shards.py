@@ -157,8 +157,8 @@ def _verify_remote(args: argparse.Namespace, manifest: Manifest, remote: RemoteF
         if problem:
             bad += 1
             print(printable(f"{name}: {problem}"))
-    state = "are intact" if not bad else f"are there, {bad} of them bad"
-    print(f"{args.dataset}: {len(wanted)} files {state}, dataset {manifest.hash[:12]}")
+    state = f"{bad} of {len(wanted)} files are bad or missing" if bad else f"{len(wanted)} files are intact"
+    print(f"{args.dataset}: {state}, dataset {manifest.hash[:12]}")
     return 1 if bad else 0
 
 

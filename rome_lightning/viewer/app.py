@@ -18,6 +18,8 @@ HOST = "127.0.0.1"
 BACKGROUNDS = (WHITE, PHOTO, TRANSPARENT, "colour", "picture")
 _KEPT_S = 3600
 """Seconds after which a visitor's avatar and files are removed."""
+_PAUSE_S = 600
+"""Seconds between searches for files that are to be removed."""
 _ONE = {"concurrency_id": "model", "concurrency_limit": 1}
 """All work stands in one queue: Gradio's own limit would be one at a time of each button."""
 _BUTTONS = ["download", "fullscreen"]
@@ -94,13 +96,13 @@ class _Page:
 
     def __init__(self, gradio: Any, studio: Studio) -> None:
         self.gradio, self.studio = gradio, studio
-        self._files = VisitorFiles(_KEPT_S)
+        self._files = VisitorFiles(_KEPT_S, _PAUSE_S)
 
     def build(self) -> Any:
         """Lay out the page."""
         gr = self.gradio
         with gr.Blocks(
-            title="rome: avatars", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)
+            title="rome: avatars", analytics_enabled=False, delete_cache=(_PAUSE_S, _KEPT_S)
         ) as app:
             avatar = gr.State(None, time_to_live=_KEPT_S)
             gr.Markdown(

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -243,17 +244,22 @@ class VisitorFiles:
     """Folders for the files of answers, removed after a time and with the process.
 
     Args:
-        kept_s: seconds after which a folder is removed, once another is asked for.
+        kept_s: seconds after which a folder is removed.
+        pause_s: seconds between searches for such folders.
     """
 
-    def __init__(self, kept_s: float) -> None:
-        self._kept_s = kept_s
+    def __init__(self, kept_s: float, pause_s: float) -> None:
+        self._kept_s, self._pause_s = kept_s, pause_s
         self._root = tempfile.TemporaryDirectory(prefix="rome_app_")
+        threading.Thread(target=self._clean, daemon=True).start()
 
     def fresh(self) -> Path:
         """An empty folder under a name of its own."""
-        root = Path(self._root.name)
-        for folder in root.iterdir():
-            if time.time() - folder.stat().st_mtime > self._kept_s:
-                shutil.rmtree(folder)
-        return Path(tempfile.mkdtemp(dir=root))
+        return Path(tempfile.mkdtemp(dir=self._root.name))
+
+    def _clean(self) -> None:
+        while True:
+            time.sleep(self._pause_s)
+            for folder in Path(self._root.name).iterdir():
+                if time.time() - folder.stat().st_mtime > self._kept_s:
+                    shutil.rmtree(folder, ignore_errors=True)

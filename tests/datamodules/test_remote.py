@@ -283,4 +283,6 @@ def test_addresses_are_verified_and_counted(
     path = tmp_path / "served" / f"{joined.shards[1].name}.tar"
     path.write_bytes(path.read_bytes()[:-7])
     assert rome(["shards", "verify", served.address]) == 1
-    assert f"{joined.shards[1].name}.tar: {served.address}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{joined.shards[1].name}.tar: {served.address}" in told
+    assert "1 of 6 files are bad or missing" in told

@@ -1,4 +1,4 @@
-/*! Built by `make viewer` from viewer/web.mjs; do not edit. sources-sha256=29030006689e5250b422de97bfdcc87c91d87e68ded589f63b91542137944b56
+/*! Built by `make viewer` from viewer/web.mjs; do not edit. sources-sha256=8b5b867197345823c1f4e6bd90a8624f92ce044edb3db7bf1041429f32a66c4f
 Contains three.js, https://threejs.org, under this licence:
 
 The MIT License
