@@ -232,7 +232,7 @@ function buildControls() {
   for (const name of about.expressions) {
     const title = groupOf(name);
     if (!groups.has(title)) groups.set(title, []);
-    groups.get(title).push(slider(name, name, 0, 1));
+    groups.get(title).push(slider(name, name, ...about.expression_range));
   }
   for (const [title, rows] of groups) boxes.push(group(title, rows));
   element("controls").replaceChildren(...boxes);

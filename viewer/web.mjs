@@ -17,7 +17,8 @@ controls.enablePan = false;
 controls.minDistance = 0.4;
 controls.maxDistance = 4;
 
-const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, picture: null, image: null, isNeural: false };
+const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, programs: null, image: null, isNeural: false };
+const parts = (document.documentElement.dataset.parts ?? "").split(" ");
 
 function fail(text) {
   element("status").textContent = text;
@@ -36,18 +37,39 @@ function apply() {
 
 const values = {};
 
+/** Weights of ARKit's expressions lie between 0 and 1; FLAME's coefficients, standard deviations, have both signs. */
+function range() {
+  return "jawOpen" in page.mesh.morphTargetDictionary ? [0, 1] : [-3, 3];
+}
+
+/** The neural render's programs, loaded once; they may be asked for again after a failure. */
+function neuralPrograms() {
+  page.programs ??= loadNeural((name) => new URL(`neural/${name}`, document.baseURI).href).catch((error) => {
+    page.programs = null;
+    throw error;
+  });
+  return page.programs;
+}
+
+/** Camera or microphone. */
+async function capture(wanted) {
+  if (!navigator.mediaDevices) throw new Error("browsers give camera and microphone to https pages only");
+  return navigator.mediaDevices.getUserMedia(wanted);
+}
+
 /** What other scripts of this page use as `avatar`, and other pages by messages. */
 const avatar = {
   /** Names of the expressions. */
   get names() {
     return Object.keys(page.mesh?.morphTargetDictionary ?? {});
   },
-  /** Weights of expressions, 0 to 1, by name; those that are not named stay. */
+  /** Weights of expressions, 0 to 1 (FLAME: -3 to 3), by name; those that are not named stay. */
   set(weights) {
+    const [least, most] = range();
     for (const [name, weight] of Object.entries(weights)) {
       if (!(name in page.mesh.morphTargetDictionary)) throw new Error(`there is no expression ${name}`);
       if (!Number.isFinite(weight)) throw new Error(`the weight of ${name} is no number`);
-      values[name] = Math.min(Math.max(weight, 0), 1);
+      values[name] = Math.min(Math.max(weight, least), most);
       const input = page.inputs.get(name);
       if (input) input.value = values[name];
     }
@@ -99,18 +121,18 @@ const avatar = {
   },
   /** Show the neural render instead of the mesh, or the mesh again. Only in folders exported with --neural. */
   async neural(wanted = true) {
-    if (wanted && !page.picture) {
-      page.picture = await loadNeural((name) => new URL(`neural/${name}`, document.baseURI).href);
-    }
+    if (wanted) await neuralPrograms();
     page.isNeural = wanted;
     element("neural").hidden = !wanted;
+    // Invisible, the mesh is still turned with the mouse.
+    canvas.style.opacity = wanted ? 0 : 1;
     page.needsDrawing = true;
     if (wanted) await drawNeural();
   },
   /** The neural render of what is shown, as ImageData with straight alpha. */
   async picture() {
-    if (!page.picture) await avatar.neural();
-    return page.picture(...neuralState());
+    const draw = await neuralPrograms();
+    return draw(...neuralState());
   },
   /** Record what is shown for some seconds; resolves to a WebM blob. */
   record(seconds) {
@@ -132,7 +154,7 @@ const avatar = {
   },
   /** Open the jaw with the volume of the microphone; returns a function that ends it. */
   async listen() {
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    const stream = await capture({ audio: true });
     const context = new AudioContext();
     const analyser = context.createAnalyser();
     context.createMediaStreamSource(stream).connect(analyser);
@@ -169,22 +191,31 @@ const avatar = {
       wasmLoaderPath: address("vision_wasm_internal.js"),
       wasmBinaryPath: address("vision_wasm_internal.wasm"),
     };
-    const tracker = await FaceLandmarker.createFromOptions(files, {
-      baseOptions: { modelAssetPath: address("face_landmarker.task"), delegate: "CPU" },
-      runningMode: "VIDEO", numFaces: 1, outputFaceBlendshapes: true, outputFacialTransformationMatrixes: true,
+    const wanted = { video: { width: 640, height: 480, facingMode: "user" } };
+    const stream = source ? null : await capture(wanted).catch((error) => {
+      throw new Error(`the webcam cannot be used: ${error.message}`);
     });
-    let stream = null;
-    let video = source;
-    if (!video) {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480, facingMode: "user" } })
-        .catch((error) => {
-          tracker.close();
-          throw new Error(`the webcam cannot be used: ${error.message}`);
-        });
-      video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
-      await video.play();
-    }
+    let tracker = null;
     let going = true;
+    const end = () => {
+      going = false;
+      stream?.getTracks().forEach((track) => track.stop());
+      tracker?.close();
+    };
+    let video = source;
+    try {
+      tracker = await FaceLandmarker.createFromOptions(files, {
+        baseOptions: { modelAssetPath: address("face_landmarker.task"), delegate: "CPU" },
+        runningMode: "VIDEO", numFaces: 1, outputFaceBlendshapes: true, outputFacialTransformationMatrixes: true,
+      });
+      if (!video) {
+        video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
+        await video.play();
+      }
+    } catch (error) {
+      end();
+      throw error;
+    }
     let last = 0;
     const step = () => {
       if (!going) return;
@@ -194,11 +225,7 @@ const avatar = {
       video.requestVideoFrameCallback(step);
     };
     step();
-    return () => {
-      going = false;
-      stream?.getTracks().forEach((track) => track.stop());
-      tracker.close();
-    };
+    return end;
   },
 };
 window.avatar = avatar;
@@ -232,13 +259,13 @@ function wear(found) {
 
 // Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
 const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop", "neural"];
-window.addEventListener("message", (event) => {
+window.addEventListener("message", async (event) => {
   const wanted = event.data?.avatar;
   if (typeof wanted !== "object" || wanted === null || !page.mesh) return;
   try {
     for (const [name, argument] of Object.entries(wanted)) {
       if (!ALLOWED.includes(name)) throw new Error(`a message may use ${ALLOWED.join(", ")}, not ${name}`);
-      name === "turn" ? avatar.turn(...[argument].flat()) : avatar[name](argument);
+      await (name === "turn" ? avatar.turn(...[argument].flat()) : avatar[name](argument));
     }
     event.source?.postMessage({ avatar: { done: Object.keys(wanted), values: avatar.get() } }, "*");
   } catch (error) {
@@ -258,7 +285,8 @@ function groupOf(name) {
 function slider(name) {
   const row = document.createElement("label");
   const label = Object.assign(document.createElement("span"), { textContent: name });
-  const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: 1, step: 0.01, value: 0, name });
+  const [min, max] = range();
+  const input = Object.assign(document.createElement("input"), { type: "range", min, max, step: 0.01, value: 0, name });
   input.addEventListener("input", () => avatar.set({ [name]: Number(input.value) }));
   page.inputs.set(name, input);
   row.append(label, input);
@@ -305,13 +333,15 @@ function buildControls() {
   for (const [title, box] of groups) box.prepend(Object.assign(document.createElement("summary"), { textContent: title }));
   const buttons = document.createElement("p");
   for (const clip of avatar.clips) buttons.append(button(`Play ${clip}`, () => avatar.play(clip)));
-  buttons.append(
-    toggle("Neural render", async () => {
+  if (parts.includes("neural")) {
+    buttons.append(toggle("Neural render", async () => {
       await avatar.neural();
       return () => avatar.neural(false);
-    }),
-    toggle("Webcam", () => avatar.follow()),
-    toggle("Microphone", () => avatar.listen()),
+    }));
+  }
+  if (parts.includes("tracking")) buttons.append(toggle("Webcam", () => avatar.follow()));
+  if (avatar.names.includes("jawOpen")) buttons.append(toggle("Microphone", () => avatar.listen()));
+  buttons.append(
     button("Record 5 s", async (self) => {
       self.disabled = true;
       const address = URL.createObjectURL(await avatar.record(5));
@@ -359,7 +389,7 @@ async function drawNeural() {
   isDrawingNeural = true;
   const began = performance.now();
   try {
-    page.image = await page.picture(...neuralState());
+    page.image = await avatar.picture();
     showImage();
     element("rate").textContent = `neural render: ${Math.round(performance.now() - began)} ms a picture`;
   } catch (error) {

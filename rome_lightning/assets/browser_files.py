@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 
 from rome_lightning.assets.asset import Asset, NpmArchive
 
-_MEDIAPIPE = NpmArchive("@mediapipe/tasks-vision", "0.10.20", "package")
-"""MediaPipe for browsers; later versions report their use to their maker's server."""
-_ONNXRUNTIME = NpmArchive("onnxruntime-web", "1.22.0", "package/dist")
-"""onnxruntime for browsers."""
+
+@dataclass(frozen=True)
+class _Package:
+    """An npm package of which exported web pages run some files."""
+
+    title: str
+    name: str
+    version: str
+    folder: str
+    """Of the files in the tarball."""
+    licence: str
+    purpose: str
+    """What of a page needs it."""
 
 
-def _browser_file(name: str, package: NpmArchive, member: str, sha256: str, num_bytes: int) -> Asset:
+_MEDIAPIPE = _Package("MediaPipe", "@mediapipe/tasks-vision", "0.10.20", "package", "Apache-2.0", "webcam")
+"""Later versions report their use to their maker's server."""
+_ONNXRUNTIME = _Package("onnxruntime", "onnxruntime-web", "1.22.0", "package/dist", "MIT", "neural render")
+
+
+def _browser_file(name: str, package: _Package, member: str, sha256: str, num_bytes: int) -> Asset:
     """A file that exported web pages run."""
-    is_tracker = package is _MEDIAPIPE
     return Asset(
         name=name,
         file=member.rsplit("/", 1)[-1],
         sha256=sha256,
         num_bytes=num_bytes,
-        licence="Apache-2.0" if is_tracker else "MIT",
-        page=f"https://www.npmjs.com/package/{package.package}",
-        needed_for=f"the {'webcam' if is_tracker else 'neural render'} of exported web pages",
-        note=f"{'MediaPipe' if is_tracker else 'onnxruntime'} for browsers.",
-        sources=(dataclasses.replace(package, member=f"{package.member}/{member}"),),
+        licence=package.licence,
+        page=f"https://www.npmjs.com/package/{package.name}",
+        needed_for=f"the {package.purpose} of exported web pages",
+        note=f"{package.title} for browsers.",
+        sources=(NpmArchive(package.name, package.version, f"{package.folder}/{member}"),),
     )
 
 

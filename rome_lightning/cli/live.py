@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     with ExitStack() as stack:
         tracker = stack.enter_context(LiveTracker(avatar.model.head, avatar.image_size[0]))
         tracker.calibrate(np.stack(first), fps)
-        source = chain(first, frames)
+        source: Iterator[np.ndarray] = chain(first, frames)
         if targets and args.video is not None:
             source = _paced(source, times)
         drawn = drive(avatar, tracker, source, timing, args.driver_network, draws)

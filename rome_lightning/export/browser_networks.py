@@ -79,6 +79,28 @@ class PictureProgram(nn.Module):
         return torch.cat([rgb.clamp(0, 1), mask], dim=1)
 
 
+FILES = ("mesh.onnx", "picture.onnx", "faces.bin", "neural.json")
+"""What ``export_browser_networks`` writes."""
+
+
+def check_browser_networks(avatar: Avatar) -> None:
+    """Refuse what ``export_browser_networks`` cannot write, before anything is computed.
+
+    Raises:
+        ValueError: a model without carried photographs, or too many vertices.
+        ImportError: the packages that write and run ONNX are missing.
+    """
+    require_onnx()
+    head = avatar.model.head
+    if avatar.code.carried is None or avatar.model.config.decoder.normals != "camera":
+        raise ValueError(
+            "the neural render in a browser needs a model with avatar.decoder.carry and normals camera, as "
+            "the shipped one is"
+        )
+    if head.num_vertices > np.iinfo(np.uint16).max + 1:
+        raise ValueError(f"faces.bin has 16-bit corners; {head.name} has {head.num_vertices} vertices")
+
+
 @torch.no_grad()
 def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
     """Write what draws the person without this package, at the size that the networks know.
@@ -92,16 +114,12 @@ def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: a model without carried photographs, or a file gives another picture than PyTorch.
+        ValueError: a model without carried photographs, too many vertices, or a file gives another picture
+            than PyTorch.
         ImportError: the packages that write and run ONNX are missing.
     """
-    require_onnx()
+    check_browser_networks(avatar)
     model, size = avatar.model, avatar.network_size
-    if avatar.code.carried is None or model.config.decoder.normals != "camera":
-        raise ValueError(
-            "the neural render in a browser needs a model with avatar.decoder.carry and normals camera, as "
-            "the shipped one is"
-        )
     params = at_rest(avatar.source.params)
     rotations = torch.zeros(1, 15)
     mesh, picture = MeshProgram(avatar, size), PictureProgram(avatar)
@@ -111,40 +129,35 @@ def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
         nearest, _ = nearest_covered(face_ids >= 0)
         posed = {"expression": params.expression, "rotations": rotations, "camera": params.camera}
         seen = {"vertices": vertices_px, "face_ids": face_ids, "nearest": nearest}
-        written = [
-            _write(folder / "mesh.onnx", mesh, posed, "vertices"),
-            _write(folder / "picture.onnx", picture, seen, "picture"),
-        ]
+        _write(folder / "mesh.onnx", mesh, posed, "vertices")
+        _write(folder / "picture.onnx", picture, seen, "picture")
     description = {
         "size": size,
         "expressions": list(model.head.expression_names),
         "camera": params.camera[0].tolist(),
     }
-    faces = model.head.faces.cpu().numpy()
-    if faces.max() > np.iinfo(np.uint16).max:
-        raise ValueError(f"faces.bin has 16-bit corners; {model.head.name} has {faces.max() + 1} vertices")
-    write_atomic(folder / "faces.bin", faces.astype("<u2").tobytes())
+    write_atomic(folder / "faces.bin", model.head.faces.cpu().numpy().astype("<u2").tobytes())
     write_atomic(folder / "neural.json", json.dumps(description))
-    return [*written, folder / "faces.bin", folder / "neural.json"]
+    return [folder / name for name in FILES]
 
 
-def _write(path: Path, program: nn.Module, inputs: dict[str, Tensor], output: str) -> Path:
-    """Trace a program, and compare the file with it."""
+def _write(path: Path, program: nn.Module, inputs: dict[str, Tensor], output: str) -> None:
+    """Trace a program, and compare the file with it before it gets its name."""
     expected = program(*inputs.values())
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        # Sizes become constants, which is what is wanted.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            program.eval(),
-            tuple(inputs.values()),
-            str(temporary),
-            input_names=list(inputs),
-            output_names=[output],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    found = run_network(path, inputs)[output]
-    worst = float((found - expected).abs().max())
-    if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise ValueError(f"{path} gives other results than PyTorch: they differ by up to {worst:.2g}")
-    return path
+    with atomic_path(path) as temporary:
+        with warnings.catch_warnings():
+            # Sizes become constants, which is what is wanted.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                program.eval(),
+                tuple(inputs.values()),
+                str(temporary),
+                input_names=list(inputs),
+                output_names=[output],
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        found = run_network(temporary, inputs)[output]
+        worst = float((found - expected).abs().max())
+        if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise ValueError(f"{path} gives other results than PyTorch: they differ by up to {worst:.2g}")

@@ -9,16 +9,18 @@ from pathlib import Path
 from rome_lightning.assets.registry import REGISTRY
 from rome_lightning.assets.resolver import resolve
 from rome_lightning.avatar import Avatar
-from rome_lightning.export.browser_networks import export_browser_networks
+from rome_lightning.export import browser_networks
+from rome_lightning.export.browser_networks import check_browser_networks, export_browser_networks
 from rome_lightning.export.glb import Motion, export_glb
 from rome_lightning.export.person import rigged_person
 from rome_lightning.media.atomic import write_atomic
 
-_FILES = ("index.html", "embed.html", "avatar.js")
 _TRACKER = ("web_tracker", "web_tracker_loader", "web_tracker_wasm", "face_landmarker")
 """Assets with which the page follows a webcam."""
 _RUNTIME = ("web_networks", "web_networks_loader", "web_networks_wasm")
 """Assets with which the page runs networks."""
+_LICENCE = "LICENSE.txt"
+"""Of the assets in a folder, beside them."""
 
 
 def export_web(
@@ -33,7 +35,7 @@ def export_web(
 
     Args:
         avatar: the person.
-        folder: to write into; it is made.
+        folder: to write into; it is made, and parts of an earlier export that are not wanted are removed.
         motion: an animation clip that the page can play.
         rights: whose photograph it is; by default the photograph is named.
         webcam: add MediaPipe, with which the page follows a face, in the folder ``tracking``.
@@ -42,24 +44,55 @@ def export_web(
 
     Returns:
         The files written.
+
+    Raises:
+        ValueError: the model has no neural render for browsers.
+        ImportError: ``neural`` needs packages that are missing.
+        OSError: a file cannot be fetched or written.
     """
-    written = [export_glb(folder / "avatar.glb", rigged_person(avatar, rights=rights), motion=motion)]
-    for name in _FILES:
-        content = resources.files("rome_lightning.export").joinpath("web", name).read_bytes()
-        write_atomic(folder / name, content)
-        written.append(folder / name)
+    if neural:
+        check_browser_networks(avatar)
+    # What cannot be had leaves no half of a page.
+    tracker = _resolved(_TRACKER) if webcam else []
+    runtime = _resolved(_RUNTIME) if neural else []
+    written = []
     if webcam:
-        written += _copy_assets(_TRACKER, folder / "tracking")
+        written += _copied(tracker, "mediapipe", folder / "tracking")
+    else:
+        _remove(folder / "tracking", _TRACKER)
     if neural:
         written += export_browser_networks(avatar, folder / "neural")
-        written += _copy_assets(_RUNTIME, folder / "neural")
-    return written
+        written += _copied(runtime, "onnxruntime", folder / "neural")
+    else:
+        _remove(folder / "neural", _RUNTIME, browser_networks.FILES)
+    written.append(export_glb(folder / "avatar.glb", rigged_person(avatar, rights=rights), motion=motion))
+    parts = ["tracking"] * webcam + ["neural"] * neural
+    index = _shipped("index.html").replace(b'data-parts=""', f'data-parts="{" ".join(parts)}"'.encode())
+    pages = {"avatar.js": _shipped("avatar.js"), "embed.html": _shipped("embed.html"), "index.html": index}
+    for name, content in pages.items():
+        write_atomic(folder / name, content)
+    return [*written, *(folder / name for name in pages)]
 
 
-def _copy_assets(names: Sequence[str], folder: Path) -> list[Path]:
-    written = []
-    for name in names:
-        source = resolve(name)
-        written.append(folder / REGISTRY[name].file)
-        write_atomic(written[-1], source.read_bytes())
-    return written
+def _shipped(name: str) -> bytes:
+    return resources.files("rome_lightning.export").joinpath("web", name).read_bytes()
+
+
+def _resolved(assets: Sequence[str]) -> list[tuple[Path, str]]:
+    """Where assets are, and the names that the page knows them by."""
+    return [(resolve(name), REGISTRY[name].file) for name in assets]
+
+
+def _copied(assets: Sequence[tuple[Path, str]], licence: str, folder: Path) -> list[Path]:
+    for source, name in assets:
+        write_atomic(folder / name, source.read_bytes())
+    write_atomic(folder / _LICENCE, _shipped(f"{licence}_licence.txt"))
+    return [folder / name for name in (*(name for _, name in assets), _LICENCE)]
+
+
+def _remove(folder: Path, assets: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Remove the files of an earlier export, and their folder if nothing else is in it."""
+    for name in (*(REGISTRY[asset].file for asset in assets), *others, _LICENCE):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -81,6 +81,7 @@ class ViewerSession:
         return {
             "name": self.name,
             "expressions": list(self.avatar.model.head.expression_names),
+            "expression_range": list(self.avatar.model.head.expression_range),
             "joints": ["neck", "jaw", "left_eye", "right_eye"],
             "joint_sliders": [
                 {"joint": joint, "axis": axis, "label": label, "limit": limit}

@@ -260,6 +260,10 @@ class VisitorFiles:
     def _clean(self) -> None:
         while True:
             time.sleep(self._pause_s)
-            for folder in Path(self._root.name).iterdir():
-                if time.time() - folder.stat().st_mtime > self._kept_s:
-                    shutil.rmtree(folder, ignore_errors=True)
+            try:
+                for folder in Path(self._root.name).iterdir():
+                    if time.time() - folder.stat().st_mtime > self._kept_s:
+                        shutil.rmtree(folder, ignore_errors=True)
+            except FileNotFoundError:
+                # The process ends, and its folders with it.
+                return

@@ -13,9 +13,11 @@ import pytest
 import torch
 from browser_page import FINISH, show
 from helpers import perturbed, random_frames, random_params, small_config, without_carry
+from PIL import Image
 
 from rome_lightning.assets.registry import REGISTRY
 from rome_lightning.avatar import Avatar
+from rome_lightning.export import browser_networks
 from rome_lightning.export.browser_networks import export_browser_networks
 from rome_lightning.export.onnx import run_network
 from rome_lightning.export.web_page import export_web
@@ -88,6 +90,17 @@ def test_the_programs_draw_what_the_model_draws(avatar: Avatar, tmp_path: Path) 
         assert np.abs(difference).max() < 0.01
 
 
+def test_a_program_that_gives_something_else_is_not_left(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    wrong = {"vertices": torch.zeros(1)}
+    monkeypatch.setattr(browser_networks, "run_network", lambda path, inputs: wrong)
+    with pytest.raises(ValueError, match=r"mesh\.onnx gives other results than PyTorch"):
+        export_browser_networks(avatar, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_models_without_carried_photographs_are_refused(head: HeadModel, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     model = perturbed(AvatarModel(without_carry(small_config()), head)).eval().requires_grad_(False)
@@ -98,7 +111,7 @@ def test_models_without_carried_photographs_are_refused(head: HeadModel, tmp_pat
 
 
 PAGE = """<!doctype html><html><body style="margin:0">
-<iframe id="f" src="me/index.html?neural=1" style="width:1000px;height:760px;border:0"></iframe>
+<iframe id="f" src="me/index.html?background=204080" style="width:1000px;height:760px;border:0"></iframe>
 <script type="module">
 FINISH
 const frame = document.getElementById("f");
@@ -111,19 +124,24 @@ try {
   inner.document.addEventListener("securitypolicyviolation", (event) => errors.push(event.blockedURI));
   const { names, states } = await (await fetch("states.json")).json();
   const pictures = [];
+  const shown = inner.document.getElementById("neural");
   await inner.avatar.picture();
-  const began = performance.now();
+  // A picture is not shown unless that is asked for.
+  const before = shown.hidden;
+  const answer = new Promise((hear) => addEventListener("message", hear, { once: true }));
+  inner.postMessage({ avatar: { neural: true } }, "*");
+  const { done } = (await answer).data.avatar;
+  const after = shown.hidden;
+  const buttons = [...inner.document.querySelectorAll("#controls button")].map((each) => each.textContent);
   for (const { expression, poses } of states) {
     inner.avatar.set(Object.fromEntries(names.map((name, index) => [name, expression[index]])));
     inner.avatar.pose(poses);
     pictures.push(encoded((await inner.avatar.picture()).data));
   }
-  const milliseconds = (performance.now() - began) / states.length;
   const film = await inner.avatar.record(1);
-  const shown = inner.document.getElementById("neural");
   const hosts = inner.performance.getEntriesByType("resource").map((entry) => entry.name);
-  finish({ pictures, milliseconds, hosts, errors, host: location.host, size: [shown.width, shown.height],
-           hidden: shown.hidden, film: film.size, threads: inner.crossOriginIsolated });
+  finish({ pictures, hosts, errors, host: location.host, size: [shown.width, shown.height],
+           before, done, after, buttons, film: film.size });
 } catch (error) { finish({ error: String(error.stack ?? error), errors }); }
 </script></body></html>""".replace("FINISH", FINISH)
 
@@ -166,7 +184,11 @@ def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> No
         address.split("/")[2] == found["host"] or address.startswith("blob:") for address in found["hosts"]
     )
     assert found["size"] == [SIZE, SIZE]
-    assert not found["hidden"]
+    assert (found["before"], found["done"], found["after"]) == (True, ["neural"], False)
+    assert found["buttons"] == ["Neural render", "Microphone", "Record 5 s", "Reset"]
+    # The page's colour is behind it, not the mesh.
+    shown = np.asarray(Image.open(tmp_path / "neural.png").convert("RGB"))
+    assert shown[10, 10].tolist() == [0x20, 0x40, 0x80]
     assert found["film"] > 500
     expected = on_white(rgba(avatar, params))
     for picture, reference in zip(on_white(pictures), expected, strict=True):

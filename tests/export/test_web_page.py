@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.export import Motion
+from rome_lightning.export import Motion, web_page
 from rome_lightning.export.web_page import export_web
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
@@ -49,6 +49,50 @@ def test_the_folder_needs_no_other_host(folder: Path) -> None:
     assert Reader(folder / "avatar.glb").gltf.animations[0].name == "talk"
 
 
+def test_parts_come_with_their_licence_and_go_when_they_are_not_wanted(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asset").write_bytes(b"from npm")
+    monkeypatch.setattr(web_page, "resolve", lambda name: tmp_path / "asset")
+    monkeypatch.setattr(web_page, "export_glb", lambda path, person, motion: path)
+    folder = tmp_path / "me"
+    export_web(avatar, folder, webcam=True)
+    assert 'data-parts="tracking"' in (folder / "index.html").read_text()
+    assert {path.name for path in (folder / "tracking").iterdir()} == {
+        *(
+            "vision_bundle.mjs",
+            "vision_wasm_internal.js",
+            "vision_wasm_internal.wasm",
+            "face_landmarker.task",
+        ),
+        "LICENSE.txt",
+    }
+    assert "Apache License" in (folder / "tracking" / "LICENSE.txt").read_text()
+    export_web(avatar, folder)
+    assert 'data-parts=""' in (folder / "index.html").read_text()
+    assert not (folder / "tracking").exists()
+    # What is not ours stays.
+    export_web(avatar, folder, webcam=True)
+    (folder / "tracking" / "mine.txt").write_text("mine")
+    export_web(avatar, folder)
+    assert [path.name for path in (folder / "tracking").iterdir()] == ["mine.txt"]
+
+
+def test_nothing_is_written_of_a_page_that_cannot_be_whole(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(name: str) -> Path:
+        raise FileNotFoundError(f"{name} cannot be fetched")
+
+    monkeypatch.setattr(web_page, "resolve", resolve)
+    with pytest.raises(FileNotFoundError, match="web_tracker cannot be fetched"):
+        export_web(avatar, tmp_path / "me", webcam=True)
+    # Its normals are not the camera's.
+    with pytest.raises(ValueError, match="normals camera"):
+        export_web(avatar, tmp_path / "me", neural=True)
+    assert not (tmp_path / "me").exists()
+
+
 def test_the_shipped_script_was_built_from_its_sources() -> None:
     digest = hashlib.sha256()
     for name in ("web.mjs", "neural.mjs", "package-lock.json"):
@@ -59,12 +103,14 @@ def test_the_shipped_script_was_built_from_its_sources() -> None:
 
 
 # A page that embeds the avatar, speaks to it by messages, and then looks at its vertices.
-PAGE = """<!doctype html><html><body style="margin:0">
-<iframe id="f" src="me/index.html?controls=CONTROLS" style="width:900px;height:700px;border:0"></iframe>
+PAGE = """<!doctype html><html><body style="margin:0;background:#204080">
+<iframe id="f" src="me/index.html" style="width:900px;height:700px;border:0"></iframe>
+<iframe id="bare" src="me/index.html?controls=0" style="width:500px;height:700px;border:0"></iframe>
 <script type="module">
 FINISH
 const frame = document.getElementById("f");
 const next = (kind) => new Promise((done) => addEventListener("message", function hear(event) {
+  if (event.source !== frame.contentWindow) return;
   if (event.data?.avatar?.[kind] === undefined && event.data?.avatar?.error === undefined) return;
   removeEventListener("message", hear);
   done(event.data.avatar);
@@ -81,7 +127,11 @@ try {
   const set = await tell({ set: { jawOpen: 0.6, mouthSmileLeft: 0.8 }, pose: { neck: [0, 0.4, 0] } });
   const wrong = await tell({ set: { nonsense: 1 } });
   const forbidden = await tell({ record: 1 });
+  const missing = await tell({ neural: true });
   const inner = frame.contentWindow.avatar;
+  Object.defineProperty(frame.contentWindow.navigator, "mediaDevices", { value: undefined });
+  const unsafe = await inner.listen().catch((error) => error.message);
+  const buttons = [...frame.contentDocument.querySelectorAll("button")].map((each) => each.textContent);
   const mesh = inner.mesh;
   let root = mesh;
   while (root.parent) root = root.parent;
@@ -93,14 +143,19 @@ try {
   }
   const hosts = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
   const sliders = frame.contentDocument.querySelectorAll("#controls input").length;
-  finish({ ready, set, wrong, forbidden, points, hosts, errors, sliders, host: location.host });
+  const bare = document.getElementById("bare").contentWindow;
+  while (!bare.document?.querySelector("[data-state=ready]")) {
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  finish({ ready, set, wrong, forbidden, missing, unsafe, buttons, points, hosts, errors, sliders,
+           host: location.host });
 } catch (error) { finish({ error: String(error.stack ?? error) }); }
 </script></body></html>""".replace("FINISH", FINISH)
 
 
 @pytest.mark.slow
 def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text(PAGE.replace("CONTROLS", "1"))
+    (tmp_path / "index.html").write_text(PAGE)
     picture = folder.parent / "web.png"
     # The page lies above the folder, as it would on a host.
     found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
@@ -111,6 +166,10 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     assert found["set"]["values"] == {"jawOpen": 0.6, "mouthSmileLeft": 0.8}
     assert "no expression nonsense" in found["wrong"]["error"]
     assert "not record" in found["forbidden"]["error"]
+    assert "export it with --neural" in found["missing"]["error"]
+    assert "https" in found["unsafe"]
+    # None for parts that the folder has not.
+    assert found["buttons"] == ["Play talk", "Microphone", "Record 5 s", "Reset"]
     assert found["sliders"] == len(names)
     assert found["errors"] == []
     assert found["hosts"]
@@ -130,4 +189,7 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     # A thousandth of the head's height.
     assert error.max() < 2.5e-4
     # Something is drawn.
-    assert np.asarray(Image.open(picture).convert("L")).std() > 10
+    shown = np.asarray(Image.open(picture).convert("RGB"))
+    assert shown[:, :600].std() > 10
+    # Without controls the page around it shows through.
+    assert shown[10, 1390].tolist() == [0x20, 0x40, 0x80]

@@ -107,6 +107,7 @@ def test_server_hands_out_page_mesh_and_render(server: ViewerServer, session: Vi
     about = json.loads(ask(server, "GET", "/about.json")[2])
     assert about["name"] == "somebody"
     assert len(about["expressions"]) == 52
+    assert about["expression_range"] == [0.0, 1.0]
     assert ask(server, "GET", "/avatar.glb?edit=0")[2][:4] == b"glTF"
     state = front(session)
     status, headers, picture = ask(server, "POST", "/render", json.dumps(state).encode())
