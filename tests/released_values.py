@@ -23,7 +23,7 @@ from rome_lightning.types import Frames
 
 TOLERANCES = {
     "vertices_ndc": (1e-6, 1e-6),
-    "offsets": (2e-6, 2e-6),
+    "offsets": (1e-6, 1e-6),
     "uv": (None, 1e-5),
     "logits": (1e-3, 3e-4),
     "soft_alpha": (None, 1e-2),

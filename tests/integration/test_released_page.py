@@ -36,6 +36,7 @@ QUICK = {
     "animate": ["--max-frames", "2"],
     "prepare": ["--max-frames", "10", "--min_frames", "4"],
     "evaluate": ["--refine-steps", "0"],
+    "distill": ["--hair", "2", "--neck", "2", "--sources_per_clip", "3", "--refine_steps", "0"],
     "fit": [word for name, value in SHORT.items() for word in (f"--{name}", str(value))],
 }
 """Options that make a command quick and change nothing that is tested."""
@@ -95,12 +96,13 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [np.roll(photo, step, axis=1) for step in range(48)]
     write_video(Path("clips/someone.mp4"), frames, 25.0)
     lines = commands()
-    assert len(lines) == 10
+    assert len(lines) == 11
     for words in lines:
         assert main(words) == 0, words
     avatar = Avatar.load(Path("avatars/someone/avatar.safetensors"))
     assert Path("runs/official/evaluation/demo/report.html").is_file()
     assert list(Path("runs/tuned/checkpoints").glob("*.ckpt"))
+    assert Path("basis_components.png").is_file()
     # The head lies on the person, who is not background.
     regions = avatar.source.regions[0]
     assert float((regions == int(Region.FACE_SKIN)).float().mean()) > 0.05

@@ -136,3 +136,11 @@ def test_a_checkpoint_of_the_full_model_becomes_one_of_the_linear_model(
     torch.testing.assert_close(again.basis.mean, torch.load(files["mean_deform"]))
     shared = "renderer.network.head.weight"
     assert torch.equal(state[shared], full.state_dict()[shared])
+    # Without the driver's network drivers are tracked.
+    assert again.driver_network is not None
+    (tmp_path / "disp_model.pth").unlink()
+    tracked = import_linear(checkpoint, tmp_path)
+    without = AvatarModel(config_from_dict(tracked[CONFIG_KEY]))
+    assert without.driver_network is None
+    assert without.state_dict().keys() == {key for key in state if not key.startswith("driver_network.")}
+    assert tracked["state_dict"].keys() == {f"avatar.{key}" for key in without.state_dict()}
