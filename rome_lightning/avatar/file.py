@@ -118,9 +118,10 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
             f"its photographs have {layers.shape[2]} layers, this version knows {NUM_STORED}; update "
             "rome-lightning, or create the avatar again"
         )
-    # Avatars of earlier versions do not know which pixels are hair.
+    # Avatars of earlier versions do not know which pixels are hair, nor what depends on the mouth.
     layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
-    return CarriedPhotos(layers, parts["vertices"], parts["visibility"])
+    own_mouth = parts.get("own_mouth", torch.zeros_like(parts["visibility"]))
+    return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_mouth)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

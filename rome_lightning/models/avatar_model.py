@@ -158,7 +158,7 @@ class AvatarModel(nn.Module):
         texture, seen = self._texture(source, mesh_offsets, photos)
         carried = None
         if seen is not None and self.config.decoder.carry:
-            carried = self._carried(photos or source, mesh_offsets, seen.unhidden)
+            carried = self._carried(photos or source, mesh_offsets, seen.unhidden, seen.own_mouth)
         return AvatarCode(texture, source.params.shape, offsets, carried)
 
     def person_appearance(
@@ -197,7 +197,9 @@ class AvatarModel(nn.Module):
         carried = None
         if self.config.decoder.carry:
             shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
-            each = self._carried(photos or source, every, shown)
+            # Of a further photograph's mouth nothing is trusted where the first shows one.
+            own_mouth = torch.cat([seen.own_mouth[:1], torch.zeros_like(seen.own_mouth[1:])])
+            each = self._carried(photos or source, every, shown, own_mouth)
             carried = each.map(lambda tensor: tensor.transpose(0, 1))
         return AvatarCode(texture, shape[:1], offsets, carried)
 
@@ -234,10 +236,14 @@ class AvatarModel(nn.Module):
         return self.project(vertices, source.params, source.image_size)
 
     def _carried(
-        self, photos: Frames, offsets: Float[Tensor, "b v 3"] | None, visibility: Float[Tensor, "b 1 s s"]
+        self,
+        photos: Frames,
+        offsets: Float[Tensor, "b v 3"] | None,
+        visibility: Float[Tensor, "b 1 s s"],
+        own_mouth: Float[Tensor, "b 1 s s"],
     ) -> CarriedPhotos:
         vertices_px = self._source_px(photos, offsets)
-        return carried_photos(photos, vertices_px, visibility, self.head, self.rasterizer)
+        return carried_photos(photos, vertices_px, visibility, own_mouth, self.head, self.rasterizer)
 
     def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The bare heads at rest, metres."""

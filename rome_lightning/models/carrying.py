@@ -56,12 +56,15 @@ class CarriedPhotos(TensorStruct):
     the camera, [-1, 1]."""
     visibility: Float[Tensor, "b n s s"]
     """Whether each photograph shows each texel, [0, 1]."""
+    own_mouth: Float[Tensor, "b n s s"]
+    """The part of it that holds only while the mouth is open as in the photograph."""
 
 
 def carried_photos(
     photos: Frames,
     vertices_px: Float[Tensor, "b v 3"],
     visibility: Float[Tensor, "b 1 s s"],
+    own_mouth: Float[Tensor, "b 1 s s"],
     head: HeadModel,
     rasterizer: Rasterizer,
 ) -> CarriedPhotos:
@@ -70,7 +73,8 @@ def carried_photos(
     Args:
         photos: at any resolution.
         vertices_px: the fitted mesh, in pixels of its photograph.
-        visibility: of the texels, see ``unproject``.
+        visibility: of the texels, ``Observation.unhidden``.
+        own_mouth: see ``Observation``.
         head: whose mesh it is.
         rasterizer: for the mesh's outline.
     """
@@ -88,7 +92,7 @@ def carried_photos(
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as avatar files store them, so that a saved avatar draws the same picture.
     layers = layers.half().float()
-    return CarriedPhotos(layers[:, None], place[:, None], visibility)
+    return CarriedPhotos(layers[:, None], place[:, None], visibility, own_mouth)
 
 
 def facing_camera(vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 1"]:

@@ -13,6 +13,7 @@ from rome_lightning.head.depth import ear_plane
 from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
 from rome_lightning.models.carrying import CarriedPhotos, carry
 from rome_lightning.models.config import DeferredRendererConfig
+from rome_lightning.models.mouth import lip_vertices, same_mouth
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import (
     Rasterizer,
@@ -46,6 +47,7 @@ class DeferredRenderer(nn.Module):
     uv_faces: Tensor
     around_face: Tensor
     ear_plane: Tensor
+    lips: Tensor
 
     def __init__(
         self, config: DeferredRendererConfig, texture_channels: int, head: HeadModel, rasterizer: Rasterizer
@@ -60,6 +62,7 @@ class DeferredRenderer(nn.Module):
         around = head.region("scalp", "ears", "neck", "shoulders").float()[None, :, None]
         self.register_buffer("around_face", around, persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)
+        self.register_buffer("lips", lip_vertices(head), persistent=False)
         inputs = (
             texture_channels + 3 * (1 + 2 * config.normal_frequencies) + (2 if config.extend_outside else 0)
         )
@@ -135,7 +138,9 @@ class DeferredRenderer(nn.Module):
                 seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
             texture = texture.float()
             if carried is not None:
-                texture = torch.cat([texture, carried.visibility.float()], dim=1)
+                same = same_mouth(carried.vertices[..., :2], vertices_px[..., :2], self.lips)
+                shown = carried.visibility - (1 - same)[..., None, None] * carried.own_mouth
+                texture = torch.cat([texture, shown.float()], dim=1)
             if self.config.interpolation == "release":
                 sampled, seen = self._released_features(texture, vertices.float(), *mesh)
             else:

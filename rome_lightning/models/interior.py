@@ -20,13 +20,13 @@ CAVITY = (0.34, 0.13, 0.12)
 """sRGB colours."""
 DARK_FROM, DARK_AT = 0.004, 0.045
 """Distance behind the front teeth from which the mouth grows dark, and at which it is, metres."""
-DARKNESS = 0.65
+DARKNESS = 0.4
 """How dark it grows, share of the brightness."""
 CROWN = 0.0095
 """Height of the teeth above the gums, metres."""
 TOOTH_EDGES = (0.0, 0.0082, 0.0148, 0.0222, 0.0290, 0.0358, 0.0455)
 """Where one tooth ends and the next begins, metres along the arch from its middle."""
-GAP, GAP_DARKNESS = 0.0006, 0.35
+GAP, GAP_DARKNESS = 0.0012, 0.45
 """Width of the shade between two teeth, metres, and how dark it is."""
 
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
-from rome_lightning.models.lips import between_lips, widened
+from rome_lightning.models.mouth import between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
 from rome_lightning.renderer.morphology import dilate, erode
@@ -39,6 +39,9 @@ class Observation(TensorStruct):
     """Whether it shows hair, [0, 1]."""
     unhidden: Float[Tensor, "b 1 s s"]
     """Whether nothing is before it, [0, 1], however flat the photograph looks at it."""
+    own_mouth: Float[Tensor, "b 1 s s"]
+    """The part of ``unhidden`` that holds only while the mouth is open as in the photograph: the inside of
+    the mouth, and lips where the photograph shows teeth."""
 
 
 @dataclass(frozen=True)
@@ -195,22 +198,24 @@ def observe(
         layout: texels of the texture.
         rasterizer: for the visibility.
         completion: knows the regions of the texture: what the photograph shows of a collar behind the chin
-            and of teeth is not skin, and lips are no teeth.
+            and of teeth is not skin, and of its mouth only a mouth like it takes the inside.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
-    lips = between_lips(source.landmarks, source.image_size)
-    image = torch.cat([source.image, inner, *labels, widened(lips), lips], dim=1)
+    teeth = widened(between_lips(source.landmarks, source.image_size))
+    image = torch.cat([source.image, inner, *labels, teeth], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, layout, rasterizer)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes, teeth, lips = observed[:, 4:].split(1, dim=1)
+    hair, clothes, teeth = observed[:, 4:].split(1, dim=1)
+    own_mouth = torch.zeros_like(unhidden)
     if completion is not None:
-        skin = 1 - completion.bare * torch.maximum(clothes.square(), teeth)
-        visibility = visibility * skin
+        not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
+        skin = 1 - completion.bare * clothes.square()
+        visibility = visibility * skin * (1 - not_skin)
         # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
-        reached = torch.lerp(reached, reached * lips, completion.is_mouth)
-        unhidden = torch.lerp(unhidden * skin, torch.maximum(unhidden, reached), completion.is_interior)
-    return Observation(observed[:, :3], visibility * person, hair, unhidden)
+        unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
+        own_mouth = unhidden * not_skin
+    return Observation(observed[:, :3], visibility * person, hair, unhidden, own_mouth)

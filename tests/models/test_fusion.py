@@ -23,7 +23,8 @@ def model() -> AvatarModel:
 
 
 def seen_as(colour: torch.Tensor, visibility: torch.Tensor) -> Observation:
-    return Observation(colour, visibility, torch.zeros_like(visibility), visibility)
+    nothing = torch.zeros_like(visibility)
+    return Observation(colour, visibility, nothing, visibility, nothing)
 
 
 def one_person(frames: Frames) -> Frames:

@@ -63,7 +63,7 @@ def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
         brightness, depth = colours[:, part].sum(0), positions[2, part]
         order = depth.argsort()
         tenth = max(1, len(order) // 10)
-        assert brightness[order[:tenth]].mean() < 0.6 * brightness[order[-tenth:]].mean()
+        assert brightness[order[:tenth]].mean() < 0.75 * brightness[order[-tenth:]].mean()
         assert brightness.max() <= sum(colour) + 1e-5
     cavity = layout.gather(head.region("mouth").float()[None, :, None])[0, 0] > 0.5
     cavity &= ~(tongue | upper | lower)

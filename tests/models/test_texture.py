@@ -68,7 +68,7 @@ def test_the_photograph_of_a_mouth_reaches_a_little_beyond_what_is_seen(model: A
     assert float((grown > 0.01).float().mean()) < 0.5
 
 
-def test_teeth_are_not_seen_on_lips_nor_lips_on_teeth(model: AvatarModel) -> None:
+def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
     """A mouth that the tracker takes for closed is open by 8 % of the picture, and the reverse."""
     photo = photo_of(model, Region.FACE_SKIN)
     vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
@@ -76,20 +76,25 @@ def test_teeth_are_not_seen_on_lips_nor_lips_on_teeth(model: AvatarModel) -> Non
     completion = surface.completion
     places = surface.layout.gather(vertices_px)[0, :2]
     skin = (completion.bare[0, 0] > 0.99) & (completion.is_interior[0, 0] < 0.5)
+    mouth = completion.is_mouth[0, 0] > 0.5
     points = model.head.landmarks(vertices_px, "mediapipe")[..., :2]
     centre = points[:, list(INNER_LIPS_OUTLINE)].mean(1)[0]
     near = (places - centre[:, None, None]).norm(dim=0)
+    exact = observe(photo, vertices_px, model.head.faces, surface.layout, model.rasterizer)
     for radius in (0.5, 0.08 * SIZE):
         circle = torch.linspace(0, 2 * math.pi, len(INNER_LIPS_OUTLINE) + 1)[:-1]
         opened = points.clone()
         opened[0, list(INNER_LIPS_OUTLINE)] = centre + radius * torch.stack([circle.cos(), circle.sin()], -1)
         seen = model.texture_model.observe(dataclasses.replace(photo, landmarks=opened), vertices_px, surface)
-        exact = observe(photo, vertices_px, model.head.faces, surface.layout, model.rasterizer)
-        for field in ("visibility", "unhidden"):
-            values, plain = getattr(seen, field)[0, 0], getattr(exact, field)[0, 0]
-            assert float(values[skin & (near < radius - 2)].sum()) < 1e-3
-            away = skin & (near > radius + 4) & (places[1] > points[0, NOSE_TIP, 1])
-            torch.testing.assert_close(values[away], plain[away])
-            # What lies beside the opening is reached from nowhere: lips are no teeth.
-            outside = (completion.is_mouth[0, 0] > 0.5) & (near > radius + 2)
-            torch.testing.assert_close(values[outside], plain[outside])
+        # Teeth are no skin: lips that show them are their own only as long as the mouth is that far open.
+        between = skin & (near < radius - 2)
+        torch.testing.assert_close(seen.own_mouth[0, 0, between], exact.unhidden[0, 0, between])
+        assert float(seen.visibility[0, 0, between].sum()) < 1e-3
+        away = skin & (near > radius + 4) & (places[1] > points[0, NOSE_TIP, 1])
+        assert float(seen.own_mouth[0, 0, away].max()) < 1e-3
+        torch.testing.assert_close(seen.visibility[0, 0, away], exact.visibility[0, 0, away])
+        # So does all of the inside, and the texture keeps its generic colours.
+        assert torch.equal(seen.own_mouth[0, 0, mouth], seen.unhidden[0, 0, mouth])
+        assert float(seen.own_mouth[0, 0, mouth].max()) > 0.5
+        assert not seen.visibility[0, 0, mouth].any()
+        assert bool((seen.own_mouth <= seen.unhidden + 1e-6).all())

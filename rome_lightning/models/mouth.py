@@ -1,16 +1,55 @@
-"""Where a photograph shows what lies between the lips."""
+"""The mouth of a photograph: what lies between its lips, and whether a driven mouth is the same."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from rome_lightning.head import HeadModel
 from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE
 
 EDGE = 0.0019
 """How far landmarks miss the edge of an opening, share of the picture's width."""
+
+SAME, ANOTHER = 0.06, 0.2
+"""Change of the opening, in widths of the mouth: up to the first it is the photograph's mouth, from the
+second another."""
+_LIPS = {"mediapipe": (13, 14, 78, 308), "ibug68": (62, 66, 60, 64)}
+"""Landmarks of the upper and the lower inner lip and of the inner corners, by the set that a head has."""
+
+
+def lip_vertices(head: HeadModel) -> Int[Tensor, " n"]:
+    """Vertices of the upper and the lower inner lip and of both corners; none on a head without landmarks."""
+    for name, points in _LIPS.items():
+        if name in head.landmark_names:
+            corners: Tensor = getattr(head, f"landmark_corners_{name}")[list(points)]
+            weights: Tensor = getattr(head, f"landmark_weights_{name}")[list(points)]
+            return corners.gather(1, weights.argmax(1, keepdim=True))[:, 0]
+    return torch.zeros(0, dtype=torch.long, device=head.faces.device)
+
+
+def same_mouth(
+    before: Float[Tensor, "b n v 2"], after: Float[Tensor, "b v 2"], lips: Int[Tensor, " m"]
+) -> Float[Tensor, "b n"]:
+    """How far driven mouths are open as in each photograph, [0, 1].
+
+    Args:
+        before: the mesh in each photograph, in units of its choice.
+        after: the driven mesh.
+        lips: see ``lip_vertices``.
+    """
+    if len(lips) == 0:
+        return torch.ones_like(before[:, :, 0, 0])
+    change = (_opening(before[:, :, lips]) - _opening(after[:, None, lips])).abs()
+    return (1 - (change - SAME) / (ANOTHER - SAME)).clamp(0, 1)
+
+
+def _opening(points: Float[Tensor, "b n 4 2"]) -> Float[Tensor, "b n"]:
+    """Height of the opening in widths of the mouth."""
+    upper, lower, one, other = points.unbind(2)
+    return (upper - lower).norm(dim=-1) / (one - other).norm(dim=-1).clamp_min(1e-6)
 
 
 def between_lips(
