@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
 from rome_lightning.renderer.morphology import dilate, opened
@@ -72,7 +73,7 @@ def blend(
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
     # Gradients pass it by: which of two nearly equal pixels is the larger is decided by rounding.
-    prior = prior + (without_slivers(prior, shown, mesh_mask) - prior).detach()
+    prior = prior + (soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask) - prior).detach()
     prior = prior.clamp(1 - OPAQUE, OPAQUE)
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
@@ -102,6 +103,16 @@ def without_slivers(
     clear = 1 - opacity
     gap = (clear - opened(clear, reach)) * mesh * dilate(wide, 2 * reach)
     return opacity + gap
+
+
+def soft_edges(
+    opacity: Float[Tensor, "b 1 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """Opacity whose steps at the outline of the mesh are two pixels wide, as in a photograph, not stairs."""
+    mesh = mesh_mask.to(opacity.dtype)
+    values = torch.cat([opacity, mesh], dim=1)
+    mean, covered = F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False).split(1, dim=1)
+    return torch.where((covered > 0) & (covered < 1), mean, opacity)
 
 
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:

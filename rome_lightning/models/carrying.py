@@ -31,6 +31,9 @@ SAME_OUTLINE = 0.3
 """Difference of the cosines from which a point of one outline is not one of the other."""
 SAME_BESIDE = 0.45
 """The same for what lies beside the outline."""
+TURNED, TURNED_AWAY = 0.1, 0.2
+"""Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them holds,
+and from which it does not: about 15 and 28 degrees."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
@@ -107,7 +110,7 @@ def carry(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b n h w"],
-    around_face: Float[Tensor, "1 v 1"],
+    parts: Float[Tensor, "1 v 2"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"] | None = None,
@@ -125,7 +128,8 @@ def carry(
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
-        around_face: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face.
+        parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; and 1 on neck and
+            shoulders, 0 elsewhere.
         ear_plane: vertices of the head that are as far back as the ears.
         distance: of each pixel to the driven mesh, image widths.
         nearest: see ``extend_outside``.
@@ -137,15 +141,17 @@ def carry(
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
-    mesh = _on_mesh(photos, vertices_px, faces, face_ids, around_face, ear_plane)
+    mesh = _on_mesh(photos, vertices_px, faces, face_ids, parts, ear_plane)
     place, same, around = _places(mesh, mask, distance, nearest)
     there, now = mesh.there, mesh.now
     flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = _sampled(photos.layers.flatten(0, 1), grid)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
-    shown = visibility * flatness.clamp(0, 1) * _is_surface(layers[:, MATTE].view_as(visibility), there, now)
-    believed = torch.where(mask, torch.maximum(shown, _is_outline(there, now)), 1.0).flatten(0, 1)[:, None]
+    surface = _is_surface(layers[:, MATTE].view_as(visibility), there, now, mesh.turned)
+    shown = visibility * flatness.clamp(0, 1) * surface
+    outline = _is_outline(there, now) * mesh.turned
+    believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
     # Hair surrounds a head; skin and clothes beside one outline are not beside another.
     matte = matte * torch.maximum(layers[:, HAIR], torch.where(mask, 1.0, same).flatten(0, 1)[:, None])
@@ -153,8 +159,8 @@ def carry(
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
     uncovered = torch.maximum((beside / UNCOVERED).clamp_max(1), layers[:, HAIR])
     beside = torch.lerp(beside, apart, (1 - around).repeat_interleave(count, dim=0) * uncovered)
-    parts = [layers[:, RGB], matte, layers[:, KNOWN] * inside, beside, layers[:, LOOSE]]
-    layers = torch.cat(parts, dim=1)
+    known = layers[:, KNOWN] * inside
+    layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE]], dim=1)
     if count == 1:
         return layers, shown
     return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
@@ -173,6 +179,9 @@ class _OnMesh(NamedTuple):
     """The same in the driven view."""
     around: Float[Tensor, "b 1 h w"]
     """1 on scalp, ears, neck and shoulders, 0 on the face."""
+    turned: Float[Tensor, "b n h w"]
+    """How far neck and shoulders are turned as in each photograph, so that its outline is theirs, [0, 1]; 1
+    on the head."""
 
 
 def _on_mesh(
@@ -180,7 +189,7 @@ def _on_mesh(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    around_face: Float[Tensor, "1 v 1"],
+    parts: Float[Tensor, "1 v 2"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
     """The mesh at the pixels of the driven view; arguments as for ``carry``."""
@@ -189,13 +198,29 @@ def _on_mesh(
     here = (vertices_px[..., :2] + 0.5) / size
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
-    facing = torch.cat([photos.vertices[:, i, :, 2:] for i in range(count)], dim=-1)
-    around_face = around_face.expand(batch, -1, -1)
-    per_vertex = torch.cat([moved, facing, facing_camera(vertices_px, faces), around_face], dim=-1).float()
+    facing, facing_now = photos.vertices[..., 2].transpose(1, 2), facing_camera(vertices_px, faces)
+    around, torso = parts.expand(batch, -1, -1).split(1, dim=-1)
+    # The mesh knows shoulders better than a photograph from another side does. It does not know hair.
+    turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
+    per_vertex = torch.cat([moved, facing, facing_now, around, turned], dim=-1).float()
     values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    displacement, there, now, around = values.split([2 * count, count, 1, 1], dim=1)
+    displacement, there, now, around, turned = values.split([2 * count, count, 1, 1, count], dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around)
+    return _OnMesh(displacement, plane, there, now, around, turned)
+
+
+def _turned_alike(
+    there: Float[Tensor, "b v n"], now: Float[Tensor, "b v 1"], part: Float[Tensor, "b v 1"]
+) -> Float[Tensor, "b 1 n"]:
+    """How far a part of the body is turned to the camera as in each photograph, [0, 1].
+
+    Args:
+        there: cosine between each vertex's normal and the camera in the photographs.
+        now: the same in the driven view.
+        part: 1 on its vertices.
+    """
+    change = ((there - now).abs() * part).sum(1, keepdim=True) / part.sum(1, keepdim=True)
+    return 1 - ((change - TURNED) / (TURNED_AWAY - TURNED)).clamp(0, 1)
 
 
 def _places(
@@ -218,7 +243,7 @@ def _places(
     outline = push_pull(mesh.displacement, known)
     # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
     # shows the next piece of the surface, which is hidden here.
-    same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1)
+    same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
     same, _ = extend_outside(same, mask, nearest)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
@@ -276,7 +301,10 @@ def _plane_displacement(
 
 
 def _is_surface(
-    matte: Float[Tensor, "b n h w"], there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]
+    matte: Float[Tensor, "b n h w"],
+    there: Float[Tensor, "b n h w"],
+    now: Float[Tensor, "b 1 h w"],
+    turned: Float[Tensor, "b n h w"],
 ) -> Float[Tensor, "b n h w"]:
     """How far what the photograph has at a point is the point itself, [0, 1].
 
@@ -286,8 +314,9 @@ def _is_surface(
         matte: of the photograph.
         there: cosine between normal and camera in the photograph.
         now: the same in the driven view.
+        turned: see ``_OnMesh``.
     """
-    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1)
+    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1) * turned
     return torch.maximum((2 * matte - 1).clamp(0, 1), same_view)
 
 

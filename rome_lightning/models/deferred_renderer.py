@@ -45,7 +45,7 @@ class DeferredRenderer(nn.Module):
     faces: Tensor
     uvs: Tensor
     uv_faces: Tensor
-    around_face: Tensor
+    parts: Tensor
     ear_plane: Tensor
     lips: Tensor
 
@@ -59,8 +59,8 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("faces", head.faces.int(), persistent=False)
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
-        around = head.region("scalp", "ears", "neck", "shoulders").float()[None, :, None]
-        self.register_buffer("around_face", around, persistent=False)
+        parts = [head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")]
+        self.register_buffer("parts", torch.stack(parts, dim=-1).float()[None], persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)
         self.register_buffer("lips", lip_vertices(head), persistent=False)
         inputs = (
@@ -154,7 +154,7 @@ class DeferredRenderer(nn.Module):
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
                 layers, shown = carry(
-                    carried, *mesh, visibility, self.around_face, self.ear_plane, distance, nearest
+                    carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest
                 )
                 layers = torch.cat([layers, shown], dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)

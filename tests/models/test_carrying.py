@@ -7,10 +7,10 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.blending import VISIBILITY, blend, same_side, without_slivers
+from rome_lightning.models.blending import VISIBILITY, blend, same_side, soft_edges, without_slivers
 from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.renderer import extend_outside, render_texture
+from rome_lightning.renderer import extend_outside, interpolate, render_texture
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.landmarks import NOSE_TIP
 from rome_lightning.types.params import at_rest
@@ -41,8 +41,8 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
     visibility = visibility * rendered.mesh_mask
     _, distance = extend_outside(visibility, rendered.mesh_mask)
-    around, plane = model.renderer.around_face, model.renderer.ear_plane
-    return carry(code.carried, *mesh, visibility, around, plane, distance)[0], rendered.mesh_mask
+    parts, plane = model.renderer.parts, model.renderer.ear_plane
+    return carry(code.carried, *mesh, visibility, parts, plane, distance)[0], rendered.mesh_mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
@@ -107,6 +107,25 @@ def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarMod
     assert opacity[Region.FACE_SKIN, "turned"] < 0.1
 
 
+def test_the_outline_of_turned_shoulders_is_the_meshs(model: AvatarModel) -> None:
+    """The photograph shows background where the mesh has neck and shoulders: true of its own view only."""
+    photo = smooth_photo(model)
+    empty = dataclasses.replace(photo, foreground_mask=torch.zeros_like(photo.foreground_mask))
+    turned = dataclasses.replace(
+        photo.params, global_pose=photo.params.global_pose + torch.tensor([[0.0, 0.7, 0.0]])
+    )
+    torso = model.head.region("neck", "shoulders").float()[None, :, None]
+    found = []
+    for params in (photo.params, turned):
+        layers, _ = carried_to(model, empty, params)
+        rendered = model.render(model.encode(empty), params, (SIZE, SIZE))
+        on_torso = interpolate(rendered.vertices_px, model.head.faces, rendered.face_ids, torso) > 0.99
+        assert int(on_torso.sum()) > 50
+        found.append(layers[:, MATTE][on_torso])
+    assert float((found[0] < 0.1).float().mean()) > 0.8
+    assert float(found[1].min()) > 0.99
+
+
 def test_a_mesh_that_is_not_finite_is_seen_in_the_picture_and_crashes_nothing(model: AvatarModel) -> None:
     photo = smooth_photo(model)
     code = model.encode(photo)
@@ -139,13 +158,13 @@ def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
 
 
 def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
-    layers = torch.zeros(1, 8, 1, 3)
+    layers = torch.zeros(1, 8, 1, 5)
     layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
     layers[0, VISIBILITY, 0, 0] = 1.0
-    mesh = torch.tensor([[[[True, True, False]]]])
-    distance = torch.tensor([[[[0.0, 0.0, 0.2]]]])
-    rgb, mask = blend(torch.zeros(1, 5, 1, 3), torch.full((1, 3, 1, 3), 0.1), layers, mesh, distance)
-    seen, hidden, beside = rgb[0, 0, 0].tolist()
+    mesh = torch.tensor([[[[True, True, True, False, False]]]])
+    distance = torch.tensor([[[[0.0, 0.0, 0.0, 0.1, 0.2]]]])
+    rgb, mask = blend(torch.zeros(1, 5, 1, 5), torch.full((1, 3, 1, 5), 0.1), layers, mesh, distance)
+    seen, hidden, _, _, beside = rgb[0, 0, 0].tolist()
     assert seen == pytest.approx(0.9, abs=0.02)
     assert hidden == pytest.approx(0.1, abs=0.02)
     assert beside == pytest.approx(0.9, abs=0.02)
@@ -153,7 +172,7 @@ def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
     assert opacity[0] == pytest.approx(0.4, abs=0.01)
     assert opacity[1] == pytest.approx(0.4, abs=0.01)
     # It lay on the source's mesh and now lies far beside the driven one: the face repeated.
-    assert opacity[2] < 0.01
+    assert opacity[4] < 0.01
 
 
 def test_the_network_cannot_open_what_no_photograph_shows() -> None:
@@ -187,6 +206,20 @@ def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
     # Beside the mesh, the photograph's own strands stay.
     beside = torch.zeros_like(mesh)
     assert torch.equal(without_slivers(opacity, shown, beside), opacity)
+
+
+def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() -> None:
+    mesh = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
+    mesh[..., :6] = True
+    soft = soft_edges(mesh.float(), mesh)
+    torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
+    # Where the photograph's matte goes on beyond the mesh, as in hair, there is no step.
+    matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
+    torch.testing.assert_close(soft_edges(matte, mesh), matte)
+    strands = torch.rand(1, 1, 8, 12)
+    away = torch.ones_like(mesh)
+    away[..., 5:7] = False
+    assert torch.equal(soft_edges(strands, mesh)[away], strands[away])
 
 
 def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
