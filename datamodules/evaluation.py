@@ -13,8 +13,9 @@ from torch import Tensor
 from datamodules.batches import clip_offsets
 from datamodules.codec import select_frames
 from datamodules.manifest import Manifest
-from datamodules.plan import split_holdout
+from datamodules.plan import ClipTable, PlanClip
 from datamodules.reading import ClipReader
+from datamodules.shards import typical_frame
 from datamodules.synthetic import SyntheticHeads
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.geometry.openings import eye_opening, mouth_opening
@@ -57,17 +58,19 @@ class StoredClips:
             present = ", ".join(sorted({shard.split for shard in self.manifest.shards}))
             raise ValueError(f"{manifest} has no clips in split {split!r}, only in {present}; set --split")
         if held_out_ratio:
-            held = [split_holdout(clip.frames, held_out_ratio)[1] for clip in self.clips]
+            clips = ClipTable.of([PlanClip(0, clip.frames) for clip in self.clips])
+            _, held = clips.held_out(held_out_ratio)
             self.clips = [
-                dataclasses.replace(c, frames=f) for c, f in zip(self.clips, held, strict=True) if f
+                dataclasses.replace(clip, frames=rest.frames)
+                for clip, rest in zip(self.clips, held, strict=True)
+                if rest.frames
             ]
 
     def _add(self, index: int, usable: Sequence[int]) -> None:
         arrays, header = self._reader.meta(index)
         numbers = {int(arrays["frame_number"][place]): place for place in usable}
-        expression = select_frames(arrays, usable)["expression"]
-        distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
-        typical = int(arrays["frame_number"][usable[int(distance.argmin())]])
+        place = typical_frame(select_frames(arrays, usable)["expression"], usable)
+        typical = int(arrays["frame_number"][place])
         key = self._reader.key(index)
         states = dict(zip(numbers, _states(select_frames(arrays, usable)), strict=True))
         self.clips.append(ClipInfo(key, header["identity"], tuple(sorted(numbers)), typical, states))

@@ -10,34 +10,36 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import random
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from typing import Any
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits before each further attempt at an address that does not answer, or stops in the middle."""
 STALL_S = 60.0
 """A connection that brings nothing for so long is given up, and tried again."""
 _CHUNK = 1 << 20
+_PIECE = 1 << 16
+"""Of what brings nothing before it has so much."""
 _log = logging.getLogger(__name__)
-_listener: list[Callable[[], None]] = []
+_listener: Callable[[], None] | None = None
 
 
 def on_alive(listener: Callable[[], None]) -> None:
-    """Have a function called again and again while this process fetches, or waits for another that does."""
-    _listener[:] = [listener]
+    """Register the function that is called periodically while this process fetches, or waits for another."""
+    global _listener
+    _listener = listener
 
 
 def tell_alive() -> None:
     """Say that a wait is not a hang."""
-    for listener in _listener:
-        listener()
+    if _listener is not None:
+        _listener()
 
 
 class _RefusedError(OSError):
@@ -45,7 +47,7 @@ class _RefusedError(OSError):
 
 
 def download(url: str, target: Path) -> tuple[int, str]:
-    """Copy what an address holds into a file; gives its size and sha256.
+    """Copy what an address holds into a file that exists; gives its size and sha256.
 
     Raises:
         OSError: it cannot be fetched, after several attempts where another may help.
@@ -68,12 +70,14 @@ def download(url: str, target: Path) -> tuple[int, str]:
 
 def _copy(url: str, target: Path) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
-    with target.open("wb") as file:
+    # Not emptied first: its size may be what holds the space.
+    with target.open("r+b") as file:
         for chunk in _chunks(url):
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
             tell_alive()
+        file.truncate()
     return size, digest.hexdigest()
 
 
@@ -96,11 +100,11 @@ def _from_web(url: str) -> Iterator[bytes]:
 
     request = urllib.request.Request(url, headers={"User-Agent": "rome-lightning"})
     try:
-        with urllib.request.urlopen(request, timeout=STALL_S) as response:
+        with _patience() as call, call(urllib.request.urlopen, request, timeout=STALL_S) as response:
             stated = response.headers.get("Content-Length")
             left = int(stated) if stated else None
             # What has arrived: a slow line is alive too.
-            while chunk := response.read1(_CHUNK):
+            while chunk := call(response.read1, _CHUNK):
                 left = None if left is None else left - len(chunk)
                 yield chunk
     except urllib.error.HTTPError as error:
@@ -126,18 +130,14 @@ def _file_system(url: str) -> Any:
 
 
 def _from_store(file_system: Any, url: str) -> Iterator[bytes]:
-    from concurrent.futures import ThreadPoolExecutor
-
     try:
-        # Its clients give up a silent connection by themselves, but bring whole parts: in the meantime this
-        # process has to say that it lives.
-        with ThreadPoolExecutor(1) as pool:
-            file = _patiently(
-                pool.submit(file_system.open, url, "rb", block_size=16 * _CHUNK, cache_type="readahead")
-            )
-            with file:
-                while chunk := _patiently(pool.submit(file.read, 4 * _CHUNK)):
-                    yield chunk
+        # Its clients give up a silent connection by themselves, but bring whole parts.
+        with (
+            _patience() as call,
+            call(file_system.open, url, "rb", block_size=16 * _CHUNK, cache_type="readahead") as file,
+        ):
+            while chunk := call(file.read, 4 * _CHUNK):
+                yield chunk
     except OSError:
         raise
     except Exception as error:
@@ -145,19 +145,29 @@ def _from_store(file_system: Any, url: str) -> Iterator[bytes]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _patiently(future: Future[Any]) -> Any:
-    """Wait for a result, telling now and then that this process lives."""
-    from concurrent.futures import wait
+@contextmanager
+def _patience(limit_s: float = math.inf) -> Iterator[Callable[..., Any]]:
+    """Makes calls that may wait, and tells meanwhile that this process lives, each time for ``limit_s``."""
+    from concurrent.futures import ThreadPoolExecutor, wait
 
-    while not wait([future], timeout=0.5).done:
-        tell_alive()
-    return future.result()
+    with ThreadPoolExecutor(1) as pool:
+
+        def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            future = pool.submit(function, *arguments, **options)
+            end_s = time.monotonic() + limit_s
+            while not wait([future], timeout=0.5).done:
+                if time.monotonic() < end_s:
+                    tell_alive()
+            return future.result()
+
+        yield call
 
 
 def _from_library(url: str) -> Iterator[bytes]:
     # The library imports torch, and workers start without.
     from webdataset.gopen import gopen
 
-    with gopen(url, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
+    # Its commands may hang for ever: after a time this process counts as hung too, and is replaced.
+    with _patience(STALL_S) as call, call(gopen, url, "rb") as stream:
+        while chunk := call(stream.read, _PIECE):
             yield chunk

@@ -106,7 +106,10 @@ class ClipTable(Sequence[PlanClip]):
         return tuple(self.frames[start : start + int(self.counts[clip])].tolist())
 
     def held_out(self, ratio: float) -> tuple[ClipTable, ClipTable]:
-        """Split the frames of every clip as ``split_holdout`` does: those for training, and the others."""
+        """Split the frames of every clip in time: the first ones for training, the last ones held out.
+
+        At least two frames stay for training, and none is held out if ``ratio`` is 0.
+        """
         held = np.minimum(np.rint(self.counts * ratio), np.maximum(self.counts - 2, 0)).astype(np.int64)
         kept = self.counts - held
         return (
@@ -274,7 +277,8 @@ class EvaluationPlan(Sequence[Pair]):
 
     Args:
         clips: their first frames are the sources, unless ``source_of`` says otherwise.
-        targets: the clips themselves, or the frames that are held out of them (``ClipTable.held_out``).
+        targets: frames of each clip that are none of its ``clips``, such as those that are held out
+            (``ClipTable.held_out``); None for the clips themselves.
         pairs_per_clip: at most so many pairs of each clip, each with one driver.
         max_pairs: at most so many pairs in all; None for no limit.
         source_of: source frame of a clip, by its number and its frames.
@@ -283,24 +287,27 @@ class EvaluationPlan(Sequence[Pair]):
     def __init__(
         self,
         clips: Sequence[PlanClip],
-        targets: Sequence[PlanClip],
+        targets: Sequence[PlanClip] | None,
         pairs_per_clip: int,
         max_pairs: int | None = None,
         source_of: Callable[[int, Sequence[int]], int] | None = None,
     ) -> None:
-        self._clips, self._targets = ClipTable.of(clips), ClipTable.of(targets)
+        self._clips = ClipTable.of(clips)
+        self._targets = self._clips if targets is None else ClipTable.of(targets)
         self._source_of = source_of
         self._single = bool((self._clips.counts < 2).all())
-        # A source is the target of no pair: it is among the targets of all clips or of none.
-        overlap = 0 if self._single or self._targets.starts is not self._clips.starts else 1
+        # A source is the target of no pair.
+        overlap = 1 if targets is None and not self._single else 0
         others = np.maximum(self._targets.counts - overlap, 0)
         self._members = np.flatnonzero(others > 0)
         self.pairs_per_clip = pairs_per_clip
-        if max_pairs is not None and len(self._members) > max_pairs:
-            self._members = self._members[list(_evenly(len(self._members), max_pairs))]
-        if max_pairs is not None and len(self._members):
-            self.pairs_per_clip = min(pairs_per_clip, max(max_pairs // len(self._members), 1))
+        if max_pairs is not None and np.minimum(others, pairs_per_clip).sum() > max_pairs:
+            if len(self._members) > max_pairs:
+                self._members = self._members[list(_evenly(len(self._members), max_pairs))]
+            self.pairs_per_clip = min(pairs_per_clip, max_pairs // len(self._members))
         self._ends = np.cumsum(np.minimum(others[self._members], self.pairs_per_clip))
+        # Of the clip asked for last: its source may have to be read, and its pairs follow one another.
+        self._last: tuple[int, int, list[int]] = (-1, 0, [])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -317,37 +324,10 @@ class EvaluationPlan(Sequence[Pair]):
         place = int(np.searchsorted(self._ends, index, side="right"))
         number = index - (int(self._ends[place - 1]) if place else 0)
         clip = int(self._members[place])
-        frames = self._clips.frames_of(clip)
-        source = frames[0] if self._source_of is None else self._source_of(clip, frames)
-        others = [frame for frame in self._targets.frames_of(clip) if frame != source or self._single]
+        if clip != self._last[0]:
+            frames = self._clips.frames_of(clip)
+            source = frames[0] if self._source_of is None else self._source_of(clip, frames)
+            others = [frame for frame in self._targets.frames_of(clip) if frame != source or self._single]
+            self._last = (clip, source, others)
+        _, source, others = self._last
         return Pair(clip, source, (others[_evenly(len(others), self.pairs_per_clip)[number]],))
-
-
-def evaluation_pairs(
-    clips: Sequence[PlanClip], targets: Sequence[Sequence[int]], pairs_per_clip: int
-) -> list[Pair]:
-    """The pairs of an ``EvaluationPlan`` with any targets, as a list.
-
-    Args:
-        clips: their first frames are the sources.
-        targets: frames of each clip that may be targets; the source itself only where there is no other.
-        pairs_per_clip: at most so many pairs of each clip, each with one driver.
-    """
-    pairs = []
-    single = all(len(clip.frames) < 2 for clip in clips)
-    for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
-        source = clip.frames[0]
-        others = [frame for frame in allowed if frame != source or single]
-        if others:
-            pairs += [Pair(index, source, (others[k],)) for k in _evenly(len(others), pairs_per_clip)]
-    return pairs
-
-
-def split_holdout(frames: Sequence[int], holdout_ratio: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split the frames of a clip in time: the first ones for training, the last ones held out.
-
-    At least two frames stay for training, and none is held out if ``holdout_ratio`` is 0.
-    """
-    held = min(round(len(frames) * holdout_ratio), max(len(frames) - 2, 0))
-    kept = len(frames) - held
-    return tuple(frames[:kept]), tuple(frames[kept:])

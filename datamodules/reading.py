@@ -87,7 +87,8 @@ class ClipReader:
             path = self.folder / entry.name
             if self.remote is not None:
                 path = self.remote.fetch(entry.name, entry.bytes, entry.sha256, verify_kept=True)
-            return open_index(path, entry, self._frame_starts[-1], self._starts[-1])
+            is_verified = self.remote is not None
+            return open_index(path, entry, self._frame_starts[-1], self._starts[-1], is_verified)
         if self.remote is not None:
             self.remote.fetch_indices(self.shards, with_params=manifest.schema != WITHOUT_PARAMS)
         return gather_index(self.folder, self.shards)
@@ -273,10 +274,15 @@ class ClipReader:
     def _pread(self, shard: int, position: int, length: int) -> bytes:
         path = self.folder / f"{self.shards[shard].name}.tar"
         handle = self._files.get(path)
-        if handle is None:
+        while handle is None:
             if self.remote is not None:
                 self.remote.fetch_shard(self.shards[shard])
-            handle = self._files.open(path)
+            try:
+                handle = self._files.open(path)
+            except FileNotFoundError:
+                # Another process may have removed it, to make room for a shard of its own.
+                if self.remote is None:
+                    raise
         return os.pread(handle, length, position)
 
 

@@ -65,12 +65,12 @@ class RemoteFolder:
             ValueError: it is not what it should be, however often it is fetched.
         """
         path = self.cache / name
-        if path.exists() and self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
+        if self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
             return path
         self.cache.mkdir(parents=True, exist_ok=True)
         with _locked(self.cache / f".{name}.lock"):
             # Another process may have fetched it meanwhile.
-            if not (path.exists() and self._is_good(path, num_bytes, sha256 if verify_kept else None, check)):
+            if not self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
                 self._replace(path, num_bytes, sha256, check)
         return path
 
@@ -78,16 +78,17 @@ class RemoteFolder:
     def _is_good(
         path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
     ) -> bool:
-        if num_bytes is not None and path.stat().st_size != num_bytes:
-            return False
-        if sha256 is not None and file_sha256(path) != sha256:
-            return False
         try:
+            if num_bytes is not None and path.stat().st_size != num_bytes:
+                return False
+            if sha256 is not None and file_sha256(path) != sha256:
+                return False
             if check is not None:
                 check(path)
-        except ValueError:
+            return path.exists()
+        except (FileNotFoundError, ValueError):
+            # Another process may remove it at any moment, to make room.
             return False
-        return True
 
     def _replace(
         self, path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
@@ -96,6 +97,8 @@ class RemoteFolder:
         for tried in range(1, _DAMAGED_TRIES + 1):
             try:
                 with atomic_path(path) as temporary:
+                    if self.limit_bytes is not None and path.suffix == ".tar" and num_bytes is not None:
+                        self._reserve(temporary, num_bytes, self.limit_bytes)
                     self._download(path.name, temporary, num_bytes, sha256)
                     if check is not None:
                         check(temporary)
@@ -115,7 +118,9 @@ class RemoteFolder:
                 hint = "set data.init_args.cache_limit_gb, or ROME_CACHE to a folder with more space"
             else:
                 hint = "check the address and your permission to read it"
-            raise OSError(error.errno, f"cannot fetch {self.url(name)} ({error}); {hint}") from error
+            text = f"cannot fetch {self.url(name)} ({error}); {hint}"
+            # Of two arguments the first is shown as a number.
+            raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
         if (num_bytes, sha256) not in ((None, None), found):
             raise ValueError(
                 f"{found[0]} bytes with sha256 {found[1][:12]}, the manifest wants {num_bytes} with "
@@ -123,29 +128,30 @@ class RemoteFolder:
             )
 
     def fetch_shard(self, shard: ManifestShard) -> Path:
-        """The tar of a shard."""
-        path = self.cache / f"{shard.name}.tar"
-        if self.limit_bytes is not None and not path.exists():
-            self._make_room(shard.bytes)
-        path = self.fetch(path.name, shard.bytes, shard.sha256)
+        """The tar of a shard; with a limit another process may remove it again at any moment."""
+        path = self.fetch(f"{shard.name}.tar", shard.bytes, shard.sha256)
         # The order in which shards make room.
         with contextlib.suppress(OSError):
             os.utime(path)
         return path
 
-    def _make_room(self, num_bytes: int) -> None:
-        """Remove the shards that nobody opened for longest; who has one open reads on."""
-        assert self.limit_bytes is not None
-        self.cache.mkdir(parents=True, exist_ok=True)
+    def _reserve(self, target: Path, num_bytes: int, limit_bytes: int) -> None:
+        """Make a file take the space of what it will hold, and remove shards to make room for it.
+
+        Those that nobody opened for longest; who has one open reads on.
+        """
         with _locked(self.cache.parent / ".room.lock"):
-            found = []
-            for path in self.cache.parent.glob("*/*.tar"):
+            os.truncate(target, num_bytes)
+            found, total = [], 0
+            # What other processes fetch at the moment counts too, and stays.
+            for path in (*self.cache.parent.glob("*/*.tar"), *self.cache.parent.glob("*/.*.tar.*.tmp")):
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
-                    found.append((state.st_mtime_ns, state.st_size, path))
-            total = sum(size for _, size, _ in found)
+                    total += state.st_size
+                    if path.suffix == ".tar":
+                        found.append((state.st_mtime_ns, state.st_size, path))
             for _, size, path in sorted(found):
-                if total + num_bytes <= self.limit_bytes:
+                if total <= limit_bytes:
                     return
                 path.unlink(missing_ok=True)
                 total -= size
@@ -217,9 +223,16 @@ def open_remote(address: str, cache: Path, limit_bytes: int | None = None) -> tu
     folder = address.removesuffix("/manifest.json")
     remote = RemoteFolder(folder, cache / sha256_of(folder)[:16], limit_bytes)
     path = remote.cache / "manifest.json"
-    # Under a name of its own until it is complete: other processes do the same at this moment.
-    with atomic_path(path) as temporary:
-        remote._download(path.name, temporary, None, None)
-        manifest = Manifest.load(temporary, check_files=False)
+    loaded = []
+
+    def load(file: Path) -> None:
+        try:
+            loaded.append(Manifest.load(file, check_files=False))
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(file), remote.url(path.name))) from error
+
+    # Not under a lock: other processes do the same at this moment, each under a name of its own.
+    remote._replace(path, None, None, load)
+    [manifest] = loaded
     # By content, so that a new version at the same address does not meet the files of the old one.
     return manifest, replace(remote, cache=cache / manifest.hash[:16])

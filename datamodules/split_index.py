@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt32
 
-from datamodules.codec import OPTIONAL_META_TENSORS, PARAMETER_TENSORS, decode_meta
+from datamodules.codec import OPTIONAL_META_TENSORS, PARAMETER_TENSORS, CorruptDataError, decode_meta
 from datamodules.manifest import SPLITS, Manifest, ManifestIndex, ManifestShard
 from datamodules.shards import CLIP_ROW, FRAME_ROW
 from rome_lightning.media.atomic import commit, temporary_for
@@ -58,8 +59,17 @@ class SplitIndex:
         self.__dict__.update(state if path is None else _open(path).__dict__)
 
 
-def open_index(path: Path, entry: ManifestIndex, num_frames: int, num_clips: int) -> SplitIndex:
+def open_index(
+    path: Path, entry: ManifestIndex, num_frames: int, num_clips: int, is_verified: bool = False
+) -> SplitIndex:
     """Map the index of a split, once it is compared with the manifest.
+
+    Args:
+        path: of the file.
+        entry: what the manifest says of it.
+        num_frames: of the split.
+        num_clips: of the split.
+        is_verified: its bytes have been compared already.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -67,7 +77,7 @@ def open_index(path: Path, entry: ManifestIndex, num_frames: int, num_clips: int
     """
     if not path.exists():
         raise FileNotFoundError(f"index {path} is missing; `rome shards verify --repair` makes it anew")
-    problem = problem_of(path, entry)
+    problem = "" if is_verified else problem_of(path, entry)
     if problem:
         raise _damaged(path, problem)
     index = _open(path)
@@ -167,22 +177,31 @@ def with_indices(folder: Path, manifest: Manifest) -> Manifest:
     return replace(manifest, indices=indices)
 
 
+def remove_old_indices(folder: Path, manifest: Manifest) -> None:
+    """Remove the joined indices that the saved manifest of a folder does not name."""
+    named = {entry.name for entry in manifest.indices}
+    for split in SPLITS:
+        for path in folder.glob(f"{split}-????????{SUFFIX}"):
+            if path.name not in named:
+                path.unlink()
+
+
 def write_index(folder: Path, split: str, shards: Sequence[ManifestShard]) -> ManifestIndex:
     """Join the index files of a split's shards into one file.
 
     Args:
         folder: of the dataset.
         split: its name.
-        shards: of the split, at least one, each with its index files.
+        shards: of the split, each with its index files.
 
     Raises:
         OSError: a file is missing or cannot be written.
-        ValueError: an index is damaged, or no clip of the first shard is readable.
+        ValueError: an index is damaged, or no clip is readable.
     """
     counts = {
         kind: sum(shard.clips if kind == "clips" else shard.frames for shard in shards) for kind in KINDS
     }
-    header: dict[str, Any] = {"__metadata__": {"shapes": json.dumps(_shapes(folder, shards[0]))}}
+    header: dict[str, Any] = {"__metadata__": {"shapes": json.dumps(_shapes(folder, shards))}}
     end = 0
     for kind, dtype in KINDS.items():
         start, end = end, end + counts[kind] * dtype.itemsize
@@ -219,13 +238,17 @@ def _blocks(folder: Path, shards: Sequence[ManifestShard], header: bytes) -> Ite
             yield np.load(path).tobytes()
 
 
-def _shapes(folder: Path, shard: ManifestShard) -> dict[str, list[int]]:
-    """Shapes of the parameters of a shard's clips, which all clips of a dataset share."""
-    row = np.load(folder / f"{shard.name}.clips.npy")[0]
-    with (folder / f"{shard.name}.tar").open("rb") as file:
-        data = os.pread(file.fileno(), int(row["meta_length"]), int(row["meta_position"]))
-    arrays, _ = decode_meta(data)
-    return {name: list(shape) for name, shape in parameter_shapes(arrays).items()}
+def _shapes(folder: Path, shards: Sequence[ManifestShard]) -> dict[str, list[int]]:
+    """Shapes of the parameters of the first readable clip, which all clips of a dataset share."""
+    for shard in shards:
+        check_rows(folder / f"{shard.name}.clips.npy", "clips", shard.clips)
+        with (folder / f"{shard.name}.tar").open("rb") as file:
+            for row in np.load(folder / f"{shard.name}.clips.npy"):
+                data = os.pread(file.fileno(), int(row["meta_length"]), int(row["meta_position"]))
+                if zlib.crc32(data) == row["meta_crc32"]:
+                    shapes = parameter_shapes(decode_meta(data)[0])
+                    return {name: list(shape) for name, shape in shapes.items()}
+    raise CorruptDataError(f"no clip in {folder} has readable parameters; prepare the dataset again")
 
 
 def parameter_shapes(arrays: dict[str, np.ndarray]) -> Shapes:

@@ -20,7 +20,7 @@ from datamodules.base import RomeDataModule
 from datamodules.batches import RawBatch, raw_batch, to_avatar_batch
 from datamodules.codec import CorruptDataError, decode_image, decode_masks, decode_meta, select_frames
 from datamodules.pairs import BatchNote
-from datamodules.plan import Pair, PlanClip, evaluation_pairs
+from datamodules.plan import EvaluationPlan, Pair, PlanClip
 from datamodules.shards import WITH_ZLIB_LABELS
 from datamodules.strategies import PairChoice
 
@@ -124,7 +124,7 @@ class _EvaluationPairs(webdataset.PipelineStage):
         for sample in samples:
             _, frames = _valid_frames(sample)
             if len(frames) > 1:
-                for pair in evaluation_pairs([PlanClip(0, frames)], [frames], self.pairs_per_clip):
+                for pair in EvaluationPlan([PlanClip(0, frames)], None, self.pairs_per_clip):
                     yield read_pair(sample, pair)
 
 

@@ -21,12 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import RomeDataModule
-from datamodules.plan import (
-    Pair,
-    PlanClip,
-    TrainingPlan,
-    evaluation_pairs,
-)
+from datamodules.plan import EvaluationPlan, Pair, PlanClip, TrainingPlan
 from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.synthetic_paint import HeadSurface, Person, random_person
 from rome_lightning.geometry import project, vertex_normals
@@ -259,9 +254,9 @@ class SyntheticRequest(TensorStruct):
 
 
 class _Pairs(Dataset[Pair]):
-    """Pairs by (epoch, position), of a plan or of a fixed list."""
+    """Pairs by (epoch, position), of a plan of either kind."""
 
-    def __init__(self, source: TrainingPlan | list[Pair], first_person: int = 0) -> None:
+    def __init__(self, source: TrainingPlan | EvaluationPlan, first_person: int = 0) -> None:
         self.source, self.first_person = source, first_person
 
     def __getitem__(self, place: tuple[int, int]) -> Pair:
@@ -342,14 +337,14 @@ class SyntheticDataModule(RomeDataModule):
 
     def val_dataloader(self) -> DataLoader[Pair]:
         """Fixed pairs, each once."""
-        frames = range(self.frames_per_person)
+        count = self.frames_per_person
         people, first = self.num_val_people, self.num_people
-        targets = frames
+        targets = None
         if people == 0:
             people, first = self.num_people, 0
-            targets = range(self.frames_per_person, 2 * self.frames_per_person)
-        clips = [PlanClip(0, tuple(frames))] * people
-        pairs = evaluation_pairs(clips, [targets] * people, self.eval_pairs_per_person)
+            targets = [PlanClip(0, tuple(range(count, 2 * count)))] * people
+        clips = [PlanClip(0, tuple(range(count)))] * people
+        pairs = EvaluationPlan(clips, targets, self.eval_pairs_per_person)
         return self._loader(_Pairs(pairs, first), EvaluationSampler(len(pairs), *self._world()))
 
     def test_dataloader(self) -> DataLoader[Pair]:

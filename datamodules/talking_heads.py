@@ -240,7 +240,7 @@ class TalkingHeadDataModule(RomeDataModule):
         reader, clips, held = self._clips("train" if seen else split)
         source_of = reader.typical_frame if self.eval_source == "typical" else None
         pairs = EvaluationPlan(
-            clips, held if seen else clips, self.eval_pairs_per_clip, self.eval_max_pairs, source_of
+            clips, held if seen else None, self.eval_pairs_per_clip, self.eval_max_pairs, source_of
         )
         if not pairs:
             wanted = "holdout_ratio > 0" if seen else f"a dataset with a {split!r} split, or another split"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -58,12 +60,20 @@ def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None
     parent = os.getppid()
     layout = source.layout
     told_s = 0.0
+    room = select.poll()
+    room.register(connection, select.POLLOUT)
 
     def alive() -> None:
         nonlocal told_s
-        if time.monotonic() - told_s >= _ALIVE_S:
+        # A parent that trains or validates reads nothing: to wait for it would stop a download that others
+        # wait for.
+        if time.monotonic() - told_s >= _ALIVE_S and room.poll(0):
             told_s = time.monotonic()
-            connection.send(Alive())
+            try:
+                connection.send(Alive())
+            except (BrokenPipeError, ConnectionResetError):
+                # The parent has gone. As an OSError it would be taken for a fault of the network.
+                sys.exit()
 
     on_alive(alive)
     alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,14 +86,16 @@ class ParameterFolder:
         return digest.digest()
 
     def _folders(self, clip: FrameClip) -> Iterator[Path]:
-        own = self.root / clip.name
+        # With its name, which a clip at "." has not.
+        root = Path(os.path.abspath(self.root))
+        own = Path(os.path.abspath(root / clip.name))
         yield own
         if own.name == "images":
             yield own.parent
         if self.single:
-            yield self.root
-            if self.root.name == "images":
-                yield self.root.parent
+            yield root
+            if root.name == "images":
+                yield root.parent
 
 
 def _of_clip(folder: Path, kind: str) -> Path | None:

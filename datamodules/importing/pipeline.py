@@ -26,7 +26,7 @@ from datamodules.prepare.parts import MakeTracker, default_tracker, read_reports
 from datamodules.prepare.pipeline import head_digest
 from datamodules.prepare.report import write_report
 from datamodules.shards import SCHEMA, ShardInfo, ShardWriter, finished_shard, sha256_of
-from datamodules.split_index import with_indices
+from datamodules.split_index import remove_old_indices, with_indices
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.video import Video
 from rome_lightning.tracking.embedding import with_landmarks
@@ -116,6 +116,7 @@ def import_dataset(
         raise ValueError(f"no clip of {source} is left for training ({why})")
     manifest = with_indices(output, manifest)
     manifest.save(output / "manifest.json")
+    remove_old_indices(output, manifest)
     reports = [report for _, info in shards for report in read_reports(output, info.name)]
     write_report(manifest, [info for _, info in shards], reports, output, head)
     return manifest

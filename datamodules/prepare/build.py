@@ -25,11 +25,10 @@ from datamodules.prepare.parts import (
 from datamodules.prepare.processes import GivenUp, default_workers, limit_threads, run_tasks
 from datamodules.prepare.reusing import TRANSIENT, TrackedVideos
 from datamodules.shards import finished_shard
-from rome_lightning.media.cluster_jobs import wait_for_job
+from rome_lightning.media.cluster_jobs import MOST_TIME_LIMITS, wait_for_job
 from rome_lightning.media.remaining import time_left
 
 Log = Callable[[str], None]
-_MOST_TIME_LIMITS = 1000
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
     folder = builder.output / ".jobs"
     # submitit gives a job up after three time limits, if nobody says otherwise.
     executor = submitit.AutoExecutor(
-        folder=folder, cluster=parameters.pop("cluster", None), slurm_max_num_timeout=_MOST_TIME_LIMITS
+        folder=folder, cluster=parameters.pop("cluster", None), slurm_max_num_timeout=MOST_TIME_LIMITS
     )
     executor.update_parameters(**parameters)
     shares = _shares(builder, plans)

@@ -27,7 +27,7 @@ from datamodules.prepare.parts import (
 )
 from datamodules.prepare.report import look_alikes, write_report
 from datamodules.shards import SCHEMA, ShardInfo, finished_shard, sha256_of
-from datamodules.split_index import with_indices
+from datamodules.split_index import remove_old_indices, with_indices
 from rome_lightning.assets import REGISTRY, resolve
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.escaping import printable
@@ -150,6 +150,7 @@ def _finish(
     _check_usable(manifest, output)
     manifest = with_indices(output, manifest)
     manifest.save(output / "manifest.json")
+    remove_old_indices(output, manifest)
     videos = [report for plan in plans for report in read_reports(output, plan.name)]
     alikes = look_alikes(videos)
     for first, second, similarity in alikes.pairs:

@@ -157,7 +157,6 @@ def _how(code: int | None) -> str:
 
 def _serve(pipe: connection.Connection, setup: Setup) -> None:
     """Body of a child process."""
-    # Ctrl-C reaches the whole group; the parent decides what happens.
     # Ctrl-C and a scheduler's warnings go to all processes; the parent decides what they mean.
     for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)

@@ -15,12 +15,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.provenance import CONFIG_KEY, FACTS_KEY
 
 WANDB_ID_FILE = "wandb_id.txt"
-CONFIG_KEY = "rome_config"
-"""Of W&B's settings: content of ``config.yaml``; ``comparison.wandb_runs`` reads it."""
-FACTS_KEY = "rome_run"
-"""Of W&B's settings: dataset hash, seed, commit, number of processes."""
 
 
 def run_loggers(

@@ -22,8 +22,8 @@ from rome_lightning.training.base import RomeModule
 class RunSummary(Callback):
     """Write ``summary.json`` into the run folder: metrics, seed, code, versions, data, licences, time.
 
-    Written after each validation, so that a killed run has one, and at the end. W&B gets the best value of
-    each metric as its summary, where it would keep the last.
+    Written at the start and after each validation, so that a killed run has one, and at the end. W&B gets
+    the best value of each metric as its summary, where it would keep the last.
     """
 
     def __init__(self) -> None:
@@ -42,6 +42,11 @@ class RunSummary(Callback):
                     logger.experiment.define_metric(
                         f"val/{name}", summary="max" if is_higher_better else "min"
                     )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the facts that are known; a resumed run has them."""
+        if not _path(trainer).is_file():
+            self._write(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the metrics of the best validation so far, by the checkpoint's monitor."""
@@ -106,8 +111,11 @@ class RunSummary(Callback):
             "asset_licences": used_licences(),
             **code_and_versions(),
         }
-        path = Path(trainer.default_root_dir) / "summary.json"
-        write_atomic(path, json.dumps(summary, indent=2) + "\n")
+        write_atomic(_path(trainer), json.dumps(summary, indent=2) + "\n")
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "summary.json"
 
 
 def _directions(module: LightningModule) -> dict[str, bool]:

@@ -72,7 +72,10 @@ def _update(values: dict[str, Any], items: Sequence[Any]) -> None:
         keys = list(item.nested_key) or [item.key]
         inner = values
         for key in keys[:-1]:
-            inner = inner.setdefault(key, {})
+            if not isinstance(inner.get(key), dict):
+                # What had a value before has parts now.
+                inner[key] = {}
+            inner = inner[key]
         inner[keys[-1]] = json.loads(item.value_json)
 
 

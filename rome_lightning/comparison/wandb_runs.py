@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,10 +15,9 @@ from rome_lightning.comparison.offline_runs import find_record, read_record
 from rome_lightning.comparison.runs import Run, read_run
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import csv_cell, file_name
+from rome_lightning.media.provenance import CONFIG_KEY, FACTS_KEY
 
 _WANTED_FILES = ("config.yaml", "pairs.parquet", "summary.json", ".png")
-# As ``callbacks.run_logger`` writes them.
-_CONFIG_KEY, _FACTS_KEY = "rome_config", "rome_run"
 _COPY = "rome"
 """Folder, among a run's files on the server, that holds a copy of its run folder."""
 
@@ -62,6 +61,7 @@ def _named(runs: Sequence[Any], name: str, project: str) -> Any:
 
 def _download(run: Any, folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
+    uploaded = set()
     for file in run.files():
         inner = PurePosixPath(file.name)
         if _is_wanted(inner):
@@ -70,7 +70,8 @@ def _download(run: Any, folder: Path) -> Run:
             # The server's file keeps its path below the root that it is given.
             file.download(root=str(folder / ".files"), replace=True)
             (folder / ".files" / inner).replace(target)
-    _write_missing(run, folder)
+            uploaded.add(target)
+    _write_record(run, folder, uploaded)
     return Run(folder)
 
 
@@ -91,7 +92,7 @@ def open_run(path: Path) -> Run:
     if path.parent.name == "wandb" and (path.parents[1] / "config.yaml").is_file():
         return read_run(path.parents[1])
     folder = path / _COPY
-    _write_missing(read_record(record), folder)
+    _write_record(read_record(record), folder)
     return Run(folder)
 
 
@@ -101,15 +102,15 @@ def _is_wanted(inner: PurePosixPath) -> bool:
     return safe and len(inner.parts) > 1 and inner.parts[0] == _COPY and inner.name.endswith(_WANTED_FILES)
 
 
-def _write_missing(run: Any, folder: Path) -> None:
-    """What the run did not upload itself."""
+def _write_record(run: Any, folder: Path, uploaded: Collection[Path] = ()) -> None:
+    """What the run did not upload itself; anew each time, for it may go on meanwhile."""
     config = folder / "config.yaml"
     settings = dict(run.config)
-    facts = settings.pop(_FACTS_KEY, {})
-    if not config.is_file():
-        write_atomic(config, yaml.safe_dump(_plain(settings.get(_CONFIG_KEY, settings))))
+    facts = settings.pop(FACTS_KEY, {})
+    if config not in uploaded:
+        write_atomic(config, yaml.safe_dump(_plain(settings.get(CONFIG_KEY, settings))))
     summary = folder / "summary.json"
-    if not summary.is_file():
+    if summary not in uploaded:
         numbers = {key: _number(value) for key, value in dict(run.summary).items() if "/" in key}
         metrics = {key: value for key, value in numbers.items() if value is not None}
         write_atomic(summary, json.dumps({**_plain(facts), "metrics": metrics}, indent=1) + "\n")

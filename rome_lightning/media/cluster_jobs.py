@@ -6,6 +6,8 @@ import subprocess
 import time
 from typing import Any
 
+MOST_TIME_LIMITS = 1000
+"""How often a job may be queued again at its time limit; submitit allows three unless told otherwise."""
 _POLL_S = 1.0
 _ASK_S = 30.0
 """Time between two questions to the scheduler; a job gone for so long has no result to come."""

@@ -14,7 +14,7 @@ _MOST_OPEN = 256
 def raise_file_limit() -> int:
     """Raise the soft limit of open files (``ulimit -n``) to the hard one; gives what is allowed now.
 
-    Children inherit it. Ours is the soft limit alone: only an administrator raises the hard one.
+    Children inherit it. Only the soft limit is changed; raising the hard one needs root.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)

@@ -11,6 +11,11 @@ from typing import Any
 
 import rome_lightning
 
+CONFIG_KEY = "rome_config"
+"""Of W&B's settings of a run: content of ``config.yaml``."""
+FACTS_KEY = "rome_run"
+"""Of W&B's settings of a run: dataset hash, seed, commit, number of processes."""
+
 
 @functools.cache
 def code_and_versions() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from rome_lightning.comparison.runs import read_json
 from rome_lightning.comparison.wandb_runs import upload_run
 from rome_lightning.media.atomic import write_atomic
-from rome_lightning.media.cluster_jobs import wait_for_job
+from rome_lightning.media.cluster_jobs import MOST_TIME_LIMITS, wait_for_job
 from rome_lightning.media.stopping import INTERRUPTED_CODES
 from rome_lightning.sweeps.file import SweepFile, read_sweep
 from rome_lightning.sweeps.methods import num_trials, settings_of
@@ -38,7 +38,6 @@ STATE_FILE = "state.json"
 LOG_FILE = "log.txt"
 _POLL_S = 2.0
 _GRACE_S = 60.0
-_MOST_TIME_LIMITS = 1000
 Report = Callable[[Trial], None]
 
 
@@ -311,18 +310,21 @@ class TrialJob:
 
     def __call__(self) -> str:
         """Train the trial."""
-        trained: list[Trial] = []
+        trained: Future[Trial] = Future()
         self._stop = threading.Event()
+
+        def train() -> None:
+            try:
+                trained.set_result(run_trial(SweepFolder.open(self.path), self.number, self._stop))
+            except BaseException as error:
+                trained.set_exception(error)
+
         # In a thread: the main one receives the signal of the time limit, and then waits for the checkpoint.
-        self._worker = threading.Thread(
-            target=lambda: trained.append(run_trial(SweepFolder.open(self.path), self.number, self._stop))
-        )
+        self._worker = threading.Thread(target=train)
         self._worker.start()
         while self._worker.is_alive():
             self._worker.join(_POLL_S)
-        if not trained:
-            raise RuntimeError(f"trial {self.number} ended with an error, which is above")
-        return trained[0].status
+        return trained.result().status
 
     def checkpoint(self) -> Any:
         """What submitit queues after a preemption or a time limit, once the training has saved its state."""
@@ -358,7 +360,7 @@ def run_submitit(
         raise ImportError("--engine submitit needs it: pip install 'rome-lightning[slurm]'") from error
     # submitit gives a job up after three time limits, if nobody says otherwise.
     executor = submitit.AutoExecutor(
-        folder=folder.path.resolve() / "jobs", cluster=cluster, slurm_max_num_timeout=_MOST_TIME_LIMITS
+        folder=folder.path.resolve() / "jobs", cluster=cluster, slurm_max_num_timeout=MOST_TIME_LIMITS
     )
     arrays = {"slurm_array_parallelism": parallel} if executor.cluster == "slurm" else {}
     executor.update_parameters(**{"name": folder.sweep.name[:40], **arrays, **parameters})

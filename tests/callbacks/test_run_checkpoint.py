@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.resuming import current_position
 from datamodules.sampler import TrainingSampler
-from rome_lightning.callbacks import RunCheckpoint, SeedEachStep, run_checkpoint
+from rome_lightning.callbacks import RunCheckpoint, RunSummary, SeedEachStep, run_checkpoint
 from rome_lightning.callbacks.run_logger import RunCSVLogger
 from rome_lightning.media import stopping
 from rome_lightning.media.stopping import RunStopped
@@ -372,6 +374,15 @@ def test_an_error_saves_what_is_whole_and_no_half_step(hook, saved, tmp_path):
         _fit(tmp_path, _Break(7, hook))
     assert _steps(tmp_path) == saved
     assert _same(_fit(tmp_path, resume=True), _fit(tmp_path / "whole"))
+
+
+def test_a_run_killed_before_its_first_validation_says_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(_Data, "dataset_hash", "abc", raising=False)
+    monkeypatch.setattr(_Module, "avatar", SimpleNamespace(head=SimpleNamespace(licence="")), raising=False)
+    with pytest.raises(_Killed):
+        _fit(tmp_path, RunSummary(), _Cut(1))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["dataset_hash"], summary["finished"]) == ("abc", False)
 
 
 @pytest.mark.slow

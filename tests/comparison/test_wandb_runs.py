@@ -13,7 +13,7 @@ from run_folders import PROTOCOL, write_run
 from wandb.proto import wandb_internal_pb2
 
 from rome_lightning.callbacks.run_logger import RunWandbLogger, record_settings
-from rome_lightning.comparison import offline_runs
+from rome_lightning.comparison import offline_runs, wandb_runs
 from rome_lightning.comparison.comparing import compare
 from rome_lightning.comparison.judging import CompareOptions
 from rome_lightning.comparison.runs import pool_seeds
@@ -177,6 +177,39 @@ def test_records_of_the_client_say_seed_data_and_commit(tmp_path):
     assert runs[1].learning_curves()["val/lpips"] == [(0.0, 0.4), (1.0, 0.2), (2.0, 0.3)]
     # Seeds of one configuration on one dataset, and neither other data nor another version of the same.
     assert [len(c.runs) for c in pool_seeds(runs)] == [2, 1, 1]
+
+
+def test_a_run_that_goes_on_is_read_anew(tmp_path, monkeypatch):
+    record = tmp_path / "offline-run-1"
+    record.mkdir()
+    (record / "run-a.wandb").write_bytes(b"")
+    run = offline_runs.OfflineRun({"x": 1}, {"val/lpips": 0.4})
+    monkeypatch.setattr(wandb_runs, "read_record", lambda path: run)
+    assert open_run(record).summary["metrics"] == {"val/lpips": 0.4}
+    run.summary["val/lpips"] = 0.2
+    run.config["x"] = 2
+    assert open_run(record).summary["metrics"] == {"val/lpips": 0.2}
+    assert open_run(record).config == {"x": 2}
+
+
+def test_a_fetched_run_that_goes_on_is_fetched_anew(tmp_path):
+    server = Server(tmp_path / "server")
+    server.add("base", "a", summary={"val/lpips": 0.4})
+    (run,) = fetch_runs("me/heads", ["a"], tmp_path / "fetched", server)
+    assert run.summary["metrics"] == {"val/lpips": 0.4}
+    server.project[0].summary["val/lpips"] = 0.2
+    (run,) = fetch_runs("me/heads", ["a"], tmp_path / "fetched", server)
+    assert run.summary["metrics"] == {"val/lpips": 0.2}
+
+
+def test_a_value_may_become_parts():
+    items = [
+        SimpleNamespace(nested_key=[], key="loss", value_json="0.5"),
+        SimpleNamespace(nested_key=["loss", "min"], key="", value_json="0.4"),
+    ]
+    values: dict[str, Any] = {}
+    offline_runs._update(values, items)
+    assert values == {"loss": {"min": 0.4}}
 
 
 def test_what_does_not_say_its_seed_is_not_pooled(tmp_path):

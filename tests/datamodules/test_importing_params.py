@@ -15,6 +15,8 @@ from flame_files import make_arrays
 from test_importing import picture
 
 from datamodules.importing import import_dataset
+from datamodules.importing.parameters import ParameterFolder
+from datamodules.importing.sources import FrameClip
 from datamodules.manifest import Manifest
 from datamodules.prepare import PrepareConfig
 from datamodules.reading import ClipReader
@@ -123,6 +125,8 @@ def test_parameters_of_each_picture(flame: Path, head: HeadModel, tmp_path: Path
     lines, _, reader = run(tmp_path / "in", tmp_path / "out", flame)
     assert not any("kept from an earlier run" in line for line in lines)
     np.testing.assert_allclose(reader.meta(0)[0]["expression"][2], changed["exp"][0], 1e-5)
+    # The index of the earlier run is gone.
+    assert len(list((tmp_path / "out").glob("*.index.safetensors"))) == 1
     lines, _, _ = run(tmp_path / "in", tmp_path / "out", flame)
     assert any("kept from an earlier run" in line for line in lines)
 
@@ -146,6 +150,17 @@ def test_parameters_of_whole_clips_elsewhere(flame: Path, tmp_path: Path) -> Non
     # The clip without parameters is left out with its reason.
     assert [item["input"] for item in manifest.failed] == ["bert"]
     assert "no parameters of deca for bert" in manifest.failed[0]["reason"]
+
+
+def test_the_folder_of_the_only_clip_may_be_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "anna").mkdir()
+    np.savez(tmp_path / "anna.npz", **codes_of(0))
+    clip = FrameClip(".", "anna", lambda: (), ("0",))
+    monkeypatch.chdir(tmp_path / "anna")
+    track = ParameterFolder("deca", Path(), single=True).read(clip, 1)
+    np.testing.assert_allclose(track.expression, codes_of(0)["exp"], rtol=1e-5)
 
 
 def test_refusals(flame: Path, tmp_path: Path) -> None:

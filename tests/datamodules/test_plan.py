@@ -7,13 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.plan import (
-    PlanClip,
-    PlanGroup,
-    TrainingPlan,
-    evaluation_pairs,
-    split_holdout,
-)
+from datamodules.plan import ClipTable, EvaluationPlan, PlanClip, PlanGroup, TrainingPlan
 from datamodules.sampler import EvaluationSampler, TrainingSampler
 from datamodules.strategies import PairChoice, yaw_deg
 
@@ -97,7 +91,7 @@ def test_evaluation_sees_every_pair_once() -> None:
 
 def test_evaluation_pairs() -> None:
     clips = [PlanClip(0, tuple(range(1, 12))), PlanClip(0, (3,)), PlanClip(1, (0, 1))]
-    pairs = evaluation_pairs(clips, [c.frames for c in clips], pairs_per_clip=3)
+    pairs = EvaluationPlan(clips, None, pairs_per_clip=3)
     assert [(p.clip, p.source, p.drivers) for p in pairs] == [
         (0, 1, (2,)),
         (0, 1, (6,)),
@@ -107,10 +101,14 @@ def test_evaluation_pairs() -> None:
 
 
 def test_holdout() -> None:
-    assert split_holdout(range(10), 0.2) == (tuple(range(8)), (8, 9))
-    assert split_holdout(range(10), 0.0) == (tuple(range(10)), ())
-    assert split_holdout(range(3), 0.9) == ((0, 1), (2,))
-    assert split_holdout(range(1), 0.9) == ((0,), ())
+    def split(count: int, ratio: float) -> list[tuple[int, ...]]:
+        tables = ClipTable.of([PlanClip(0, tuple(range(count)))]).held_out(ratio)
+        return [table.frames_of(0) for table in tables]
+
+    assert split(10, 0.2) == [tuple(range(8)), (8, 9)]
+    assert split(10, 0.0) == [tuple(range(10)), ()]
+    assert split(3, 0.9) == [(0, 1), (2,)]
+    assert split(1, 0.9) == [(0,), ()]
 
 
 def test_weighted_groups_get_their_shares_and_visit_their_clips_equally() -> None:

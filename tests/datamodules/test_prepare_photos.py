@@ -13,7 +13,7 @@ from fake_tracker import BLUE, GREEN, RED, PhotoTracker, colour_embedder, colour
 from PIL import Image
 
 from datamodules.manifest import Manifest
-from datamodules.plan import PlanClip, TrainingPlan, evaluation_pairs
+from datamodules.plan import EvaluationPlan, PlanClip, TrainingPlan
 from datamodules.prepare import PrepareConfig, prepare
 from datamodules.prepare.inputs import expand_inputs
 from datamodules.reading import ClipReader
@@ -166,10 +166,10 @@ def test_a_clip_of_one_frame_drives_itself(strategy: str) -> None:
     pair = plan.pair(0, 1)
     assert (pair.source, pair.drivers) == (4, (4,))
     clips = [PlanClip(0, (4,)), PlanClip(0, (1, 2))]
-    pairs = evaluation_pairs(clips, [(4,), (1, 2)], 8)
+    pairs = EvaluationPlan(clips, None, 8)
     # Where others have real pairs a reconstruction would only raise the score.
     assert [(pair.clip, pair.source, pair.drivers) for pair in pairs] == [(1, 1, (2,))]
-    pairs = evaluation_pairs(clips[:1], [(4,)], 8)
+    pairs = EvaluationPlan(clips[:1], None, 8)
     assert [(pair.clip, pair.source, pair.drivers) for pair in pairs] == [(0, 4, (4,))]
     with pytest.raises(ValueError, match="clip 0 has no usable frame"):
         TrainingPlan((PlanClip(0, ()),), seed=0, pairs_per_epoch=3)

@@ -7,6 +7,8 @@ import http.server
 import io
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,13 +22,15 @@ import pytest
 import webdataset
 from small_dataset import SIZE
 
+from datamodules import fetching
 from datamodules.codec import decode_image, decode_meta
-from datamodules.manifest import Manifest
+from datamodules.manifest import Manifest, ManifestShard
 from datamodules.reading import ClipReader
 from datamodules.remote import RemoteFolder, open_remote
 from datamodules.split_index import with_indices
 from datamodules.talking_heads import TalkingHeadDataModule
 from rome_lightning.cli.main import main as rome
+from rome_lightning.media.atomic import temporary_for
 
 
 class Server:
@@ -146,7 +150,7 @@ def test_a_damaged_shard_is_refused_and_not_kept(served: Server, tmp_path: Path,
 
 def test_what_is_not_there(served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.fetching.RETRY_DELAYS_S", (0.0,))
-    with pytest.raises(OSError, match=r"cannot fetch .*nowhere"):
+    with pytest.raises(OSError, match=r"^cannot fetch .*nowhere"):
         open_remote(f"{served.address}/nowhere", tmp_path / "other")
     with pytest.raises(OSError, match="cannot fetch"):
         RemoteFolder(f"pipe:cat {tmp_path}/missing/{{}}", tmp_path / "other").fetch("x.tar")
@@ -259,6 +263,115 @@ def test_the_cache_has_a_limit(served: Server, joined: Manifest, tmp_path: Path)
     assert kept == [f"{shards[0].name}.tar", f"{shards[2].name}.tar"]
     remote.fetch_shard(shards[1])
     assert served.asked[f"{shards[1].name}.tar"] == 2
+
+
+_READER = """
+import sys
+from pathlib import Path
+from datamodules.reading import ClipReader
+from datamodules.remote import open_remote
+manifest, remote = open_remote(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+for clip in sys.argv[4:]:
+    # Each time a reader that has no file open.
+    print(ClipReader(manifest, remote.cache, "train", remote).meta(int(clip))[1]["identity"])
+"""
+
+
+def test_processes_share_a_cache_that_is_too_small(
+    served: Server, joined: Manifest, dataset: Path, tmp_path: Path
+) -> None:
+    shards = joined.split("train")
+    clips = [sum(shard.clips for shard in shards[:number]) for number in range(len(shards))] * 2
+    limit = str(max(shard.bytes for shard in shards))
+    command = [sys.executable, "-c", _READER, served.address, str(tmp_path / "other"), limit]
+    processes = [
+        subprocess.Popen([*command, *map(str, clips[start:])], stdout=subprocess.PIPE, text=True)
+        for start in range(3)
+    ]
+    reader = ClipReader(Manifest.load(dataset), dataset, "train")
+    for start, process in enumerate(processes):
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert out.split() == [reader.meta(clip)[1]["identity"] for clip in clips[start:]]
+    # Each time something had to go.
+    assert sum(served.asked[f"{shard.name}.tar"] for shard in shards) >= len(clips)
+
+
+def test_a_shard_removed_before_it_is_opened_is_fetched_again(
+    served: Server, joined: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, remote = open_remote(served.address, tmp_path / "other")
+    reader = ClipReader(manifest, remote.cache, "train", remote)
+    fetched, lost = RemoteFolder.fetch_shard, [1, 2]
+
+    def fetch_and_lose(self: RemoteFolder, shard: ManifestShard) -> Path:
+        path = fetched(self, shard)
+        if lost:
+            lost.pop()
+            path.unlink()
+        return path
+
+    monkeypatch.setattr(RemoteFolder, "fetch_shard", fetch_and_lose)
+    assert reader.meta(0)[1]["identity"]
+    assert served.asked[f"{joined.split('train')[0].name}.tar"] == 3
+
+
+def test_what_others_fetch_at_the_moment_takes_room(served: Server, joined: Manifest, tmp_path: Path) -> None:
+    shards = joined.split("train")
+    _, remote = open_remote(
+        served.address, tmp_path / "other", limit_bytes=sum(shard.bytes for shard in shards[:2])
+    )
+    remote.fetch_shard(shards[0])
+    # Another process has made room for its shard, and fetches it.
+    os.truncate(temporary_for(remote.cache / "other.tar"), shards[1].bytes)
+    remote.fetch_shard(shards[2])
+    assert [path.name for path in remote.cache.glob("*.tar")] == [f"{shards[2].name}.tar"]
+
+
+def test_a_download_takes_its_room_from_the_start(
+    served: Server, joined: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = joined.split("train")[0]
+    _, remote = open_remote(served.address, tmp_path / "other", limit_bytes=10 * shard.bytes)
+    sizes = set()
+    chunks = fetching._chunks
+
+    def watched(url: str) -> Iterator[bytes]:
+        for chunk in chunks(url):
+            yield chunk
+            sizes.update(path.stat().st_size for path in remote.cache.glob(".*.tar.*.tmp"))
+
+    monkeypatch.setattr(fetching, "_chunks", watched)
+    monkeypatch.setattr(fetching, "RETRY_DELAYS_S", (0.0,))
+    served.faults[f"{shard.name}.tar"] = 1
+    assert remote.fetch_shard(shard).stat().st_size == shard.bytes
+    assert sizes == {shard.bytes}
+
+
+def test_a_damaged_manifest_is_fetched_again_and_named_by_its_address(
+    served: Server, joined: Manifest, tmp_path: Path
+) -> None:
+    path = tmp_path / "served" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"train", b"tRain"))
+    address = f"{served.address}/manifest.json"
+    with pytest.raises(ValueError, match=rf"^{address} arrived 3 times .*\({address} was edited") as found:
+        open_remote(served.address, tmp_path / "other")
+    assert ".tmp" not in str(found.value)
+    assert served.asked["manifest.json"] == 3
+
+
+def test_a_silent_command_counts_as_hung_after_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(fetching, "_listener", lambda: told.append(time.monotonic()))
+    monkeypatch.setattr(fetching, "STALL_S", 1.2)
+    (tmp_path / "x").touch()
+    begun_s = time.monotonic()
+    assert fetching.download("pipe:sleep 3; echo done", tmp_path / "x")[0] == 5
+    silent = [moment - begun_s for moment in told if moment - begun_s < 2.9]
+    assert len(silent) >= 2
+    assert max(silent) < 2.5
 
 
 def test_a_slow_download_is_no_hang(served: Server, joined: Manifest) -> None:

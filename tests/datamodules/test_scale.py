@@ -9,27 +9,28 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_dataset import SIZE, make_clip, write_dataset
 
-from datamodules.manifest import Manifest
+from datamodules.manifest import Manifest, ManifestIndex
 from datamodules.plan import (
     ClipTable,
     EvaluationPlan,
+    Pair,
     PlanClip,
     PlanGroup,
     TrainingPlan,
-    evaluation_pairs,
-    split_holdout,
 )
 from datamodules.reading import ClipReader
 from datamodules.shards import ShardInfo
 from datamodules.sharing import open_shared, share
-from datamodules.split_index import with_indices
+from datamodules.split_index import remove_old_indices, with_indices
 from datamodules.talking_heads import TalkingHeadDataModule
+from datamodules.verifying import repair_split_index
 from rome_lightning.cli.main import main as rome
 from rome_lightning.media.descriptors import OpenFiles
 
@@ -143,6 +144,44 @@ def test_verify_and_repair_know_joined_indices(joined: Path, capsys: pytest.Capt
     assert (joined / entry.name).read_bytes() == before
 
 
+def test_a_damaged_first_clip_does_not_prevent_a_joined_index(
+    joined: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = Manifest.load(joined)
+    entry = manifest.index("train")
+    assert entry is not None
+    before = (joined / entry.name).read_bytes()
+    (joined / entry.name).unlink()
+    tar = joined / f"{manifest.split('train')[0].name}.tar"
+    data = bytearray(tar.read_bytes())
+    row = np.load(tar.with_suffix(".clips.npy"))[0]
+    data[int(row["meta_position"]) + 20] ^= 1
+    tar.write_bytes(data)
+    # The shard itself stays damaged: its video is not here.
+    assert rome(["shards", "verify", str(joined), "--repair"]) == 1
+    assert "index of split train rebuilt" in capsys.readouterr().out
+    assert (joined / entry.name).read_bytes() == before
+
+
+def test_an_index_of_a_split_without_shards_is_not_made(joined: Path) -> None:
+    manifest = Manifest.load(joined)
+    entry = ManifestIndex("test-00000000.index.safetensors", "test", 1, "0" * 64)
+    assert "no clip" in repair_split_index(joined, manifest, entry)
+
+
+def test_indices_of_earlier_versions_are_removed(joined: Path) -> None:
+    manifest = Manifest.load(joined)
+    entry = manifest.index("train")
+    assert entry is not None
+    old = joined / "train-01234567.index.safetensors"
+    old.write_bytes(b"x")
+    (joined / "mine.index.safetensors").write_bytes(b"x")
+    remove_old_indices(joined, manifest)
+    assert not old.exists()
+    assert (joined / entry.name).exists()
+    assert (joined / "mine.index.safetensors").exists()
+
+
 def test_datasets_of_earlier_versions_keep_their_hash(dataset: Path, joined: Path) -> None:
     import json
 
@@ -204,12 +243,31 @@ def test_tables_give_the_order_that_objects_gave(groups: tuple[PlanGroup, ...]) 
     assert all(p.source in frames[p.clip] for p in (plan.pair(0, i) for i in range(100)))
 
 
+def _split(frames: tuple[int, ...], ratio: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The frames of a clip for training, and those held out."""
+    kept = max(len(frames) - round(len(frames) * ratio), min(len(frames), 2))
+    return frames[:kept], frames[kept:]
+
+
+def _pairs(clips: Sequence[PlanClip], targets: Sequence[PlanClip], pairs_per_clip: int) -> list[Pair]:
+    """Fixed pairs, clip by clip."""
+    pairs = []
+    single = all(len(clip.frames) < 2 for clip in clips)
+    for index, (clip, allowed) in enumerate(zip(clips, targets, strict=True)):
+        source = clip.frames[0]
+        others = [frame for frame in allowed.frames if frame != source or single]
+        if others:
+            places = np.linspace(0, len(others) - 1, min(pairs_per_clip, len(others))).round()
+            pairs += [Pair(index, source, (others[int(place)],)) for place in places]
+    return pairs
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.9])
 def test_tables_hold_out_the_same_frames(ratio: float) -> None:
     clips = _clips(1, 60)
     kept, held = ClipTable.of(clips).held_out(ratio)
     assert [(k.frames, h.frames) for k, h in zip(kept, held, strict=True)] == [
-        split_holdout(clip.frames, ratio) for clip in clips
+        _split(clip.frames, ratio) for clip in clips
     ]
     joined = ClipTable.joined([kept, held], [20, 20])
     assert list(joined) == [*kept, *(PlanClip(20 + clip.shard, clip.frames) for clip in held)]
@@ -217,26 +275,51 @@ def test_tables_hold_out_the_same_frames(ratio: float) -> None:
 
 def test_evaluation_plans_are_the_lists_made_when_asked() -> None:
     clips = ClipTable.of(_clips(2, 40))
-    assert list(EvaluationPlan(clips, clips, 3)) == evaluation_pairs(clips, [c.frames for c in clips], 3)
+    assert list(EvaluationPlan(clips, None, 3)) == _pairs(clips, clips, 3)
     kept, held = clips.held_out(0.4)
     plan = EvaluationPlan(kept, held, 3)
-    assert list(plan) == evaluation_pairs(kept, [c.frames for c in held], 3)
+    assert list(plan) == _pairs(kept, held, 3)
     assert list(plan[1:4]) == list(plan)[1:4]
     with pytest.raises(IndexError):
         plan[len(plan)]
     single = ClipTable.of([PlanClip(0, (4,)), PlanClip(0, (2,))])
-    assert list(EvaluationPlan(single, single, 8)) == evaluation_pairs(single, [(4,), (2,)], 8)
+    assert list(EvaluationPlan(single, None, 8)) == _pairs(single, single, 8)
 
 
 def test_a_cap_takes_pairs_of_each_clip_first_and_then_clips() -> None:
     clips = ClipTable.of([PlanClip(i, tuple(range(10))) for i in range(100)])
-    assert len(EvaluationPlan(clips, clips, 8)) == 800
-    fewer = EvaluationPlan(clips, clips, 8, max_pairs=350)
+    assert len(EvaluationPlan(clips, None, 8)) == 800
+    fewer = EvaluationPlan(clips, None, 8, max_pairs=350)
     assert len(fewer) == 300
     assert {pair.clip for pair in fewer} == set(range(100))
-    spaced = EvaluationPlan(clips, clips, 8, max_pairs=12)
+    spaced = EvaluationPlan(clips, None, 8, max_pairs=12)
     assert [pair.clip for pair in spaced] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
-    assert list(EvaluationPlan(clips, clips, 8, max_pairs=800)) == list(EvaluationPlan(clips, clips, 8))
+    assert list(EvaluationPlan(clips, None, 8, max_pairs=800)) == list(EvaluationPlan(clips, None, 8))
+
+
+def test_a_cap_that_holds_changes_nothing() -> None:
+    clips = [PlanClip(0, (0, 1))] * 590 + [PlanClip(0, tuple(range(9)))] * 10
+    plan = EvaluationPlan(clips, None, 8)
+    assert len(plan) == 670
+    assert list(EvaluationPlan(clips, None, 8, max_pairs=670)) == list(plan)
+    assert len(EvaluationPlan(clips, None, 8, max_pairs=669)) == 600
+    assert len(EvaluationPlan(clips, None, 8, max_pairs=50)) == 50
+
+
+def test_a_source_is_looked_for_once_per_clip() -> None:
+    asked = []
+
+    def middle(clip: int, frames: Sequence[int]) -> int:
+        asked.append(clip)
+        return frames[len(frames) // 2]
+
+    plan = EvaluationPlan([PlanClip(0, (0, 1, 2)), PlanClip(0, (0, 1))], None, 8, source_of=middle)
+    assert [(pair.clip, pair.source, pair.drivers) for pair in plan] == [
+        (0, 1, (0,)),
+        (0, 1, (2,)),
+        (1, 1, (0,)),
+    ]
+    assert asked == [0, 1]
 
 
 def test_validation_is_capped(dataset: Path) -> None:

@@ -7,8 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +21,9 @@ import pytest
 import torch
 from small_dataset import SIZE
 
+from datamodules import fetching, worker
 from datamodules.loader import PairLoader
+from datamodules.pairs import BatchNote
 from datamodules.talking_heads import TalkingHeadDataModule
 from datamodules.workers import WorkerError
 
@@ -111,6 +118,67 @@ def test_batches_outlive_their_pool(dataset: Path) -> None:
     loader.close()
     del loader
     assert torch.equal(batch.source.image, image)
+
+
+class _Fetching:
+    """Stands in for a source of pairs whose first batch takes a long download."""
+
+    layout = SimpleNamespace(num_bytes=0, arrays=lambda memory, start: {})
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+    def write(self, places: Any, arrays: Any) -> BatchNote:
+        for _ in range(2000):
+            fetching.tell_alive()
+        self.done.set()
+        return BatchNote(())
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, _Fetching]]:
+    """A worker, in a thread, that has something to tell all the time."""
+    monkeypatch.setattr(worker, "_ALIVE_S", 0.0)
+    monkeypatch.setattr(fetching, "_listener", None)
+    ours, theirs = Pipe()
+    source = _Fetching()
+    thread = threading.Thread(target=worker.serve, args=(theirs, None, source), daemon=True)
+    thread.start()
+    yield ours, source
+    ours.close()
+    thread.join(20)
+    theirs.close()
+
+
+def test_a_worker_does_not_wait_for_a_parent_that_does_not_listen(serving: Any) -> None:
+    ours, source = serving
+    ours.send(worker.Task(7, 0, []))
+    assert source.done.wait(20)
+    replies = []
+    while not any(isinstance(reply, worker.Reply) for reply in replies):
+        assert ours.poll(20)
+        replies.append(ours.recv())
+    assert len(replies) > 10
+
+
+def test_a_download_ends_with_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_ALIVE_S", 0.0)
+    ours, theirs = Pipe()
+    attempts = []
+
+    class Downloading(_Fetching):
+        def write(self, places: Any, arrays: Any) -> BatchNote:
+            attempts.append(1)
+            ours.close()
+            (tmp_path / "x").touch()
+            fetching.download(f"pipe:cat {__file__}", tmp_path / "x")
+            return BatchNote(())
+
+    ours.send(worker.Task(7, 0, []))
+    with pytest.raises(SystemExit):
+        worker.serve(theirs, None, Downloading())
+    assert attempts == [1]
+    monkeypatch.setattr(fetching, "_listener", None)
 
 
 _TRAINER = """

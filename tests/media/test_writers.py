@@ -45,7 +45,7 @@ def _writes_in_place(source: str) -> Iterator[int]:
             is_method = isinstance(node.func, ast.Attribute)
             mode = [*node.args[0 if is_method else 1 :], *(k.value for k in node.keywords if k.arg == "mode")]
             text = mode[0].value if mode and isinstance(mode[0], ast.Constant) else "r"
-            if isinstance(text, str) and set(text) <= set("rwxab+t") and set(text) & set("wxa"):
+            if isinstance(text, str) and set(text) <= set("rwxab+t") and set(text) & set("wxa+"):
                 yield node.lineno
         if (
             name == "save"

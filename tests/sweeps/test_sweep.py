@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -20,12 +23,13 @@ from tiny_run import ROOT
 
 from rome_lightning.cli import main as cli
 from rome_lightning.cli import sweep as sweep_command
+from rome_lightning.media.atomic import write_atomic
 from rome_lightning.sweeps import engine as sweeps
 from rome_lightning.sweeps.engine import SweepFolder, run_local, run_submitit, run_trial, sync_offline
 from rome_lightning.sweeps.file import EarlyTermination, Parameter, SweepFile, read_sweep
 from rome_lightning.sweeps.methods import num_trials, settings_of
 from rome_lightning.sweeps.ranking import level_means, rank_sweep
-from rome_lightning.sweeps.trials import Trial, load_trials, reason_to_stop
+from rome_lightning.sweeps.trials import Trial, load_trials, reason_to_stop, trial_folder
 
 COMMAND = ["${env}", "rome", "fit", "--config", "base.yaml", "${args}"]
 TRAINING = """
@@ -139,13 +143,14 @@ def test_a_killed_sweep_goes_on(trainings, tmp_path):
     opened = SweepFolder.create(file, folder, None, 0)
     first = opened.next_trial()
     code = (
-        "import sys; from pathlib import Path; from rome_lightning.evaluation import sweep\n"
+        "import sys; from pathlib import Path; from rome_lightning.sweeps import engine as sweep\n"
         f"sweep.SweepFolder.command = lambda self, trial: {opened.command(first)!r}\n"
         "sweep.run_trial(sweep.SweepFolder.open(Path(sys.argv[1])), 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=tmp_path)
     deadline = time.monotonic() + 60
-    while not (first.folder / "starts").exists() and time.monotonic() < deadline:
+    while not (first.folder / "starts").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -154,7 +159,7 @@ def test_a_killed_sweep_goes_on(trainings, tmp_path):
     assert [t.status for t in trials] == ["finished", "finished"]
     # The second start found all six validations done and added nothing.
     assert len((first.folder / "metrics.csv").read_text().splitlines()) == 7
-    assert _starts(trials[1]) == 1
+    assert [_starts(trial) for trial in trials] == [2, 1]
 
 
 def test_an_interrupted_trial_stays_unfinished(trainings, tmp_path, monkeypatch):
@@ -299,13 +304,51 @@ def test_submitit_runs_the_same_trials(trainings, tmp_path):
     assert told[2].reason == "thirteen is unlucky"
 
 
-def test_a_cluster_job_goes_on_after_its_time_is_over(trainings, tmp_path):
+def test_a_cluster_job_goes_on_after_its_time_is_over(trainings, tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
-    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    monkeypatch.setattr(sweeps, "run_trial", partial(run_trial, poll_s=0.05))
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}, "pause": {"values": [0.4]}})
     SweepFolder.create(file, tmp_path / "out", None, 0).next_trial()
     job = sweeps.TrialJob(tmp_path / "out", 1)
-    assert isinstance(job.checkpoint(), submitit.helpers.DelayedSubmission)
-    assert job() == "finished"
+    queued: list[Any] = []
+
+    def warn() -> None:
+        while not _rows(tmp_path / "out"):
+            time.sleep(0.02)
+        queued.append(job.checkpoint())
+
+    warning = threading.Thread(target=warn)
+    warning.start()
+    assert job() == "running"
+    warning.join()
+    # The training was stopped, and the next job goes on with what it has learned.
+    (again,) = queued
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert 1 <= _rows(tmp_path / "out") < 6
+    assert again.function() == "finished"
+    (trial,) = SweepFolder.open(tmp_path / "out").trials()
+    assert (_rows(tmp_path / "out"), _starts(trial)) == (6, 2)
+
+
+def _rows(sweep: Path) -> int:
+    """Validations of the first trial so far."""
+    path = trial_folder(sweep, 1) / "metrics.csv"
+    return max(0, len(path.read_text().splitlines()) - 1) if path.is_file() else 0
+
+
+def test_the_error_of_a_cluster_job_is_its_reason(tmp_path):
+    pytest.importorskip("submitit")
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
+    opened = SweepFolder.create(file, tmp_path / "out", None, 0)
+    opened = replace(opened, directory=tmp_path / "gone")
+    write_atomic(
+        tmp_path / "out" / "state.json",
+        json.dumps({"seed": 0, "count": 1, "directory": str(opened.directory), "extra": []}),
+    )
+    told: list[Trial] = []
+    run_submitit(opened, 1, {}, told.append, cluster="debug")
+    assert told[0].status == "failed"
+    assert "No such file or directory" in told[0].reason
 
 
 @pytest.mark.parametrize(
