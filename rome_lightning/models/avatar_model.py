@@ -17,6 +17,7 @@ from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.deferred_renderer import DeferredRenderer
 from rome_lightning.models.fusion import fuse, texels_of_the_head, trusted_visibility
 from rome_lightning.models.offsets import build_offset_source
+from rome_lightning.models.perspective import Perspective
 from rome_lightning.models.regressors import DriverEncoder
 from rome_lightning.models.texture import (
     Observation,
@@ -78,6 +79,9 @@ class AvatarModel(nn.Module):
         self.image_size = 256
         """Side of the images that it was trained on, pixels; set where a model is read."""
         self.head = head if head is not None else load_head(config.head, config.release)
+        self.perspective = (
+            None if config.camera_distance is None else Perspective(self.head, config.camera_distance)
+        )
         self.rasterizer = get_rasterizer(config.rasterizer)
         self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
         self.offset_network = build_offset_source(config, self.head)
@@ -137,7 +141,8 @@ class AvatarModel(nn.Module):
         part = self.offset_network
         needs_texture = part is not None and part.expression_dependent
         texture = self._texture(source, None)[0] if needs_texture else None
-        return self._deform(texture, source.params.shape, self.rest_offsets(source), source.params)
+        offsets = self._lifted(self.rest_offsets(source), source.params)
+        return self._deform(texture, source.params.shape, offsets, source.params)
 
     @property
     def texture_sees_mesh(self) -> bool:
@@ -151,9 +156,11 @@ class AvatarModel(nn.Module):
 
         Args:
             source: the identity frames, at the size that the networks know.
-            offsets: displacements of the head at rest, metres.
+            offsets: displacements of the head at rest, metres, as ``rest_offsets`` or ``fit_outline`` found
+                them: in weak perspective.
             photos: the same frames at the resolution to carry; ``source`` if not given.
         """
+        offsets = self._lifted(offsets, source.params)
         mesh_offsets = None if offsets is None else offsets.detach()
         texture, seen = self._texture(source, mesh_offsets, photos)
         carried = None
@@ -180,6 +187,7 @@ class AvatarModel(nn.Module):
             )
         if len(source) == 1:
             return self.appearance(source, offsets, photos)
+        offsets = self._lifted(offsets, source.params[slice(0, 1)])
         every = None if offsets is None else offsets.detach().expand(len(source), -1, -1)
         if not isinstance(self.texture_model, UnprojectedTexture):
             texture, _ = self._texture(source, every)
@@ -226,6 +234,14 @@ class AvatarModel(nn.Module):
             return None
         size = min(max(photos.image_size), MAX_TEXTURE_SIZE)
         return surface_of(self.head, size) if size > config.size else None
+
+    def _lifted(
+        self, offsets: Float[Tensor, "b v 3"] | None, params: HeadParams
+    ) -> Float[Tensor, "b v 3"] | None:
+        """Offsets that were fitted to pictures in weak perspective, for the camera of ``project``."""
+        if offsets is None or self.perspective is None:
+            return offsets
+        return self.perspective.lifted(offsets, params)
 
     def _source_px(self, source: Frames, offsets: Float[Tensor, "b v 3"] | None) -> Float[Tensor, "b v 3"]:
         """The mesh in each source frame, pixels."""
@@ -321,5 +337,8 @@ class AvatarModel(nn.Module):
     def project(
         self, vertices: Float[Tensor, "b v 3"], params: HeadParams, image_size: tuple[int, int]
     ) -> Float[Tensor, "b v 3"]:
-        """Head space to pixels through the global pose and camera of ``params``."""
-        return project(self.head.to_world(vertices, params), params.camera, image_size)
+        """Head space to pixels through the global pose and camera of ``params``; all vertices of the mesh."""
+        world = self.head.to_world(vertices, params)
+        if self.perspective is not None:
+            world = self.perspective.seen(world)
+        return project(world, params.camera, image_size)

@@ -163,8 +163,12 @@ class AvatarConfig:
     """The deferred renderer, ``AvatarModel.renderer``; checkpoints and configurations know it by this key."""
     basis: BasisConfig = field(default_factory=BasisConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
+    camera_distance: float | None = None
+    """Distance from the camera to the eyes in metres, for perspective, see ``Perspective``; ``None`` for the
+    weak perspective of ROME."""
 
     def __post_init__(self) -> None:
+        self._check_perspective()
         renderer = self.decoder
         if not renderer.carry:
             return
@@ -183,6 +187,17 @@ class AvatarConfig:
                 )
         if renderer.unshuffle < 1:
             raise ValueError(f"avatar.decoder.unshuffle must be at least 1, got {renderer.unshuffle}")
+
+    def _check_perspective(self) -> None:
+        if self.camera_distance is None:
+            return
+        if self.camera_distance <= 0:
+            raise ValueError(f"avatar.camera_distance must be above 0 metres, got {self.camera_distance}")
+        if self.offsets.kind != "fitted" or not self.basis.turning:
+            raise ValueError(
+                "avatar.camera_distance needs avatar.offsets.kind fitted and avatar.basis.turning true: "
+                "networks learn their offsets in weak perspective"
+            )
 
 
 def check_sizes(config: AvatarConfig, image_size: int) -> None:

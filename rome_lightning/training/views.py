@@ -165,13 +165,17 @@ class SourceViews(nn.Module):
         )
         code = model.encode(frames)
         rendered = model.render(code, params, frames.image_size)
+        offsets = frames.offsets
+        if offsets is not None and model.perspective is not None and code.offsets is not None:
+            # What a fit to the drawn picture would find.
+            offsets = model.perspective.flattened(code.offsets, params)
         return Frames(
             image=rendered.rgb.clamp(0, 1),
             foreground_mask=rendered.mask,
             regions=self._regions(frames, rendered.face_ids, rendered.mask),
             landmarks=self._moved_landmarks(model, code, frames, rendered.vertices_px),
             params=params,
-            offsets=frames.offsets,
+            offsets=offsets,
         )
 
     def _moved_landmarks(

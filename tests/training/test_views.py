@@ -7,9 +7,11 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.head.depth import foreshortening
 from rome_lightning.models import AvatarModel
 from rome_lightning.training.views import SourceViews, ViewsConfig
 from rome_lightning.types import Frames, Region
+from rome_lightning.types.params import at_rest
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +65,13 @@ def test_a_mirrored_head_is_drawn_as_the_mirror_image(head: HeadModel) -> None:
     torch.testing.assert_close(again.params.expression, frames.params.expression)
 
 
-def test_redrawn_sources_show_the_person_turned(head: HeadModel) -> None:
+@pytest.mark.parametrize("distance", [None, 0.6])
+def test_redrawn_sources_show_the_person_turned(head: HeadModel, distance: float | None) -> None:
     torch.manual_seed(0)
-    model = AvatarModel(small_config(kind="fitted"), head).eval()
+    config = dataclasses.replace(small_config(kind="fitted"), camera_distance=distance)
+    model = AvatarModel(config, head).eval()
     frames = people(head, 4)
+    frames = dataclasses.replace(frames, offsets=foreshortening(head, head(at_rest(frames.params))))
     views = SourceViews(ViewsConfig(redrawn=1.0, expression=0.0), head)
     redrawn = views(model, frames)
     assert not redrawn.image.requires_grad
@@ -82,8 +87,8 @@ def test_redrawn_sources_show_the_person_turned(head: HeadModel) -> None:
 
 
 def model_landmarks(model: AvatarModel, frames: Frames) -> torch.Tensor:
-    """Landmarks of the head that frames were tracked with, pixels."""
-    vertices_px = model.project(model.head(frames.params), frames.params, frames.image_size)
+    """Landmarks of the mesh that frames were fitted with, pixels."""
+    vertices_px = model.project(model.reconstruct(frames).vertices, frames.params, frames.image_size)
     return model.head.landmarks(vertices_px)[..., :2]
 
 

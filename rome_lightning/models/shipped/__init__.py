@@ -57,7 +57,7 @@ SHIPPED: dict[str, ShippedModel] = {
         ShippedModel(
             name="open-1",
             file="open-1.safetensors",
-            sha256="deb901af8cb70254ee4301f6a1cee127f7597d6e06b5fe5063dcbaf371237696",
+            sha256="bb5d188e0a11f4604c5b8e9a2eb839235031317f450d9f61ef0d2f2ae1c7fcbf",
             licence="Apache-2.0",
             data="615 licence-clean photographs of 537 people (open-faces), no video",
             scores={

@@ -1,0 +1,77 @@
+"""The perspective of a camera near a face, which the trackers' camera does not have."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lightning.geometry import axis_angle_to_matrix
+from rome_lightning.head import HeadModel
+from rome_lightning.types import HeadParams
+
+FARTHEST = 0.08
+"""Depth behind the eyes from which nothing gets smaller any more, metres: that of the ears. What is behind
+them is on no outline of a frontal photograph, and ``lifted`` would draw it out to a point."""
+
+
+class Perspective:
+    """A camera at a distance from the eyes, on top of the weak perspective of ``HeadParams``.
+
+    What lies behind the eyes is drawn smaller the farther it is, down to the ears. The face before them stays
+    as it is, because trackers fit its pose and expression in weak perspective. Offsets that were fitted
+    without perspective stay usable: ``lifted`` gives the mesh that looks the same to this camera.
+
+    Departure from ROME: its camera has no perspective. A head that was fitted to a photograph taken from near
+    is then too narrow behind the face, and a turn moves its ears and hair too far.
+
+    Args:
+        head: whose meshes are drawn.
+        distance: from the camera to the eyes, metres.
+    """
+
+    def __init__(self, head: HeadModel, distance: float) -> None:
+        self.head = head
+        self.distance = distance
+
+    def seen(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:
+        """World points where weak perspective has to draw them, metres; their depth is kept."""
+        return self._scaled(world, 1 / self._farther(world))
+
+    def lifted(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """Offsets at rest with which the head looks as it does in weak perspective with these, metres.
+
+        Args:
+            offsets: fitted in weak perspective.
+            params: of the picture that they were fitted to.
+        """
+        world = self._world(offsets, params)
+        return offsets + self._at_rest(self._scaled(world, self._farther(world)) - world, params)
+
+    def flattened(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """The inverse of ``lifted``."""
+        world = self._world(offsets, params)
+        return offsets + self._at_rest(self.seen(world) - world, params)
+
+    def _world(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        return self.head.to_world(self.head(params) + self.head.turn(offsets, params), params)
+
+    def _at_rest(self, world: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """Displacements of the posed head's vertices as displacements of the head at rest."""
+        posed = world @ axis_angle_to_matrix(params.global_pose)
+        axes = torch.eye(3, dtype=posed.dtype, device=posed.device)
+        turned = [self.head.turn(axis.expand_as(posed), params) for axis in axes]
+        return torch.linalg.solve(torch.stack(turned, dim=-1), posed)
+
+    def _eyes(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b 1 3"]:
+        return world[:, self.head.region("eyes")].mean(1, keepdim=True)
+
+    def _farther(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 1"]:
+        """Distance of each point along the view, in distances of the eyes; 1 before them."""
+        behind = (self._eyes(world)[..., 2:] - world[..., 2:]).clamp(0, FARTHEST)
+        return 1 + behind / self.distance
+
+    def _scaled(self, world: Float[Tensor, "b v 3"], scale: Float[Tensor, "b v 1"]) -> Float[Tensor, "b v 3"]:
+        """Points moved away from the line from the camera through the eyes."""
+        eyes = self._eyes(world)[..., :2]
+        return torch.cat([eyes + (world[..., :2] - eyes) * scale, world[..., 2:]], dim=-1)
