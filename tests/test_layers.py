@@ -282,3 +282,9 @@ def test_what_is_allowed_passes(tmp_path, file, code):
     path.parent.mkdir(parents=True)
     path.write_text(code)
     assert find_violations(tmp_path) == []
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """Pytest imports them by name: the second is not collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -84,7 +84,7 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     carried = expected_code.carried
     visibility = render_texture(*mesh, head.uvs, head.uv_faces, carried.visibility) * rendered.mesh_mask
     layers, shown = carry(
-        carried, *mesh, visibility, model.renderer.around_face, model.renderer.ear_plane, distance
+        carried, *mesh, visibility, model.renderer.parts, model.renderer.ear_plane, distance
     )
     inputs["layers"] = torch.cat([layers, shown], dim=1)
     drawn = export.run_network(folder / "decoder.onnx", inputs)
