@@ -1,6 +1,7 @@
 """Model files: as small as half precision, as the checkpoint within rounding, and checked before use."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,14 @@ def test_shipped_models_are_whole_and_have_a_card(name: str, caplog: pytest.LogC
     assert SHIPPED[name].path.stat().st_size < 12e6
     assert model.image_size == 256
     assert SHIPPED[name].card.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("model", SHIPPED.values(), ids=list(SHIPPED))
+def test_scores_are_those_of_the_card(model: ShippedModel) -> None:
+    """``rome models`` and the card are written by hand."""
+    card = model.card.read_text(encoding="utf-8")
+    for sentence in model.scores.values():
+        found = re.findall(r"[\d.]+ / [\d.]+", sentence)
+        assert found
+        for score in found:
+            assert f"| {score} / " in card
