@@ -101,16 +101,16 @@ NECK = (0.0, -0.13, -0.04)
 """Place of the neck's bone of standing rigs, which is no joint of ours, head space, metres."""
 MIXAMO_JOINTS = ("Spine2", "Head", "Jaw", "LeftEye", "RightEye")
 """Bone of Mixamo's rig for each of the head model's joints; the rig has no jaw, which is added."""
-_TRUNK: dict[str, tuple[str | None, tuple[float, float, float]]] = {
+TRUNK: dict[str, tuple[str | None, tuple[float, float, float]]] = {
     "Hips": (None, (0.0, -0.65, -0.02)),
     "Spine": ("Hips", (0.0, -0.55, -0.025)),
     "Spine1": ("Spine", (0.0, -0.45, -0.03)),
     "Neck": ("Spine2", NECK),
 }
 """Parent and place of each bone of the trunk that is no joint of ours, head space, metres."""
-_CHEST = (0.0, -0.35, -0.035)
+CHEST = (0.0, -0.35, -0.035)
 """Place of Spine2, likewise."""
-_LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
+LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "Shoulder": ("Spine2", (0.04, -0.17, -0.04)),
     "Arm": ("Shoulder", (0.17, -0.18, -0.04)),
     "ForeArm": ("Arm", (0.44, -0.18, -0.04)),
@@ -138,12 +138,12 @@ def mixamo_bones(joints: Float[Tensor, "5 3"]) -> list[Bone]:
     """
     _, neck, jaw, left, right = [(place[0], place[1], place[2]) for place in joints.tolist()]
     parents = ("Spine1", "Neck", "Head", "Head", "Head")
-    places = (_CHEST, neck, jaw, left, right)
+    places = (CHEST, neck, jaw, left, right)
     found = [
         Bone(name, parent, _raised(place))
         for name, parent, place in zip(MIXAMO_JOINTS, parents, places, strict=True)
     ]
-    found += [Bone(name, parent, _raised(place)) for name, (parent, place) in _TRUNK.items()]
+    found += [Bone(name, parent, _raised(place)) for name, (parent, place) in TRUNK.items()]
     return [*found, *_limbs("Left", 1.0), *_limbs("Right", -1.0)]
 
 
@@ -155,10 +155,10 @@ def _limbs(side: str, sign: float) -> list[Bone]:
     axes |= {"Foot": leg * Rotation.from_euler("x", 60, degrees=True)}
     axes |= {"ToeBase": leg * Rotation.from_euler("x", 90, degrees=True)}
     bones = []
-    for limb, (parent, (x, y, z)) in _LIMBS.items():
-        above = side + parent if parent in _LIMBS else parent
+    for limb, (parent, (x, y, z)) in LIMBS.items():
+        above = side + parent if parent in LIMBS else parent
         bones.append(Bone(side + limb, above, _raised((sign * x, y, z)), axes[limb]))
-    x, y, z = _LIMBS["Hand"][1]
+    x, y, z = LIMBS["Hand"][1]
     for finger, ahead in _FINGERS.items():
         above = f"{side}Hand"
         for number in (1, 2, 3):

@@ -20,26 +20,26 @@ from torch import Tensor
 from rome_lightning.export.glb import Person, asset, mesh_parts, rest_and_joints
 from rome_lightning.export.gltf import Buffer, container
 from rome_lightning.export.profiles import Profile
-from rome_lightning.export.skeleton import EYE_LEVEL, NECK, Bone, bone_nodes, skin
+from rome_lightning.export.skeleton import CHEST, EYE_LEVEL, LIMBS, NECK, TRUNK, Bone, bone_nodes, skin
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 
 VrmVersion = Literal["1.0", "0.0"]
 
 _BODY: dict[str, tuple[str | None, tuple[float, float, float]]] = {
-    "hips": (None, (0.0, -0.65, -0.02)),
-    "spine": ("hips", (0.0, -0.53, -0.03)),
-    "chest": ("spine", (0.0, -0.38, -0.04)),
+    "hips": (None, TRUNK["Hips"][1]),
+    "spine": ("hips", TRUNK["Spine"][1]),
+    "chest": ("spine", CHEST),
     "neck": ("chest", NECK),
 }
-"""Parent and place of each bone that has no joint of ours: head space, metres."""
+"""Parent and place of each bone that has no joint of ours, as in Mixamo's rig: head space, metres."""
 _LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
-    "UpperArm": ("chest", (0.17, -0.2, -0.04)),
-    "LowerArm": ("UpperArm", (0.44, -0.2, -0.04)),
-    "Hand": ("LowerArm", (0.69, -0.2, -0.04)),
-    "UpperLeg": ("hips", (0.09, -0.7, -0.02)),
-    "LowerLeg": ("UpperLeg", (0.09, -1.1, -0.02)),
-    "Foot": ("LowerLeg", (0.09, -1.52, -0.04)),
+    "UpperArm": ("chest", LIMBS["Arm"][1]),
+    "LowerArm": ("UpperArm", LIMBS["ForeArm"][1]),
+    "Hand": ("LowerArm", LIMBS["Hand"][1]),
+    "UpperLeg": ("hips", LIMBS["UpLeg"][1]),
+    "LowerLeg": ("UpperLeg", LIMBS["Leg"][1]),
+    "Foot": ("LowerLeg", LIMBS["Foot"][1]),
 }
 """The same for both sides; x is the left one's, which is the person's left."""
 _JOINTS = ("chest", "head", "jaw", "leftEye", "rightEye")

@@ -184,6 +184,23 @@ def test_frames_can_be_pictures_and_motion_relative(avatar, folder, tmp_path, ro
     assert sorted(path.name for path in output.iterdir()) == ["00000.png", "00001.png"]
 
 
+def test_the_head_moves_in_its_whole_photograph(avatar, folder, tmp_path, rome):
+    output = tmp_path / "whole.mp4"
+    arguments = ("avatar", "animate", avatar, "--driver", folder / "face.mp4", "-o", output)
+    assert rome(*arguments, "--max-frames", 2, "--paste-back", folder / "face.png") == (0, "")
+    assert json.loads(output.with_suffix(".json").read_text())["relative"]
+    frames, photo = read_video(output).frames.astype(int), skimage.data.astronaut().astype(int)
+    assert frames.shape == (2, *photo.shape)
+    # The left border of the photograph lies beside the avatar's square.
+    difference = np.abs(frames - photo).mean(axis=(0, 1, 3))
+    assert difference[:48].max() < 4
+    assert difference.max() > 10
+    code, error = rome(*arguments, "--paste-back", folder / "coffee.png")
+    assert (code, "no face in this one" in error) == (cli.EXIT_FAILURE, True)
+    code, error = rome(*arguments, "--paste-back", folder / "face.png", "--compare")
+    assert (code, "leave out --background" in error) == (cli.EXIT_FAILURE, True)
+
+
 def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
     made = Avatar.load(avatar / "avatar.safetensors")
     head = made.model.head

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import runpy
 import time
 import urllib.error
 import urllib.request
+import wave
 import zipfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import skimage.data
@@ -22,17 +25,23 @@ from PIL import Image
 from tiny_run import need
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.driver import Driver
 from rome_lightning.avatar.recorded import RecordedMotion, write_motion
 from rome_lightning.cli.main import main
 from rome_lightning.export.person import FileFormat
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
-from rome_lightning.media.video import read_video
+from rome_lightning.media.audio import NO_SOUND, copy_audio
+from rome_lightning.media.image import to_uint8
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel
+from rome_lightning.viewer import app as app_module
 from rome_lightning.viewer import studio as studio_module
+from rome_lightning.viewer.app import _Page
 from rome_lightning.viewer.browser import find_browser
 from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
 
+ROOT = Path(__file__).parents[2]
 FRAMES = 4
 RATE = 30
 
@@ -97,6 +106,52 @@ def test_recorded_motion_becomes_a_video(
     assert shares[-1] == 1.0
 
 
+def test_relative_motion_starts_from_the_photograph(studio: Studio, avatar: Avatar, tmp_path: Path) -> None:
+    head = studio.model.head
+    motion = RecordedMotion(
+        random_params(head, 2, seed=5), torch.arange(2) / RATE, True, torch.zeros(2, dtype=torch.bool)
+    )
+    file = write_motion(motion, tmp_path / "motion.npz", head)
+    photograph = to_uint8(next(avatar.draw(avatar.source.params)).image)[0].astype(int)
+    far = {}
+    for relative in (False, True):
+        path, _ = studio.animate(avatar, file, tmp_path, relative=relative)
+        far[relative] = np.abs(read_video(path).frames[0] - photograph).mean()
+    assert far[True] < 0.5 * far[False]
+
+
+@pytest.mark.slow
+def test_a_video_drives_it_and_is_heard(studio: Studio, avatar: Avatar, tmp_path: Path) -> None:
+    need("face_landmarker")
+    face = skimage.data.astronaut()
+    driver = write_video(tmp_path / "driver.mp4", [face] * 12, 2.0 * RATE)
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as tone:
+        tone.setparams((1, 2, 48000, 0, "NONE", ""))
+        tone.writeframes((8000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes())
+    assert copy_audio(driver, tmp_path / "tone.wav", [0.0]) == ""
+    path, note = studio.animate(avatar, driver, tmp_path)
+    assert note == f"{FRAMES} frames"
+    assert read_video(path).timestamps == pytest.approx(np.arange(FRAMES) / RATE, abs=1e-3)
+    with av.open(str(path)) as container:
+        assert np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1).std() > 0.05
+
+
+def test_lost_sound_is_mentioned(
+    studio: Studio, avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = studio.model.head
+    motion = RecordedMotion(
+        random_params(head, 2), torch.arange(2) / RATE, True, torch.zeros(2, dtype=torch.bool)
+    )
+    file = write_motion(motion, tmp_path / "motion.npz", head)
+    for lost, said in (
+        ("its sound is damaged", "; the video is silent: its sound is damaged"),
+        (NO_SOUND, ""),
+    ):
+        monkeypatch.setattr(Driver, "write", lambda *given, lost=lost: lost)
+        assert studio.animate(avatar, file, tmp_path)[1] == "2 frames" + said
+
+
 @pytest.mark.parametrize(
     "kinds",
     [("ply", "params"), pytest.param(("glb", "vrm", "obj"), marks=pytest.mark.slow)],
@@ -151,6 +206,27 @@ def test_limits_are_sentences(studio: Studio, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(bytes(2_000_000))
     with pytest.raises(ValueError, match=r"b\.png has 2 MB, at most 1 MB"):
         studio.create([tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize(
+    "colour", ["#80c0ff", "#80c0ffcc", "rgba(128.3, 192, 254.9, 0.5)", "rgb(128,192,255)"]
+)
+def test_colours_as_the_picker_gives_them(studio: Studio, colour: str) -> None:
+    assert _Page(None, studio)._behind("colour", colour, None) == "#80c0ff"
+
+
+def test_backgrounds_of_the_page(studio: Studio) -> None:
+    page = _Page(None, studio)
+    assert page._behind("photo", "#80c0ff", "a.png") == "photo"
+    assert page._behind("picture", "#80c0ff", "a.png") == "a.png"
+    with pytest.raises(ValueError, match="choose a picture"):
+        page._behind("picture", "#80c0ff", None)
+
+
+def test_a_hosted_space_builds_the_page_with_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "build_app", lambda limits: limits)
+    limits = runpy.run_path(str(ROOT / "app.py"), run_name="app")["demo"]
+    assert (limits.max_seconds, limits.max_megabytes) == (8, 32)
 
 
 def test_without_gradio_the_extra_is_named(
