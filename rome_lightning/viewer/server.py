@@ -7,11 +7,14 @@ their number; this module decides which requests are answered, and how.
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from importlib import resources
+from types import FrameType
 from typing import Any, NamedTuple
 
 from waitress import create_server, wasyncore
@@ -100,7 +103,10 @@ class ViewerServer:
             raise ValueError(
                 f"port {port} cannot be used ({error.strerror}); choose another --port"
             ) from error
+        # Full queues are the rule while a slider moves; the page waits.
+        logging.getLogger("waitress").setLevel(logging.ERROR)
         self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._handler: Any = None
 
     @property
     def port(self) -> int:
@@ -113,6 +119,9 @@ class ViewerServer:
         return f"http://{HOST}:{self.port}/"
 
     def __enter__(self) -> ViewerServer:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._handler = signal.signal(signal.SIGINT, _interrupt_once)
         self._thread.start()
         return self
 
@@ -125,6 +134,8 @@ class ViewerServer:
             pass
         self._server.task_dispatcher.shutdown(cancel_pending=True)
         wasyncore.close_all(self._sockets)
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
 
     def wait(self) -> None:
         """Serve until the process is interrupted."""
@@ -227,6 +238,13 @@ class ViewerServer:
         except (ValueError, OverflowError) as error:
             return _refusal(400, str(error))
         return _Answer(200, content, kind, 1e3 * (time.perf_counter() - start))
+
+
+def _interrupt_once(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C ends the server in order; one more must not cut off the wait for the last render."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("rome: stopping after the picture in progress", file=sys.stderr, flush=True)
+    raise KeyboardInterrupt
 
 
 def _read_state(request: dict[str, Any]) -> dict[str, Any] | _Answer:

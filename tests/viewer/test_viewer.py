@@ -8,7 +8,10 @@ import http.client
 import io
 import json
 import math
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -190,9 +193,13 @@ def test_half_open_requests_hold_no_threads_and_keep_nobody_out(
     monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 8)
     threads = threading.active_count()
     with ViewerServer(session) as running, contextlib.ExitStack() as held:
+        files = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(30):
             connection = held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
             connection.sendall(b"POST /render HTTP/1.1\r\nHost: localhost\r\n")
+        time.sleep(0.5)
+        # Our own ends, and the server's of those that it has accepted.
+        assert len(list(Path("/proc/self/fd").iterdir())) <= files + 30 + 8
         assert threading.active_count() < threads + 8
         # Connections beyond the limit wait until idle ones are ended.
         assert ask(running, "GET", "/about.json")[0] == 200
@@ -226,6 +233,47 @@ def test_the_last_render_ends_before_the_server_does(
         assert began.wait(30)
     assert ended.is_set()
     asking.join()
+
+
+_BUSY = """
+import sys, time, torch
+from rome_lightning.viewer import ViewerServer
+
+class Session:
+    def render(self, state):
+        end_s = time.monotonic() + 2
+        while time.monotonic() < end_s:
+            torch.rand(64, 64) @ torch.rand(64, 64)
+        return b"picture"
+
+try:
+    with ViewerServer(Session()) as server:
+        print(server.port, flush=True)
+        server.wait()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_under_load_ends_in_order(times: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    with process, contextlib.ExitStack() as held:
+        for request in [b"POST /render HTTP/1.1\r\nHost: localhost\r\n"] * 30 + [
+            b"POST /render HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 2\r\n\r\n{}" % port
+        ] * 6:
+            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(request)
+        # The first picture is being made, the others wait.
+        time.sleep(0.7)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "rome: stopping after the picture in progress\n")
 
 
 def test_a_port_in_use_is_named(server: ViewerServer, session: ViewerSession) -> None:
