@@ -1,9 +1,9 @@
-"""How deep a head is in photographs."""
+"""How deep a head is in photographs, and parts of it that depend on where they lie."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rome_lightning.head.model import HeadModel
@@ -37,6 +37,12 @@ def ear_plane(head: HeadModel) -> Int[Tensor, " m"]:
     depth = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 2]
     near = (depth - depth[head.region("ears")].mean()).abs() < PLANE
     return (near & head.region("ears", "scalp")).nonzero()[:, 0]
+
+
+def lower_face(head: HeadModel) -> Bool[Tensor, " v"]:
+    """Vertices of the face below the eyes, on which no hair grows."""
+    height = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 1]
+    return head.region("face") & (height < height[head.region("eyes")].min())
 
 
 def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:

@@ -8,12 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
-from rome_lightning.renderer.morphology import dilate, opened
+from rome_lightning.renderer import push_pull
+from rome_lightning.renderer.morphology import dilate, erode, opened
 
-VISIBILITY = slice(7, 8)
-"""Channel behind those of the carried layers: how well the photographs show the
-point, 0 beside the mesh."""
-NUM_LAYERS = 8
+VISIBILITY, OWN_VIEW = slice(7, 8), slice(8, 9)
+"""Channels behind those of the carried layers: how well the photographs show the point, 0 beside the mesh,
+and how far the view is that of a photograph."""
+NUM_LAYERS = 9
+NUM_NETWORK_LAYERS = 8
+"""How many of them the network sees."""
 NUM_CORRECTIONS = 5
 """Outputs of the network: three of the colour, one of the choice of source, one of the matte."""
 SURE = 0.98
@@ -29,6 +32,8 @@ SEEN_BOUND = 6.0
 """The same where a photograph shows it, whose matte decides."""
 BESIDE_BOUND = 2.0
 """Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of a face."""
+GAP = 0.025
+"""Half the width of gaps beside hanging hair that are filled with hair, share of the picture's width."""
 RIM = 0.008
 """Width of the outline of the mesh, share of the picture's width."""
 SLIVER = 0.006
@@ -43,7 +48,7 @@ HANGING = 0.06
 def blend(
     corrections: Float[Tensor, "b 5 h w"],
     texture: Float[Tensor, "b 3 h w"],
-    layers: Float[Tensor, "b 8 h w"],
+    layers: Float[Tensor, "b 9 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
@@ -55,7 +60,7 @@ def blend(
     Args:
         corrections: of the network; 0 for none.
         texture: colour of the texture as each pixel sees it, continued beyond the mesh.
-        layers: carried photograph and visibility.
+        layers: carried photograph, visibility and view.
         mesh_mask: pixels whose centre the mesh covers.
         distance: to the mesh, image widths.
     """
@@ -72,12 +77,35 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
+    hair = layers[:, LOOSE] * torch.where(mesh_mask, shown, beside)
+    gap = hair_gaps(torch.maximum(prior, mesh_mask.to(prior.dtype)), hair) * (1 - layers[:, OWN_VIEW])
+    gap = (gap * ~mesh_mask).detach()
+    prior = prior + (1 - prior) * gap
+    rgb = torch.lerp(rgb, push_pull(layers[:, RGB], hair.detach().clamp(0, 1)), gap)
     # Gradients pass it by: which of two nearly equal pixels is the larger is decided by rounding.
-    prior = prior + (soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask) - prior).detach()
+    drawn = soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask, layers[:, OWN_VIEW])
+    prior = prior + (drawn - prior).detach()
     prior = prior.clamp(1 - OPAQUE, OPAQUE)
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
     return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """How far each pixel lies in a narrow gap beside hanging hair, [0, 1].
+
+    Between a jaw that turned away and the hair behind it the photograph showed the jaw: there is hair too.
+
+    Args:
+        opacity: of each pixel, [0, 1].
+        hair: of it, that of hanging hair.
+    """
+    reach = max(1, round(GAP * int(opacity.shape[-1])))
+    closed = erode(dilate(opacity, reach), reach)
+    gaps = (closed - opacity).clamp_min(0) * dilate(hair, reach)
+    # Squares that closed the gap leave corners.
+    width = reach | 1
+    return F.avg_pool2d(gaps, width, stride=1, padding=width // 2)
 
 
 def without_slivers(
@@ -106,13 +134,21 @@ def without_slivers(
 
 
 def soft_edges(
-    opacity: Float[Tensor, "b 1 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+    opacity: Float[Tensor, "b 1 h w"],
+    mesh_mask: Bool[Tensor, "b 1 h w"],
+    own_view: Float[Tensor, "b 1 h w"],
 ) -> Float[Tensor, "b 1 h w"]:
-    """Opacity whose steps at the outline of the mesh are two pixels wide, as in a photograph, not stairs."""
+    """Opacity whose steps at the outline of the mesh are two pixels wide, as in a photograph, not stairs.
+
+    Args:
+        opacity: of each pixel, [0, 1].
+        mesh_mask: pixels whose centre the mesh covers.
+        own_view: 1 where a photograph's matte draws the outline, which is as soft as it should be.
+    """
     mesh = mesh_mask.to(opacity.dtype)
     values = torch.cat([opacity, mesh], dim=1)
     mean, covered = F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False).split(1, dim=1)
-    return torch.where((covered > 0) & (covered < 1), mean, opacity)
+    return torch.where((covered > 0) & (covered < 1), torch.lerp(mean, opacity, own_view), opacity)
 
 
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:
@@ -127,7 +163,7 @@ def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
 
 
 def share_of_photo(
-    layers: Float[Tensor, "b 8 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+    layers: Float[Tensor, "b 9 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """How far a pixel is taken from the photograph before the network corrects it, [0, 1]."""
     return torch.where(mesh_mask, layers[:, VISIBILITY], 1.0) * layers[:, KNOWN]

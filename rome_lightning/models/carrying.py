@@ -14,6 +14,7 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.foreground import foreground_colour
 from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, push_pull
+from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
@@ -25,6 +26,9 @@ NUM_STORED = 8
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
+STRETCHED_FACE, NOT_STRETCHED_FACE = 0.4, 0.8
+"""The same on the face: on smooth skin, a shadow or a strand at the photograph's outline, stretched over a
+cheek, shows as a band. Hair and ears would lose more with their detail."""
 OUTLINE = 0.5
 """How far a point may face the camera to lie on the outline."""
 SAME_OUTLINE = 0.3
@@ -34,6 +38,8 @@ SAME_BESIDE = 0.45
 TURNED, TURNED_AWAY = 0.1, 0.2
 """Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them holds,
 and from which it does not: about 15 and 28 degrees."""
+OWN_VIEW = 0.1
+"""Mean difference of the cosines from which a view is another than the photograph's: about 15 degrees."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
@@ -42,6 +48,8 @@ EDGE = 0.01
 """Distance from the mesh up to which what is beside it moves with the outline, ever less, image widths."""
 UNCOVERED = 0.008
 """How far beside the source's mesh something has to lie to come out from behind a face, image widths."""
+FRAGMENT = 0.014
+"""Half the width up to which what comes out from behind a face is taken for a fault, image widths."""
 FLAT = 0.01
 """Spread of a plane's points, image widths, below which they say nothing of its slope."""
 _SHARPNESS = 4
@@ -110,11 +118,11 @@ def carry(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b n h w"],
-    parts: Float[Tensor, "1 v 2"],
+    parts: Float[Tensor, "1 v 3"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"] | None = None,
-) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"]]:
+) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
     """The layers of the photographs as the driven mesh carries them, and how well they show each point.
 
     Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
@@ -128,33 +136,43 @@ def carry(
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
-        parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; and 1 on neck and
-            shoulders, 0 elsewhere.
+        parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
+            and 1 on the face below the eyes; 0 elsewhere.
         ear_plane: vertices of the head that are as far back as the ears.
         distance: of each pixel to the driven mesh, image widths.
         nearest: see ``extend_outside``.
 
     Returns:
-        Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; and the
-        share in which each pixel of the mesh is to be taken from the photographs, [0, 1]; 0
-        beside the mesh.
+        Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; the
+        share in which each pixel of the mesh is to be taken from the photographs, [0, 1], 0 beside the mesh;
+        and how far the view is that of a photograph, [0, 1].
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
     mesh = _on_mesh(photos, vertices_px, faces, face_ids, parts, ear_plane)
     place, same, around = _places(mesh, mask, distance, nearest)
     there, now = mesh.there, mesh.now
-    flatness = (there / now.clamp_min(LEAST_FACING) - STRETCHED) / (NOT_STRETCHED - STRETCHED)
+    stretched = STRETCHED_FACE + (STRETCHED - STRETCHED_FACE) * mesh.around
+    not_stretched = NOT_STRETCHED_FACE + (NOT_STRETCHED - NOT_STRETCHED_FACE) * mesh.around
+    flatness = (there / now.clamp_min(LEAST_FACING) - stretched) / (not_stretched - stretched)
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = _sampled(photos.layers.flatten(0, 1), grid)
     inside = ((grid.abs() <= 1).all(-1))[:, None]
     surface = _is_surface(layers[:, MATTE].view_as(visibility), there, now, mesh.turned)
-    shown = visibility * flatness.clamp(0, 1) * surface
+    # Hair that hangs before a cheek hangs beside it in another view.
+    own_view = _own_view(photos, vertices_px, faces).expand_as(visibility)
+    skin = 1 - mesh.lower * layers[:, HAIR].view_as(visibility) * (1 - own_view)
+    shown = visibility * flatness.clamp(0, 1) * surface * skin
     outline = _is_outline(there, now) * mesh.turned
     believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
     # Hair surrounds a head; skin and clothes beside one outline are not beside another.
-    matte = matte * torch.maximum(layers[:, HAIR], torch.where(mask, 1.0, same).flatten(0, 1)[:, None])
+    alike = torch.where(mask, 1.0, (2 * same - 1).clamp_min(0)).flatten(0, 1)[:, None]
+    matte = matte * torch.maximum(layers[:, HAIR], alike)
+    hidden = (1 - around) * (1 - same) * ~mask
+    matte = (
+        matte - fragments_beside(matte, mask.repeat_interleave(count, dim=0)) * hidden.flatten(0, 1)[:, None]
+    )
     # What comes out from behind a face may have lain farther beside it, or on the head as hair.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
     uncovered = torch.maximum((beside / UNCOVERED).clamp_max(1), layers[:, HAIR])
@@ -162,8 +180,9 @@ def carry(
     known = layers[:, KNOWN] * inside
     layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE]], dim=1)
     if count == 1:
-        return layers, shown
-    return _best_view(layers.unflatten(0, (batch, count)), shown, mask), shown.amax(1, keepdim=True)
+        return layers, shown, own_view
+    layers = _best_view(layers.unflatten(0, (batch, count)), shown, mask)
+    return layers, shown.amax(1, keepdim=True), own_view.amax(1, keepdim=True)
 
 
 class _OnMesh(NamedTuple):
@@ -179,6 +198,8 @@ class _OnMesh(NamedTuple):
     """The same in the driven view."""
     around: Float[Tensor, "b 1 h w"]
     """1 on scalp, ears, neck and shoulders, 0 on the face."""
+    lower: Float[Tensor, "b 1 h w"]
+    """1 on the face below the eyes."""
     turned: Float[Tensor, "b n h w"]
     """How far neck and shoulders are turned as in each photograph, so that its outline is theirs, [0, 1]; 1
     on the head."""
@@ -189,7 +210,7 @@ def _on_mesh(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    parts: Float[Tensor, "1 v 2"],
+    parts: Float[Tensor, "1 v 3"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
     """The mesh at the pixels of the driven view; arguments as for ``carry``."""
@@ -199,14 +220,23 @@ def _on_mesh(
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
     facing, facing_now = photos.vertices[..., 2].transpose(1, 2), facing_camera(vertices_px, faces)
-    around, torso = parts.expand(batch, -1, -1).split(1, dim=-1)
+    around, torso, lower = parts.expand(batch, -1, -1).split(1, dim=-1)
     # The mesh knows shoulders better than a photograph from another side does. It does not know hair.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
-    per_vertex = torch.cat([moved, facing, facing_now, around, turned], dim=-1).float()
+    per_vertex = torch.cat([moved, facing, facing_now, around, lower, turned], dim=-1).float()
     values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    displacement, there, now, around, turned = values.split([2 * count, count, 1, 1, count], dim=1)
+    sizes = [2 * count, count, 1, 1, 1, count]
+    displacement, there, now, around, lower, turned = values.split(sizes, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around, turned)
+    return _OnMesh(displacement, plane, there, now, around, lower, turned)
+
+
+def _own_view(
+    photos: CarriedPhotos, vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
+) -> Float[Tensor, "b n 1 1"]:
+    """How far the driven view is that of each photograph, whose matte then draws the outline, [0, 1]."""
+    change = (photos.vertices[..., 2] - facing_camera(vertices_px, faces)[:, None, :, 0]).abs().mean(-1)
+    return (1 - change / OWN_VIEW).clamp_min(0)[..., None, None]
 
 
 def _turned_alike(
@@ -244,6 +274,9 @@ def _places(
     # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
     # shows the next piece of the surface, which is hidden here.
     same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
+    # An eyelid or a fold of the ear on the outline is not the outline of the head.
+    reach = max(1, round(FRAGMENT * int(mask.shape[-1])))
+    same = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
     same, _ = extend_outside(same, mask, nearest)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
@@ -327,6 +360,15 @@ def _is_outline(there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]) 
     """
     on_both = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
     return on_both * (2 * (1 - (there - now).abs() / SAME_OUTLINE)).clamp(0, 1)
+
+
+def fragments_beside(
+    matte: Float[Tensor, "b 1 h w"], mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """The opacity of what is too thin beside the mesh to be hair: edges of an ear that the face now hides."""
+    reach = max(1, round(FRAGMENT * int(matte.shape[-1])))
+    person = torch.where(mask, 1.0, matte)
+    return person - opened(person, reach)
 
 
 def _best_view(

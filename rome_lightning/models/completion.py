@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
+from rome_lightning.head.depth import lower_face
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
@@ -26,6 +27,9 @@ MAX_LOG_GAIN = 0.7
 """Bound of the correction of the other side's exposure and colour."""
 ENOUGH = 0.2
 """Visibility from which a texel is not filled at all."""
+ENOUGH_FACE = 0.7
+"""The same on the face, whose skin is smooth: at its outline, a photograph shows mostly shadow, light from
+behind and strands of hair."""
 CELLS = 32
 """Cells across the maps of gain and symmetry, which must not follow single strands of hair."""
 LEAST_SEEN = 3e-4
@@ -50,6 +54,8 @@ class Completion(nn.Module):
     interior: Tensor
     is_interior: Tensor
     is_mouth: Tensor
+    enough: Tensor
+    hairless: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
@@ -63,6 +69,10 @@ class Completion(nn.Module):
         self.register_buffer("mirror", mirrored_uvs(head, layout), persistent=False)
         weights = [layout.gather(region.float()[None, :, None]) for region in _fill_regions(head, mean[0])]
         self.register_buffer("regions", torch.cat(weights), persistent=False)
+        faces = torch.stack([head.region("face"), lower_face(head)], dim=-1).float()
+        face, lower = layout.gather(faces[None]).split(1, dim=1)
+        self.register_buffer("enough", ENOUGH + (ENOUGH_FACE - ENOUGH) * face, persistent=False)
+        self.register_buffer("hairless", lower, persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
 
     @property
@@ -89,7 +99,7 @@ class Completion(nn.Module):
         mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
         # A flat look at a point is worth more than a guess.
         completed = torch.lerp(
-            self.fill(mixed, known, hair * visibility), mixed, (known / ENOUGH).clamp_max(1)
+            self.fill(mixed, known, hair * visibility), mixed, (known / self.enough).clamp_max(1)
         )
         # Bilinear lookups at the border of a chart reach beyond it.
         return push_pull(completed, self.charts.expand_as(known)), known
@@ -133,6 +143,8 @@ class Completion(nn.Module):
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
         weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
+        # Skin at the outline is in the shadow or in the light from behind: the rest says what colour it has.
+        weight[:, FACE] = weight[:, FACE] * known
         # A fill is smooth: half the resolution does.
         total = F.avg_pool2d(torch.cat([weight.flatten(1, 2), known], dim=1), 2)
         sums = F.avg_pool2d((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2), 2)

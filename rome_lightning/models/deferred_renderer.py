@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.head.depth import ear_plane
-from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_LAYERS, blend
+from rome_lightning.head.depth import ear_plane, lower_face
+from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_NETWORK_LAYERS, blend
 from rome_lightning.models.carrying import CarriedPhotos, carry
 from rome_lightning.models.config import DeferredRendererConfig
 from rome_lightning.models.mouth import lip_vertices, same_mouth
@@ -59,7 +59,8 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("faces", head.faces.int(), persistent=False)
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
-        parts = [head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")]
+        around, torso = head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")
+        parts = [around, torso, lower_face(head)]
         self.register_buffer("parts", torch.stack(parts, dim=-1).float()[None], persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)
         self.register_buffer("lips", lip_vertices(head), persistent=False)
@@ -70,7 +71,7 @@ class DeferredRenderer(nn.Module):
         outputs = 3 if config.mask_network else 4
         if config.carry:
             folded = config.unshuffle**2
-            inputs, outputs = (inputs + NUM_LAYERS) * folded, NUM_CORRECTIONS * folded
+            inputs, outputs = (inputs + NUM_NETWORK_LAYERS) * folded, NUM_CORRECTIONS * folded
         self.network_inputs = inputs
         self.network = _build_network(config, inputs, outputs, config.width)
         self.mask_network = (
@@ -153,10 +154,8 @@ class DeferredRenderer(nn.Module):
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
-                layers, shown = carry(
-                    carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest
-                )
-                layers = torch.cat([layers, shown], dim=1)
+                parts = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
+                layers = torch.cat(parts, dim=1)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         return rgb, mask, normals
 
@@ -190,7 +189,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 8 h w"] | None = None,
+        layers: Float[Tensor, "b 9 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
@@ -203,7 +202,7 @@ class DeferredRenderer(nn.Module):
             normals: unit normals of the mesh; 0 outside the mesh.
             mesh_mask: pixels whose centre the mesh covers.
             distance: to the mesh, image widths; see ``extend_outside``.
-            layers: with ``carry``, the carried photograph, see ``carry``, and the visibility.
+            layers: with ``carry``, the three results of ``carry``.
         """
         sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
         return self.paint(sampled, normals, mesh_mask, distance, layers)
@@ -214,7 +213,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 8 h w"] | None = None,
+        layers: Float[Tensor, "b 9 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from the texture as each pixel sees it.
 
@@ -223,12 +222,12 @@ class DeferredRenderer(nn.Module):
             normals: as in ``decode``, like ``mesh_mask`` and ``distance``.
             mesh_mask: covered pixels.
             distance: to the mesh.
-            layers: the carried photograph and its visibility, for a decoder with ``carry``.
+            layers: the three results of ``carry``, for a decoder with it.
         """
         with torch.autocast(sampled.device.type, enabled=False):
             features = self._features(sampled, normals, mesh_mask, distance)
             if layers is not None:
-                features = torch.cat([features, layers], dim=1)
+                features = torch.cat([features, layers[:, :NUM_NETWORK_LAYERS]], dim=1)
         if layers is not None:
             corrections = self._corrections(features)
             rgb, mask = blend(corrections, sampled[:, :3], layers, mesh_mask, distance)

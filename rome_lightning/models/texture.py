@@ -197,8 +197,9 @@ def observe(
         faces: triangles of the mesh.
         layout: texels of the texture.
         rasterizer: for the visibility.
-        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin
-            and of teeth is not skin, and of its mouth only a mouth like it takes the inside.
+        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin,
+            of hair before a cheek and of teeth is not skin, and of its mouth only a mouth like it takes the
+            inside.
     """
     # Pixels beside the outline show the background too: they would smear it over the side of the head.
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
@@ -213,7 +214,8 @@ def observe(
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         skin = 1 - completion.bare * clothes.square()
-        visibility = visibility * skin * (1 - not_skin)
+        bare = skin * (1 - completion.hairless * hair)
+        visibility = visibility * bare * (1 - not_skin)
         # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)

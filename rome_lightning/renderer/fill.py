@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 
 def push_pull(
-    texture: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]
-) -> Float[Tensor, "b c s s"]:
+    texture: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
     """Fill texels of little weight from the nearest scale at which something was observed.
 
     Args:
@@ -22,8 +22,9 @@ def push_pull(
 
     Source: Gortler et al., The Lumigraph, 1996, sec. 3.5 (pull-push).
     """
-    if texture.shape[-1] == 1:
-        return texture * (weight > 0)
+    if min(texture.shape[-2:]) == 1:
+        total = weight.sum((-1, -2), keepdim=True)
+        return ((texture * weight).sum((-1, -2), keepdim=True) / total.clamp_min(1e-6)).expand_as(texture)
     # The weight saturates on the way down, so that many weak observations count as one good one.
     sums = F.avg_pool2d(texture * weight, 2) * 4
     total = F.avg_pool2d(weight, 2) * 4

@@ -7,8 +7,15 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.blending import VISIBILITY, blend, same_side, soft_edges, without_slivers
-from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry
+from rome_lightning.models.blending import (
+    VISIBILITY,
+    blend,
+    hair_gaps,
+    same_side,
+    soft_edges,
+    without_slivers,
+)
+from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry, facing_camera, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.renderer import extend_outside, interpolate, render_texture
 from rome_lightning.types import Frames, Region
@@ -33,8 +40,10 @@ def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
     )
 
 
-def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
-    """Layers and coverage of the driven mesh."""
+def results_of_carry(
+    model: AvatarModel, photo: Frames, params
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """What ``carry`` returns, and coverage of the driven mesh."""
     code = model.encode(photo)
     rendered = model.render(code, params, (SIZE, SIZE))
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
@@ -42,7 +51,13 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     visibility = visibility * rendered.mesh_mask
     _, distance = extend_outside(visibility, rendered.mesh_mask)
     parts, plane = model.renderer.parts, model.renderer.ear_plane
-    return carry(code.carried, *mesh, visibility, parts, plane, distance)[0], rendered.mesh_mask
+    return carry(code.carried, *mesh, visibility, parts, plane, distance), rendered.mesh_mask
+
+
+def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
+    """Layers and coverage of the driven mesh."""
+    (layers, _, _), mask = results_of_carry(model, photo, params)
+    return layers, mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
@@ -158,7 +173,7 @@ def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
 
 
 def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
-    layers = torch.zeros(1, 8, 1, 5)
+    layers = torch.zeros(1, 9, 1, 5)
     layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
     layers[0, VISIBILITY, 0, 0] = 1.0
     mesh = torch.tensor([[[[True, True, True, False, False]]]])
@@ -176,7 +191,7 @@ def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
 
 
 def test_the_network_cannot_open_what_no_photograph_shows() -> None:
-    layers = torch.zeros(1, 8, 1, 1)
+    layers = torch.zeros(1, 9, 1, 1)
     layers[:, KNOWN] = layers[:, MATTE] = 1
     corrections = torch.full((1, 5, 1, 1), -100.0)
     mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -211,15 +226,93 @@ def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
 def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() -> None:
     mesh = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
     mesh[..., :6] = True
-    soft = soft_edges(mesh.float(), mesh)
+    other, own = torch.zeros(1, 1, 8, 12), torch.ones(1, 1, 8, 12)
+    soft = soft_edges(mesh.float(), mesh, other)
     torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
     # Where the photograph's matte goes on beyond the mesh, as in hair, there is no step.
     matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
-    torch.testing.assert_close(soft_edges(matte, mesh), matte)
+    torch.testing.assert_close(soft_edges(matte, mesh, other), matte)
     strands = torch.rand(1, 1, 8, 12)
     away = torch.ones_like(mesh)
     away[..., 5:7] = False
-    assert torch.equal(soft_edges(strands, mesh)[away], strands[away])
+    assert torch.equal(soft_edges(strands, mesh, other)[away], strands[away])
+    # In the photograph's own view its matte is as sharp as it should be.
+    assert torch.equal(soft_edges(strands, mesh, own), strands)
+
+
+def test_a_view_is_the_photographs_own_until_the_head_turns(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+
+    def own_view(yaw: float) -> float:
+        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+        return float(results_of_carry(model, photo, turned)[0][2].mean())
+
+    assert own_view(0.0) == pytest.approx(1, abs=1e-3)
+    assert 0.3 < own_view(0.1) < 0.9
+    assert own_view(0.5) == 0
+
+
+def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
+    opacity = torch.zeros(1, 1, 200, 200)
+    opacity[..., :100] = opacity[..., 106:140] = 1
+    hair = torch.zeros_like(opacity)
+    hair[..., 106:140] = 1
+    gaps = hair_gaps(opacity, hair)
+    assert gaps[..., 20:180, 101:105].min() > 0.5
+    # What is wider than a gap stays open, and so does a gap beside something else.
+    assert gaps[..., 150:].max() == 0
+    assert hair_gaps(opacity, torch.zeros_like(hair)).max() == 0
+
+
+def test_hair_before_a_cheek_belongs_to_the_photographs_own_view_only(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    hairy = torch.full_like(photo.regions, Region.HAIR)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params), regions=hairy)
+    lower = model.renderer.parts[0, :, 2] == 1
+
+    def shown_on_cheeks(yaw: float) -> torch.Tensor:
+        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+        (_, shown, _), mask = results_of_carry(model, photo, turned)
+        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
+        mesh = (drawn.vertices_px, model.head.faces, drawn.face_ids)
+        share = interpolate(*mesh, lower[None, :, None].float())
+        return shown[mask & (share > 0.99)]
+
+    assert shown_on_cheeks(0.0).mean() > 0.5
+    assert shown_on_cheeks(0.5).max() < 1e-5
+
+
+def test_what_is_thin_beside_a_face_is_the_edge_of_an_ear_and_what_is_wide_is_hair() -> None:
+    mask = torch.zeros(1, 1, 200, 200, dtype=torch.bool)
+    mask[..., 60:140] = True
+    matte = torch.zeros(1, 1, 200, 200)
+    matte[..., 100:103, 140:150] = matte[..., 20:60, 140:180] = 1
+    fragments = fragments_beside(matte, mask)
+    assert fragments[..., 100:103, 142:150].min() == 1
+    assert fragments[..., 20:60, 140:180].max() == 0
+    assert fragments[mask].max() == 0
+
+
+def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_is(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.5, 0.0]]))
+    rendered = model.render(model.encode(photo), turned, (SIZE, SIZE))
+    (_, shown, _), mask = results_of_carry(model, photo, turned)
+    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
+    before = facing_camera(model.render(model.encode(photo), photo.params, (SIZE, SIZE)).vertices_px, mesh[1])
+    regions = (
+        model.head.region("face", "scalp")[None, :, None].float(),
+        model.head.region("face")[None, :, None].float(),
+    )
+    per_vertex = torch.cat([before, facing_camera(mesh[0], mesh[1]), *regions], dim=-1)
+    there, now, either, face = interpolate(*mesh, per_vertex).split(1, dim=1)
+    flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08) & (either > 0.99)
+    cheek, hair = flat & (face > 0.99), flat & (face < 0.01)
+    assert min(cheek.sum(), hair.sum()) > 5
+    assert shown[cheek].max() == 0
+    assert shown[hair].mean() > 0.3
 
 
 def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:

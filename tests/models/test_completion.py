@@ -45,6 +45,23 @@ def test_a_hidden_side_takes_the_colours_of_the_other(completion: Completion, si
     assert error[hidden].mean() < 0.4 * naive[hidden].mean()
 
 
+def test_skin_at_the_outline_is_filled_and_hair_there_is_kept(
+    completion: Completion, side: torch.Tensor
+) -> None:
+    """At the outline, a photograph shows a cheek in shadow or in light from behind, spread over a band."""
+    flat = (side.abs() > 0.05) & (completion.charts > 0)
+    colour = torch.where(flat, 0.1, 0.6).expand(-1, 3, -1, -1)
+    # Both sides are seen alike, so that nothing comes from the other one.
+    seen = torch.where(side.abs() > 0.05, 0.12, 1.0) * completion.charts
+    # All of it is hair, so that a scalp is filled from itself alone.
+    completed, _ = completion(colour, seen, torch.ones_like(seen))
+    face, scalp = (region(completion, name) & flat for name in ("face", "scalp"))
+    assert completed[:, :1][face & (completion.enough > 0.69)].mean() > 0.15
+    kept = scalp & (completion.enough < 0.21) & (seen > 0.11)
+    assert kept.sum() > 500
+    assert (completed[:, :1][kept] - 0.1).abs().median() < 1e-3
+
+
 def test_light_from_one_side_stays_on_its_side(completion: Completion, side: torch.Tensor) -> None:
     lit = torch.where(side > 0, 0.4, 0.6).expand(-1, 3, -1, -1)
     seen = ((side < 0.04) & (completion.charts > 0)).float()
