@@ -23,7 +23,7 @@ import rome_lightning
 from rome_lightning.media.atomic import atomic_path, write_atomic
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
-from rome_lightning.models.blending import NUM_LAYERS
+from rome_lightning.models.carrying import NUM_CARRIED
 from rome_lightning.models.offsets import BasisOffsets, OffsetNetwork
 from rome_lightning.models.texture import DirectTexture, UnprojectedTexture
 from rome_lightning.renderer import UVLayout, interpolate
@@ -227,7 +227,7 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
         "distance": 0.1 * (1 - covered),
     }
     if config.decoder.carry:
-        rasterized["layers"] = rand(NUM_LAYERS, *size)
+        rasterized["layers"] = rand(NUM_CARRIED, *size)
     decode = _Function(renderer, lambda t, uv, n, m, *others: renderer.decode(t, uv, n, m > 0.5, *others))
     parts.append(_Part("decoder", decode, rasterized, ("rgb", "mask")))
     if model.driver_network is not None:

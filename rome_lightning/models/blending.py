@@ -7,16 +7,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.models.carrying import BESIDE, KNOWN, LOOSE, MATTE, RGB
+from rome_lightning.models.carrying import (
+    BESIDE,
+    CARRIED_HAIR,
+    KNOWN,
+    LOOSE,
+    MATTE,
+    OWN_VIEW,
+    RGB,
+    VISIBILITY,
+)
 from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 
-VISIBILITY, OWN_VIEW = slice(7, 8), slice(8, 9)
-"""Channels behind those of the carried layers: how well the photographs show the point, 0 beside the mesh,
-and how far the view is that of a photograph."""
-NUM_LAYERS = 9
 NUM_NETWORK_LAYERS = 8
-"""How many of them the network sees."""
+"""How many channels of the carried photographs the network sees: all up to the visibility."""
 NUM_CORRECTIONS = 5
 """Outputs of the network: three of the colour, one of the choice of source, one of the matte."""
 SURE = 0.98
@@ -33,7 +38,7 @@ SEEN_BOUND = 6.0
 BESIDE_BOUND = 2.0
 """Largest growth of the matte's logit beside the mesh: hair may be added, but no second outline of a face."""
 GAP = 0.025
-"""Half the width of gaps beside hanging hair that are filled with hair, share of the picture's width."""
+"""Half the width of gaps beside hair that are filled with hair, share of the picture's width."""
 RIM = 0.008
 """Width of the outline of the mesh, share of the picture's width."""
 SLIVER = 0.006
@@ -48,7 +53,7 @@ HANGING = 0.06
 def blend(
     corrections: Float[Tensor, "b 5 h w"],
     texture: Float[Tensor, "b 3 h w"],
-    layers: Float[Tensor, "b 9 h w"],
+    layers: Float[Tensor, "b 10 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
@@ -60,7 +65,7 @@ def blend(
     Args:
         corrections: of the network; 0 for none.
         texture: colour of the texture as each pixel sees it, continued beyond the mesh.
-        layers: carried photograph, visibility and view.
+        layers: carried photographs, see ``carry``.
         mesh_mask: pixels whose centre the mesh covers.
         distance: to the mesh, image widths.
     """
@@ -77,7 +82,7 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
-    hair = layers[:, LOOSE] * torch.where(mesh_mask, shown, beside)
+    hair = layers[:, CARRIED_HAIR] * torch.where(mesh_mask, shown, beside)
     gap = hair_gaps(torch.maximum(prior, mesh_mask.to(prior.dtype)), hair) * (1 - layers[:, OWN_VIEW])
     gap = (gap * ~mesh_mask).detach()
     prior = prior + (1 - prior) * gap
@@ -87,18 +92,18 @@ def blend(
     prior = prior + (drawn - prior).detach()
     prior = prior.clamp(1 - OPAQUE, OPAQUE)
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
-    change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh)
+    change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh * (1 - gap))
     return rgb, torch.sigmoid(torch.logit(prior) + change)
 
 
 def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """How far each pixel lies in a narrow gap beside hanging hair, [0, 1].
+    """How far each pixel lies in a narrow gap beside hair, [0, 1].
 
     Between a jaw that turned away and the hair behind it the photograph showed the jaw: there is hair too.
 
     Args:
         opacity: of each pixel, [0, 1].
-        hair: of it, that of hanging hair.
+        hair: of it, that of hair.
     """
     reach = max(1, round(GAP * int(opacity.shape[-1])))
     closed = erode(dilate(opacity, reach), reach)
@@ -163,7 +168,7 @@ def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
 
 
 def share_of_photo(
-    layers: Float[Tensor, "b 9 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+    layers: Float[Tensor, "b 10 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """How far a pixel is taken from the photograph before the network corrects it, [0, 1]."""
     return torch.where(mesh_mask, layers[:, VISIBILITY], 1.0) * layers[:, KNOWN]

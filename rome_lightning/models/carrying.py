@@ -23,6 +23,12 @@ RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i i
 pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, 1 on hair."""
 NUM_STORED = 8
 """Their number."""
+NUM_LAYERS = 7
+"""How many of them ``carry`` returns first."""
+VISIBILITY, CARRIED_HAIR, OWN_VIEW = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_LAYERS + 3))
+NUM_CARRIED = NUM_LAYERS + 3
+"""Channels behind them, [0, 1] each, and the number of all: the share in which each pixel of the mesh is
+taken from the photographs, 0 beside the mesh; 1 on hair; and how far the view is that of a photograph."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
@@ -38,7 +44,7 @@ SAME_BESIDE = 0.45
 TURNED, TURNED_AWAY = 0.1, 0.2
 """Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them holds,
 and from which it does not: about 15 and 28 degrees."""
-OWN_VIEW = 0.1
+ANOTHER_VIEW = 0.1
 """Mean difference of the cosines from which a view is another than the photograph's: about 15 degrees."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
@@ -122,8 +128,8 @@ def carry(
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"] | None = None,
-) -> tuple[Float[Tensor, "b 7 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
-    """The layers of the photographs as the driven mesh carries them, and how well they show each point.
+) -> Float[Tensor, "b 10 h w"]:
+    """The photographs as the driven mesh carries them, and how well they show each point.
 
     Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
     displacement is continued smoothly beyond the mesh, so that loose hair and clothes come along. What lies
@@ -143,9 +149,9 @@ def carry(
         nearest: see ``extend_outside``.
 
     Returns:
-        Layers, whose opacity is 1 on the mesh where the photograph's matte says nothing of the point; the
-        share in which each pixel of the mesh is to be taken from the photographs, [0, 1], 0 beside the mesh;
-        and how far the view is that of a photograph, [0, 1].
+        The first seven channels of ``CarriedPhotos.layers``, whose opacity is 1 on the mesh where the
+        photograph's matte says nothing of the point; and the channels named ``VISIBILITY``, ``CARRIED_HAIR``
+        and ``OWN_VIEW``.
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
@@ -173,16 +179,17 @@ def carry(
     matte = (
         matte - fragments_beside(matte, mask.repeat_interleave(count, dim=0)) * hidden.flatten(0, 1)[:, None]
     )
-    # What comes out from behind a face may have lain farther beside it, or on the head as hair.
+    # What comes out from behind a face may have lain farther beside it; hair is as far away as it looks.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
-    uncovered = torch.maximum((beside / UNCOVERED).clamp_max(1), layers[:, HAIR])
-    beside = torch.lerp(beside, apart, (1 - around).repeat_interleave(count, dim=0) * uncovered)
+    uncovered = (1 - around).repeat_interleave(count, dim=0) * (beside / UNCOVERED).clamp_max(1)
+    beside = torch.lerp(beside, apart, torch.maximum(uncovered, layers[:, HAIR]))
     known = layers[:, KNOWN] * inside
-    layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE]], dim=1)
-    if count == 1:
-        return layers, shown, own_view
-    layers = _best_view(layers.unflatten(0, (batch, count)), shown, mask)
-    return layers, shown.amax(1, keepdim=True), own_view.amax(1, keepdim=True)
+    layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE], layers[:, HAIR]], dim=1)
+    if count > 1:
+        layers = _best_view(layers.unflatten(0, (batch, count)), shown, mask)
+        shown, own_view = shown.amax(1, keepdim=True), own_view.amax(1, keepdim=True)
+    layers, hair = layers.split([NUM_LAYERS, 1], dim=1)
+    return torch.cat([layers, shown, hair, own_view], dim=1)
 
 
 class _OnMesh(NamedTuple):
@@ -236,7 +243,7 @@ def _own_view(
 ) -> Float[Tensor, "b n 1 1"]:
     """How far the driven view is that of each photograph, whose matte then draws the outline, [0, 1]."""
     change = (photos.vertices[..., 2] - facing_camera(vertices_px, faces)[:, None, :, 0]).abs().mean(-1)
-    return (1 - change / OWN_VIEW).clamp_min(0)[..., None, None]
+    return (1 - change / ANOTHER_VIEW).clamp_min(0)[..., None, None]
 
 
 def _turned_alike(
@@ -372,8 +379,8 @@ def fragments_beside(
 
 
 def _best_view(
-    layers: Float[Tensor, "b n 7 h w"], visibility: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
-) -> Float[Tensor, "b 7 h w"]:
+    layers: Float[Tensor, "b n 8 h w"], visibility: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 8 h w"]:
     """One photograph per pixel: where the mesh is, the one that sees the point best, else the best of all."""
     overall = visibility.sum((-1, -2), keepdim=True)
     weight = torch.where(mask, visibility, overall / overall.amax(1, keepdim=True).clamp_min(1e-6)) + 1e-3

@@ -154,8 +154,7 @@ class DeferredRenderer(nn.Module):
             if carried is not None:
                 visibility = sampled[:, self.texture_channels :] * mesh_mask
                 sampled = sampled[:, : self.texture_channels]
-                parts = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
-                layers = torch.cat(parts, dim=1)
+                layers = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         return rgb, mask, normals
 
@@ -189,7 +188,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 9 h w"] | None = None,
+        layers: Float[Tensor, "b 10 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
@@ -202,7 +201,7 @@ class DeferredRenderer(nn.Module):
             normals: unit normals of the mesh; 0 outside the mesh.
             mesh_mask: pixels whose centre the mesh covers.
             distance: to the mesh, image widths; see ``extend_outside``.
-            layers: with ``carry``, the three results of ``carry``.
+            layers: with ``carry``, its result.
         """
         sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
         return self.paint(sampled, normals, mesh_mask, distance, layers)
@@ -213,7 +212,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 9 h w"] | None = None,
+        layers: Float[Tensor, "b 10 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from the texture as each pixel sees it.
 
@@ -222,7 +221,7 @@ class DeferredRenderer(nn.Module):
             normals: as in ``decode``, like ``mesh_mask`` and ``distance``.
             mesh_mask: covered pixels.
             distance: to the mesh.
-            layers: the three results of ``carry``, for a decoder with it.
+            layers: the result of ``carry``, for a decoder with it.
         """
         with torch.autocast(sampled.device.type, enabled=False):
             features = self._features(sampled, normals, mesh_mask, distance)

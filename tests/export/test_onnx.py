@@ -83,8 +83,8 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     inputs["mesh_mask"] = rendered.mesh_mask.float()
     carried = expected_code.carried
     visibility = render_texture(*mesh, head.uvs, head.uv_faces, carried.visibility) * rendered.mesh_mask
-    layers = carry(carried, *mesh, visibility, model.renderer.parts, model.renderer.ear_plane, distance)
-    inputs["layers"] = torch.cat(layers, dim=1)
+    parts, plane = model.renderer.parts, model.renderer.ear_plane
+    inputs["layers"] = carry(carried, *mesh, visibility, parts, plane, distance)
     drawn = export.run_network(folder / "decoder.onnx", inputs)
     torch.testing.assert_close(drawn["rgb"], rendered.rgb, atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn["mask"], rendered.mask, atol=1e-3, rtol=0)

@@ -7,15 +7,19 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.blending import (
+from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
+from rome_lightning.models.carrying import (
+    BESIDE,
+    KNOWN,
+    MATTE,
+    NUM_CARRIED,
+    OWN_VIEW,
+    RGB,
     VISIBILITY,
-    blend,
-    hair_gaps,
-    same_side,
-    soft_edges,
-    without_slivers,
+    carry,
+    facing_camera,
+    fragments_beside,
 )
-from rome_lightning.models.carrying import BESIDE, KNOWN, MATTE, RGB, carry, facing_camera, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.renderer import extend_outside, interpolate, render_texture
 from rome_lightning.types import Frames, Region
@@ -40,10 +44,8 @@ def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
     )
 
 
-def results_of_carry(
-    model: AvatarModel, photo: Frames, params
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """What ``carry`` returns, and coverage of the driven mesh."""
+def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
+    """Result of ``carry`` and coverage of the driven mesh."""
     code = model.encode(photo)
     rendered = model.render(code, params, (SIZE, SIZE))
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
@@ -52,12 +54,6 @@ def results_of_carry(
     _, distance = extend_outside(visibility, rendered.mesh_mask)
     parts, plane = model.renderer.parts, model.renderer.ear_plane
     return carry(code.carried, *mesh, visibility, parts, plane, distance), rendered.mesh_mask
-
-
-def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
-    """Layers and coverage of the driven mesh."""
-    (layers, _, _), mask = results_of_carry(model, photo, params)
-    return layers, mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
@@ -173,7 +169,7 @@ def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
 
 
 def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
-    layers = torch.zeros(1, 9, 1, 5)
+    layers = torch.zeros(1, NUM_CARRIED, 1, 5)
     layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
     layers[0, VISIBILITY, 0, 0] = 1.0
     mesh = torch.tensor([[[[True, True, True, False, False]]]])
@@ -191,7 +187,7 @@ def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
 
 
 def test_the_network_cannot_open_what_no_photograph_shows() -> None:
-    layers = torch.zeros(1, 9, 1, 1)
+    layers = torch.zeros(1, NUM_CARRIED, 1, 1)
     layers[:, KNOWN] = layers[:, MATTE] = 1
     corrections = torch.full((1, 5, 1, 1), -100.0)
     mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -246,7 +242,7 @@ def test_a_view_is_the_photographs_own_until_the_head_turns(model: AvatarModel) 
 
     def own_view(yaw: float) -> float:
         turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
-        return float(results_of_carry(model, photo, turned)[0][2].mean())
+        return float(carried_to(model, photo, turned)[0][:, OWN_VIEW].mean())
 
     assert own_view(0.0) == pytest.approx(1, abs=1e-3)
     assert 0.3 < own_view(0.1) < 0.9
@@ -273,11 +269,11 @@ def test_hair_before_a_cheek_belongs_to_the_photographs_own_view_only(model: Ava
 
     def shown_on_cheeks(yaw: float) -> torch.Tensor:
         turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
-        (_, shown, _), mask = results_of_carry(model, photo, turned)
+        layers, mask = carried_to(model, photo, turned)
         drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
         mesh = (drawn.vertices_px, model.head.faces, drawn.face_ids)
         share = interpolate(*mesh, lower[None, :, None].float())
-        return shown[mask & (share > 0.99)]
+        return layers[:, VISIBILITY][mask & (share > 0.99)]
 
     assert shown_on_cheeks(0.0).mean() > 0.5
     assert shown_on_cheeks(0.5).max() < 1e-5
@@ -299,7 +295,7 @@ def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_i
     photo = dataclasses.replace(photo, params=at_rest(photo.params))
     turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.5, 0.0]]))
     rendered = model.render(model.encode(photo), turned, (SIZE, SIZE))
-    (_, shown, _), mask = results_of_carry(model, photo, turned)
+    layers, mask = carried_to(model, photo, turned)
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
     before = facing_camera(model.render(model.encode(photo), photo.params, (SIZE, SIZE)).vertices_px, mesh[1])
     regions = (
@@ -311,8 +307,8 @@ def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_i
     flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08) & (either > 0.99)
     cheek, hair = flat & (face > 0.99), flat & (face < 0.01)
     assert min(cheek.sum(), hair.sum()) > 5
-    assert shown[cheek].max() == 0
-    assert shown[hair].mean() > 0.3
+    assert layers[:, VISIBILITY][cheek].max() == 0
+    assert layers[:, VISIBILITY][hair].mean() > 0.3
 
 
 def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
