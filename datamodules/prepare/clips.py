@@ -19,8 +19,9 @@ from datamodules.prepare.outlines import OutlineFitter
 from datamodules.prepare.statistics import clip_statistics, head_angles, sharpness, thumbnail
 from rome_lightning.media.video import Video, read_video
 from rome_lightning.tracking.identity import Embedder, is_person, similarity_to_most
+from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import split_shots
-from rome_lightning.tracking.tracker import REASONS, Problem, TrackedClip
+from rome_lightning.tracking.tracker import TrackedClip
 
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
 """Named in every clip; another version makes other shards."""

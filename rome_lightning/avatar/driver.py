@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, UInt8
+from jaxtyping import Bool, Float64, Int, UInt8
 from torch import Tensor
 
 from rome_lightning.avatar.avatar import Avatar
@@ -17,23 +17,28 @@ from rome_lightning.avatar.motion import LostFrames, fill_lost, relative_motion
 from rome_lightning.avatar.recorded import DEFAULT_FPS, MOTION_SUFFIXES, RecordedMotion, read_motion
 from rome_lightning.head import HeadModel
 from rome_lightning.media.audio import copy_audio
+from rome_lightning.media.frame_reader import FrameReader, Selection
 from rome_lightning.media.pictures import PICTURE_SUFFIXES, read_image
-from rome_lightning.media.video import Video, read_video, write_video
+from rome_lightning.media.video import write_video
 from rome_lightning.tracking import Tracker
+from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import Progress
 from rome_lightning.types import HeadParams
 
 LARGEST_FRAME = 1280
-"""Drivers' frames are reduced to this longer side, pixels: more helps nobody and fills the memory."""
+"""Drivers' frames are reduced to this longer side, pixels: more helps nobody and takes time."""
 NO_VIDEO = "the driver is no video"
 """What ``Driver.write`` returns where no sound was to be expected."""
 _STILLS = tuple(suffix for suffix in PICTURE_SUFFIXES if suffix != ".gif")
 """Pictures that do not move."""
 
+Crops = Callable[[Int[Tensor, " n"], int], Iterator[UInt8[np.ndarray, "s s 3"]]]
+"""Gives cropped frames, RGB, by their numbers, which rise, at a size in pixels; read anew at every call."""
+
 
 @dataclass(frozen=True)
 class Driver:
-    """Poses over time, and the frames that they were found in, if any."""
+    """Poses over time, and where the frames that they were found in are read, if there are any."""
 
     params: HeadParams
     """One row per frame; those of lost frames mean nothing."""
@@ -43,15 +48,24 @@ class Driver:
     """Seconds from the first frame."""
     fps: float
     """Mean frames per second."""
-    images: Float[Tensor, "n 3 h w"] | None
-    """Cropped frames, RGB in [0, 1]; recorded motion has none."""
-    video: Video | None = None
-    """Without its frames, for its sound."""
+    crops: Crops | None
+    """Recorded motion has none."""
+    video: FrameReader | None = None
+    """The file, for its sound."""
     reasons: tuple[str, ...] = ()
     """Why each frame is lost; empty for a frame that is not."""
+    framed: bool = True
+    """Whether ``params`` have a framing of their own; that of the avatar's photograph otherwise."""
 
     def __len__(self) -> int:
         return len(self.params)
+
+    def framed_for(self, avatar: Avatar) -> Driver:
+        """The same for an avatar: a driver without framing takes that of its photograph."""
+        if self.framed:
+            return self
+        camera = avatar.source.params.camera.expand(len(self), -1)
+        return dataclasses.replace(self, params=dataclasses.replace(self.params, camera=camera))
 
     def motion(self) -> RecordedMotion:
         """The same as recorded motion."""
@@ -90,9 +104,9 @@ class Driver:
         """
         times = self.times[numbers.numpy()]
         write_video(output, frames, self.fps, timestamps=times)
-        if self.video is None or self.video.path is None:
+        if self.video is None:
             return NO_VIDEO
-        offsets = [offset - float(times[0]) for offset in self.video.clock_offsets]
+        offsets = [offset - float(times[0]) for offset in self.video.timing.clock_offsets]
         return copy_audio(output, self.video.path, offsets)
 
 
@@ -125,13 +139,10 @@ def read_driver(
     if path.suffix.lower() in MOTION_SUFFIXES:
         motion = read_motion(path, avatar.model.head)
         motion = _part(motion, max_frames, max_seconds, max_fps)
-        params = motion.params
-        if not motion.framed:
-            camera = avatar.source.params.camera.expand(len(params), -1)
-            params = dataclasses.replace(params, camera=camera)
         times = motion.times_s.double().numpy()
         reasons = tuple("no face" if lost else "" for lost in motion.lost.tolist())
-        return Driver(params, motion.lost, times, motion.fps, None, None, reasons)
+        found = Driver(motion.params, motion.lost, times, motion.fps, None, None, reasons, motion.framed)
+        return found.framed_for(avatar)
     if path.is_dir() or path.suffix.lower() in _STILLS:
         return _track_photographs(path, avatar.model.head, size, max_frames, fps or DEFAULT_FPS, progress)
     return track_video(path, avatar.model.head, size, max_frames, progress, max_seconds, max_fps)
@@ -162,17 +173,17 @@ def track_video(
     max_seconds: float | None = None,
     max_fps: float | None = None,
 ) -> Driver:
-    """What the tracker finds in a video, smoothed over time; see ``read_driver``."""
-    video = read_video(
-        path, max_frames=max_frames, fps=max_fps, max_side=LARGEST_FRAME, max_seconds=max_seconds
-    )
+    """What the tracker finds in a video, smoothed over time; see ``read_driver``. Keeps no frame."""
+    selection = Selection(max_frames, max_fps, max_side=LARGEST_FRAME, max_seconds=max_seconds)
+    video = FrameReader(path, selection)
     tracker = Tracker(head, image_size=image_size)
-    tracked = tracker.track(video.frames, fps=video.fps, progress=progress, masks=False)
-    silent = dataclasses.replace(video, frames=video.frames[:0])
-    images = tracked.to_frames().image
-    return Driver(
-        tracked.params, ~tracked.valid, video.timestamps, video.fps, images, silent, tracked.reasons
-    )
+    tracked = tracker.track_motion(video, fps=video.timing.fps, progress=progress)
+
+    def crops(numbers: Int[Tensor, " n"], size: int) -> Iterator[UInt8[np.ndarray, "s s 3"]]:
+        return (tracked.crop.extract(video[number], size) for number in numbers.tolist())
+
+    timing = video.timing
+    return Driver(tracked.params, ~tracked.valid, timing.times_s, timing.fps, crops, video, tracked.reasons)
 
 
 def _track_photographs(
@@ -192,24 +203,32 @@ def _track_photographs(
     if not files:
         raise ValueError(f"{path} has no photographs ({', '.join(PICTURE_SUFFIXES[:4])}, ...)")
     tracker = Tracker(head, image_size=image_size)
-    params, images, lost = [], [], []
+    params: list[HeadParams] = []
+    found: list[Crop | None] = []
     for number, file in enumerate(files):
-        picture = read_image(file)
         try:
-            tracked = tracker.track(picture[None], masks=False, face=0)
+            tracked = tracker.track_motion(read_image(file)[None], face=0)
         except ValueError:
             # No face: a lost frame, unless it is the only one.
             if len(files) == 1:
                 raise
             params.append(HeadParams.neutral(1, head.num_shape, head.num_expression))
-            images.append(torch.ones(1, 3, image_size, image_size))
-            lost.append(True)
+            found.append(None)
         else:
             params.append(tracked.params)
-            images.append(tracked.to_frames().image)
-            lost.append(False)
+            found.append(tracked.crop)
         if progress is not None:
             progress("photographs", number + 1, len(files))
+
+    def crops(numbers: Int[Tensor, " n"], size: int) -> Iterator[UInt8[np.ndarray, "s s 3"]]:
+        for number in numbers.tolist():
+            crop = found[number]
+            if crop is None:
+                yield np.full((size, size, 3), 255, np.uint8)
+            else:
+                yield crop.extract(read_image(files[number]), size)
+
     times = np.arange(len(files)) / fps
-    reasons = tuple("no face" if each else "" for each in lost)
-    return Driver(HeadParams.cat(params), torch.tensor(lost), times, fps, torch.cat(images), None, reasons)
+    lost = torch.tensor([each is None for each in found])
+    reasons = tuple("no face" if each is None else "" for each in found)
+    return Driver(HeadParams.cat(params), lost, times, fps, crops, None, reasons)

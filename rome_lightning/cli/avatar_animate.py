@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, count, following, load_driver
+from rome_lightning.cli.avatar_common import count, following, load_driver
 from rome_lightning.cli.progress import counted
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
@@ -30,12 +31,16 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
     """Options of ``rome avatar animate``."""
     animate = commands.add_parser(
         "animate",
-        help="Drive an avatar with a video, photographs or recorded motion.",
-        description="Drive an avatar. A video is tracked as a whole, smoothed over time "
-        "and kept in memory: about 4 GB per minute of 720p at 25 frames/s. For longer videos use "
-        "--max-frames, cut the video, or use `rome live`, which keeps no frames.",
+        help="Drive avatars with a video, photographs or recorded motion.",
+        description="Drive one or several avatars. A video is tracked as a whole and smoothed over time; its "
+        "frames are read, drawn and written one after the other, so videos may be long.",
     )
-    add_avatar(animate)
+    animate.add_argument(
+        "avatar",
+        type=Path,
+        nargs="+",
+        help="Folder or file made by `rome avatar create`; with several, the driver is tracked once.",
+    )
     animate.add_argument(
         "--driver",
         type=Path,
@@ -49,7 +54,13 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         help="Video to write (.mp4; .webm and .mov can be transparent), with the driver's sound, a .png of "
-        "the first frame, or a folder for one .png per frame. A .json beside it lists the lost frames.",
+        "the first frame, or a folder for one .png per frame. A .json beside it lists the lost frames. "
+        "Of several avatars each has an output of its own, with its name at the end: OUT_NAME.mp4.",
+    )
+    animate.add_argument(
+        "--grid",
+        action="store_true",
+        help="Show all avatars side by side in one output; --compare puts the driver before them.",
     )
     animate.add_argument("--max-frames", type=count, help="Stop after this many frames of the driver.")
     animate.add_argument(
@@ -134,36 +145,86 @@ def track(args: argparse.Namespace) -> int:
 def animate(args: argparse.Namespace) -> int:
     """Run ``rome avatar animate``."""
     from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.motion import runs
+    from rome_lightning.models.basis import mesh_fingerprint
 
     _check(args)
-    avatar = Avatar.load(args.avatar)
-    driver = load_driver(avatar, args.driver, args.max_frames, args.fps)
-    if args.compare and driver.images is None:
+    first = Avatar.load(args.avatar[0])
+    # One after the other, so that one at a time is in memory.
+    rest = (Avatar.load(path) for path in args.avatar[1:])
+    driver = load_driver(first, args.driver, args.max_frames, args.fps)
+    if args.compare and driver.crops is None:
         raise ValueError(f"--compare shows the driver's frames, and {args.driver} has none")
-    lost, relative = driver.lost, args.relative or args.paste_back is not None
-    params, shown = driver.shown(args.lost, avatar.source.params if relative else None)
-    if args.output.suffix.lower() == ".png":
-        params, shown = params[slice(0, 1)], shown[:1]
-    silent = _write(args.output, driver, _pictures(avatar, args, driver, params, shown), shown)
-    spans = runs(lost.nonzero().flatten())
+
+    def of_one_head(avatar: Avatar, path: Path) -> Avatar:
+        if mesh_fingerprint(avatar.model.head) != mesh_fingerprint(first.model.head):
+            raise ValueError(f"{path} has another head model than {args.avatar[0]}; animate it on its own")
+        return avatar
+
+    avatars = (of_one_head(*each) for each in zip(chain([first], rest), args.avatar, strict=True))
+    names = _names(args.avatar)
+    if args.grid:
+        _animate(args, list(avatars), driver, args.output, names)
+        return 0
+    for avatar, name in zip(avatars, names, strict=True):
+        output = args.output
+        if len(names) > 1:
+            output = (
+                output.with_name(f"{output.stem}_{name}{output.suffix}") if output.suffix else output / name
+            )
+        _animate(args, [avatar], driver, output, [name])
+    return 0
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """What avatars are called: the name of the folder or file; numbers tell equal ones apart."""
+    from rome_lightning.avatar.file import AVATAR_FILE
+
+    plain = [(path.resolve().parent if path.name == AVATAR_FILE else path.resolve()).stem for path in paths]
+    return [
+        name if plain.count(name) == 1 else f"{name}_{plain[: index + 1].count(name)}"
+        for index, name in enumerate(plain)
+    ]
+
+
+def _animate(
+    args: argparse.Namespace, avatars: list[Avatar], driver: Driver, output: Path, names: list[str]
+) -> None:
+    """One output: of one avatar, or of several side by side."""
+    from rome_lightning.avatar.motion import runs
+
+    relative = args.relative or args.paste_back is not None
+    poses, shown = [], driver.lost.nonzero().flatten()
+    for avatar in avatars:
+        own = avatar.source.params if relative else None
+        params, shown = driver.framed_for(avatar).shown(args.lost, own)
+        poses.append(params)
+    if output.suffix.lower() == ".png":
+        poses, shown = [params[slice(0, 1)] for params in poses], shown[:1]
+    if args.grid:
+        pictures = _side_by_side(avatars, args, driver, poses, shown)
+    else:
+        pictures = _pictures(avatars[0], args, driver, poses[0], shown)
+    silent = _write(output, driver, pictures, shown, f"rendering {', '.join(names)}")
+    spans = runs(driver.lost.nonzero().flatten())
     record = {
         "driver": str(args.driver),
+        "avatars": names,
         "driver_frames": len(driver),
         "lost_frames": spans,
         "lost": args.lost,
         "relative": relative,
-        "frames": len(params),
+        "frames": len(shown),
         "fps": driver.fps,
         "timestamps_s": [round(float(time), 6) for time in driver.times[shown.numpy()]],
         "sound": silent or "as in the driver",
     }
-    write_atomic(args.output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    write_atomic(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     if spans:
         where = ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
-        print(f"lost {int(lost.sum())} of {len(driver)} frames ({args.lost}): {where}", file=sys.stderr)
-    print(f"{args.output}: {len(params)} frames")
-    return 0
+        print(
+            f"lost {int(driver.lost.sum())} of {len(driver)} frames ({args.lost}): {where}", file=sys.stderr
+        )
+    print(f"{output}: {len(shown)} frames")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -177,12 +238,14 @@ def _check(args: argparse.Namespace) -> None:
         )
     if suffix in FORMATS:
         format_of(args.output, transparent)
-    if args.compare and (args.background != "white" or args.size or args.draw != "neural"):
+    if args.compare and not args.grid and (args.background != "white" or args.size or args.draw != "neural"):
         raise ValueError("--compare has its own pictures; leave out --background, --size and --draw")
-    if args.paste_back and (args.background != "white" or args.size or args.compare):
+    if args.paste_back and (args.background != "white" or args.size or args.compare or args.grid):
         raise ValueError(
-            "--paste-back shows the photograph as it is; leave out --background, --size and --compare"
+            "--paste-back shows the photograph as it is; leave out --background, --size, --compare and --grid"
         )
+    if args.paste_back and len(args.avatar) > 1:
+        raise ValueError("--paste-back takes the photograph of one avatar; animate one at a time")
     if args.size is not None and args.size < 32:
         raise ValueError(f"--size must be at least 32 pixels, got {args.size}")
     if args.fps is not None and args.fps <= 0:
@@ -192,46 +255,95 @@ def _check(args: argparse.Namespace) -> None:
 def _pictures(
     avatar: Avatar, args: argparse.Namespace, driver: Driver, params: HeadParams, shown: torch.Tensor
 ) -> Iterator[np.ndarray]:
-    """The frames to write."""
+    """The frames of one avatar."""
     if args.compare:
-        assert driver.images is not None
-        return _compared(avatar, params, driver.images[shown], driver.lost[shown])
-    from rome_lightning.export.mesh_picture import draw_mesh
+        return _compared(avatar, params, driver, shown)
+    size = (args.size, args.size) if args.size else avatar.image_size
+    if not args.paste_back:
+        return _drawn(avatar, args, params, size)
     from rome_lightning.media.pictures import read_image
-    from rome_lightning.report.backgrounds import composed, draw_layers, read_background
     from rome_lightning.report.pasting import photo_pasting
 
-    size = (args.size, args.size) if args.size else avatar.image_size
-    draw = draw_mesh if args.draw == "mesh" else draw_layers
-    if args.paste_back:
-        paste = photo_pasting(avatar, read_image(args.paste_back))
-        layers = draw(avatar, params, size)
-        return (paste(*each) for rgb, mask in layers for each in zip(rgb, mask, strict=True))
+    paste = photo_pasting(avatar, read_image(args.paste_back))
+    layers = _draw_by(args.draw)(avatar, params, size)
+    return (paste(*each) for rgb, mask in layers for each in zip(rgb, mask, strict=True))
+
+
+def _drawn(
+    avatar: Avatar, args: argparse.Namespace, params: HeadParams, size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """An avatar on the background that is asked for."""
+    from rome_lightning.report.backgrounds import composed, read_background
+
     background = read_background(args.background, avatar, size)
-    return (frame for rgb, mask in draw(avatar, params, size) for frame in composed(rgb, mask, background))
+    layers = _draw_by(args.draw)(avatar, params, size)
+    return (frame for rgb, mask in layers for frame in composed(rgb, mask, background))
+
+
+def _draw_by(name: str) -> Callable[..., Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    from rome_lightning.export.mesh_picture import draw_mesh
+    from rome_lightning.report.backgrounds import draw_layers
+
+    return draw_mesh if name == "mesh" else draw_layers
+
+
+def _side_by_side(
+    avatars: list[Avatar],
+    args: argparse.Namespace,
+    driver: Driver,
+    poses: list[HeadParams],
+    shown: torch.Tensor,
+) -> Iterator[np.ndarray]:
+    """All avatars of each frame, and with ``--compare`` the driver before them."""
+    import numpy as np
+
+    from rome_lightning.report.grid import grid
+
+    side = args.size or max(avatar.image_size[0] for avatar in avatars)
+    cells = [_drawn(*each, (side, side)) for each in zip(avatars, repeat(args), poses, strict=False)]
+    if args.compare:
+        assert driver.crops is not None
+        frames = zip(driver.crops(shown, side), driver.lost[shown].tolist(), strict=True)
+        first = (_bordered(np.array(frame)) if lost else frame for frame, lost in frames)
+        if args.background == "transparent":
+            first = (np.pad(frame, ((0, 0), (0, 0), (0, 1)), constant_values=255) for frame in first)
+        cells.insert(0, first)
+    return (grid(pictures) for pictures in zip(*cells, strict=True))
 
 
 def _compared(
-    avatar: Avatar, params: HeadParams, images: torch.Tensor, lost: torch.Tensor
+    avatar: Avatar, params: HeadParams, driver: Driver, shown: torch.Tensor
 ) -> Iterator[np.ndarray]:
     """Driver, avatar and mesh; a red border shows where the driver is lost."""
+    import torch
+
     from rome_lightning.report.pictures import driven_frames
 
-    for frame, is_lost in zip(driven_frames(avatar, params, images), lost.tolist(), strict=True):
-        if is_lost:
-            width = max(2, frame.shape[0] // 64)
-            for side in (frame[:width], frame[-width:], frame[:, :width], frame[:, -width:]):
-                side[:] = (220, 30, 30)
-        yield frame
+    assert driver.crops is not None
+    crops = driver.crops(shown, avatar.image_size[0])
+    images = (torch.from_numpy(crop).permute(2, 0, 1) / 255 for crop in crops)
+    frames = driven_frames(avatar, params, images)
+    for frame, is_lost in zip(frames, driver.lost[shown].tolist(), strict=True):
+        yield _bordered(frame) if is_lost else frame
 
 
-def _write(output: Path, driver: Driver, frames: Iterator[np.ndarray], shown: torch.Tensor) -> str:
+def _bordered(frame: np.ndarray) -> np.ndarray:
+    """The same picture with a red border."""
+    width = max(2, frame.shape[0] // 64)
+    for side in (frame[:width], frame[-width:], frame[:, :width], frame[:, -width:]):
+        side[:] = (220, 30, 30)
+    return frame
+
+
+def _write(
+    output: Path, driver: Driver, frames: Iterator[np.ndarray], shown: torch.Tensor, doing: str
+) -> str:
     """A video with the driver's sound, or pictures; returns why it is silent, and warns of lost sound."""
     from rome_lightning.avatar.driver import NO_VIDEO
     from rome_lightning.media.audio import NO_SOUND
     from rome_lightning.media.image import write_png
 
-    frames = iter(counted(frames, "rendering", len(shown)))
+    frames = iter(counted(frames, doing, len(shown)))
     if output.suffix.lower() == ".png":
         write_png(output, next(frames))
     elif output.suffix:

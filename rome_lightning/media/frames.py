@@ -22,6 +22,7 @@ _MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9:
 _HD = (1280, 576)
 """Width from which, and height above which, untagged pictures are BT.709, as players have it."""
 _WIDEST_PIXEL = 10
+_TINY = 16
 
 
 def upright_rgb(
@@ -68,7 +69,10 @@ def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
     Angles between are rounded to a quarter turn.
     """
-    side_data: Any = frame.side_data
+    # Side data and their frame hold each other, so that frames would lie in memory until the collector comes:
+    # a tiny copy has the same and weighs nothing.
+    tiny = frame.reformat(width=_TINY, height=_TINY, format="gray", interpolation=Interpolation.POINT)
+    side_data: Any = tiny.side_data
     try:
         data = side_data[SideData.DISPLAYMATRIX]
     except KeyError:

@@ -28,6 +28,7 @@ from rome_lightning.media.container import (
     rate_of,
     shown_frames,
 )
+from rome_lightning.media.frame_reader import Selection, check_size, wanted_frames
 from rome_lightning.media.frames import display_matrix, upright_rgb
 
 _TICKS = 120_000
@@ -128,41 +129,27 @@ def read_video(
         ValueError: not a video, no picture in it, truncated or damaged, or nothing left after ``start_s``.
     """
     path = Path(path)
-    limits = {"max_frames": max_frames, "fps": fps, "max_side": max_side, "max_seconds": max_seconds}
-    for name, value in limits.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    selection = Selection(max_frames, fps, start_s, max_side, max_seconds)
     frames: list[np.ndarray] = []
     timestamps: list[float] = []
     numbers: list[int] = []
-    with open_container(path) as container:
-        stream = picture_stream(container, path)
-        native = average_fps(stream)
-        clock = Clock(container, 1 / native)
-        for number, frame in enumerate(shown_frames(container, stream, path)):
-            time = clock(frame.time)
-            if max_seconds is not None and time >= start_s + max_seconds - 1e-6:
-                break
-            if time < start_s - 1e-6 or (fps and not _starts_interval(time, timestamps, fps, start_s)):
-                continue
-            frames.append(_shown(frame, stream, path, max_side))
-            timestamps.append(time)
-            numbers.append(number)
-            if len(frames) == max_frames:
-                break
-        else:
-            _check_complete(path, container, stream, number + 1, time + 1 / native)
+    offsets: list[float] = []
+    native = 25.0
+    for each in wanted_frames(path, selection, offsets):
+        frames.append(each.rgb(path, max_side))
+        timestamps.append(each.time_s)
+        numbers.append(each.number)
+        native = average_fps(each.stream)
     if not frames:
         raise ValueError(f"{path} has no frame after {start_s} s; set start_s below its duration")
-    if any(frame.shape != frames[0].shape for frame in frames):
-        raise ValueError(f"{path} changes its frame size midway; split it where the size changes")
+    check_size(path, all(frame.shape == frames[0].shape for frame in frames))
     return Video(
         np.stack(frames),
         rate_of(timestamps, native),
         np.asarray(timestamps, np.float64),
         np.asarray(numbers, np.int32),
         path,
-        tuple(clock.offsets),
+        tuple(offsets),
     )
 
 
@@ -238,34 +225,6 @@ def _shown(frame: VideoFrame, stream: VideoStream, path: Path, max_side: int | N
         return upright_rgb(frame, stream.sample_aspect_ratio, max_side)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _starts_interval(time: float, kept: list[float], fps: float, start_s: float) -> bool:
-    """Whether no frame of this frame's interval of 1 / fps has been kept yet."""
-    # Timestamps are rounded to the container's clock, 1 ms in Matroska.
-    slack = 0.002
-    if not kept:
-        return True
-    return int((time - start_s + slack) * fps) > int((kept[-1] - start_s + slack) * fps)
-
-
-def _duration(container: Any, stream: VideoStream) -> float:
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else 0.0
-
-
-def _check_complete(path: Path, container: Any, stream: VideoStream, decoded: int, end_s: float) -> None:
-    """Complain when the file ends well before its header says it does."""
-    promised = stream.frames
-    duration = _duration(container, stream)
-    # Trimmed files may keep frames that are never shown: both count and time must be short.
-    too_few = promised > 0 and decoded < 0.95 * promised - 2
-    too_short = duration > 0 and end_s < 0.95 * duration - 2 / average_fps(stream)
-    if too_few and too_short:
-        raise ValueError(
-            f"{path} is truncated: its header announces {promised} frames, it ends after {decoded}"
-        )
 
 
 def _encode(

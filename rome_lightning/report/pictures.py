@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[T
 def driven_frames(
     avatar: Avatar,
     driver: HeadParams,
-    images: Float[Tensor, "n 3 h w"] | None = None,
+    images: Iterable[Float[Tensor, "3 h w"]] | None = None,
     batch_size: int = 8,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The avatar drawn under each of the driver's poses, on white.
@@ -66,13 +67,12 @@ def driven_frames(
         images: the driver's frames, to show before the avatar, with its mesh behind; RGB in [0, 1].
         batch_size: frames drawn at once.
     """
-    index = 0
+    following = None if images is None else iter(images)
     for rendered in avatar.draw(driver, batch_size):
         image = rendered.image
-        if images is not None:
-            frames = images[index : index + len(image)]
+        if following is not None:
+            frames = torch.stack(list(islice(following, len(image))))
             image = torch.cat([frames, image, shaded(rendered)], dim=-1)
-        index += len(image)
         for frame in image:
             yield to_uint8(frame)
 

@@ -6,9 +6,10 @@ from rome_lightning.tracking.fit import ClipFit, fit_clip, match_blendshapes
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.matting import Matter
 from rome_lightning.tracking.photos import track_photos
+from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import QualityRule
 from rome_lightning.tracking.segmenter import Segmentation, Segmenter
-from rome_lightning.tracking.tracker import REASONS, Problem, TrackedClip, Tracker
+from rome_lightning.tracking.tracker import TrackedClip, Tracker
 
 __all__ = [
     "BLENDSHAPE_NAMES",

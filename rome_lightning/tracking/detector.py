@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning import assets
+from rome_lightning.media.frame_reader import FrameSequence
 from rome_lightning.tracking.turned import quarter_turns, stands_upside_down
 from rome_lightning.types.struct import TensorStruct
 
@@ -46,6 +47,8 @@ _DARK = 70.0
 _THOROUGH_FRAMES = 8
 _SMALL_SHARE = 0.25
 _FACES_TO_CHOOSE = 10
+# Faces as Python objects take several times the memory of their arrays: of long clips only so many are kept.
+_STACKED = 256
 # A second face counts when it is at least this large relative to the largest one.
 _RIVAL_SHARE = 0.4
 
@@ -105,7 +108,7 @@ class FaceDetector:
 
     def detect(
         self,
-        frames: UInt8[np.ndarray, "n h w 3"],
+        frames: FrameSequence,
         progress: Progress | None = None,
         find: Callable[[np.ndarray], list[_Face]] | None = None,
         face: int = 0,
@@ -117,7 +120,7 @@ class FaceDetector:
         1.5 times as large.
 
         Args:
-            frames: RGB.
+            frames: read once, in order.
             progress: called after each frame.
             find: what ``open_task(detector.create, frame)`` gives, where the caller keeps it open for many
                 calls; by default the network is loaded for this call.
@@ -129,6 +132,7 @@ class FaceDetector:
         """
         if face < 0:
             raise ValueError(f"face is a number from 1, or 0 for the largest, got {face}")
+        found: list[Detections] = []
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
@@ -143,9 +147,13 @@ class FaceDetector:
                 counts.append(sum(face.height > _RIVAL_SHARE * faces[0].height for face in faces))
                 if progress is not None:
                     progress("faces", index + 1, len(frames))
+                if len(results) == _STACKED or index + 1 == len(frames):
+                    found.append(_stack(results))
+                    results = []
         # What most searched frames show holds for those between them, which were only glanced at.
         crowd = int(np.median([counts[index] for index in thorough]))
-        return _stack(results, [max(count, crowd) if count else 0 for count in counts])
+        numbers = torch.tensor([max(count, crowd) if count else 0 for count in counts], dtype=torch.int32)
+        return replace(Detections.cat(found), num_faces=numbers)
 
     def detect_next(
         self, find: Callable[[np.ndarray], list[_Face]], frame: UInt8[np.ndarray, "h w 3"]
@@ -157,9 +165,13 @@ class FaceDetector:
             frame: RGB.
         """
         faces = _distinct(find(np.ascontiguousarray(frame)))
-        return _stack([faces[0]], [len(faces)]) if faces else None
+        return (
+            replace(_stack([faces[0]]), num_faces=torch.tensor([len(faces)], dtype=torch.int32))
+            if faces
+            else None
+        )
 
-    def upside_down(self, frames: UInt8[np.ndarray, "n h w 3"], detections: Detections) -> Bool[Tensor, " n"]:
+    def upside_down(self, frames: FrameSequence, detections: Detections) -> Bool[Tensor, " n"]:
         """Frames whose landmarks are an upright face read into one that stands on its head.
 
         Two frames of a clip are looked at, all of one of 8 or less, and all where one of these is so.
@@ -359,7 +371,8 @@ def _numbered(faces: list[_Face], number: int) -> _Face:
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1]
 
 
-def _stack(faces: Sequence[_Face | None], counts: Sequence[int]) -> Detections:
+def _stack(faces: Sequence[_Face | None]) -> Detections:
+    """As arrays, without the number of faces."""
     landmarks = np.zeros((len(faces), NUM_LANDMARKS, 3), np.float32)
     blendshapes = np.zeros((len(faces), len(BLENDSHAPE_NAMES)), np.float32)
     pose = np.tile(np.eye(4, dtype=np.float32), (len(faces), 1, 1))
@@ -376,7 +389,7 @@ def _stack(faces: Sequence[_Face | None], counts: Sequence[int]) -> Detections:
         blendshapes=torch.from_numpy(blendshapes),
         pose=torch.from_numpy(pose),
         found=torch.tensor([face is not None for face in faces]),
-        num_faces=torch.tensor(counts, dtype=torch.int32),
+        num_faces=torch.zeros(len(faces), dtype=torch.int32),
     )
 
 

@@ -25,6 +25,7 @@ from rome_lightning.tracking.gauss_newton import (
     LandmarkProblem,
     solve_frames,
     solve_shape,
+    windows,
 )
 from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.landmark_model import LandmarkModel
@@ -122,7 +123,9 @@ def fit_clip(
     _check(landmarks_px, image_size, blendshapes, found)
     model = landmark_model(head)
     problem = landmark_problem(head, model, landmarks_px[found], blendshapes[found], settings)
-    state = initial_state(problem, landmarks_px[found].float())
+    seen = landmarks_px[found].float()
+    parts = windows(len(seen))
+    state = FrameState.cat([initial_state(problem.select(part), seen[part]) for part in parts])
     shape = torch.zeros(model.shape_basis.shape[-1])
     keyframes = choose_keyframes(state.rotation, settings.max_keyframes)
     silhouette = None
@@ -310,8 +313,7 @@ def _assemble(
     predicted = problem.predict(shape, state)
     distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
     params = to_params(head, problem.model, shape, state, bust, image_size)
-    times, fitted = torch.arange(len(found)), found.nonzero().flatten()
-    nearest = (times[:, None] - fitted[None]).abs().argmin(dim=1)
+    nearest = _nearest(found)
 
     def spread(values: Tensor) -> Tensor:
         result = values[nearest].clone()
@@ -326,6 +328,15 @@ def _assemble(
         region_residual=regions,
         landmarks_px=spread(predicted * torch.tensor([1.0, -1.0])),
     )
+
+
+def _nearest(found: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """For each frame the row, among those with a face, of the nearest one, the earlier of two."""
+    times, fitted = torch.arange(len(found)), found.nonzero().flatten()
+    after = torch.searchsorted(fitted, times).clamp_max(len(fitted) - 1)
+    before = (after - 1).clamp_min(0)
+    is_earlier = (times - fitted[before]).abs() <= (fitted[after] - times).abs()
+    return torch.where(is_earlier, before, after)
 
 
 def to_params(

@@ -5,6 +5,7 @@ Image coordinates have y up here, so that a landmark projects to ``scale (R p)_x
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -21,8 +22,15 @@ NUM_POSE = 6
 NUM_EYES = 4
 CHUNK = 64
 """Frames solved at a time; bounds the memory of the Jacobian to about 15 MB."""
+WINDOW = 512
+"""Frames whose landmarks are computed at a time; bounds them to about 3 MB."""
 MAX_GAZE = 0.7
 """Radians; bound of an eye's pitch and yaw."""
+
+
+def windows(count: int) -> list[slice]:
+    """Parts of so many frames, ``WINDOW`` each or fewer, at least one."""
+    return [slice(start, min(start + WINDOW, count)) for start in range(0, max(count, 1), WINDOW)]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class FrameState:
     def select(self, index: Int[Tensor, " k"] | slice) -> FrameState:
         """Keep some frames."""
         return FrameState(**{name: value[index] for name, value in vars(self).items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence[FrameState]) -> FrameState:
+        """Frames of several parts, in order."""
+        return cls(**{name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
     def moved(self, step: Float[Tensor, "n p"], unit: Float[Tensor, " n"]) -> FrameState:
         """Apply a step of the solver; rotations compose from the left, shifts are in units of ``unit``."""
@@ -87,12 +100,16 @@ class LandmarkProblem:
         shape = self.expression_prior.new_zeros(self.model.shape_basis.shape[-1])
         return self.model.points(shape, self.expression_prior)
 
-    def rest(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n l 3"]:
-        """Landmarks in head space before the eyes turn."""
-        return self.model.points(shape, state.expression)
+    def face_centre(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n 3"]:
+        """Mean of the landmarks in head space before the eyes turn."""
+        parts = windows(len(state.expression))
+        return torch.cat([self.model.points(shape, state.expression[part]).mean(1) for part in parts])
 
     def predict(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n l 2"]:
         """Projected landmarks, pixels, y up."""
+        return torch.cat([self._project(shape, state.select(part)) for part in windows(len(state.eyes))])
+
+    def _project(self, shape: Float[Tensor, " s"], state: FrameState) -> Float[Tensor, "n l 2"]:
         points = self.model.points(shape, state.expression)
         for eye, rows in enumerate(self.model.eye_of_landmark()):
             points[:, rows] = _turned(self.model, shape, state, points[:, rows], eye)[0]
@@ -263,7 +280,7 @@ def solve_frames(
             step = bounded_step(gradient.double(), hessian.double(), low.double(), high.double(), free)
             current = part.feasible(current.moved(step.to(gradient.dtype), part.unit))
         solved.append(current)
-    return FrameState(*(torch.cat([getattr(s, name) for s in solved]) for name in vars(state)))
+    return FrameState.cat(solved)
 
 
 @runtime_checkable

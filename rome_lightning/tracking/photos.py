@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.foreign import FlameTrack, apply_to_photos
+from rome_lightning.tracking.problems import Problem
 from rome_lightning.tracking.quality import worn
-from rome_lightning.tracking.tracker import Problem, TrackedClip, Tracker
+from rome_lightning.tracking.tracker import TrackedClip, Tracker
 from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.landmarks import LEFT_IRIS, RIGHT_IRIS
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from rome_lightning.media.frame_reader import FrameSequence
 from rome_lightning.types import Region
 from rome_lightning.types.landmarks import (
     CHIN,
@@ -139,7 +140,7 @@ def _share(mask: Bool[Tensor, "s s"], zone: Bool[Tensor, "s s"]) -> float:
 
 
 def continuous_shot(
-    frames: UInt8[np.ndarray, "n h w 3"],
+    frames: FrameSequence,
     boxes: Float[Tensor, "n 4"],
     found: Bool[Tensor, " n"],
     fps: float,
@@ -156,17 +157,23 @@ def continuous_shot(
         found: frames with one face.
         fps: frames per second.
     """
-    layouts = {index: _colour_layout(frames[index]) for index in torch.nonzero(found).flatten().tolist()}
     parts: list[list[int]] = []
-    for index, layout in layouts.items():
-        for part in reversed(parts):
-            last = part[-1]
-            change = np.abs(layouts[last] - layout).sum() / 2 / len(layout)
+    last_layouts: list[Float64[np.ndarray, "9 64"]] = []
+    for index, frame in enumerate(frames):
+        if not found[index]:
+            continue
+        layout = _colour_layout(frame)
+        for number in reversed(range(len(parts))):
+            last = parts[number][-1]
+            change = np.abs(last_layouts[number] - layout).sum() / 2 / len(layout)
             if change < _CUT and _moves(boxes[last], boxes[index], (index - last) / fps):
-                part.append(index)
                 break
         else:
-            parts.append([index])
+            number = len(parts)
+            parts.append([])
+            last_layouts.append(layout)
+        parts[number].append(index)
+        last_layouts[number] = layout
     longest = torch.zeros(len(frames), dtype=torch.bool)
     if parts:
         longest[max(parts, key=len)] = True

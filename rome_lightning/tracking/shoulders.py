@@ -7,7 +7,7 @@ hundredth of a per cent in its scale, neither of which the landmarks notice, sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
-from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem
+from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, windows
 
 _POINT_STRIDE = 4
 """Every so many vertices of the shoulders stand for all."""
@@ -92,7 +92,7 @@ def steady_neck(
         runs: rows of frames that follow each other without a gap.
     """
     settings = problem.settings
-    face = problem.rest(shape, state).mean(1)
+    face = problem.face_centre(shape, state)
     scale = state.log_scale.exp()
     growth = _smoothed(state.log_scale[:, None], runs, settings.scale_sigma)[:, 0] - state.log_scale
     # Landmarks lie about an iris distance from the middle of the face.
@@ -135,22 +135,49 @@ def steady_bust(
         settings: weights.
     """
     likely = bust_rotation(state.rotation, settings)
-    neck = joints_of(head, shape, state)[1]
-    points = _shoulders(head, shape) - neck[:, None]
-    if points.shape[1] == 0:
+    rest = _shoulders(head, shape)
+    if len(rest) == 0:
         # A head that ends at the neck.
         return likely
+    neck = joints_of(head, shape, state)[1]
     scale = state.log_scale.exp()[:, None]
     place = state.shift + scale * _rotated(state.rotation, neck)[:, :2]
+    seen = _Seen(rest, neck, scale, place)
+    parts = windows(len(neck))
+    goal = torch.cat([seen.select(part).image(likely[part]) for part in parts])
+    for point in range(len(rest)):
+        # Over all of the clip, so one point at a time.
+        goal[:, point] = _smoothed(goal[:, point], runs, settings.shoulder_sigma)
+    return torch.cat([_leaned(seen.select(part), likely[part], goal[part], settings) for part in parts])
 
-    def seen(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n p 2"]:
-        return scale[..., None] * (points @ rotation.transpose(1, 2))[..., :2] + place[:, None]
 
-    goal = seen(likely)
-    goal = _smoothed(goal.flatten(1), runs, settings.shoulder_sigma).view_as(goal)
-    rotation = likely
+@dataclass(frozen=True)
+class _Seen:
+    """Points that turn about the neck joint, and the camera."""
+
+    rest: Float[Tensor, "p 3"]
+    neck: Float[Tensor, "n 3"]
+    scale: Float[Tensor, "n 1"]
+    """Pixels per metre."""
+    place: Float[Tensor, "n 2"]
+    """Of the neck joint, pixels, y up."""
+
+    def select(self, part: slice) -> _Seen:
+        return _Seen(self.rest, self.neck[part], self.scale[part], self.place[part])
+
+    def image(self, rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n p 2"]:
+        """The points under a rotation, pixels, y up."""
+        points = self.rest - self.neck[:, None]
+        return self.scale[..., None] * (points @ rotation.transpose(1, 2))[..., :2] + self.place[:, None]
+
+
+def _leaned(
+    seen: _Seen, likely: Float[Tensor, "n 3 3"], goal: Float[Tensor, "n p 2"], settings: FitSettings
+) -> Float[Tensor, "n 3 3"]:
+    """The rotation near the likely one that brings the points near their goal."""
+    rotation, points = likely, seen.rest - seen.neck[:, None]
     for _ in range(_STEPS):
-        error = (seen(rotation) - goal) / scale[..., None]
+        error = (seen.image(rotation) - goal) / seen.scale[..., None]
         jacobian = _by_rotation(points @ rotation.transpose(1, 2)).flatten(1, 2)
         away = matrix_to_axis_angle(rotation @ likely.transpose(1, 2))
         hessian = jacobian.transpose(1, 2) @ jacobian / points.shape[1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import IntFlag
+from itertools import count
+from threading import Lock
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 
 from rome_lightning.head import HeadModel
+from rome_lightning.media.frame_reader import FrameSequence
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 from rome_lightning.tracking.detector import (
     BLENDSHAPE_NAMES,
@@ -24,6 +26,7 @@ from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.matting import Matter, bounded_matte
+from rome_lightning.tracking.problems import Problem, reasons_of
 from rome_lightning.tracking.quality import (
     QualityRule,
     continuous_shot,
@@ -33,34 +36,6 @@ from rome_lightning.tracking.quality import (
 from rome_lightning.tracking.segmenter import Segmenter
 from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.struct import TensorStruct
-
-
-class Problem(IntFlag):
-    """Why a frame is not used; the most telling first."""
-
-    NO_FACE = 1
-    SEVERAL_FACES = 2
-    OTHER_SHOT = 4
-    SMALL = 8
-    OUTSIDE = 16
-    PROFILE = 32
-    COVERED = 64
-    POOR_FIT = 128
-    UPSIDE_DOWN = 256
-
-
-REASONS = {
-    Problem.NO_FACE: "no face",
-    Problem.UPSIDE_DOWN: "face upside down",
-    Problem.SEVERAL_FACES: "several faces",
-    Problem.OTHER_SHOT: "another shot or a jump",
-    Problem.SMALL: "face too small",
-    Problem.OUTSIDE: "face leaves the crop",
-    Problem.PROFILE: "profile",
-    Problem.COVERED: "face covered",
-    Problem.POOR_FIT: "head does not fit",
-}
-"""Short stable texts for reports."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +74,7 @@ class TrackedClip(TensorStruct):
     @property
     def reasons(self) -> tuple[str, ...]:
         """The most telling problem of each frame, one of ``REASONS``; empty for a frame to be used."""
-        return tuple(
-            next((text for problem, text in REASONS.items() if bits & problem), "")
-            for bits in self.problems.tolist()
-        )
+        return reasons_of(self.problems)
 
     @property
     def confidence(self) -> Float[Tensor, " n"]:
@@ -119,6 +91,41 @@ class TrackedClip(TensorStruct):
             landmarks=self.landmarks,
             params=self.params,
         )
+
+
+@dataclass(frozen=True)
+class TrackedMotion:
+    """How one person moves in a video, without pictures."""
+
+    params: HeadParams
+    """As ``TrackedClip.params``."""
+    problems: Int16[Tensor, " n"]
+    """Bits of ``Problem``; 0 for a frame to be used."""
+    crop: Crop
+    """The square of the frames that the camera of ``params`` refers to."""
+
+    @property
+    def valid(self) -> Bool[Tensor, " n"]:
+        """Frames without a problem."""
+        return self.problems == 0
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As ``TrackedClip.reasons``."""
+        return reasons_of(self.problems)
+
+
+@dataclass(frozen=True)
+class _Located:
+    """What detection alone says about a clip."""
+
+    detections: Detections
+    problems: Int16[Tensor, " n"]
+    trusted: Bool[Tensor, " n"]
+    """Frames that the crop is made for."""
+    crop: Crop
+    landmarks: Float[Tensor, "n 478 3"]
+    """Pixels of the crop; 0 where no face was found."""
 
 
 class Tracker:
@@ -191,32 +198,23 @@ class Tracker:
         """
         frames = _checked(frames)
         fps = fps or 25.0
-        detections = detections or _detected(self.detector, frames, progress, face)
-        problems = self._look(frames, detections, fps, face)
-        usable = problems == 0
-        trusted = usable if bool(usable.any()) else detections.found
-        frame_size = (int(frames.shape[1]), int(frames.shape[2]))
-        crop = crop_clip(detections.landmarks[trusted], frame_size, self.crop_rule)
+        located = self._locate(frames, fps, progress, face, detections)
+        problems, landmarks, crop = located.problems, located.landmarks, located.crop
         images = np.stack([crop.extract(frame, self.image_size) for frame in frames])
-        landmarks = crop.to_crop(
-            torch.cat([detections.landmarks, detections.depth[..., None]], dim=-1), self.image_size
-        )
-        landmarks[~detections.found] = 0
         inside = crop.inside(self.image_size)
         labels = torch.zeros(images.shape[:3], dtype=torch.uint8).masked_fill(~inside, int(Region.OUTSIDE))
         matte = torch.zeros(images.shape[:3], dtype=torch.float16)
         covered, person = torch.full((len(frames),), torch.nan), None
         if masks:
             # The networks of the masks cost most of the time: only frames that may be used get them.
-            drawn = trusted & detections.found
+            drawn = located.trusted & located.detections.found
             labels[drawn], matte[drawn] = self._masks(images[drawn.numpy()], inside, progress)
             covered[drawn] = covered_ratio(landmarks[drawn, :, :2], labels[drawn], inside)
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
             # What lies outside the video is unknown to the fit, not background.
             person = torch.where(inside, matte, 1.0)
-        problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
         settings = _settings_at(self.fit_settings, fps)
-        params, residual, problems = self._fit(landmarks, person, detections, problems, settings)
+        params, residual, problems = self._fit(landmarks, person, located.detections, problems, settings)
         return TrackedClip(
             images=torch.from_numpy(images),
             params=params,
@@ -229,9 +227,59 @@ class Tracker:
             crop=crop,
         )
 
+    def track_motion(
+        self,
+        frames: FrameSequence,
+        fps: float | None = None,
+        progress: Progress | None = None,
+        face: int | None = None,
+    ) -> TrackedMotion:
+        """What ``track`` without masks finds, frame by frame: no frame is kept, whatever the length.
+
+        What is kept of a frame are its landmarks and parameters, some ten thousand numbers.
+
+        Args:
+            frames: as for ``track``, or a ``FrameReader``, which is read several times.
+            fps: as for ``track``.
+            progress: as for ``track``.
+            face: as for ``track``.
+
+        Raises:
+            ValueError: as for ``track``.
+        """
+        if isinstance(frames, np.ndarray):
+            frames = _checked(frames)
+        fps = fps or 25.0
+        located = self._locate(frames, fps, progress, face, None)
+        settings = _settings_at(self.fit_settings, fps)
+        params, _, problems = self._fit(
+            located.landmarks, None, located.detections, located.problems, settings
+        )
+        return TrackedMotion(params, problems, located.crop)
+
+    def _locate(
+        self,
+        frames: FrameSequence,
+        fps: float,
+        progress: Progress | None,
+        face: int | None,
+        detections: Detections | None,
+    ) -> _Located:
+        detections = detections or _detected(self.detector, frames, progress, face)
+        problems = self._look(frames, detections, fps, face)
+        usable = problems == 0
+        trusted = usable if bool(usable.any()) else detections.found
+        height, width = frames[0].shape[:2]
+        crop = crop_clip(detections.landmarks[trusted], (int(height), int(width)), self.crop_rule)
+        points = torch.cat([detections.landmarks, detections.depth[..., None]], dim=-1)
+        landmarks = crop.to_crop(points, self.image_size)
+        landmarks[~detections.found] = 0
+        problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
+        return _Located(detections, problems, trusted, crop, landmarks)
+
     def _look(
         self,
-        frames: UInt8[np.ndarray, "n h w 3"],
+        frames: FrameSequence,
         detections: Detections,
         fps: float,
         face: int | None = None,
@@ -340,7 +388,7 @@ def _checked(frames: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
 
 def _detected(
     detector: FaceDetector,
-    frames: UInt8[np.ndarray, "n h w 3"],
+    frames: FrameSequence,
     progress: Progress | None,
     face: int | None,
 ) -> Detections:
@@ -352,10 +400,22 @@ def _detected(
     if len(frames) < 64 or face:
         return detector.detect(frames, progress, face=face or 0)
     half = len(frames) // 2
+    followed = None if progress is None else _together(progress, len(frames))
     with ThreadPoolExecutor(min(2, torch.get_num_threads())) as pool:
-        parts = list(pool.map(lambda part: detector.detect(part, progress), (frames[:half], frames[half:])))
+        parts = list(pool.map(lambda part: detector.detect(part, followed), (frames[:half], frames[half:])))
     return Detections.cat(parts)
 
 
-def _amount(count: int) -> str:
-    return "the photo" if count == 1 else f"{count} frames"
+def _together(progress: Progress, total: int) -> Progress:
+    """One count of the frames of several threads."""
+    lock, counter = Lock(), count(1)
+
+    def step(stage: str, _done: int, _total: int) -> None:
+        with lock:
+            progress(stage, next(counter), total)
+
+    return step
+
+
+def _amount(number: int) -> str:
+    return "the photo" if number == 1 else f"{number} frames"

@@ -19,6 +19,7 @@ from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
+from rome_lightning.head import HeadModel
 from rome_lightning.media.audio import copy_audio
 from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
@@ -201,12 +202,11 @@ def test_the_head_moves_in_its_whole_photograph(avatar, folder, tmp_path, rome):
     assert (code, "leave out --background" in error) == (cli.EXIT_FAILURE, True)
 
 
-def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
-    made = Avatar.load(avatar / "avatar.safetensors")
-    head = made.model.head
+def longer_hair(head: HeadModel) -> LinearBasis:
+    """A basis whose one component raises the scalp."""
     component = torch.zeros(1, head.num_vertices, 3)
     component[0, head.region("scalp"), 1] = 1
-    basis = LinearBasis(
+    return LinearBasis(
         component / component.norm(),
         torch.zeros(head.num_vertices, 3),
         torch.tensor([0.2]),
@@ -214,6 +214,11 @@ def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
         head.name,
         mesh_fingerprint(head),
     )
+
+
+def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
+    made = Avatar.load(avatar / "avatar.safetensors")
+    basis = longer_hair(made.model.head)
     basis.save(tmp_path / "basis.safetensors")
     arguments = (
         "avatar",
@@ -387,3 +392,40 @@ def test_each_photograph_has_an_avatar_of_its_own(folder, checkpoint, tmp_path, 
     assert re.search(r"coffee\.png: .*no face found", error)
     assert [path.name for path in (tmp_path / "people").iterdir()] == ["face"]
     assert Avatar.load(tmp_path / "people" / "face" / "avatar.safetensors").photo_names == ("face.png",)
+
+
+def test_several_avatars_have_a_video_each_or_one_together(avatar, folder, tmp_path, rome):
+    longer = tmp_path / "longer"
+    longer_hair(Avatar.load(avatar).model.head).save(tmp_path / "basis.safetensors")
+    edit = ("avatar", "edit", avatar, "--basis", tmp_path / "basis.safetensors", "--component", 1)
+    assert rome(*edit, "--amount", 2, "-o", longer) == (0, "")
+    assert rome("avatar", "track", folder / "face.mp4", "-o", tmp_path / "motion.csv") == (0, "")
+    drive = ("avatar", "animate", avatar, longer, "--driver")
+    assert rome(*drive, folder / "face.mp4", "-o", tmp_path / "each") == (0, "")
+    assert rome("avatar", "animate", longer, "--driver", folder / "face.mp4", "-o", tmp_path / "own") == (
+        0,
+        "",
+    )
+    names = [f"{index:05d}.png" for index in range(NUM_FRAMES)]
+    for name in names:
+        assert (tmp_path / "each" / "longer" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+    record = json.loads((tmp_path / "each" / "longer.json").read_text())
+    assert (record["avatars"], record["frames"]) == (["longer"], NUM_FRAMES)
+    # Side by side, behind the driver: the same pictures.
+    assert rome(*drive, folder / "face.mp4", "-o", tmp_path / "all", "--grid", "--compare") == (0, "")
+    for name in names:
+        whole = np.asarray(Image.open(tmp_path / "all" / name))
+        assert whole.shape == (IMAGE_SIZE, 3 * IMAGE_SIZE, 3)
+        own = [np.asarray(Image.open(tmp_path / "each" / each / name)) for each in ("avatar", "longer")]
+        assert np.array_equal(whole[:, IMAGE_SIZE:], np.concatenate(own, axis=1))
+        assert whole[:, :IMAGE_SIZE].std() > 20
+        assert not np.array_equal(own[0], own[1])
+    # A recording without framing shows each as its own photograph does.
+    assert rome(*drive, tmp_path / "motion.csv", "-o", tmp_path / "two.mp4", "--max-frames", 2) == (0, "")
+    assert {path.name for path in tmp_path.glob("two*")} == {
+        f"two_{name}{suffix}" for name in ("avatar", "longer") for suffix in (".mp4", ".json")
+    }
+    code, error = rome(
+        *drive, folder / "face.mp4", "-o", tmp_path / "a.mp4", "--paste-back", folder / "face.png"
+    )
+    assert (code, "animate one at a time" in error) == (cli.EXIT_FAILURE, True)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from rome_lightning.geometry import axis_angle_to_matrix, project
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.media.frame_reader import FrameReader
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.report.overlay import contact_sheet, draw_mesh
 from rome_lightning.tracking import FaceDetector, Matter, Problem, Segmenter, TrackedClip, Tracker
 from rome_lightning.tracking.tracker import _checked
@@ -126,6 +128,22 @@ def test_a_driver_needs_no_masks(tracker: Tracker, clip: TrackedClip, frames: np
     assert float(driver.confidence[:5].min()) > 0.6
     # The matte moves the skull, not the face.
     assert torch.allclose(driver.params.expression[2], clip.params.expression[2], atol=0.1)
+
+
+def test_motion_of_a_file_is_that_of_its_frames(tracker: Tracker, frames: np.ndarray, tmp_path: Path) -> None:
+    # As many as are halved between two threads; the black frames are lost.
+    path = write_video(tmp_path / "long.mp4", frames[[0, 1, 2, 3, 4, 3, 2, 5, 1, 2] * 7], 25.0)
+    whole = read_video(path)
+    stages: list[tuple[str, int, int]] = []
+    expected = tracker.track(whole.frames, fps=25.0, masks=False)
+    motion = tracker.track_motion(FrameReader(path), 25.0, lambda *stage: stages.append(stage))
+    for name, value in vars(expected.params).items():
+        assert torch.equal(getattr(motion.params, name), value), name
+    assert torch.equal(motion.problems, expected.problems)
+    assert motion.reasons == expected.reasons
+    assert motion.reasons.count("no face") == 7
+    assert motion.crop == expected.crop
+    assert stages == [("faces", number, 70) for number in range(1, 71)]
 
 
 def test_a_photo_is_a_clip_of_one_frame(tracker: Tracker, astronaut: np.ndarray) -> None:

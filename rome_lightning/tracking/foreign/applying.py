@@ -20,7 +20,8 @@ from rome_lightning.head import HeadModel
 from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.foreign.cameras import CropCamera, PinholeCamera
 from rome_lightning.tracking.foreign.formats import FlameTrack
-from rome_lightning.tracking.tracker import Problem, TrackedClip
+from rome_lightning.tracking.problems import Problem
+from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
 

@@ -24,7 +24,8 @@ from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.head.open_head import load_open_head
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.foreign import apply_to_photos, apply_track, describe, read_track, rows_of
-from rome_lightning.tracking.tracker import Problem, TrackedClip
+from rome_lightning.tracking.problems import Problem
+from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.types import HeadParams
 
 SIZE = 128
