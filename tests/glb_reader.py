@@ -9,7 +9,14 @@ import numpy as np
 import pygltflib
 from scipy.spatial.transform import Rotation
 
-COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+COMPONENTS = {
+    5120: np.int8,
+    5122: np.int16,
+    5121: np.uint8,
+    5123: np.uint16,
+    5125: np.uint32,
+    5126: np.float32,
+}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
 
@@ -23,6 +30,11 @@ class Reader:
     def _values(self, view: int, kind: int, shape: tuple[int, int], offset: int = 0) -> np.ndarray:
         entry = self.gltf.bufferViews[view]
         start = (entry.byteOffset or 0) + offset
+        if entry.byteStride:
+            row = shape[1] * np.dtype(COMPONENTS[kind]).itemsize
+            padded = np.frombuffer(self.blob, np.uint8, entry.byteStride * shape[0], start)
+            rows = np.ascontiguousarray(padded.reshape(shape[0], entry.byteStride)[:, :row])
+            return rows.view(COMPONENTS[kind]).reshape(shape)
         count = shape[0] * shape[1]
         assert start + count * np.dtype(COMPONENTS[kind]).itemsize <= entry.byteOffset + entry.byteLength
         return np.frombuffer(self.blob, COMPONENTS[kind], count, start).reshape(shape)
@@ -43,6 +55,9 @@ class Reader:
             array[rows] = self._values(
                 sparse.values.bufferView, entry.componentType, (sparse.count, shape[1])
             )
+        if entry.normalized:
+            # The specification's table of normalized integers.
+            return np.maximum(array / np.iinfo(array.dtype).max, -1).astype(np.float32)
         return array
 
     @property

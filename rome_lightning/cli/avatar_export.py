@@ -58,6 +58,19 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "(default: plain glTF). talkinghead and readyplayerme: a standing rig with Mixamo's names.",
     )
     export.add_argument(
+        "--texture",
+        choices=("png", "jpeg", "webp"),
+        help="glb: format of the texture: png is exact, jpeg a fraction of it, webp less again, for programs "
+        "that read EXT_texture_webp (default: as --profile has it, else png).",
+    )
+    export.add_argument(
+        "--compress",
+        choices=("quantize", "draco"),
+        help="glb: quantize: numbers of 8 and 16 bits, for programs that read KHR_mesh_quantization; draco: "
+        "the mesh packed by Draco besides, for programs that read KHR_draco_mesh_compression (needs `pip "
+        "install rome-lightning[draco]`).",
+    )
+    export.add_argument(
         "--webcam",
         action="store_true",
         default=None,
@@ -145,13 +158,17 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace) -> Profile:
-    """What ``--profile`` and ``--visemes`` say."""
+    """What ``--profile``, ``--visemes``, ``--texture`` and ``--compress`` say."""
     import dataclasses
 
     from rome_lightning.export.profiles import PLAIN, PROFILES
     from rome_lightning.export.visemes import VISEMES
 
     profile = PLAIN if args.profile is None else PROFILES[args.profile]
+    asked = {"texture": args.texture, "compress": args.compress}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if changes:
+        profile = dataclasses.replace(profile, **changes)
     return dataclasses.replace(profile, mixes=VISEMES | dict(profile.mixes)) if args.visemes else profile
 
 
@@ -192,6 +209,8 @@ def _export_file(args: argparse.Namespace) -> Path:
         "animation": ("glb", "web"),
         "visemes": ("glb",),
         "profile": ("glb",),
+        "texture": ("glb",),
+        "compress": ("glb",),
         "webcam": ("web",),
         "neural": ("web",),
         "copyright": ("glb", "vrm", "vrm0", "web"),

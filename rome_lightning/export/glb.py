@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import rome_lightning
-from rome_lightning.export.gltf import INDICES, VERTICES, Buffer, container
+from rome_lightning.export.gltf import VERTICES, Buffer, container
+from rome_lightning.export.packing import Geometry, pack_geometry
 from rome_lightning.export.profiles import PLAIN, Profile
 from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, head_bones, mixamo_bones, skin
 from rome_lightning.export.surface import Surface, whole_surface
@@ -32,10 +33,12 @@ from rome_lightning.export.visemes import mixed_components
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, vertex_normals
 from rome_lightning.head import JOINTS, HeadModel
 from rome_lightning.media.atomic import write_atomic
-from rome_lightning.media.image import encode_jpeg, encode_png
+from rome_lightning.media.image import encode_jpeg, encode_png, encode_webp
 from rome_lightning.types import HeadParams
 
 _LINEAR, _LINEAR_MIPMAPS, _CLAMP = 9729, 9987, 33071
+
+_ENCODERS = {"png": encode_png, "jpeg": encode_jpeg, "webp": encode_webp}
 
 SMALLEST_MOVE = 1e-5
 """Displacements below this many metres are left out of morph targets."""
@@ -99,7 +102,7 @@ def export_glb(
     """
     path = Path(path)
     person.check()
-    buffer = Buffer(dense=profile.dense)
+    buffer = Buffer(dense=profile.dense, quantized=profile.compress is not None)
     rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
     is_standing = profile.rig == "mixamo"
     bones = mixamo_bones(joints) if is_standing else head_bones(joints)
@@ -153,7 +156,7 @@ def mesh_parts(
         turn: -1 where ``rest`` is turned by half a circle about y, so that expressions are turned too.
     """
     head, surface = person.head, person.surface or whole_surface(person.head)
-    attributes, indices = _geometry(buffer, head, rest, surface)
+    primitive, extensions = pack_geometry(buffer, _geometry(head, rest, surface), profile.compress)
     normals = unit_normals(rest, head)
     axes = torch.tensor([turn, 1.0, turn])
     names = [*head.expression_names, *profile.mixes]
@@ -164,24 +167,29 @@ def mesh_parts(
         _morph_target(buffer, head, rest, normals, component.view(-1, 3) * axes, surface)
         for component in components
     ]
-    encode, kind = (encode_jpeg, "jpeg") if profile.jpeg else (encode_png, "png")
-    image = buffer.view(encode(person.colour_texture))
-    return {
+    image = buffer.view(_ENCODERS[profile.texture](person.colour_texture))
+    texture: dict[str, Any] = {"sampler": 0, "source": 0}
+    if profile.texture == "webp":
+        texture = {"sampler": 0, "extensions": {"EXT_texture_webp": {"source": 0}}}
+        extensions.append("EXT_texture_webp")
+    parts = {
         "meshes": [
             {
                 "name": name,
-                "primitives": [
-                    {"attributes": attributes, "indices": indices, "material": 0, "targets": targets}
-                ],
+                "primitives": [primitive | {"material": 0, "targets": targets}],
                 "weights": [0.0] * len(targets),
                 "extras": {"targetNames": names},
             }
         ],
-        "images": [{"bufferView": image, "mimeType": f"image/{kind}", "name": "colour"}],
-        "textures": [{"sampler": 0, "source": 0}],
+        "images": [{"bufferView": image, "mimeType": f"image/{profile.texture}", "name": "colour"}],
+        "textures": [texture],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}],
         **_material(profile.unlit),
     }
+    if extensions:
+        parts["extensionsRequired"] = extensions
+        parts["extensionsUsed"] = [*parts.get("extensionsUsed", []), *extensions]
+    return parts
 
 
 def _check(head: HeadModel, shape: Tensor, offsets: Tensor | None, texture: Tensor) -> None:
@@ -236,20 +244,18 @@ def _strongest(weights: Float[Tensor, "n 5"]) -> tuple[Int[Tensor, "n 4"], Float
     return torch.where(strongest > 0, joints, 0), strongest.float()
 
 
-def _geometry(buffer: Buffer, head: HeadModel, rest: Tensor, surface: Surface) -> tuple[dict[str, int], int]:
-    """Attributes and indices of the mesh."""
+def _geometry(head: HeadModel, rest: Tensor, surface: Surface) -> Geometry:
+    """Attributes and triangles of the mesh."""
     joints, strongest = _strongest(surface.carry(head.to_vertices(head.skinning_weights.float())))
     positions = surface.carry(rest)
     attributes = {
-        "POSITION": buffer.accessor(positions.numpy(), VERTICES, bounds=True),
-        "NORMAL": buffer.accessor(_surface_normals(rest, positions, head, surface).numpy(), VERTICES),
-        "TEXCOORD_0": buffer.accessor(surface.uvs.numpy(), VERTICES),
-        "JOINTS_0": buffer.accessor(joints.to(torch.uint8).numpy(), VERTICES),
-        "WEIGHTS_0": buffer.accessor(strongest.numpy(), VERTICES),
+        "POSITION": positions.numpy(),
+        "NORMAL": _surface_normals(rest, positions, head, surface).numpy(),
+        "TEXCOORD_0": surface.uvs.numpy(),
+        "JOINTS_0": joints.to(torch.uint8).numpy(),
+        "WEIGHTS_0": strongest.numpy(),
     }
-    small = len(positions) <= 0xFFFF
-    indices = surface.faces.flatten().numpy().astype(np.uint16 if small else np.uint32)
-    return attributes, buffer.accessor(indices, INDICES)
+    return Geometry(attributes, surface.faces.numpy())
 
 
 def _surface_normals(rest: Tensor, positions: Tensor, head: HeadModel, surface: Surface) -> Tensor:

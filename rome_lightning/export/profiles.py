@@ -21,8 +21,11 @@ class Profile:
     """Of the mesh's node; the name of the file if not given."""
     mixes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Shapes behind the expressions, as weights of expressions."""
-    jpeg: bool = False
-    """The texture as JPEG, which is a fraction of the size, instead of PNG, which is exact."""
+    texture: Literal["png", "jpeg", "webp"] = "png"
+    """PNG is exact, JPEG a fraction of its size, WebP smaller again, for readers of ``EXT_texture_webp``."""
+    compress: Literal["quantize", "draco"] | None = None
+    """``quantize``: integers of 8 and 16 bits for normals, texture coordinates, weights and displacements,
+    for readers of ``KHR_mesh_quantization``; ``draco``: vertices and triangles packed by Draco besides."""
     dense: bool = False
     """Displacements in full: not every engine's importer reads sparse ones."""
     unlit: bool = False
@@ -32,7 +35,7 @@ class Profile:
 PLAIN = Profile()
 PROFILES: dict[str, Profile] = {
     # Programs look at the photograph as it is and load it over a network.
-    "three": Profile(jpeg=True, unlit=True),
+    "three": Profile(texture="jpeg", unlit=True),
     # Blender mirrors bones by these endings.
     "blender": Profile(bone_names={"left_eye": "eye.L", "right_eye": "eye.R"}),
     # Engines compress the texture themselves.
@@ -40,7 +43,9 @@ PROFILES: dict[str, Profile] = {
     "unreal": Profile(mixes=VISEMES, dense=True),
     "godot": Profile(mixes=VISEMES, dense=True),
     # Its lamps are bright, and the photograph has light already.
-    "talkinghead": Profile("mixamo", mixes=VISEMES | READY_PLAYER_ME, jpeg=True, unlit=True),
-    "readyplayerme": Profile("mixamo", mesh_name="Wolf3D_Avatar", mixes=VISEMES | READY_PLAYER_ME, jpeg=True),
+    "talkinghead": Profile("mixamo", mixes=VISEMES | READY_PLAYER_ME, texture="jpeg", unlit=True),
+    "readyplayerme": Profile(
+        "mixamo", mesh_name="Wolf3D_Avatar", mixes=VISEMES | READY_PLAYER_ME, texture="jpeg"
+    ),
 }
 """By the name of the program."""

@@ -57,3 +57,15 @@ def encode_jpeg(texture: Float[Tensor, "3 h w"], quality: int = 92) -> bytes:
     file = io.BytesIO()
     Image.fromarray(to_uint8(texture)).save(file, format="JPEG", quality=quality, optimize=True)
     return file.getvalue()
+
+
+def encode_webp(texture: Float[Tensor, "3 h w"], quality: int = 90) -> bytes:
+    """A WebP file of an RGB texture in [0, 1]; values outside are clamped.
+
+    Args:
+        texture: what to encode.
+        quality: 1 to 100, of libwebp.
+    """
+    file = io.BytesIO()
+    Image.fromarray(to_uint8(texture)).save(file, format="WEBP", quality=quality, method=6)
+    return file.getvalue()

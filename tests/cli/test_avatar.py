@@ -83,7 +83,7 @@ def test_visemes_join_those_of_a_program(
     plain, speaking = written
     assert plain == (profiles.PLAIN if program is None else profiles.PROFILES[program])
     assert speaking.mixes == VISEMES | dict(plain.mixes)
-    assert (speaking.rig, speaking.jpeg, speaking.unlit) == (plain.rig, plain.jpeg, plain.unlit)
+    assert (speaking.rig, speaking.texture, speaking.unlit) == (plain.rig, plain.texture, plain.unlit)
 
 
 def test_parts_of_a_page_are_asked_for(avatar: str, monkeypatch: pytest.MonkeyPatch) -> None:
