@@ -71,7 +71,7 @@ def test_texture_and_material(name: str, files: dict[str, Path], person: Person)
     (image,) = read.gltf.images
     view = read.gltf.bufferViews[image.bufferView]
     content = read.blob[view.byteOffset : view.byteOffset + view.byteLength]
-    assert image.mimeType == {True: "image/jpeg", False: "image/png"}[PROFILES[name].texture == "jpeg"]
+    assert image.mimeType == f"image/{PROFILES[name].texture}"
     shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) / 255
     assert np.abs(shown - person.colour_texture.movedim(0, -1).numpy()).max() < 0.03
     assert bool(read.gltf.extensionsUsed) == PROFILES[name].unlit
