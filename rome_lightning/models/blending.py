@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from rome_lightning.models.carrying import (
     BESIDE,
     CARRIED_HAIR,
+    IN_MOUTH,
     KNOWN,
     LOOSE,
     MATTE,
@@ -53,7 +54,7 @@ HANGING = 0.06
 def blend(
     corrections: Float[Tensor, "b 5 h w"],
     texture: Float[Tensor, "b 3 h w"],
-    layers: Float[Tensor, "b 10 h w"],
+    layers: Float[Tensor, "b 11 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
@@ -74,6 +75,9 @@ def blend(
     preference, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
     choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + _bounded(preference, bound))
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
+    # Teeth and tongue have edges of their own, which no matte draws.
+    smooth = F.avg_pool2d(rgb, 3, stride=1, padding=1, count_include_pad=False)
+    rgb = torch.lerp(rgb, smooth, layers[:, IN_MOUTH] * (1 - choice))
     # Beyond the border of the photograph the mesh is all there is.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
     # Hair that hangs over neck and shoulders belongs to neither: it may leave the mesh.
@@ -168,7 +172,7 @@ def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
 
 
 def share_of_photo(
-    layers: Float[Tensor, "b 10 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+    layers: Float[Tensor, "b 11 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """How far a pixel is taken from the photograph before the network corrects it, [0, 1]."""
     return torch.where(mesh_mask, layers[:, VISIBILITY], 1.0) * layers[:, KNOWN]

@@ -25,10 +25,10 @@ NUM_STORED = 8
 """Their number."""
 NUM_LAYERS = 7
 """How many of them ``carry`` returns first."""
-VISIBILITY, CARRIED_HAIR, OWN_VIEW = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_LAYERS + 3))
-NUM_CARRIED = NUM_LAYERS + 3
-"""Channels behind them, [0, 1] each, and the number of all: the share in which each pixel of the mesh is
-taken from the photographs, 0 beside the mesh; 1 on hair; and how far the view is that of a photograph."""
+NUM_CARRIED = NUM_LAYERS + 4
+VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_CARRIED))
+"""Number of all channels, and those behind, [0, 1] each: the share in which each pixel of the mesh is taken
+from the photographs, 0 beside the mesh; hair; how far the view is that of a photograph; inside the mouth."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
@@ -56,6 +56,11 @@ UNCOVERED = 0.008
 """How far beside the source's mesh something has to lie to come out from behind a face, image widths."""
 FRAGMENT = 0.014
 """Half the width up to which what comes out from behind a face is taken for a fault, image widths."""
+FULL_BESIDE = 0.03
+"""How far beside the source's mesh the hair of a full head of hair lies, image widths."""
+NOT_FULL, FULL = 0.015, 0.055
+"""Share of a photograph's hair that lies so far out up to which hair lies on the head, and from which it
+surrounds it. Of 40 people, 33 were below the first, 7 above the second, none between."""
 FLAT = 0.01
 """Spread of a plane's points, image widths, below which they say nothing of its slope."""
 _SHARPNESS = 4
@@ -124,11 +129,11 @@ def carry(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b n h w"],
-    parts: Float[Tensor, "1 v 3"],
+    parts: Float[Tensor, "1 v 4"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"] | None = None,
-) -> Float[Tensor, "b 10 h w"]:
+) -> Float[Tensor, "b 11 h w"]:
     """The photographs as the driven mesh carries them, and how well they show each point.
 
     Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
@@ -143,15 +148,15 @@ def carry(
         face_ids: visible face per pixel, -1 on the background.
         visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
         parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
-            and 1 on the face below the eyes; 0 elsewhere.
+            1 on the face below the eyes; and 1 inside the mouth; 0 elsewhere.
         ear_plane: vertices of the head that are as far back as the ears.
         distance: of each pixel to the driven mesh, image widths.
         nearest: see ``extend_outside``.
 
     Returns:
         The first seven channels of ``CarriedPhotos.layers``, whose opacity is 1 on the mesh where the
-        photograph's matte says nothing of the point; and the channels named ``VISIBILITY``, ``CARRIED_HAIR``
-        and ``OWN_VIEW``.
+        photograph's matte says nothing of the point; and the channels named ``VISIBILITY``, ``CARRIED_HAIR``,
+        ``OWN_VIEW`` and ``IN_MOUTH``.
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
@@ -172,24 +177,27 @@ def carry(
     outline = _is_outline(there, now) * mesh.turned
     believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
     matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
-    # Hair surrounds a head; skin and clothes beside one outline are not beside another.
+    # Skin and clothes beside one outline are not beside another; hair is beside a scalp, and full hair beside
+    # a face too.
     alike = torch.where(mask, 1.0, (2 * same - 1).clamp_min(0)).flatten(0, 1)[:, None]
-    matte = matte * torch.maximum(layers[:, HAIR], alike)
+    full_hair = layers[:, HAIR] * _has_full_hair(photos).flatten(0, 1)[:, None]
+    scalp = around.repeat_interleave(count, dim=0)
+    matte = matte * torch.maximum(torch.lerp(full_hair, layers[:, HAIR], scalp), alike)
     hidden = (1 - around) * (1 - same) * ~mask
     matte = (
         matte - fragments_beside(matte, mask.repeat_interleave(count, dim=0)) * hidden.flatten(0, 1)[:, None]
     )
-    # What comes out from behind a face may have lain farther beside it; hair is as far away as it looks.
+    # What comes out from behind a face may have lain farther beside it, and full hair on the head.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
     uncovered = (1 - around).repeat_interleave(count, dim=0) * (beside / UNCOVERED).clamp_max(1)
-    beside = torch.lerp(beside, apart, torch.maximum(uncovered, layers[:, HAIR]))
+    beside = torch.lerp(beside, apart, torch.maximum(uncovered, full_hair))
     known = layers[:, KNOWN] * inside
     layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE], layers[:, HAIR]], dim=1)
     if count > 1:
         layers = _best_view(layers.unflatten(0, (batch, count)), shown, mask)
         shown, own_view = shown.amax(1, keepdim=True), own_view.amax(1, keepdim=True)
     layers, hair = layers.split([NUM_LAYERS, 1], dim=1)
-    return torch.cat([layers, shown, hair, own_view], dim=1)
+    return torch.cat([layers, shown, hair, own_view, mesh.in_mouth], dim=1)
 
 
 class _OnMesh(NamedTuple):
@@ -207,6 +215,8 @@ class _OnMesh(NamedTuple):
     """1 on scalp, ears, neck and shoulders, 0 on the face."""
     lower: Float[Tensor, "b 1 h w"]
     """1 on the face below the eyes."""
+    in_mouth: Float[Tensor, "b 1 h w"]
+    """1 inside the mouth."""
     turned: Float[Tensor, "b n h w"]
     """How far neck and shoulders are turned as in each photograph, so that its outline is theirs, [0, 1]; 1
     on the head."""
@@ -217,7 +227,7 @@ def _on_mesh(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    parts: Float[Tensor, "1 v 3"],
+    parts: Float[Tensor, "1 v 4"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
     """The mesh at the pixels of the driven view; arguments as for ``carry``."""
@@ -227,15 +237,23 @@ def _on_mesh(
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
     facing, facing_now = photos.vertices[..., 2].transpose(1, 2), facing_camera(vertices_px, faces)
-    around, torso, lower = parts.expand(batch, -1, -1).split(1, dim=-1)
+    around, torso, lower, in_mouth = parts.expand(batch, -1, -1).split(1, dim=-1)
     # The mesh knows shoulders better than a photograph from another side does. It does not know hair.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
-    per_vertex = torch.cat([moved, facing, facing_now, around, lower, turned], dim=-1).float()
+    per_vertex = torch.cat([moved, facing, facing_now, around, lower, in_mouth, turned], dim=-1).float()
     values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    sizes = [2 * count, count, 1, 1, 1, count]
-    displacement, there, now, around, lower, turned = values.split(sizes, dim=1)
+    sizes = [2 * count, count, 1, 1, 1, 1, count]
+    displacement, there, now, around, lower, in_mouth, turned = values.split(sizes, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around, lower, turned)
+    return _OnMesh(displacement, plane, there, now, around, lower, in_mouth, turned)
+
+
+def _has_full_hair(photos: CarriedPhotos) -> Float[Tensor, "b n 1 1"]:
+    """How far each photograph shows hair that surrounds the head instead of lying on it, [0, 1]."""
+    hair = photos.layers[:, :, HAIR] * photos.layers[:, :, MATTE]
+    outside = hair * (photos.layers[:, :, BESIDE] > FULL_BESIDE)
+    share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
+    return ((share - NOT_FULL) / (FULL - NOT_FULL)).clamp(0, 1)[..., None]
 
 
 def _own_view(

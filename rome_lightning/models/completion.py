@@ -21,6 +21,8 @@ FACE_BRIGHTNESS = 0.55
 """Mean brightness of a face beside which the generic colours of eyes and mouth look right."""
 STRAND_REACH = 0.1
 """Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
+FACE_SPREAD = 0.06
+"""Mean difference between a face's largest and smallest channel from which a photograph is in colour."""
 ASYMMETRY = 0.10
 """Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
 MAX_LOG_GAIN = 0.7
@@ -163,12 +165,15 @@ class Completion(nn.Module):
     def _tinted_interior(
         self, colour: Float[Tensor, "b 3 s s"], known: Float[Tensor, "b 1 s s"]
     ) -> Float[Tensor, "b 3 s s"]:
-        """Generic eyes and mouth, as dark or bright as the face is."""
+        """Generic eyes and mouth, as dark or bright as the face is, and grey in a grey photograph."""
         weight = known * self.regions[FACE]
         total = weight.sum((1, 2, 3), keepdim=True)
         brightness = (colour * weight).mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / total.clamp_min(1)
         gain = torch.where(total > 1, brightness / FACE_BRIGHTNESS, 1.0).clamp(0.4, 1.15)
-        return (self.interior * gain).expand_as(colour)
+        spread = (colour.amax(1, keepdim=True) - colour.amin(1, keepdim=True)) * weight
+        colourful = spread.sum((1, 2, 3), keepdim=True) / total.clamp_min(1) / FACE_SPREAD
+        grey = self.interior.mean(1, keepdim=True)
+        return torch.lerp(grey, self.interior, colourful.clamp_max(1)) * gain
 
 
 def _is_hairy(

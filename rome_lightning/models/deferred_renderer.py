@@ -60,7 +60,7 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
         around, torso = head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")
-        parts = [around, torso, lower_face(head)]
+        parts = [around, torso, lower_face(head), head.region("mouth")]
         self.register_buffer("parts", torch.stack(parts, dim=-1).float()[None], persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)
         self.register_buffer("lips", lip_vertices(head), persistent=False)
@@ -188,7 +188,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 10 h w"] | None = None,
+        layers: Float[Tensor, "b 11 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
@@ -212,7 +212,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 10 h w"] | None = None,
+        layers: Float[Tensor, "b 11 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from the texture as each pixel sees it.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.head.model import HeadModel
-from rome_lightning.head.topology import face_components
+from rome_lightning.head.mouth import mouth_parts
 from rome_lightning.renderer import UVLayout
 
 SCLERA = (0.78, 0.75, 0.73)
@@ -29,6 +29,14 @@ TOOTH_EDGES = (0.0, 0.0082, 0.0148, 0.0222, 0.0290, 0.0358, 0.0455)
 GAP, GAP_DARKNESS = 0.0012, 0.45
 """Width of the shade between two teeth, metres, and how dark it is."""
 
+TONGUE_EDGE = 0.4
+"""Share of its half width from which the tongue grows as dark as the cavity towards its sides."""
+FURROW, FURROW_DARKNESS = 0.0015, 0.2
+"""Half the width of the furrow in the middle of the tongue, metres, and how dark it is."""
+MOLARS_FROM, MOLARS_AT, MOLARS_DARKNESS = 0.012, 0.03, 0.6
+"""Distance behind the front teeth from which the cheeks shade the others, and at which they do, metres; and
+how dark they are there."""
+
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024
 """Metres."""
 
@@ -43,10 +51,10 @@ def interior_colours(
         layout: texels of the texture.
         positions: of each texel on the mean head, metres.
     """
-    tongue, upper, lower = (part.to(positions.dtype) for part in _mouth_parts(head))
+    tongue, upper, lower = (part.to(positions.dtype) for part in mouth_parts(head))
     tongue, upper, lower = layout.gather(torch.stack([tongue, upper, lower], dim=-1)[None])[0] > 0.5
     texels = torch.tensor(CAVITY)[:, None, None].expand_as(positions).clone()
-    texels[:, tongue] = torch.tensor(TONGUE)[:, None]
+    texels[:, tongue] = _tongue_colours(positions[0, tongue])
     front = float(positions[2, upper | lower].max()) if bool((upper | lower).any()) else 0.0
     for teeth, is_upper in ((upper, True), (lower, False)):
         texels[:, teeth] = _teeth_colours(positions[:, teeth], front, is_upper)
@@ -58,27 +66,18 @@ def interior_colours(
     return texels
 
 
-def _mouth_parts(head: HeadModel) -> tuple[Bool[Tensor, " v"], Bool[Tensor, " v"], Bool[Tensor, " v"]]:
-    """Vertices of the tongue, the upper and the lower teeth; none on heads without."""
-    labels = torch.from_numpy(face_components(head.faces.cpu().numpy()))
-    pieces = torch.zeros(head.num_vertices, dtype=torch.long)
-    pieces[head.faces.cpu().flatten()] = labels.repeat_interleave(3)
-    mouth, outside = head.region("mouth").cpu(), ~head.region("mouth", "eyes").cpu()
-    # Teeth and tongue are pieces of their own; what hangs together with the face is the cavity.
-    loose = mouth & ~torch.isin(pieces, pieces[outside].unique())
-    tongue = torch.zeros_like(loose)
-    if "tongueOut" in head.expression_names:
-        move = head.basis[head.num_shape + head.expression_names.index("tongueOut")].view(-1, 3).norm(dim=-1)
-        tongue[: head.num_carriers] = move.cpu() > 1e-3
-        tongue = loose & torch.isin(pieces, pieces[loose & tongue].unique())
-    teeth = loose & ~tongue
-    height = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 1].cpu()
-    middle = height[teeth].mean()
-    upper = torch.zeros_like(teeth)
-    for piece in pieces[teeth].unique():
-        of = teeth & (pieces == piece)
-        upper |= of & (height[of].mean() > middle)
-    return tongue, upper, teeth & ~upper
+def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
+    """A tongue whose sides lie in the shadow of the cheeks, with a furrow.
+
+    Args:
+        x: to the subject's left on the mean head, metres.
+    """
+    if len(x) == 0:
+        return x.expand(3, -1)
+    side = ((x.abs() / x.abs().max() - TONGUE_EDGE) / (1 - TONGUE_EDGE)).clamp(0, 1)
+    furrow = 1 - FURROW_DARKNESS * torch.exp(-((x / FURROW).square()))
+    shaded = torch.tensor(TONGUE)[:, None] * furrow
+    return torch.lerp(shaded, torch.tensor(CAVITY)[:, None].expand_as(shaded), side)
 
 
 def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -> Float[Tensor, "3 n"]:
@@ -96,6 +95,8 @@ def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -
     along = (x.square() + (front - z).square()).sqrt()
     edge = (along[:, None] - torch.tensor(TOOTH_EDGES)).abs().amin(1)
     shade = 1 - GAP_DARKNESS * (1 - edge / GAP).clamp(0, 1)
+    behind = ((front - z - MOLARS_FROM) / (MOLARS_AT - MOLARS_FROM)).clamp(0, 1)
+    shade = shade * (1 - MOLARS_DARKNESS * behind)
     from_edge = y - y.min() if is_upper else y.max() - y
     gums = ((from_edge - CROWN) / 0.001).clamp(0, 1)
     return torch.lerp(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarModel, carrying
 from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
 from rome_lightning.models.carrying import (
     BESIDE,
@@ -22,6 +22,7 @@ from rome_lightning.models.carrying import (
 )
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.renderer import extend_outside, interpolate, render_texture
+from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.landmarks import NOSE_TIP
 from rome_lightning.types.params import at_rest
@@ -277,6 +278,28 @@ def test_hair_before_a_cheek_belongs_to_the_photographs_own_view_only(model: Ava
 
     assert shown_on_cheeks(0.0).mean() > 0.5
     assert shown_on_cheeks(0.5).max() < 1e-5
+
+
+def test_full_hair_stays_beside_a_face_that_turns_and_hair_on_the_head_does_not(
+    model: AvatarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.6, 0.0]]))
+    drawn = model.render(model.encode(photo), photo.params, (SIZE, SIZE))
+    hair = dilate(drawn.mesh_mask.float(), SIZE // 6)
+    regions = torch.where(hair[:, 0] > 0, Region.HAIR, 0).to(torch.uint8)
+    photo = dataclasses.replace(photo, regions=regions, foreground_mask=hair)
+    full, mask = carried_to(model, photo, turned)
+    # The same hair, were it no farther from the head than short hair is.
+    monkeypatch.setattr(carrying, "FULL_BESIDE", 1.0)
+    short, _ = carried_to(model, photo, turned)
+    lost = (full[:, MATTE] - short[:, MATTE]) * ~mask
+    assert (lost > 0.9).sum() > 20
+    # The nose points to the right: that side of the outline is the face's.
+    middle = float(drawn.vertices_px[0, model.head.region("face"), 0].mean())
+    columns = torch.arange(SIZE).expand_as(lost)
+    assert (columns[lost > 0.9] > middle).all() or (columns[lost > 0.9] < middle).all()
 
 
 def test_what_is_thin_beside_a_face_is_the_edge_of_an_ear_and_what_is_wide_is_hair() -> None:

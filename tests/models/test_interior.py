@@ -6,7 +6,8 @@ import torch
 
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
-from rome_lightning.models.interior import CAVITY, GUMS, TEETH, TONGUE, _mouth_parts, interior_colours
+from rome_lightning.head.mouth import mouth_parts
+from rome_lightning.models.interior import CAVITY, GUMS, TEETH, TONGUE, interior_colours
 from rome_lightning.renderer import UVLayout, get_rasterizer
 from rome_lightning.types import HeadParams
 
@@ -22,7 +23,7 @@ def open_mouth(head: HeadModel, jaw: float) -> tuple[torch.Tensor, ...]:
     vertices_px = project(head.to_world(head(params), params), params.camera, (SIZE, SIZE))
     ids = get_rasterizer("torch").face_ids(vertices_px, head.faces, (SIZE, SIZE))
     corner = head.faces[ids.clamp_min(0).long(), 0]
-    parts = (*_mouth_parts(head), head.region("mouth"))
+    parts = (*mouth_parts(head), head.region("mouth"))
     return tuple(part[corner] & (ids >= 0) for part in parts)
 
 
@@ -49,7 +50,7 @@ def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
     positions = layout.gather(mean)[0]
     colours = interior_colours(head, layout, positions)
     tongue, upper, lower = (
-        layout.gather(part.float()[None, :, None])[0, 0] > 0.5 for part in _mouth_parts(head)
+        layout.gather(part.float()[None, :, None])[0, 0] > 0.5 for part in mouth_parts(head)
     )
     front = positions[2] > float(positions[2, upper].max()) - 0.004
     # At the edge of the front teeth there is enamel, at their roots are gums.
