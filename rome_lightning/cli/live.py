@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, count, islice
 from pathlib import Path
@@ -52,6 +52,13 @@ def build_parser() -> StrictParser:
         "given. "
         "May be given several times. Without --show and --output nothing is drawn.",
     )
+    parser.add_argument(
+        "--virtual-camera",
+        action="store_true",
+        help="Show the avatar as a camera of this machine, for video calls and OBS; needs `pip install "
+        "rome-lightning[camera]` and a virtual camera (OBS Studio's on Windows and macOS, v4l2loopback on "
+        "Linux).",
+    )
     parser.add_argument("--max-frames", type=int, help="Stop after this many frames.")
     parser.add_argument(
         "--driver-network",
@@ -76,9 +83,9 @@ def main(argv: list[str]) -> int:
     from rome_lightning.export.sending import Sender, parse_target
     from rome_lightning.tracking.live import LiveTracker
 
-    draws = args.output is not None or args.show
+    draws = args.output is not None or args.show or args.virtual_camera
     if not draws and not args.send:
-        raise ValueError("no output; give --output FILE.mp4, --show or --send")
+        raise ValueError("no output; give --output FILE.mp4, --show, --virtual-camera or --send")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output is a .mp4 file, got {args.output}")
     targets = [parse_target(text) for text in args.send]
@@ -92,15 +99,18 @@ def main(argv: list[str]) -> int:
         raise ValueError("the driver has no frames")
     timing = Timing()
     with ExitStack() as stack:
+        film = _film(stack, avatar.image_size, fps) if args.virtual_camera else None
         tracker = stack.enter_context(LiveTracker(avatar.model.head, avatar.image_size[0]))
         tracker.calibrate(np.stack(first), fps)
         source: Iterator[np.ndarray] = chain(first, frames)
-        if targets and args.video is not None:
+        if (targets or film) and args.video is not None:
             source = _paced(source, times)
         drawn = drive(avatar, tracker, source, timing, args.driver_network, draws)
         if targets:
             sender = stack.enter_context(Sender(targets, avatar.model.head, fps, _warn))
             drawn = _sent(drawn, sender)
+        if film is not None:
+            drawn = _filmed(drawn, film)
         if args.show:
             drawn = _shown(drawn)
         _consume(drawn, args.output, fps, times)
@@ -189,6 +199,23 @@ def _sent(frames: Iterator[LiveFrame], sender: Sender) -> Iterator[LiveFrame]:
     """The frames, each sent before it is shown."""
     for frame in frames:
         sender.send(frame.params)
+        yield frame
+
+
+def _film(stack: ExitStack, image_size: tuple[int, int], fps: float) -> Callable[[np.ndarray], None]:
+    """Open the virtual camera and say which it is."""
+    from rome_lightning.media.virtual_camera import virtual_camera
+
+    name, film = stack.enter_context(virtual_camera(image_size, fps))
+    print(f"virtual camera: {name}", file=sys.stderr)
+    return film
+
+
+def _filmed(frames: Iterator[LiveFrame], film: Callable[[np.ndarray], None]) -> Iterator[LiveFrame]:
+    """The frames, each shown in the virtual camera."""
+    for frame in frames:
+        assert frame.image is not None
+        film(frame.image)
         yield frame
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import struct
+import sys
 import wave
 from pathlib import Path
 
@@ -298,6 +299,49 @@ def test_live_keeps_the_sound_and_sends(avatar, folder, tmp_path, rome):
         assert len([listener.recv(65536) for _ in range(NUM_FRAMES)]) == NUM_FRAMES
     with av.open(str(output)) as container:
         assert sum(frame.samples for frame in container.decode(audio=0)) > 0
+
+
+def test_live_is_a_camera_for_other_programs(avatar, folder, tmp_path, rome, monkeypatch):
+    cameras = pytest.importorskip("pyvirtualcam")
+    opened = []
+
+    class InMemory:
+        """A device of the library's own interface, in place of the system's driver."""
+
+        def __init__(self, *, width, height, fps, fourcc, device, **_):
+            self.shape, self.fps, self.frames, self.is_open = (height, width, 3), fps, [], True
+            opened.append(self)
+
+        def device(self):
+            return "in memory"
+
+        def native_fourcc(self):
+            return None
+
+        def send(self, frame):
+            self.frames.append(np.array(frame).reshape(self.shape))
+
+        def close(self):
+            self.is_open = False
+
+    monkeypatch.setattr(cameras.camera, "BACKENDS", {"memory": InMemory})
+    output = tmp_path / "frames.mp4"
+    arguments = ("live", avatar, "--video", folder / "face.mp4", "--virtual-camera")
+    assert rome(*arguments, "-o", output) == (0, "")
+    (camera,) = opened
+    assert (camera.shape, camera.fps, camera.is_open) == ((IMAGE_SIZE, IMAGE_SIZE, 3), 25.0, False)
+    written = read_video(output).frames
+    assert len(camera.frames) == NUM_FRAMES
+    assert np.abs(np.stack(camera.frames).astype(int) - written).mean() < 4
+    # Alone it is an output too.
+    assert rome(*arguments) == (0, "")
+    assert len(opened[1].frames) == NUM_FRAMES
+    monkeypatch.setattr(cameras.camera, "BACKENDS", {})
+    code, error = rome(*arguments)
+    assert (code, "load v4l2loopback on Linux" in error) == (cli.EXIT_FAILURE, True)
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
+    code, error = rome(*arguments)
+    assert (code, "pip install rome-lightning[camera]" in error) == (cli.EXIT_FAILURE, True)
 
 
 def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_path, rome):
