@@ -28,6 +28,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """Numbers between 0 and 1 with commas between them, as argparse wants its types."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"wanted shares between 0 and 1, such as 0.5,0.25, got {text!r}")
+    return numbers
+
+
 def load_driver(
     avatar: Avatar, path: Path, max_frames: int | None = None, fps: float | None = None
 ) -> Driver:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar, count, load_driver
+from rome_lightning.cli.avatar_common import add_avatar, count, load_driver, shares
 from rome_lightning.cli.progress import counted, shown
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         help="glb: quantize: numbers of 8 and 16 bits, for programs that read KHR_mesh_quantization; draco: "
         "the mesh packed by Draco besides, for programs that read KHR_draco_mesh_compression (needs `pip "
         "install rome-lightning[draco]`).",
+    )
+    export.add_argument(
+        "--lod",
+        type=shares,
+        metavar="SHARE[,SHARE...]",
+        help="glb: levels of detail besides, each a file with this share of the triangles: 0.5,0.25 writes "
+        "NAME_lod1.glb and NAME_lod2.glb (needs `pip install rome-lightning[lod]`).",
     )
     export.add_argument(
         "--webcam",
@@ -137,6 +144,12 @@ def export(args: argparse.Namespace) -> int:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
             written = export_web(avatar, output, motion, args.copyright, bool(args.webcam), bool(args.neural))
+    elif args.lod is not None:
+        from rome_lightning.export.person import export_lods
+
+        motion = None if args.animation is None else _motion(avatar, args)
+        with shown(f"writing {output.name}"):
+            written = export_lods(avatar, output, args.lod, motion, args.copyright, _profile(args))
     elif args.driver is None:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
@@ -211,6 +224,7 @@ def _export_file(args: argparse.Namespace) -> Path:
         "profile": ("glb",),
         "texture": ("glb",),
         "compress": ("glb",),
+        "lod": ("glb",),
         "webcam": ("web",),
         "neural": ("web",),
         "copyright": ("glb", "vrm", "vrm0", "web"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +15,11 @@ from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.bust import avatar_surface
-from rome_lightning.export.glb import Motion, Person, export_glb
+from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.profiles import PLAIN, Profile
+from rome_lightning.export.simplification import simplified
+from rome_lightning.export.surface import whole_surface
 from rome_lightning.export.usd import export_usd, load_usd
 from rome_lightning.export.vrm import VrmMeta, VrmVersion, export_vrm
 from rome_lightning.media.atomic import atomic_file
@@ -101,6 +105,40 @@ def export_avatar(
     uvs = head.vertex_uvs.T[None, :, :, None]
     colours = sample_texture(texture[None].to(uvs.device), uvs)[0, :, :, 0].T
     return export_ply(path, vertices, head.faces, colours)
+
+
+def export_lods(
+    avatar: Avatar,
+    path: Path,
+    shares: Sequence[float],
+    motion: Motion | None = None,
+    rights: str | None = None,
+    profile: Profile = PLAIN,
+) -> list[Path]:
+    """Write a ``.glb`` in full and, beside it, one per level of detail: ``NAME_lod1.glb`` and so on.
+
+    Args:
+        avatar: the person.
+        path: file to write in full.
+        shares: of the triangles, for each level; see ``simplified``.
+        motion: as for ``export_avatar``.
+        rights: as for ``export_avatar``.
+        profile: as for ``export_avatar``.
+
+    Raises:
+        ValueError: a share is not between 0 and 1.
+        ImportError: the library that collapses edges is not installed.
+    """
+    person = rigged_person(avatar, rights=rights)
+    rest, _ = rest_and_joints(person.head, person.shape, person.offsets)
+    whole = person.surface or whole_surface(person.head)
+    # Before anything is written, so that a wrong share leaves no file.
+    surfaces = [whole, *(simplified(whole, rest, share) for share in shares)]
+    files = [path, *(path.with_stem(f"{path.stem}_lod{level}") for level in range(1, len(surfaces)))]
+    for file, surface in zip(files, surfaces, strict=True):
+        level = dataclasses.replace(person, surface=surface)
+        export_glb(file, level, name=path.stem, profile=profile, motion=motion)
+    return files
 
 
 def rigged_person(avatar: Avatar, texture_size: int = 1024, rights: str | None = None) -> Person:

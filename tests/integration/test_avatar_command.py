@@ -259,6 +259,21 @@ def test_every_format_and_poses_of_a_driver(avatar, folder, tmp_path, rome):
     assert (code, "holds every pose" in error) == (cli.EXIT_FAILURE, True)
 
 
+def test_small_files_and_levels_of_detail(avatar, tmp_path, rome):
+    pytest.importorskip("fast_simplification")
+    pytest.importorskip("DracoPy")
+    plain, small = tmp_path / "plain.glb", tmp_path / "small.glb"
+    assert rome("avatar", "export", avatar, "-o", plain, "--profile", "unity") == (0, "")
+    options = ("--profile", "unity", "--compress", "draco", "--texture", "webp", "--lod", "0.5,0.3")
+    assert rome("avatar", "export", avatar, "-o", small, *options) == (0, "")
+    files = [plain, small, tmp_path / "small_lod1.glb", tmp_path / "small_lod2.glb"]
+    sizes = [file.stat().st_size for file in files]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] < 0.6 * sizes[0]
+    code, error = rome("avatar", "export", avatar, "--format", "obj", "--lod", "0.5")
+    assert (code, "--lod is for --format glb" in error) == (cli.EXIT_FAILURE, True)
+
+
 def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
     output = tmp_path / "live.mp4"
     assert rome("live", avatar, "--video", folder / "face.mp4", "-o", output) == (0, "")
