@@ -236,8 +236,11 @@ def test_the_last_render_ends_before_the_server_does(
 
 
 _BUSY = """
-import sys, time, torch
+import signal, sys, time, torch
 from rome_lightning.viewer import ViewerServer
+
+# Tests that run in the background of a shell inherit that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Session:
     def render(self, state):
@@ -272,7 +275,10 @@ def test_ctrl_c_under_load_ends_in_order(times: int) -> None:
         for _ in range(times):
             process.send_signal(signal.SIGINT)
             time.sleep(0.2)
-        said = process.communicate(timeout=60)[1]
+        try:
+            said = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
     assert (process.returncode, said) == (130, "rome: stopping after the picture in progress\n")
 
 
