@@ -1,4 +1,4 @@
-"""The avatar that ``from rome_lightning import Avatar`` gives: photographs in, pictures and files out."""
+"""The avatar class behind ``from rome_lightning import Avatar``: photographs in, images and files out."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Avatar(avatar.Avatar):
         photo_size: int = PHOTO_SIZE,
         warn: Callable[[str], None] = _warn,
     ) -> Self:
-        """Make an avatar of one or several photographs of a person.
+        """Make an avatar from one or several photographs of a person.
 
         Args:
             photos: image files; the best one first.
             checkpoint: name of a shipped model, or a file made by ``rome fit``; by default the shipped model.
-            face: the person to take where a photograph shows several, from left to right, from 1; the
-                largest face if not given.
-            photo_size: side of the crop that is kept of each photograph and of what is drawn, pixels.
+            face: which person to use if a photograph shows several, counted from the left, from 1 (default:
+                the largest face).
+            photo_size: side in pixels of the crop kept of each photograph, and of the rendered images.
             warn: receives a sentence for everything that will look wrong.
 
         Raises:
@@ -55,9 +55,9 @@ class Avatar(avatar.Avatar):
         return cls.create(model, frames, photo_names=[path.name for path in paths])
 
     def animate(self, driver: str | Path, output: str | Path) -> Path:
-        """Drive the person with a video: its expressions, head pose, framing and sound.
+        """Drive the avatar with a video: its expressions, head pose, framing and sound.
 
-        Frames in which no face is found hold the last pose. ``rome avatar animate`` has more options.
+        Frames without a face repeat the last pose. ``rome avatar animate`` has more options.
 
         Args:
             driver: video of a talking person, photographs or recorded motion; see ``read_driver``.
@@ -75,16 +75,16 @@ class Avatar(avatar.Avatar):
         return output
 
     def export(self, path: str | Path) -> Path:
-        """Write the person for other programs, in the format that the name ends with.
+        """Export the avatar for other programs, in the format of the file's suffix.
 
         Args:
             path: ``.glb``, ``.vrm``, ``.usdz`` (rigged), ``.obj``, ``.ply`` or ``.npz`` (parameters).
 
         Raises:
-            ValueError: there is no format of that suffix.
+            ValueError: there is no format with that suffix.
         """
         path = Path(path)
-        # Of several formats with one suffix the first, which is the newest.
+        # If several formats share a suffix, the first is the newest.
         formats = {suffix: name for name, suffix in reversed(SUFFIXES.items())}
         if path.suffix.lower() not in formats:
             raise ValueError(f"cannot write {path}: the suffix must be one of {', '.join(formats)}")

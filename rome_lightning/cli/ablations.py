@@ -14,15 +14,15 @@ from rome_lightning.assets.experiments import experiment_names, find_experiment
 OPTION = "--ablation"
 _FOLDER = "ablations"
 NONE = ("null", "None")
-"""In place of a name: no ablation, as sweeps and `wandb agent` write an empty value. The base of a sweep over
-ablations needs one too."""
+"""Means no ablation: sweeps and `wandb agent` write an empty value this way, and the base of a sweep over
+ablations needs a value too."""
 
 
 def find_ablation(name: str) -> Path:
     """The overlay of an ablation.
 
     Raises:
-        ValueError: there is no such ablation; tells the nearest names.
+        ValueError: there is no such ablation; the message suggests the nearest names.
     """
     names = [each.split("/")[1] for each in experiment_names() if each.startswith(f"{_FOLDER}/")]
     if name in names:
@@ -33,13 +33,13 @@ def find_ablation(name: str) -> Path:
 
 
 def expand_ablations(argv: list[str]) -> list[str]:
-    """Arguments in which each ``--ablation`` is followed by its overlay, and recorded.
+    """Insert each ``--ablation``'s overlay after it and record its name.
 
-    The overlay takes effect where the option stands: over the files before it, under what follows.
+    The position of the option matters: the overlay overrides files before it and yields to what follows.
 
     Args:
-        argv: may hold ``--ablation NAME`` and ``--ablation=NAME``, NAME being one name, several with commas
-            between them, or null.
+        argv: may contain ``--ablation NAME`` and ``--ablation=NAME``, where NAME is one name, several
+            separated by commas, or null.
 
     Raises:
         ValueError: a name is missing or unknown.
@@ -53,29 +53,29 @@ def expand_ablations(argv: list[str]) -> list[str]:
             continue
         names = value if joined else next(words, "")
         if not names or names.startswith("-"):
-            raise ValueError(f"{OPTION} wants a name; `rome experiments list {_FOLDER}` shows them")
+            raise ValueError(f"{OPTION} needs a name; `rome experiments list {_FOLDER}` shows them")
         for name in names.split(",") if names not in NONE else ():
             expanded += [f"--config={find_ablation(name)}", f"{OPTION}+={name}"]
     return expanded
 
 
 def check_ablations(config: dict[str, Any]) -> None:
-    """Refuse a run whose record names an ablation that is not in force.
+    """Refuse a run whose record names an ablation that other options override.
 
     Raises:
-        ValueError: another option or file overrules a value of the ablation.
+        ValueError: another option or file overrides a value of the ablation.
     """
     for name in config.get("ablation") or ():
         content = yaml.safe_load(find_ablation(name).read_text(encoding="utf-8"))
         for option, wanted, found in _differences(content, config):
             raise ValueError(
                 f"{option} is {found}, but ablation {name} sets {wanted}; put {OPTION} after the last "
-                "--config and give no option that it sets"
+                f"--config and omit the options that it sets"
             )
 
 
 def _differences(overlay: Any, config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Options whose value is not the overlay's: dotted name, wanted, found."""
+    """Options whose value differs from the overlay's: dotted name, expected, found."""
     if not isinstance(overlay, dict) or not isinstance(config, dict):
         if overlay != config:
             yield prefix, overlay, config

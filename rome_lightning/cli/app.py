@@ -12,23 +12,29 @@ def build_parser() -> StrictParser:
     """Options of the command."""
     parser = StrictParser(
         prog="rome app",
-        description="Serve a page on this machine: it makes an avatar of a photograph, drives it "
-        "and exports it. Needs `pip install rome-lightning[app]`.",
+        description="Serve a page on this machine that creates, drives and exports avatars. Needs `pip "
+        "install rome-lightning[app]`.",
     )
     parser.add_argument("--port", type=int, default=7860, help="Port (default: 7860; 0: any free one).")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="Address to listen on (default: this machine only); 0.0.0.0 lets everyone in the network in.",
+        help="Address to listen on (default: this machine only); 0.0.0.0 lets everyone on the network use "
+        "it.",
     )
     parser.add_argument(
         "--checkpoint",
-        help="Name of a shipped model, or a file made by `rome fit` (default: the shipped model).",
+        help="Name of a shipped model, or a checkpoint of `rome fit` (default: the shipped model).",
     )
     parser.add_argument(
-        "--max-seconds", type=float, default=20.0, help="Of a driving video that are used (default: 20)."
+        "--max-seconds",
+        type=float,
+        default=20.0,
+        help="Length of a driving video that is used (default: 20).",
     )
-    parser.add_argument("--max-megabytes", type=int, default=64, help="Of a file that is sent (default: 64).")
+    parser.add_argument(
+        "--max-megabytes", type=int, default=64, help="Size limit of an uploaded file (default: 64)."
+    )
     return parser
 
 

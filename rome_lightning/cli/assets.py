@@ -1,4 +1,4 @@
-"""``rome assets list | fetch``: which models and clips are here, and getting those that are not."""
+"""``rome assets list | fetch``: show which models and clips are present, and download the others."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class _Row:
 def _parser() -> StrictParser:
     parser = StrictParser(
         prog="rome assets",
-        description="Models and clips that the project uses but does not contain. Each is checked against "
-        "a pinned sha256. Looked up in: $ROME_ASSET_<NAME>, the folder $ROME_ASSETS, the cache "
-        "($ROME_CACHE or ~/.cache/rome_lightning), the official address, a package that carries the file.",
+        description="Models and clips that the project uses but does not contain. Each is verified against "
+        "a pinned sha256. They are looked up in this order: $ROME_ASSET_<NAME>, the folder $ROME_ASSETS, "
+        "the cache "
+        "($ROME_CACHE or ~/.cache/rome_lightning), the official address, a package that contains the file.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="list | fetch")
     listing = commands.add_parser("list", help="show every asset, its state and its licence")
@@ -40,27 +41,28 @@ def _parser() -> StrictParser:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"assets by name, as `rome assets list` has them, or {OPEN_FACES}: photographs of 844 people to "
+        help=f"names of assets, as `rome assets list` shows them, or {OPEN_FACES}: photographs of 844 "
+        f"people to "
         "train on, with --output FOLDER",
     )
     fetch.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"folder for {OPEN_FACES}, which does not go into the cache",
+        help=f"folder for {OPEN_FACES}, which is not cached",
     )
     fetch.add_argument(
         "--from-clones",
         type=Path,
         metavar="FOLDER",
-        help=f"take {OPEN_FACES} from clones of its repositories in this folder, called owner+name or name",
+        help=f"copy {OPEN_FACES} from clones of its repositories in this folder, named owner+name or name",
     )
-    fetch.add_argument("--all", action="store_true", help="all that may be downloaded")
-    fetch.add_argument("--demo", action="store_true", help="what `rome demo` uses")
+    fetch.add_argument("--all", action="store_true", help="all assets that may be downloaded")
+    fetch.add_argument("--demo", action="store_true", help="the assets that `rome demo` uses")
     fetch.add_argument(
         "--accept-noncommercial",
         action="store_true",
-        help="also those whose licence forbids commercial use (or set ROME_ACCEPT_NONCOMMERCIAL=1)",
+        help="include assets whose licence forbids commercial use (or set ROME_ACCEPT_NONCOMMERCIAL=1)",
     )
     return parser
 
@@ -108,7 +110,7 @@ def _print_json() -> None:
 
 
 def _chosen(options: argparse.Namespace) -> list[Asset]:
-    """The assets to fetch; groups leave out what nobody may download for the user."""
+    """The assets to fetch; groups omit those that users must download themselves."""
     return [
         asset
         for asset in REGISTRY.values()
@@ -138,9 +140,8 @@ def _fetch_open_faces(options: argparse.Namespace) -> int:
         print(f"rome: error: {line}", file=sys.stderr)
     if failed:
         print(
-            f"rome: {len(failed)} photographs could not be fetched; run the same command again to "
-            "resume, or give "
-            "clones of the repositories with --from-clones",
+            f"rome: {len(failed)} photographs could not be fetched; run the same command again to resume, "
+            f"or pass clones of the repositories with --from-clones",
             file=sys.stderr,
         )
     print(f"{options.output / 'identities.csv'}: see CREDITS.md beside it for the terms")
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome assets``.
 
     Returns:
-        0 when every asset asked for is here, else 1.
+        0 if every requested asset is present, else 1.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -165,7 +166,7 @@ def main(argv: list[str]) -> int:
         parser.error("nothing to fetch; give names, --demo or --all")
     if OPEN_FACES in options.names:
         if options.output is None or len(options.names) > 1 or options.all or options.demo:
-            parser.error(f"fetch {OPEN_FACES} on its own, with --output FOLDER")
+            parser.error(f"fetch {OPEN_FACES} alone, with --output FOLDER")
         return _fetch_open_faces(options)
     if unknown := [name for name in options.names if name not in REGISTRY]:
         parser.error(f"unknown asset {unknown[0]!r}; the known ones are {', '.join(REGISTRY)}")

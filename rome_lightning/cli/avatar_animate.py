@@ -1,4 +1,4 @@
-"""``rome avatar animate`` and ``track``: drivers to videos, pictures and recorded motion."""
+"""``rome avatar animate`` and ``track``: from drivers to videos, images and recorded motion."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         "--lost",
         choices=("hold", "interpolate", "skip"),
         default="hold",
-        help="Frames in which the driver's face is not found or not trusted: hold the last pose "
+        help="What to do in frames where the driver's face is not found or not trusted: hold the last pose "
         "(default), interpolate to the next one, or skip the frame.",
     )
     animate.add_argument(
@@ -88,24 +88,24 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         "--background",
         default="white",
         metavar="white|photo|transparent|#rrggbb|FILE",
-        help="What is behind the avatar: white (default), the photo's background, nothing, a colour or a "
-        "picture.",
+        help="Background of the avatar: white (default), the photo's own, transparent, a colour or an "
+        "image file.",
     )
     animate.add_argument(
         "--paste-back",
         type=Path,
         metavar="PHOTO",
-        help="Show the whole photograph that the avatar was made of, with the head moving in it; the "
+        help="Show the whole photograph that the avatar was made from, with the head moving in it; the "
         "motion is relative.",
     )
     animate.add_argument(
-        "--size", type=count, help="Side of the pictures, pixels (default: that of the avatar's photo)."
+        "--size", type=count, help="Side of the frames, pixels (default: that of the avatar's photo)."
     )
     animate.add_argument(
         "--draw",
         choices=("neural", "mesh"),
         default="neural",
-        help="neural: the networks' picture (default); mesh: the textured mesh, as `export` writes it.",
+        help="neural: the networks' render (default); mesh: the textured mesh, as `export` writes it.",
     )
 
 
@@ -113,7 +113,7 @@ def add_track(commands: argparse._SubParsersAction) -> None:
     """Options of ``rome avatar track``."""
     track = commands.add_parser(
         "track",
-        help="Record a video's motion as a file that drives avatars.",
+        help="Record a video's motion to a file that drives avatars.",
         description="Track a video and write its motion: .csv as Live Link Face does (ARKit's expressions, "
         "head and eyes), or .npz with everything, framing included.",
     )
@@ -132,7 +132,7 @@ def track(args: argparse.Namespace) -> int:
     from rome_lightning.head import load_head
 
     if args.output.suffix.lower() not in MOTION_SUFFIXES:
-        raise ValueError(f"--output is a .csv or a .npz file, got {args.output}")
+        raise ValueError(f"--output must be a .csv or .npz file, got {args.output}")
     head = load_head(args.head)
     with following(f"tracking {args.video}") as progress:
         driver = track_video(args.video, head, TRACKED_SIZE, args.max_frames, progress)
@@ -228,7 +228,7 @@ def _animate(
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse options that do not fit each other, before anything is read."""
+    """Refuse conflicting options before anything is read."""
     from rome_lightning.media.codecs import FORMATS, format_of
 
     suffix, transparent = args.output.suffix.lower(), args.background == "transparent"
@@ -354,4 +354,4 @@ def _write(
     else:
         for index, frame in enumerate(frames):
             write_png(output / f"{index:05d}.png", frame)
-    return "pictures have no sound"
+    return "images have no sound"

@@ -1,4 +1,4 @@
-"""What the sub-commands of ``rome avatar`` share."""
+"""Shared parts of the sub-commands of ``rome avatar``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def add_avatar(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    """A number of steps, pixels or frames, as argparse wants its types."""
+    """Parse a number of steps, pixels or frames; an argparse type."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"wanted a whole number, 0 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
     return int(text)
 
 
@@ -42,7 +42,7 @@ def shares(text: str) -> tuple[float, ...]:
 def load_driver(
     avatar: Avatar, path: Path, max_frames: int | None = None, fps: float | None = None
 ) -> Driver:
-    """What drives an avatar, see ``read_driver``, with a line on the terminal meanwhile."""
+    """Read the driver of an avatar (see ``read_driver``) and show progress on the terminal."""
     from rome_lightning.avatar.driver import read_driver
 
     with following(f"tracking {path}") as progress:
@@ -51,10 +51,10 @@ def load_driver(
 
 @contextmanager
 def following(description: str) -> Iterator[Progress]:
-    """A line on the terminal for each stage of the tracker, with the time left.
+    """Show a line per tracker stage on the terminal, with the time left.
 
     Yields:
-        Takes (stage, done, total), from several threads.
+        A thread-safe function of (stage, done, total).
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""``rome avatar export``: the files that other tools open."""
+"""``rome avatar export``: write files for other tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 PROFILES = ("three", "blender", "unity", "unreal", "godot", "talkinghead", "readyplayerme")
-"""Of ``rome_lightning.export.profiles``, which imports too much for a help text."""
+"""Copy of the names in ``rome_lightning.export.profiles``, whose import is too slow for a help text."""
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -30,8 +30,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--format",
         choices=("glb", "vrm", "vrm0", "web", "obj", "ply", "usd", "params", "flipbook", "smplx"),
         default="glb",
-        help="glb, usd: rigged mesh with a morph target per expression; vrm, vrm0: the same as an avatar to "
-        "wear (VRM 1.0, and 0.x for programs that read nothing newer); web: a folder for any static host, a "
+        help="glb, usd: rigged mesh with a morph target per expression; vrm, vrm0: the same as a VRM "
+        "avatar (1.0, and 0.x for programs that read nothing newer); web: a folder for any static host, a "
         "page with sliders that other pages can embed; obj: textured mesh; ply: mesh with coloured vertices; "
         "params: parameters of the head model by FLAME's names (.npz); flipbook: the neural render over a "
         "driver's frames in one .png, and a .json; smplx: your SMPL-X body with the avatar's hair and "
@@ -48,13 +48,13 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--visemes",
         action="store_true",
         default=None,
-        help="glb: 15 more morph targets, the mouth shapes of Oculus LipSync (viseme_aa, ...), for programs "
-        "that move lips by sound.",
+        help="glb: 15 more morph targets, the mouth shapes of Oculus LipSync (viseme_aa, ...), for "
+        "lip-sync programs.",
     )
     export.add_argument(
         "--profile",
         choices=PROFILES,
-        help="glb: names, skeleton, further shapes, texture and material as this program wants them "
+        help="glb: names, skeleton, extra shapes, texture and material as this program expects them "
         "(default: plain glTF). talkinghead and readyplayerme: a standing rig with Mixamo's names.",
     )
     export.add_argument(
@@ -81,29 +81,29 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--webcam",
         action="store_true",
         default=None,
-        help="web: let the page follow the viewer's webcam, with MediaPipe in the folder (14 MB more, "
-        "fetched once).",
+        help="web: let the page follow the viewer's webcam; adds MediaPipe to the folder (14 MB, fetched "
+        "once).",
     )
     export.add_argument(
         "--neural",
         action="store_true",
         default=None,
-        help="web: let the page show the neural render too, with the networks and onnxruntime in the folder "
-        "(50 MB more, of which 11 are fetched once; needs `pip install rome-lightning[onnx]`).",
+        help="web: let the page show the neural render too; adds the networks and onnxruntime to the "
+        "folder (50 MB, of which 11 are fetched once; needs `pip install rome-lightning[onnx]`).",
     )
     export.add_argument(
         "--copyright",
-        help="Whose photograph it is, for the file's copyright notice, such as '2026 Jane Doe, CC BY 4.0' "
+        help="Owner of the photograph for the file's copyright notice, such as '2026 Jane Doe, CC BY 4.0' "
         "(default: names the photograph).",
     )
     export.add_argument(
-        "--author", help="vrm: who answers for the avatar (default: 'the owner of the photograph')."
+        "--author", help="vrm: person responsible for the avatar (default: 'the owner of the photograph')."
     )
     export.add_argument("-o", "--output", type=Path, help="File to write (default: beside the avatar).")
     export.add_argument(
         "--driver",
         type=Path,
-        help="Video, photographs or recorded motion that give the poses for obj, ply and params (default: at "
+        help="Video, photographs or recorded motion with the poses for obj, ply and params (default: at "
         "rest); required for flipbook.",
     )
     export.add_argument(
@@ -123,7 +123,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
     )
     export.add_argument(
-        "--flame", type=Path, help="smplx: your generic_model.pkl, for an avatar on another head than FLAME."
+        "--flame", type=Path, help="smplx: your generic_model.pkl, for an avatar with another head model."
     )
 
 
@@ -186,11 +186,11 @@ def _profile(args: argparse.Namespace) -> Profile:
 
 
 def _export_file(args: argparse.Namespace) -> Path:
-    """File to write, once the options are found to fit each other."""
+    """Check that the options fit together and return the file to write."""
     from rome_lightning.export.person import RIGGED, SUFFIXES
 
     names: dict[str, str] = {name: f"avatar{suffix}" for name, suffix in SUFFIXES.items()}
-    # Beside the avatar lie `params` and the texture of `obj` under the plain names.
+    # The plain names beside the avatar are taken by `params` and the texture of `obj`.
     names |= {
         "smplx": "avatar_smplx.npz",
         "flipbook": "avatar_flipbook.png",
@@ -203,11 +203,11 @@ def _export_file(args: argparse.Namespace) -> Path:
         raise ValueError(f"--format {args.format} writes {kind}, got --output {args.output}")
     if args.format in (*RIGGED, "smplx", "web") and (args.driver or args.frame):
         raise ValueError(
-            f"--format {args.format} is rigged and holds every pose; --driver is for obj, ply, params and "
-            "flipbook"
+            f"--format {args.format} is rigged and contains every pose; --driver is for obj, ply, params "
+            f"and flipbook"
         )
     if args.frame and not args.driver:
-        raise ValueError("--frame is a frame of --driver VIDEO, which is missing")
+        raise ValueError("--frame needs --driver VIDEO")
     if args.format == "flipbook" and (args.frame or not args.driver):
         raise ValueError("--format flipbook shows all frames of --driver VIDEO; --frame does not apply")
     if args.format == "smplx" and not (args.body and args.correspondence):
@@ -274,7 +274,7 @@ def _motion(avatar: Avatar, args: argparse.Namespace) -> Motion:
 
 
 def _held(driver: Driver) -> HeadParams:
-    """The driver's poses; lost frames hold the last one."""
+    """The driver's poses; lost frames repeat the last one."""
     from rome_lightning.avatar.motion import fill_lost
 
     params, _ = fill_lost(driver.params, driver.lost, "hold")
@@ -284,7 +284,7 @@ def _held(driver: Driver) -> HeadParams:
 
 
 def _export_poses(avatar: Avatar, args: argparse.Namespace, output: Path) -> list[Path]:
-    """One file per wanted frame of the driver, or one with the parameters of all."""
+    """Write one file per requested frame of the driver, or one with the parameters of all frames."""
     import torch
 
     from rome_lightning.export.person import export_avatar

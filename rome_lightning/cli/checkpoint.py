@@ -14,8 +14,8 @@ def build_parser(name: str) -> StrictParser:
     if name == "import-checkpoint":
         parser = StrictParser(
             prog="rome import-checkpoint",
-            description="Convert the official rome.pth to a checkpoint of this project, and account for "
-            "every key. Use the result like your own checkpoint: rome avatar create --checkpoint, "
+            description="Convert the official rome.pth to a checkpoint of this project and account for "
+            "every key. Use the result like your own checkpoints: rome avatar create --checkpoint, "
             "rome evaluate "
             "--checkpoint, rome fit --model.init_args.init_from, rome distill --checkpoint.",
         )
@@ -25,33 +25,33 @@ def build_parser(name: str) -> StrictParser:
             "--head",
             type=Path,
             required=True,
-            help="FLAME's generic_model.pkl; the checkpoint holds its absolute path.",
+            help="FLAME's generic_model.pkl; the checkpoint stores its absolute path.",
         )
         parser.add_argument(
             "--release",
             type=Path,
             metavar="FOLDER",
-            help="The release's data folder, for those of its files that do not lie beside the head: "
+            help="The release's data folder, for files that are not beside the head: "
             "faces_v2.pth, uvfaces_v2.pth, vertex_uvcoords.pth, hair_list.pkl, neck_list.pkl, u_full.pt; "
             "head_template.obj is taken from DECA/data beside the folder.",
         )
         parser.add_argument(
             "--approximate",
             action="store_true",
-            help="Continue without some of those files, and say what will be wrong.",
+            help="Continue without some of those files and say what will be wrong.",
         )
         parser.add_argument(
             "--linear",
             type=Path,
             metavar="FOLDER",
             help="Folder with the release's u_full.pt, mean_deform.pt and linear_hair.pth, and "
-            "disp_model.pth if you have it: write the released linear model, with texture encoder and image "
-            "network of FILE.",
+            "disp_model.pth if you have it: write the released linear model, with the texture encoder and "
+            "image network of FILE.",
         )
         parser.add_argument(
             "--partial",
             action="store_true",
-            help="Write the checkpoint even if keys are missing, unexpected or of another shape; missing "
+            help="Write the checkpoint even if keys are missing, unexpected or of the wrong shape; missing "
             "weights stay randomly initialized, so this is for fine-tuning only.",
         )
         return parser

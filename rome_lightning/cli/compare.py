@@ -1,4 +1,4 @@
-"""``rome compare``: which configuration is better, by how much, and how sure that is."""
+"""``rome compare``: which configuration is better, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rome_lightning.comparison.runs import Configuration, Run
 
 TRAINING = "training"
-"""Stands for a protocol: the validation metrics of the training."""
+"""Pseudo-protocol: the validation metrics of training."""
 
 
 def _parser() -> HintingParser:
@@ -42,7 +42,10 @@ def _parser() -> HintingParser:
         help="Run folders, W&B's offline-run-* too; with --wandb names or ids of runs.",
     )
     parser.add_argument(
-        "--baseline", type=str, default=None, help="Run folder or configuration to compare with (the first)."
+        "--baseline",
+        type=str,
+        default=None,
+        help="Run folder or configuration to compare with (default: the first).",
     )
     parser.add_argument(
         "--protocol",
@@ -55,7 +58,7 @@ def _parser() -> HintingParser:
         "--format",
         type=Literal["table", "md", "latex", "csv", "html"],
         default="table",
-        help="Of the result; 'html' is a page with pictures and needs --output.",
+        help="Output format; 'html' is a page with images and needs --output.",
     )
     parser.add_argument("--output", type=Path, default=None, help="File to write instead of the terminal.")
     parser.add_argument(
@@ -69,7 +72,8 @@ def _parser() -> HintingParser:
         nargs="*",
         type=str,
         default=[],
-        help="Metrics to show, as psnr/full, self/psnr/full or the beginning of either; all by default.",
+        help="Metrics to show, such as psnr/full or self/psnr/full, or the beginning of either (default: "
+        "all).",
     )
     parser.add_argument(
         "--wandb", type=str, default=None, help="ENTITY/PROJECT: fetch the runs from Weights & Biases."
@@ -91,7 +95,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome compare``.
 
     Returns:
-        0 if the comparison was made, whatever it says.
+        0 if the comparison was made, whatever its result.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -140,7 +144,7 @@ def _configurations(runs: Sequence[Run], options: Namespace) -> list[Configurati
     for run in runs:
         if run.config and not run.is_known:
             print(
-                f"rome: warning: {run.name} does not say its seed: it is pooled with no other run",
+                f"rome: warning: {run.name} does not record its seed: it is pooled with no other run",
                 file=sys.stderr,
             )
     return pool_seeds(runs)
@@ -171,7 +175,7 @@ def _baseline(configurations: Sequence[Configuration], name: str | None) -> Conf
         if Path(name).resolve() in paths:
             return configuration
     known = ", ".join(configuration.name for configuration in configurations)
-    raise ValueError(f"no configuration {name!r} to be the baseline; there are {known}")
+    raise ValueError(f"no configuration {name!r} for the baseline; there are {known}")
 
 
 def _write(options: Namespace, text: str) -> int:
@@ -197,7 +201,7 @@ def _write_page(options: Namespace, comparison: Comparison) -> int:
 
 
 def _truth(options: Namespace, comparison: Comparison) -> Truth | None:
-    """Gives real frames of the dataset that was evaluated.
+    """Look up real frames of the evaluated dataset.
 
     Raises:
         ValueError: it is another dataset.

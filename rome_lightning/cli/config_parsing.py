@@ -1,7 +1,7 @@
-"""Parsers of the commands whose options may come from files.
+"""Parsers of commands whose options may come from files.
 
-Abbreviated options are refused, as by the other commands: they would be recorded under a name that nobody
-looks for, and may mean another option after an update.
+Like the other commands, they refuse abbreviated options, which would be recorded under a name that nobody
+looks for and could mean another option after an update.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NamedConfigFile(ActionConfigFile):
     """``--config``: a path, or the name of a shipped configuration such as ``full/base``."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Read the file that is meant, or the YAML that is given in its place."""
+        """Read the named file, or the YAML given in its place."""
         is_text = any(sign in str(values) for sign in "{:\n")
         super().__call__(parser, cfg, values if is_text else str(_found(values)), option_string)
 
@@ -46,15 +46,15 @@ class HintingParser(jsonargparse.ArgumentParser):
         return super().parse_args(None if args is None else as_declared(args, self), *more, **options)
 
     def format_help(self, *args: Any, **options: Any) -> str:
-        """The help, with dashes in options that are no keys of a configuration."""
+        """The help, with dashes in options that are not configuration keys."""
         return dashed(str(super().format_help(*args, **options)))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a usage error (exit code 2) with a hint at what may have been meant."""
+        """Raise a usage error (exit code 2) with a suggestion."""
         super().error(with_hint(message, self), ex)
 
     def validate(self, *args: Any, **options: Any) -> None:
-        """Refuse keys that do not exist, with a hint."""
+        """Refuse keys that do not exist, with a suggestion."""
         try:
             super().validate(*args, **options)
         except KeyError as error:

@@ -28,18 +28,18 @@ TRAINING_CLIPS = ("clip_franck", "clip_cap12", "clip_vitallens_1", "clip_vitalle
 HELD_BACK_CLIP = "clip_single_face"
 DRIVER_CLIP = "clip_cap13"
 NUM_EPOCHS = 4
-"""An epoch ends with pictures and a checkpoint, from which an interrupted demo resumes."""
+"""Each epoch ends with images and a checkpoint from which an interrupted demo resumes."""
 HOLDOUT_RATIO = 0.2
 """As in ``experiments/full/cpu.yaml``: the end of each training clip is scored, not trained on."""
 DRIVER_START_S = 15.5
 DRIVER_FRAMES = 125
 SHIPPED_FRAMES = 50
-"""Of the driver for the shipped model: a CPU takes its time over pictures of 512 px."""
+"""Frames of the driver for the shipped model: 512 px images are slow on a CPU."""
 NEEDED = (
     *TRAINING_CLIPS, HELD_BACK_CLIP, DRIVER_CLIP, "face_landmarker", "selfie_multiclass", "modnet",
     "lpips_alexnet", "lpips_vgg16", "sface", "yunet",
 )  # fmt: skip
-"""Every file that the demo reads; fetched before anything is computed."""
+"""Every file that the demo reads; all are fetched before anything is computed."""
 
 
 def build_parser() -> StrictParser:
@@ -53,7 +53,7 @@ def build_parser() -> StrictParser:
 
 @dataclass
 class Clock:
-    """Announces the stages and remembers how long each took."""
+    """Announces the stages and records how long each takes."""
 
     durations_s: dict[str, float]
 
@@ -103,7 +103,7 @@ def _fetch() -> dict[str, Path]:
 
 
 def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
-    """What a newcomer wants first: one photograph, driven and exported, without any training."""
+    """Drive and export one photograph without any training: what newcomers want to see first."""
     import skimage.data
     from PIL import Image
 
@@ -125,7 +125,7 @@ def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
     name = next(iter(SHIPPED))
     return Section(
         f"An avatar from the shipped model ({name}), without any training",
-        f"One photograph, drawn at {avatar.image_size[0]} px. Below: a small model that the demo trains.",
+        f"One photograph, rendered at {avatar.image_size[0]} px. Below: a small model that the demo trains.",
         videos=[Media(video.name, "astronaut: driver, avatar, mesh")],
         files=[Media(str(glb.relative_to(output)), f"{glb.stat().st_size / 1e6:.1f} MB")],
     )
@@ -142,14 +142,14 @@ def _prepare(clips: dict[str, Path], shards: Path) -> None:
         max_frames=110,
         frames_per_clip=128,
         val_identities=[clips[HELD_BACK_CLIP].stem],
-        licence="see `rome assets list`: each clip has the licence of the package that carries it",
+        licence="see `rome assets list`: each clip has the licence of the package that contains it",
     )
     videos = [clips[name] for name in (*TRAINING_CLIPS, HELD_BACK_CLIP)]
     prepare(videos, shards, config, options=BuildOptions())
 
 
 def _fit(output: Path, steps: int) -> Path:
-    """Train as users do; resumes where an interrupted demo stopped."""
+    """Train like a user would; resume where an interrupted demo stopped."""
     from rome_lightning.cli.fit import train
 
     options = {
@@ -185,7 +185,7 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
 
 
 def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> tuple[Section, list[Section]]:
-    """Videos, meshes and pictures of the avatars, each also as a file of its own."""
+    """Videos, meshes and images of the avatars, each also as a separate file."""
     from rome_lightning.export.person import export_avatar
     from rome_lightning.report.page import Media, Section
 
@@ -216,7 +216,7 @@ def _show(avatars: dict[str, Avatar], clips: dict[str, Path], output: Path) -> t
 
 
 def _track_driver(path: Path, avatar: Avatar, max_frames: int = DRIVER_FRAMES) -> tuple[Frames, float]:
-    """The driver's frames and their rate; a frame without a face holds the pose of its neighbour."""
+    """The driver's frames and frame rate; a frame without a face repeats its neighbour's pose."""
     from rome_lightning.media.video import read_video
     from rome_lightning.tracking import Tracker
 
@@ -249,7 +249,7 @@ def _score(checkpoint: Path, path: Path, output: Path) -> list[Section]:
     system = AvatarSystem(checkpoint, size, background=1.0)
     evaluation, rows = _evaluate(path, system, list(parts.values()), output)
     titles = {
-        "seen": "People of the training clips, frames held out",
+        "seen": "People from training, held-out frames",
         "val": "A person who was not in training",
     }
     sections = []
@@ -259,7 +259,7 @@ def _score(checkpoint: Path, path: Path, output: Path) -> list[Section]:
         sheet = _sheet(evaluation, system, keys, output / f"contact_sheet_{name}.png")
         sections.append(Section(titles[name], tables=[table], pictures=[sheet]))
     cross = clip_table(rows["cross"], ["csim_sface", "aed_expression_mediapipe", "apd_rotation_deg"])
-    text = "The one before in the list of people drives; the floor of csim is the driver's own face."
+    text = "The previous person in the list drives; the floor of csim is the driver's own face."
     page = (evaluation.folder / "report.html").relative_to(output)
     files = [Media(str(page), "all metrics, with means, failures and cases: protocol demo")]
     sections.append(Section("Identity under another person's expressions", text, tables=[cross], files=files))
@@ -271,7 +271,7 @@ def _score(checkpoint: Path, path: Path, output: Path) -> list[Section]:
 def _evaluate(
     protocol_path: Path, system: AvatarSystem, parts: list[StoredClips], output: Path
 ) -> tuple[Evaluation, dict[str, Rows]]:
-    """What ``rome evaluate`` does, on clips of two splits."""
+    """Score clips of two splits as ``rome evaluate`` does."""
     from datamodules.evaluation import JoinedClips
     from rome_lightning.cli.terminal import TerminalReporter
     from rome_lightning.evaluation.evaluator import Evaluation
@@ -291,7 +291,7 @@ def _evaluate(
 
 
 def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path: Path) -> Media:
-    """A row per clip: the last frame that the source is driven to."""
+    """One row per clip: the last frame that the source is driven to."""
     import torch
     from PIL import Image
 
@@ -311,7 +311,7 @@ def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path:
 
 
 def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Media:
-    """Rows of both avatars under frames spread over the driver."""
+    """Rows of both avatars in frames spread over the driver."""
     import torch
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""``rome distill``: a full model to a linear one, and what can be done with its basis."""
+"""``rome distill``: distil a full model into a linear one, and use its basis."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rome_lightning.workflows.options import BasisConfig, DistillConfig
 Options = TypeVar("Options")
 _COMMANDS = {
     "basis": "principal components of a full model's offsets over a dataset",
-    "all": "the basis, the linear model trained on it, and a table of both against each other",
-    "transfer": "carry a basis to another head model",
-    "join": "write a user's own FLAME with a basis in it, for other FLAME software",
+    "all": "the basis, the linear model trained on it, and a table that compares it with the full model",
+    "transfer": "transfer a basis to another head model",
+    "join": "write your FLAME file with a basis in it, for other FLAME software",
 }
 _USAGE = "\n".join(
     [
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         argv: what follows ``rome distill``.
 
     Returns:
-        0 when all was done.
+        0 on success.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
@@ -76,7 +76,7 @@ def _basis(argv: list[str]) -> int:
 
     fit = make_basis(config, TerminalReporter())
     if fit is None:
-        print(f"part {config.part} is done; run without --part when all are", file=sys.stderr)
+        print(f"part {config.part} is done; run without --part when all parts are done", file=sys.stderr)
         return 0
     for name, curve in fit.curves.items():
         held_out = "" if curve.held_out_mm is None else f", {curve.held_out_mm[-1]:.2f} mm on other people"
@@ -95,7 +95,7 @@ def _all(argv: list[str]) -> int:
         "all",
         DistillConfig,
         "Basis, training of the linear model, and a table: full against linear against no offsets, quality "
-        "next to speed. Run it again to resume after an interruption. Example: rome distill all --checkpoint "
+        "and speed. Run it again to resume after an interruption. Example: rome distill all --checkpoint "
         "runs/full/a/checkpoints/best.ckpt --data data/mine --output runs/linear/a",
     )
     config = _parse(parser, argv, DistillConfig)

@@ -1,4 +1,4 @@
-"""``rome doctor``: says what works on this machine, what does not, and what that prevents."""
+"""``rome doctor``: shows what works on this machine, what does not, and what that prevents."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ State = Literal["ok", "note", "broken"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of looking at one thing."""
+    """The result of one check."""
 
     group: str
     name: str
     state: State
-    """``note`` limits something that is optional or can be fetched; ``broken`` must be repaired."""
+    """``note``: something optional or downloadable is missing; ``broken`` must be repaired."""
     detail: str
 
 
@@ -70,7 +70,7 @@ def _check_package(name: str, wanted: str, accepts: Callable[..., bool]) -> Chec
 
 
 def check_torch() -> Iterator[Check]:
-    """Whether torch and torchvision belong together, and which devices they see."""
+    """Whether torch and torchvision match, and which devices they see."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -80,13 +80,14 @@ def check_torch() -> Iterator[Check]:
     try:
         import torchvision
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        # A CPU build beside a CUDA build fails at registration (torchvision::nms), and takes lightning along.
+        # A CPU build beside a CUDA build fails at registration (torchvision::nms), and then lightning fails
+        # too.
         reason = str(error).splitlines()[0]
         yield Check(
             "torch",
             "torchvision",
             "broken",
-            f"{reason}; not of torch's build: `pip install --force-reinstall torch torchvision`",
+            f"{reason}; not torch's build: `pip install --force-reinstall torch torchvision`",
         )
     else:
         yield Check("torch", "torchvision", "ok", f"{torchvision.__version__}, matches torch")
@@ -124,7 +125,9 @@ def check_assets() -> Iterator[Check]:
     for status in asset_status():
         asset = status.asset
         if status.state == "damaged":
-            yield Check("assets", asset.name, "broken", f"{status.path} has the wrong content; delete it")
+            yield Check(
+                "assets", asset.name, "broken", f"{status.path} has the wrong content; delete the file"
+            )
         elif status.path is not None:
             yield Check("assets", asset.name, "ok", str(status.path))
         else:
@@ -165,13 +168,13 @@ def check_video() -> Iterator[Check]:
 
 
 def check_clients() -> Iterator[Check]:
-    """The package clients through which assets can come."""
+    """The package clients that can download assets."""
     from rome_lightning.assets.transport import find_npm, find_pip
 
     for name, command in (("pip", find_pip()), ("npm", find_npm())):
         if command is None:
             yield Check(
-                "clients", name, "note", f"missing; assets carried by {name} packages come from elsewhere"
+                "clients", name, "note", f"missing; assets from {name} packages must come from elsewhere"
             )
         else:
             yield Check("clients", name, "ok", " ".join(command))

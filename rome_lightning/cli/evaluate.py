@@ -1,4 +1,4 @@
-"""``rome evaluate``: a system's numbers under a named protocol."""
+"""``rome evaluate``: a system's scores under a named protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome evaluate``.
 
     Returns:
-        0 when everything was scored.
+        0 if everything was scored.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
             "nothing to evaluate; give one of --checkpoint, --untrained, --predictions and --baseline"
         )
     if config.targets is not None and (config.predictions is None or config.predictions.is_dir()):
-        parser.error("--targets VIDEO belongs to --predictions VIDEO")
+        parser.error("--targets VIDEO needs --predictions VIDEO")
     if config.num_processes < 1:
         parser.error(f"--num-processes must be at least 1, got {config.num_processes}")
     config.protocol = find_experiment(config.protocol, "protocols")
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _rank() -> tuple[int, int]:
-    """This process and how many there are, as torchrun or srun say."""
+    """Rank and world size as set by torchrun or srun."""
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
@@ -61,7 +61,7 @@ def _rank() -> tuple[int, int]:
 
 
 def _spread(argv: list[str], config: EvaluateConfig) -> int:
-    """Run several processes of ourselves; any that fails ends all."""
+    """Run several copies of this command; if one fails, all end."""
     command = [sys.executable, "-m", "rome_lightning", "evaluate", *argv, "--num-processes", "1"]
     count = config.num_processes
     if config.restart:
@@ -84,7 +84,7 @@ def _spread(argv: list[str], config: EvaluateConfig) -> int:
 
 
 def _evaluate(config: EvaluateConfig, rank: int, world_size: int) -> int:
-    # Heavy imports only now, so that --help and usage errors answer at once.
+    # Heavy imports only here, so that --help and usage errors answer at once.
     from rome_lightning.evaluation.page import text_tables
     from rome_lightning.workflows.evaluation import evaluate, writes_submission
 

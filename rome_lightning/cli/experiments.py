@@ -1,4 +1,4 @@
-"""``rome experiments list | show | copy``: the configurations that travel with the package."""
+"""``rome experiments list | show | copy``: the configurations that ship with the package."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def build_parser() -> StrictParser:
     """Options of the sub-commands."""
     parser = StrictParser(
         prog="rome experiments",
-        description="Configurations, ablations, protocols, sweeps and job scripts that travel with the "
-        "package. Each is found by its name from any folder: rome fit --config full/base, rome evaluate "
+        description="Configurations, ablations, protocols, sweeps and job scripts that ship with the "
+        "package. Each is found by name from any folder: rome fit --config full/base, rome evaluate "
         "--protocol demo.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="list | show | copy")
-    listing = commands.add_parser("list", help="names, and the question that each answers")
+    listing = commands.add_parser("list", help="names, with the question that each answers")
     listing.add_argument("folder", nargs="?", default="", help="only those of a folder, such as ablations")
     show = commands.add_parser("show", help="print a file")
     show.add_argument("name", help="name, such as full/base")
-    copy = commands.add_parser("copy", help="copy files, to change them")
+    copy = commands.add_parser("copy", help="copy files to edit them")
     copy.add_argument("names", nargs="*", metavar="NAME", help="names, such as full/base; default: all")
     copy.add_argument(
         "-o", "--output", type=Path, default=Path("experiments"), help="folder (default: experiments)"

@@ -13,9 +13,9 @@ def build_parser() -> StrictParser:
     parser = StrictParser(
         prog="rome export-onnx",
         description="Write the networks of a model (texture, offsets, deferred renderer and, if there is "
-        "one, the driver's encoder) as ONNX files of batch 1, with model.json, which describes the "
-        "steps between them, and head.npz. Rasterization is not exported. Every file is run with "
-        "onnxruntime and compared with PyTorch.",
+        "one, the driver's encoder) as ONNX files for batch 1, with head.npz and a model.json that "
+        "describes the steps between them. Rasterization is not exported. The command runs every file with "
+        "onnxruntime and compares it with PyTorch.",
     )
     parser.add_argument(
         "checkpoint", help="Model of `rome fit`, full or linear, or the name of a shipped one."

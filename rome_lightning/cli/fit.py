@@ -46,7 +46,7 @@ _LOST_PEER = (
     "NCCL error",
     "Socket closed",
 )
-"""What the backends of distributed training say when another process is gone."""
+"""Messages of the distributed backends when another process is gone."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -58,7 +58,7 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, config, **options)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the loggers what the file says, and which data and code it met."""
+        """Pass the configuration to the loggers, with the versions of data and code."""
         if stage != "fit":
             return
         text = self.parser.dump(self.config, skip_none=False)
@@ -72,14 +72,14 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 class RomeArgumentParser(HintingParser, LightningArgumentParser):
-    """Lightning's parser without abbreviations and with hints."""
+    """Lightning's parser, but refusing abbreviations and suggesting corrections."""
 
 
 class RomeCLI(LightningCLI):
-    """One parser for every model and data set; everything a run writes goes to ``--run-dir``."""
+    """One parser for all models and datasets; everything that a run writes goes to ``--run-dir``."""
 
     held: ClassVar = contextlib.ExitStack()
-    """Holds the run folder while ``main`` runs."""
+    """Lock of the run folder while ``main`` runs."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser whose ``--config`` takes names of shipped configurations too."""
@@ -90,23 +90,23 @@ class RomeCLI(LightningCLI):
             "--config",
             action=NamedConfigFile,
             help="Configuration: a YAML file, or the name of a shipped one such as full/base "
-            "(`rome experiments list`). May be given several times; later ones win.",
+            "(`rome experiments list`). May be given several times; later files win.",
         )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run folder and loggers, and link what two sides need."""
+        """Add the run folder and loggers, and link options that both model and data need."""
         add_run_options(parser)
         parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse ablations that other options overrule."""
+        """Parse, and refuse ablations that other options override."""
         super().parse_arguments(parser, args)
         check_ablations(self._options().as_dict())
 
     def _parse_ckpt_path(self) -> None:
-        """Resolve ``--ckpt-path``, and take the model's options from that file: they win over all others."""
+        """Resolve ``--ckpt-path`` and take the model's options from that file; they override all others."""
         config = self._options()
         config["ckpt_path"] = path = self._resolve_checkpoint(config.get("ckpt_path"), config["run_dir"])
         self._steps_before = 0
@@ -121,7 +121,7 @@ class RomeCLI(LightningCLI):
         if class_path is None:
             return
         check_class(class_path, options, config["model"]["class_path"], path)
-        # The weights come from the checkpoint; where they came from at first may be gone.
+        # The weights come from the checkpoint; their original source may no longer exist.
         options["init_from"] = None
         model = {"class_path": class_path, "init_args": options}
         wanted = config["model"].clone()
@@ -130,7 +130,7 @@ class RomeCLI(LightningCLI):
 
     @staticmethod
     def _resolve_checkpoint(path: str | Path | None, run_dir: str) -> str | None:
-        """The checkpoint that is meant, verified."""
+        """The requested checkpoint, verified."""
         folder = Path(run_dir) / "checkpoints"
         if path is None:
             return None
@@ -139,7 +139,7 @@ class RomeCLI(LightningCLI):
             return None if found is None else str(found)
         path = Path(path)
         if path.name == LAST and path.is_file():
-            # Asking for the last one means the newest intact state.
+            # A request for the last checkpoint means the newest intact state.
             return str(newest_valid(path.parent))
         verify_checkpoint(path)
         return str(path)
@@ -158,7 +158,7 @@ class RomeCLI(LightningCLI):
         return self.config[self.config["subcommand"]]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer whose loggers, and so its checkpoints, live in the run folder."""
+        """A trainer whose loggers, and therefore checkpoints, are in the run folder."""
         config = self._options()
         run_dir = Path(config["run_dir"])
         if self.config["subcommand"] == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
@@ -171,7 +171,7 @@ class RomeCLI(LightningCLI):
         if SLURMEnvironment.detect() and not any(isinstance(p, SLURMEnvironment) for p in plugins):
             # RunCheckpoint asks for the requeue, between two steps.
             plugins.append(SLURMEnvironment(auto_requeue=False))
-        # In this order: the check's random numbers must not become those of the first step.
+        # The order matters: the check's random numbers must not become those of the first step.
         check = MemoryCheck(refuse=config["memory_check"] == "refuse")
         callbacks: list[Callback] = [check, SeedEachStep()]
         if _lines_for_bar(self._get(self.config_init, "trainer")):
@@ -183,8 +183,8 @@ class RomeCLI(LightningCLI):
         """Refuse settings that would fail later.
 
         Raises:
-            ValueError: the run folder has checkpoints and none of them is to be resumed, or the settings
-                do not fit together.
+            ValueError: the run folder has checkpoints but the run does not resume from one, or the settings
+                conflict.
         """
         config = self._options()
         checkpoints = sorted((Path(config["run_dir"]) / "checkpoints").glob("*.ckpt"))
@@ -196,20 +196,20 @@ class RomeCLI(LightningCLI):
         check_run(self.trainer, self.model, self.datamodule)
         if not getattr(self.datamodule, "validates", True):
             rank_zero_warn(
-                "the dataset has no validation split: nothing is validated, there will be no best.ckpt, and "
+                "the dataset has no validation split: there will be no validation and no best.ckpt, and "
                 "last.ckpt is the result. To validate, prepare the videos with --val-identities, or set "
                 "data.init_args.holdout_ratio to 0.2 and data.init_args.val_split to seen"
             )
 
     def _loggers(self, run_dir: Path, config: Namespace) -> list[Logger]:
         if self.subcommand not in (None, "fit"):
-            # Scores of a finished run must not mix with the rows of its training.
+            # Scores of a finished run must not mix with its training rows.
             return [RunCSVLogger(run_dir / self.subcommand)]
         return run_loggers(run_dir, config["wandb"], config["tensorboard"], self._steps_before)
 
 
 def _folder_of_agent(argv: list[str]) -> list[str]:
-    """Under ``wandb agent`` every trial has the same command, so each gets a run folder of its own."""
+    """Under ``wandb agent`` every trial has the same command, so each gets its own run folder."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     if not (sweep and run) or any(word.split("=")[0] in ("--run_dir", "--run-dir") for word in argv):
         return []
@@ -217,7 +217,7 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
 
 
 def _lines_for_bar(options: Namespace) -> bool:
-    """Whether lines are wanted: there is no terminal. A progress bar that the options name is taken out."""
+    """Whether to print lines because there is no terminal; removes a progress bar that the options name."""
     if options.get("enable_progress_bar") is False or sys.stderr.isatty():
         return False
     named = options.get("callbacks") or []
@@ -227,17 +227,17 @@ def _lines_for_bar(options: Namespace) -> bool:
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
-    """Whether a log line of Lightning's is about the run and no advertisement."""
+    """Whether a log line of Lightning is about the run and not an advertisement."""
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def train(
     configs: Sequence[str | Path], run_dir: Path, options: Mapping[str, Any], more: Sequence[str] = ()
 ) -> Path:
-    """Train as ``rome fit`` does, or resume; a run that is finished stays as it is.
+    """Train or resume as ``rome fit`` does; a finished run stays unchanged.
 
     Args:
-        configs: configuration files or names of shipped ones, later ones win.
+        configs: configuration files or names of shipped ones; later ones win.
         run_dir: folder of the run.
         options: values by dotted name.
         more: further words of the command line.
@@ -275,10 +275,10 @@ def main(argv: list[str]) -> int:
     argv = expand_ablations([*argv, *_folder_of_agent(argv)])
     # `rome` passes on the command line without its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    # About Lightning's own code, and about how seldom a short run logs.
+    # Warnings about Lightning's own code, and about how rarely a short run logs.
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="The number of training batches")
-    # Not every run on a machine that has SLURM is a job.
+    # Not every run on a machine with SLURM is a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     rank_zero.log.addFilter(_is_no_advert)
     try:
@@ -302,7 +302,7 @@ def main(argv: list[str]) -> int:
         if not any(sign in str(error) for sign in _LOST_PEER):
             raise
         raise ValueError(
-            "another process of this run ended or does not respond; its own message is above, or in the "
+            "another process of this run ended or does not respond; see its own message above, or in the "
             f"log of its machine. Fix that, then resume with --ckpt-path {AUTO}"
         ) from error
     return 0

@@ -1,4 +1,4 @@
-"""What ``rome fit --help`` shows: the options that runs are made of, nested ones with their whole names."""
+"""The text of ``rome fit --help``: the options that matter for a run, nested ones with full names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TRAINER = (
     ("accelerator", str, "auto, cpu or gpu."),
     ("devices", int, "GPUs, or processes on a CPU; -1 for all GPUs."),
     ("num_nodes", int, "Machines."),
-    ("strategy", str, "auto, ddp, or a class of Lightning's."),
+    ("strategy", str, "auto, ddp, or a Lightning class."),
     ("precision", str, "32-true, bf16-mixed or 16-mixed."),
     ("max_epochs", int, "Epochs of data.init_args.pairs_per_epoch pairs each."),
     ("check_val_every_n_epoch", int, "Epochs between validations."),
     ("log_every_n_steps", int, "Steps between two rows of metrics.csv."),
 )
-"""Options of Lightning's trainer that runs differ in."""
+"""Trainer options that commonly differ between runs."""
 
 
 def add_run_options(parser: ArgumentParser) -> None:
-    """The options of a run that belong to neither trainer, model nor data."""
+    """The options of a run outside trainer, model and data."""
     parser.add_argument(
         "--run_dir",
         type=str,
@@ -36,8 +36,8 @@ def add_run_options(parser: ArgumentParser) -> None:
         type=list[str],
         default=[],
         metavar="NAME",
-        help="Change one thing, as experiments/ablations.yaml says, over the files before it. Repeatable. "
-        "In config.yaml: a record of what was changed.",
+        help="Apply an ablation of experiments/ablations.yaml to the files before it. Repeatable. In "
+        "config.yaml: a record of the ablations.",
     )
     parser.add_argument(
         "--wandb",
@@ -49,25 +49,26 @@ def add_run_options(parser: ArgumentParser) -> None:
         "--tensorboard",
         type=bool,
         default=True,
-        help="Whether to log for TensorBoard too, into tensorboard/ of the run folder.",
+        help="Also log for TensorBoard, into tensorboard/ in the run folder.",
     )
     parser.add_argument(
         "--memory_check",
         type=Literal["refuse", "warn"],
         default="refuse",
-        help="What to do before the first step if its estimated memory is more than there is.",
+        help="What to do before the first step if it is estimated to need more memory than is free.",
     )
 
 
 def fit_help() -> str:
-    """The options of ``rome fit`` with the full model, for people."""
+    """A readable list of the options of ``rome fit`` with the full model."""
     parser = HintingParser(
         prog="rome fit",
         usage="rome fit --config full/base [--config OVERLAY ...] [OPTIONS]",
-        description="Train a model. Options are those of the configuration, dotted; later ones win. "
-        "`rome experiments list` shows configurations, `--print-config` what a command would run.",
-        epilog="The linear model: rome fit --model.help LinearModule. Every option of Lightning's trainer, "
-        "and the callbacks: rome fit --help all.",
+        description="Train a model. Options are dotted configuration keys; later ones win. "
+        "`rome experiments list` shows the configurations, `--print-config` the resolved configuration of "
+        "a command.",
+        epilog="The linear model: rome fit --model.help LinearModule. Every trainer option and the "
+        "callbacks: rome fit --help all.",
     )
     parser.add_argument(
         "-c",
@@ -75,7 +76,7 @@ def fit_help() -> str:
         metavar="FILE",
         help="Configuration, a file or a name; repeatable.",
     )
-    parser.add_argument("--ckpt_path", metavar="FILE", help="Go on from this checkpoint; auto: the newest.")
+    parser.add_argument("--ckpt_path", metavar="FILE", help="Resume from this checkpoint; auto: the newest.")
     parser.add_argument("--seed_everything", type=int, help="Seed of the run.")
     add_run_options(parser)
     for name, kind, text in _TRAINER:

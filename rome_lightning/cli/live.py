@@ -31,15 +31,14 @@ def build_parser() -> StrictParser:
     parser = StrictParser(
         prog="rome live",
         description="Drive an avatar frame by frame in real time, and report the time of each stage. The "
-        "first frames determine position and shape of the driver's face: look into the camera at the "
-        "start.",
+        "first frames determine the driver's position and shape: look into the camera at the start.",
     )
     add_avatar(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--camera", type=int, metavar="N", help="Index of the camera, 0 for the first.")
     source.add_argument("--video", type=Path, help="Video file instead of a camera.")
     parser.add_argument(
-        "-o", "--output", type=Path, help="Video to write (.mp4); latencies go into a .json beside it."
+        "-o", "--output", type=Path, help="Video to write (.mp4); latencies go to a .json beside it."
     )
     parser.add_argument("--show", action="store_true", help="Show driver and avatar in a window.")
     parser.add_argument(
@@ -50,7 +49,7 @@ def build_parser() -> StrictParser:
         help="Send expressions, head and eyes to another program: vmc (OSC; VSeeFace, Warudo and others, "
         "port 39539) or livelink (Unreal Engine's Live Link, port 11111), on this machine unless a host is "
         "given. "
-        "May be given several times. Without --show and --output nothing is drawn.",
+        "May be given several times. Without --show and --output nothing is rendered.",
     )
     parser.add_argument(
         "--virtual-camera",
@@ -63,8 +62,8 @@ def build_parser() -> StrictParser:
     parser.add_argument(
         "--driver-network",
         action="store_true",
-        help="Read expression and pose with the model's own network instead of detector and fit; for models "
-        "trained with avatar.driver.encoder. Frames without a face go unnoticed.",
+        help="Estimate expression and pose with the model's own network instead of detector and fit; for "
+        "models trained with avatar.driver.encoder. Frames without a face go unnoticed.",
     )
     return parser
 
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> int:
     if not draws and not args.send:
         raise ValueError("no output; give --output FILE.mp4, --show, --virtual-camera or --send")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
-        raise ValueError(f"--output is a .mp4 file, got {args.output}")
+        raise ValueError(f"--output must be an .mp4 file, got {args.output}")
     targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
     offsets: list[float] = []
@@ -121,14 +120,14 @@ def main(argv: list[str]) -> int:
 
 
 def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Iterator[np.ndarray]:
-    """The frames; when each was taken goes into ``times``."""
+    """Yield the frames and append the time of each to ``times``."""
     for seconds, frame in timed:
         times.append(seconds)
         yield frame
 
 
 def _paced(frames: Iterator[np.ndarray], times: list[float]) -> Iterator[np.ndarray]:
-    """The frames of a video, none before its time, as a camera gives them."""
+    """The frames of a video in real time, as a camera would deliver them."""
     start = None
     for index, frame in enumerate(frames):
         start = time.monotonic() - times[0] if start is None else start
@@ -143,14 +142,16 @@ def _video(path: Path, clock_offsets: list[float]) -> tuple[Iterator[tuple[float
 
 
 def _camera(number: int) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
-    """Frames of a camera, always the newest one, and the seconds at which they came."""
+    """Frames of a camera, always the newest, with their times of arrival in seconds."""
     import cv2
     import numpy as np
 
     camera = cv2.VideoCapture(number)
     camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     if not camera.isOpened():
-        raise FileNotFoundError(f"no camera {number}; is it connected, and may this user read it?")
+        raise FileNotFoundError(
+            f"cannot read camera {number}; is it connected, and does this user have access?"
+        )
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
         try:
@@ -184,7 +185,7 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
 
 
 def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float, times: list[float]) -> None:
-    """Draw all frames; a video shows each when its driver's frame was taken."""
+    """Render all frames; a video shows each at the time of its driver's frame."""
     from rome_lightning.media.video import write_video
 
     if output is not None:
@@ -196,7 +197,7 @@ def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float, times
 
 
 def _sent(frames: Iterator[LiveFrame], sender: Sender) -> Iterator[LiveFrame]:
-    """The frames, each sent before it is shown."""
+    """Send each frame before it is shown."""
     for frame in frames:
         sender.send(frame.params)
         yield frame
@@ -220,7 +221,7 @@ def _filmed(frames: Iterator[LiveFrame], film: Callable[[np.ndarray], None]) -> 
 
 
 def _add_sound(output: Path, source: Path, clock_offsets: list[float]) -> None:
-    """Give the video the driver's sound, or say why it has none."""
+    """Add the driver's sound to the video, or say why it has none."""
     from rome_lightning.media.audio import NO_SOUND, copy_audio
 
     lost = copy_audio(output, source, clock_offsets)
@@ -233,7 +234,7 @@ def _warn(text: str) -> None:
 
 
 def _growing(times: list[float]) -> Iterator[float]:
-    """Items of a list that others still append to: one for each frame that was drawn."""
+    """Items of a list that is still growing: one for each rendered frame."""
     for index in count():
         yield times[index]
 
@@ -250,7 +251,7 @@ def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None
     print(Table(["stage", "median [ms]", "95 % [ms]", "frames/s"], rows).as_text())
     lost = f"{timing.lost} without a face (the last pose is held)"
     if not faces_looked_for:
-        lost = "not searched for faces: the network gives a pose for any picture"
+        lost = "not searched for faces: the network returns a pose for any image"
     print(f"{timing.num_frames} frames, {lost}", file=sys.stderr)
     if output is not None:
         record = {

@@ -1,4 +1,4 @@
-"""The one entry point ``rome``: finds the sub-command's module, and turns errors into one line.
+"""The one entry point ``rome``: finds the sub-command's module and turns errors into one line.
 
 Nothing heavy is imported here, so that ``rome --help`` answers at once.
 """
@@ -31,12 +31,12 @@ _FILE_ORDER_IS_FREE = ("shards",)
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: the module that has its ``main(argv) -> int``, and what it does."""
+    """A sub-command: the module with its ``main(argv) -> int``, and what it does."""
 
     module: str
     summary: str
     passes_own_name: bool = False
-    """Whether the module serves several commands and so wants the name as first argument."""
+    """Whether the module serves several commands and needs the command name as its first argument."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -47,22 +47,24 @@ COMMANDS: dict[str, Command] = {
     "test": Command("fit", "evaluate a checkpoint on the test split", passes_own_name=True),
     "evaluate": Command("evaluate", "score a model or any other system under a named protocol"),
     "import-checkpoint": Command(
-        "checkpoint", "convert official ROME weights, with an account of every key", passes_own_name=True
+        "checkpoint", "convert official ROME weights and account for every key", passes_own_name=True
     ),
     "export-checkpoint": Command(
         "checkpoint", "write a model of the released architecture for the official code", passes_own_name=True
     ),
     "sweep": Command("sweep", "try many settings, with or without a server, and rank them"),
     "compare": Command("compare", "compare runs pair by pair: differences, intervals, pictures"),
-    "distill": Command("distill", "a trained full model to a linear one: basis, training, comparison"),
-    "avatar": Command("avatar", "create, animate, edit, export and view an avatar of some photographs"),
-    "app": Command("app", "a page that makes, drives and exports avatars, in a browser"),
-    "models": Command("models", "list the models that come with the package; write a checkpoint as one"),
+    "distill": Command(
+        "distill", "distil a trained full model into a linear one: basis, training, comparison"
+    ),
+    "avatar": Command("avatar", "create, animate, edit, export and view an avatar from photographs"),
+    "app": Command("app", "serve a page that creates, drives and exports avatars"),
+    "models": Command("models", "list the models that ship with the package; export a checkpoint as one"),
     "live": Command("live", "drive an avatar in real time with a camera or a video"),
     "export-onnx": Command("export_onnx", "write a model's networks as ONNX files, checked with onnxruntime"),
-    "demo": Command("demo", "the whole path on a few real clips, on a CPU, in minutes"),
-    "experiments": Command("experiments", "list, show and copy the configurations that are found by name"),
-    "assets": Command("assets", "list and fetch the models and clips that the project uses"),
+    "demo": Command("demo", "run the whole pipeline on a few real clips, on a CPU, in minutes"),
+    "experiments": Command("experiments", "list, show and copy the shipped configurations"),
+    "assets": Command("assets", "list and download the models and clips that the project uses"),
     "doctor": Command("doctor", "check this machine: versions, devices, backends, assets"),
 }
 
@@ -82,7 +84,7 @@ def _help() -> str:
             "options:",
             "  -h, --help  this text; rome COMMAND --help explains a command",
             "  --version   the version",
-            "  --debug     show where an error came from (or set ROME_DEBUG=1)",
+            "  --debug     show the traceback of an error (or set ROME_DEBUG=1)",
             "",
             "Start with `rome doctor`, then `rome demo`.",
         ]
@@ -95,9 +97,9 @@ def _usage_error(message: str) -> int:
 
 
 def _shorten(text: str) -> str:
-    """A message in one line of readable length."""
+    """Shorten a message to one line of readable length."""
     text = printable(" ".join(text.split()))
-    # jsonargparse tries every type of an option; the first is the one that was meant.
+    # jsonargparse tries every type of an option; the first is the intended one.
     text = re.sub(
         r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a .*",
         r"\1",
@@ -111,7 +113,7 @@ def _shorten(text: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    """The error in one line, with the class's name where the text alone would not do."""
+    """The error in one line, with the class name if the text alone is unclear."""
     text = _shorten(str(error))
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rome_lightning"):
         text = f"{text}; install it with `pip install {error.name.split('.')[0]}`, or run `rome doctor`"
@@ -126,7 +128,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _overruled(arguments: list[str]) -> list[str]:
-    """Options before a ``--config`` or ``--ablation`` that sets them too and would win without a word."""
+    """Options before a ``--config`` or ``--ablation`` that also sets them and would silently win."""
     import yaml
 
     from rome_lightning.assets.experiments import find_experiment
@@ -143,14 +145,14 @@ def _overruled(arguments: list[str]) -> list[str]:
         try:
             content = yaml.safe_load(find_experiment(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
-            continue  # the command says what is wrong with it
+            continue  # the command itself reports what is wrong with it
         keys = {option: option.removeprefix("--").replace("-", "_").split(".") for option in options}
         found += [option for option, path_of_key in keys.items() if _sets(content, path_of_key)]
     return found
 
 
 def _sets(content: object, path: list[str]) -> bool:
-    """Whether a configuration sets an option, by its value or by the class that it belongs to."""
+    """Whether a configuration sets an option, directly or through its class."""
     for part in path:
         if not isinstance(content, dict):
             return content is not None
@@ -165,7 +167,7 @@ def _sets(content: object, path: list[str]) -> bool:
 def _run(command: Command, name: str, arguments: list[str]) -> int:
     make_messages_printable()
     if name == "fit":
-        # Before anything heavy is imported: a time limit may be near already.
+        # Before heavy imports, because a time limit may be near.
         watch_from_start()
     module = importlib.import_module(f"rome_lightning.cli.{command.module}")
     code = module.main([name, *arguments] if command.passes_own_name else arguments)
@@ -187,12 +189,12 @@ def _guarded(command: Command, name: str, arguments: list[str], debug: bool) -> 
     except argparse.ArgumentError as error:
         if debug:
             traceback.print_exc()
-        return _usage_error(f"{_shorten(error.message)}; `rome {name} --help` lists what it takes")
+        return _usage_error(f"{_shorten(error.message)}; `rome {name} --help` lists the options")
     except KeyboardInterrupt:
         print("rome: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader is gone; redirecting the rest to /dev/null keeps the exit silent.
+        # The reader has closed the pipe; redirecting the rest to /dev/null keeps the exit silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
     except Exception as error:
@@ -209,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments after the program's name; None reads ``sys.argv``.
 
     Returns:
-        0 when all was done, 1 for a failure, 2 for a usage error, 130 when interrupted.
+        0 on success, 1 for a failure, 2 for a usage error, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("ROME_DEBUG", "") not in ("", "0")
@@ -234,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     overruled = [] if command.module in _FILE_ORDER_IS_FREE else _overruled(rest)
     if overruled:
         return _usage_error(
-            f"{', '.join(overruled)} before --config or --ablation, which sets the same and would win; "
-            "put options after the last --config"
+            f"{', '.join(overruled)} before --config or --ablation, which also sets it and would win; put "
+            "options after the last --config"
         )
     return _guarded(command, name, rest, debug)

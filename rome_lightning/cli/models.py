@@ -1,4 +1,4 @@
-"""``rome models list | card | export``: models that come with the package, and files for others."""
+"""``rome models list | card | export``: models that ship with the package, and exports of your own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def build_parser() -> StrictParser:
     commands.add_parser("list", help="Name, size, licence, data and scores of each shipped model.")
     card = commands.add_parser("card", help="Print a model's card: intended use, limits, how it was made.")
     card.add_argument("name", help="Of the model.")
-    export = commands.add_parser("export", help="Write a checkpoint's weights as a small file without code.")
-    export.add_argument("checkpoint", type=Path, help="Written by `rome fit`.")
+    export = commands.add_parser("export", help="Write a checkpoint's weights to a small file without code.")
+    export.add_argument("checkpoint", type=Path, help="Checkpoint of `rome fit`.")
     export.add_argument("-o", "--output", type=Path, required=True, help="File to write (.safetensors).")
-    export.add_argument("--single", action="store_true", help="Keep single precision; half by default.")
+    export.add_argument(
+        "--single", action="store_true", help="Keep single precision (default: half precision)."
+    )
     return parser
 
 
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
 
     if args.command == "export":
         if args.output.suffix != ".safetensors":
-            raise ValueError(f"--output is a .safetensors file, got {args.output}")
+            raise ValueError(f"--output must be a .safetensors file, got {args.output}")
         write_model(args.checkpoint, args.output, half=not args.single)
         print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
         return 0

@@ -1,4 +1,4 @@
-"""One dialect of options: whole names, with dashes or underscores; unknown ones answered with the nearest."""
+"""One dialect of options: full names with dashes or underscores; unknown ones get a suggestion."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _UNDERSCORED = re.compile(r"--[a-z0-9]+(?:_[a-z0-9]+)+(?![\w.])")
 
 
 def dashed(text: str) -> str:
-    """A text whose options are spelled with dashes, but for dotted ones: keys of configurations."""
+    """Spell the options in a text with dashes, except dotted ones, which are configuration keys."""
     return _UNDERSCORED.sub(lambda found: found[0].replace("_", "-"), text)
 
 
 def as_declared(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Arguments with options as the parser declares them: dashes and underscores are the same."""
+    """Spell options as the parser declares them, so that dashes and underscores are equivalent."""
     declared = {option.replace("_", "-"): option for option in long_options(parser)}
     words = []
     for word in argv:
@@ -31,7 +31,7 @@ def as_declared(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[st
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: what may have been meant; empty if nothing is near."""
+    """A suggestion to append to a message about an unknown name; empty if nothing is near."""
     known = sorted(set(known))
     wanted = name.lstrip("-").split("=")[0]
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.7)
@@ -42,7 +42,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class StrictParser(argparse.ArgumentParser):
-    """A plain parser, and its sub-commands: no abbreviations, hints, and the dialect of this module."""
+    """A parser that refuses abbreviations, suggests corrections, and uses the dialect of this module."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
@@ -52,14 +52,14 @@ class StrictParser(argparse.ArgumentParser):
         return super().parse_known_args(None if args is None else as_declared(args, self), namespace)
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2, after a hint at what may have been meant."""
+        """Exit with code 2 after a suggestion."""
         super().error(with_hint(message, self))
 
 
 def with_hint(message: str, parser: argparse.ArgumentParser) -> str:
-    """An error about unknown options with the option that may have been meant."""
+    """Add a suggestion to an error about unknown options."""
     if not message.startswith(_UNRECOGNIZED) or "did you mean" in message:
-        # jsonargparse comes by here twice.
+        # jsonargparse calls this twice.
         return message
     word = message.removeprefix(_UNRECOGNIZED).split()[0]
     hint = dashed(nearest(word, long_options(parser)).replace("mean ", "mean --"))

@@ -31,7 +31,7 @@ def _parser() -> HintingParser:
     parser.add_argument(
         "--root",
         type=Path,
-        help="Folder that the lines of lists are relative to; by default that of the list.",
+        help="Folder that the paths in lists are relative to (default: the list's own folder).",
     )
     parser.add_argument("--output", type=Path, help="Folder of the dataset; created if needed. Required.")
     parser.add_argument(
@@ -51,7 +51,7 @@ def _parser() -> HintingParser:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="Exit with code 1 if any video failed, not only if all did.",
+        help="Exit with code 1 if any video failed, not only if all failed.",
     )
     parser.add_class_arguments(PrepareConfig, None)
     parser.add_class_arguments(BuildOptions, None)
@@ -59,7 +59,7 @@ def _parser() -> HintingParser:
 
 
 def _splits(manifest: Manifest) -> str:
-    """Who is in which split, and what follows where nobody is kept for validation."""
+    """Who is in which split, and what happens if nobody is kept for validation."""
     people = {
         split: sorted({person for shard in manifest.split(split) for person in shard.identities})
         for split in ("train", "val", "test")
@@ -67,10 +67,10 @@ def _splits(manifest: Manifest) -> str:
     counts = ", ".join(f"{split} {len(names)}" for split, names in people.items() if names)
     if people["val"]:
         named = ", ".join(people["val"][:5]) + (", ..." if len(people["val"]) > 5 else "")
-        return f"people: {counts} (val: {named}; --val-identities chooses others, and tracks nothing again)"
+        return f"people: {counts} (val: {named}; --val-identities chooses others without tracking again)"
     return (
-        f"people: {counts}; no validation split: `rome evaluate` scores the last frames of the training "
-        "clips, unless --val-identities keeps people for it"
+        f"people: {counts}; no validation split: `rome evaluate` will score the last frames of the "
+        f"training clips, unless --val-identities reserves people for it"
     )
 
 
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome prepare``.
 
     Returns:
-        0 if a dataset was made (videos that failed are listed; with ``--strict`` they give 1).
+        0 if a dataset was made (failed videos are listed; with ``--strict`` they give 1).
     """
     parser = _parser()
     options = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""A line on the terminal while something goes on, with the time left where the steps are counted.
+"""Progress lines on the terminal, with the time left if the steps are counted.
 
-Nothing of it reaches a file: a log of the command holds results and warnings only.
+They never reach a file: a log of the command contains only results and warnings.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Item = TypeVar("Item")
 
 @contextmanager
 def shown(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show what goes on until the block ends.
+    """Show a progress line until the block ends.
 
     Args:
-        description: what goes on.
-        total: steps, where they are counted: the line then has a bar and the time left.
+        description: text of the line.
+        total: number of steps if they are counted; the line then has a bar and the time left.
 
     Yields:
-        Takes the number of steps that are done.
+        A function of the number of finished steps.
     """
     from rich.console import Console
     from rich.progress import (
@@ -44,7 +44,7 @@ def shown(description: str, total: int | None = None) -> Iterator[Callable[[int]
 
 
 def counted(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """The items, and a bar that says how many of them are done.
+    """Iterate over items and show a bar of how many are done.
 
     Args:
         items: any.

@@ -1,4 +1,4 @@
-"""``rome shards verify | stats | import``: check, count and bring in datasets."""
+"""``rome shards verify | stats | import``: check, count and import datasets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_parser() -> StrictParser:
     verify.add_argument(
         "--repair",
         action="store_true",
-        help="Rebuild bad indices from their shards, and bad shards from their videos (--videos).",
+        help="Rebuild damaged indices from their shards, and damaged shards from their videos (--videos).",
     )
     verify.add_argument(
         "--videos", type=Path, nargs="+", default=[], help="Files or folders with the videos, for --repair."
@@ -49,9 +49,9 @@ def build_parser() -> StrictParser:
 
     bring = commands.add_parser(
         "import",
-        help="Build a dataset from images that you have.",
-        description="Build a dataset from images that you cropped from videos; they are tracked like in "
-        "rome prepare.",
+        help="Build a dataset from your own images.",
+        description="Build a dataset from images that you cropped from videos; they are tracked as in rome "
+        "prepare.",
     )
     bring.add_argument("source", type=Path, help="Folder or file to read.")
     bring.add_argument(
@@ -60,14 +60,15 @@ def build_parser() -> StrictParser:
         choices=_IMPORTERS,
         required=True,
         help="frames: folders of pictures; webdataset: tars with a picture per sample; lmdb: ROME's or "
-        "GAGAvatar's layout; deca, emoca, smirk, vhap: folders of pictures with FLAME parameters, which take "
-        "the place of our tracker's.",
+        "GAGAvatar's layout; deca, emoca, smirk, vhap: folders of pictures with FLAME parameters, which "
+        "replace our tracker's.",
     )
     bring.add_argument(
         "--params",
         type=Path,
         metavar="PATH",
-        help="Those parameters: a file, or a folder with the same names as the pictures (default: beside the "
+        help="File or folder with those parameters, under the same names as the pictures (default: beside "
+        "the "
         "pictures).",
     )
     bring.add_argument(
@@ -79,13 +80,12 @@ def build_parser() -> StrictParser:
         "--val-identities",
         nargs="+",
         default=[],
-        help="People kept for validation (default: some, if there are six or more).",
+        help="People reserved for validation (default: some, if there are six or more).",
     )
     bring.add_argument(
         "--picture-suffix",
         metavar="SUFFIX",
-        help="All that follows the name of the pictures to take, such as image.png where mask.png lies "
-        "beside it.",
+        help="Suffix of the images to use, such as image.png if there is a mask.png beside it.",
     )
     bring.add_argument("--dataset-name", help="Name of the dataset (default: imported).")
     return parser
@@ -137,12 +137,14 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _verify_remote(args: argparse.Namespace, manifest: Manifest, remote: RemoteFolder) -> int:
-    """Read every file at an address once and compare it with the manifest; keeps none of them."""
+    """Read every file at an address once and compare it with the manifest, without keeping it."""
     import tempfile
     from dataclasses import replace
 
     if args.repair:
-        raise ValueError(f"{args.dataset} is no folder: repair the dataset where its files are, then copy it")
+        raise ValueError(
+            f"{args.dataset} is not a folder: repair the dataset where its files are, then copy it"
+        )
     wanted = [(f"{shard.name}.tar", shard.bytes, shard.sha256) for shard in manifest.shards]
     wanted += [(entry.name, entry.bytes, entry.sha256) for entry in manifest.indices]
     bad = 0
@@ -179,7 +181,7 @@ def _repair(
             damaged.append(shard)
     failed = []
     if damaged:
-        # The tracker and its models, which checking does not need.
+        # The tracker and its models, which verifying does not need.
         from datamodules.repairing import rebuild_shards
 
         failed = rebuild_shards(folder, manifest, damaged, args.videos, _log, args.head)

@@ -25,25 +25,25 @@ class SweepConfig:
     """Options of a sweep."""
 
     engine: Literal["wandb", "local", "submitit"] = "local"
-    """``wandb``: a server and agents. ``local``: this machine, no server. ``submitit``: SLURM, no server."""
+    """``wandb``: W&B's server. ``local``: this machine, no server. ``submitit``: SLURM, no server."""
     count: int | None = None
-    """Trials in all (with wandb: of this agent); default: all of a grid, or run_cap of the file. A larger
-    number later resumes the sweep."""
+    """Total number of trials (with wandb: of this agent; default: the whole grid, or run_cap of the file).
+    Raise it later to continue the sweep."""
     output: Path | None = None
     """Folder of the sweep; the same folder resumes a sweep (default: runs/sweeps/NAME)."""
     processes: int = 1
-    """Trials at a time: on this machine (each with a GPU of its own where there are several), or as jobs."""
+    """Concurrent trials: on this machine (each on its own GPU if there are several), or as jobs."""
     seed: int = 0
-    """Of random and Bayesian search; that of the trainings is in their configuration."""
+    """Seed of random and Bayesian search; the seed of a training is in its configuration."""
     wandb: Literal["offline", "disabled"] = "offline"
-    """Whether trials of the engines without a server keep a record that `rome sweep sync` can send later."""
+    """W&B mode of trials without a server; `rome sweep sync` can send offline records later."""
     retry_failed: bool = False
     """Run failed trials again, from their last checkpoints."""
     cluster: dict[str, Any] = field(default_factory=dict)
     """Parameters of submitit, such as '{slurm_partition: gpu, timeout_min: 600, gpus_per_node: 1}'; 'cluster:
     local' runs the jobs as processes here."""
     data: Path | None = None
-    """Dataset that every trial is trained on: manifest.json of `rome prepare`, or its folder (default: the
+    """Training data of every trial: manifest.json of `rome prepare`, or its folder (default: the
     configuration's)."""
     project: str = "rome_lightning"
     """W&B project of the engine wandb."""
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after ``rome sweep``.
 
     Returns:
-        0 if every trial came to an end (or was stopped early), 1 if any failed.
+        0 if every trial finished or was stopped early, 1 if any failed.
     """
     if argv[:1] == ["sync"]:
         return _sync(argv[1:])
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
 
 
 def _extra(config: SweepConfig) -> tuple[str, ...]:
-    """Options of `rome fit` that every trial gets besides those of the sweep file."""
+    """Options of `rome fit` that every trial gets in addition to those of the sweep file."""
     data = () if config.data is None else (f"--data.init_args.manifest={config.data.resolve()}",)
     return (f"--wandb={config.wandb}", *data)
 
@@ -119,7 +119,7 @@ def _run(folder: SweepFolder, config: SweepConfig) -> None:
         told = f"[{over}/{folder.count}] trial {trial.folder.name}: {trial.status}{value}{why}"
         print(printable(f"{told}, {left}" if left else told), flush=True)
 
-    # A sweep that is told to end must end its trainings too.
+    # A sweep that receives a stop signal must stop its trainings too.
     signal.signal(signal.SIGTERM, _exit)
     if config.engine == "local":
         run_local(folder, config.processes, report)
@@ -133,7 +133,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 
 def _finish(folder: SweepFolder) -> int:
-    """Rank the trials; tells what failed."""
+    """Rank the trials and report failures."""
     from rome_lightning.media.provenance import code_and_versions
     from rome_lightning.sweeps.ranking import rank_sweep, ranking_text, write_ranking
 

@@ -1,4 +1,4 @@
-"""Progress and warnings of workflows on a terminal, so that results alone go to standard output."""
+"""Progress and warnings of workflows on standard error, so that standard output has only results."""
 
 from __future__ import annotations
 

@@ -49,20 +49,20 @@ class SweepFolder:
     sweep: SweepFile
     seed: int
     count: int
-    """Trials in all."""
+    """Total number of trials."""
     directory: Path
-    """Where the commands run: paths in the file are relative to it."""
+    """Working folder of the commands; paths in the file are relative to it."""
     extra: tuple[str, ...] = ()
-    """Options that every trial gets after those of the file."""
+    """Options that every trial gets after those in the file."""
 
     @classmethod
     def create(
         cls, file: Path, folder: Path, count: int | None, seed: int, extra: tuple[str, ...] = ()
     ) -> SweepFolder:
-        """Create the folder, or open it again to resume, with more trials if wanted.
+        """Create the folder, or reopen it to resume, possibly with more trials.
 
         Raises:
-            ValueError: it holds another sweep.
+            ValueError: it contains another sweep.
         """
         sweep = read_sweep(file)
         total = num_trials(sweep, count)
@@ -90,7 +90,7 @@ class SweepFolder:
         """
         if not (folder / SWEEP_FILE).is_file() or not (folder / STATE_FILE).is_file():
             raise FileNotFoundError(
-                f"{folder} is no folder of `rome sweep`: it lacks {SWEEP_FILE} or {STATE_FILE}"
+                f"{folder} is not a folder of `rome sweep`: it lacks {SWEEP_FILE} or {STATE_FILE}"
             )
         state = read_json(folder / STATE_FILE)
         sweep = read_sweep(folder / SWEEP_FILE)
@@ -102,7 +102,7 @@ class SweepFolder:
         return load_trials(self.path)
 
     def next_trial(self) -> Trial | None:
-        """Choose the settings of a new trial and write it down; None if there are enough."""
+        """Choose and record the settings of a new trial; None if there are enough."""
         before = self.trials()
         if len(before) >= self.count:
             return None
@@ -120,14 +120,14 @@ class SweepFolder:
 
     @contextmanager
     def only_one(self) -> Iterator[None]:
-        """Keep a second ``rome sweep`` out of the folder.
+        """Lock the folder against a second ``rome sweep``.
 
         Raises:
             ValueError: there is one.
         """
         with (self.path / ".lock").open("w") as file:
             if not _locked(file.fileno()):
-                raise ValueError(f"another process runs the sweep in {self.path}; wait for it")
+                raise ValueError(f"another process is running the sweep in {self.path}; wait for it")
             yield
 
 
@@ -146,19 +146,20 @@ def run_trial(
     environment: dict[str, str] | None = None,
     poll_s: float = _POLL_S,
 ) -> Trial:
-    """Train one trial to its end, or until it is stopped early.
+    """Train one trial until it finishes or is stopped early.
 
     Args:
         folder: of the sweep.
-        number: of a trial that ``next_trial`` wrote down.
+        number: of a trial that ``next_trial`` recorded.
         stop: set to end the training after a checkpoint; the trial then stays unfinished.
-        environment: variables for the training besides this process's own.
-        poll_s: time between two looks at the trial's validations, seconds.
+        environment: variables for the training in addition to this process's own.
+        poll_s: time between two checks of the trial's validations, seconds.
     """
     path = trial_folder(folder.path, number)
     stop = stop or threading.Event()
     with (path / ".lock").open("w") as lock:
-        # The training holds the lock too: one that outlived a killed sweep is waited for, not run twice.
+        # The training holds the lock too, so a training that outlived a killed sweep is awaited and not run
+        # twice.
         while not _locked(lock.fileno()):
             if stop.wait(poll_s):
                 return load_trial(path)
@@ -184,7 +185,7 @@ def run_trial(
 def _watch(
     folder: SweepFolder, trial: Trial, process: subprocess.Popen[bytes], stop: threading.Event, poll_s: float
 ) -> str:
-    """Wait for the training; gives the reason if it was stopped early."""
+    """Wait for the training; return the reason if it was stopped early."""
     rule, seen = folder.sweep.early_termination, 0
     try:
         while True:
@@ -213,7 +214,7 @@ def _watch(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the training to stop, which writes a checkpoint; then make it."""
+    """Ask the training to stop, which writes a checkpoint; then kill it."""
     process.terminate()
     try:
         process.wait(_GRACE_S)
@@ -238,7 +239,7 @@ def _judged(folder: SweepFolder, trial: Trial, code: int, why: str, interrupted:
 
 
 def _last_words(log: Path, code: int) -> str:
-    """What a failed training said."""
+    """The last words of a failed training."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line for line in lines if line.startswith("rome: error: ")]
     if errors:
@@ -247,7 +248,7 @@ def _last_words(log: Path, code: int) -> str:
 
 
 def forget_failures(folder: SweepFolder) -> int:
-    """Let failed trials run again, from their last checkpoints; gives their number."""
+    """Mark failed trials to run again from their last checkpoints; return their number."""
     failed = [trial for trial in folder.trials() if trial.status == "failed"]
     for trial in failed:
         replace(trial, status="running", reason="").save()
@@ -259,7 +260,7 @@ def run_local(folder: SweepFolder, processes: int, report: Report, poll_s: float
 
     Args:
         folder: of the sweep.
-        processes: trainings at a time; with several GPUs each gets one.
+        processes: concurrent trainings; with several GPUs, each gets one.
         report: is told of each trial that ends.
         poll_s: see ``run_trial``.
     """
@@ -285,7 +286,7 @@ def run_local(folder: SweepFolder, processes: int, report: Report, poll_s: float
 
 
 def _device_of(slot: int, processes: int) -> dict[str, str]:
-    """Share the GPUs out among trainings that run at the same time."""
+    """Distribute the GPUs among concurrent trainings."""
     if processes == 1:
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -299,7 +300,7 @@ def _device_of(slot: int, processes: int) -> dict[str, str]:
 
 @dataclass
 class TrialJob:
-    """A trial as a cluster job; when its time is over it is requeued and resumes."""
+    """A trial as a cluster job; at its time limit it is requeued and resumes."""
 
     path: Path
     number: int
@@ -319,7 +320,8 @@ class TrialJob:
             except BaseException as error:
                 trained.set_exception(error)
 
-        # In a thread: the main one receives the signal of the time limit, and then waits for the checkpoint.
+        # Train in a thread: the main thread receives the time limit's signal and then waits for the
+        # checkpoint.
         self._worker = threading.Thread(target=train)
         self._worker.start()
         while self._worker.is_alive():
@@ -327,7 +329,7 @@ class TrialJob:
         return trained.result().status
 
     def checkpoint(self) -> Any:
-        """What submitit queues after a preemption or a time limit, once the training has saved its state."""
+        """The job to requeue after a preemption or time limit, once the training has saved its state."""
         from submitit.helpers import DelayedSubmission
 
         if self._stop is not None and self._worker is not None:
@@ -345,8 +347,8 @@ def run_submitit(
     each round needs the results of the one before.
 
     Args:
-        folder: of the sweep, on a disk that the nodes see.
-        parallel: jobs that run at a time.
+        folder: of the sweep, on a disk shared by all nodes.
+        parallel: concurrent jobs.
         parameters: of submitit, such as ``slurm_partition``, ``timeout_min``, ``gpus_per_node``.
         report: is told of each trial that ends.
         cluster: of submitit, such as ``local`` or ``debug``; None finds SLURM.
@@ -357,8 +359,8 @@ def run_submitit(
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("--engine submitit needs it: pip install 'rome-lightning[slurm]'") from error
-    # submitit gives a job up after three time limits, if nobody says otherwise.
+        raise ImportError("--engine submitit needs submitit: pip install 'rome-lightning[slurm]'") from error
+    # By default submitit gives up on a job after three time limits.
     executor = submitit.AutoExecutor(
         folder=folder.path.resolve() / "jobs", cluster=cluster, slurm_max_num_timeout=MOST_TIME_LIMITS
     )
@@ -381,14 +383,14 @@ def run_submitit(
 
 
 def _collect(trial: Trial, job: Any, of_slurm: bool) -> None:
-    """Wait for a job; one that died counts as failed, with the reason."""
+    """Wait for a job; a dead job counts as failed, with the reason."""
     reason = wait_for_job(job, of_slurm)
     if reason and not load_trial(trial.folder).is_over:
         replace(trial, status="failed", reason=reason[-300:]).save()
 
 
 def run_wandb(sweep: SweepFile, count: int | None, project: str | None, entity: str | None) -> int:
-    """Register the sweep with the server and run an agent here; gives the agent's exit code."""
+    """Register the sweep with the server and run an agent here; return the agent's exit code."""
     import wandb
     import yaml
 
@@ -405,11 +407,11 @@ def sync_offline(folder: Path, project: str = "rome_lightning", entity: str | No
 
     Args:
         folder: of a sweep, of a run, or of many.
-        project: that the runs were logged for.
+        project: project of the runs.
         entity: user or team; None for your own.
 
     Returns:
-        Number of runs that could not be sent.
+        The number of runs that could not be sent.
 
     Raises:
         FileNotFoundError: there is none.

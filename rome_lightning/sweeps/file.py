@@ -31,7 +31,7 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Parameter:
-    """What may be chosen for one option: a list of values or a range."""
+    """The choices for one option: a list of values or a range."""
 
     values: tuple[Value, ...] = ()
     weights: tuple[float, ...] = ()
@@ -45,7 +45,7 @@ class Parameter:
 
     @property
     def is_log(self) -> bool:
-        """Whether ratios count, not differences."""
+        """Whether the scale is logarithmic."""
         return "log" in self.distribution
 
     @property
@@ -76,14 +76,14 @@ class Parameter:
 class EarlyTermination:
     """When to stop a trial early.
 
-    ``hyperband`` is W&B's: at each bracket only the best ``1 / eta`` of the trials that got there go on.
-    ``median`` is known to the engines without a server alone: a trial stops when its best value so far is
-    worse than the median of the others' at the same validation.
+    ``hyperband`` is W&B's: at each bracket only the best ``1 / eta`` of the trials that reached it continue.
+    ``median`` works only without a server: a trial stops when its best value so far is worse than the median
+    of the others' at the same validation.
     """
 
     type: Literal["hyperband", "median"]
     brackets: tuple[int, ...]
-    """Validations after which trials are judged (``hyperband``); the first one that counts (``median``)."""
+    """Validations at which trials are judged (``hyperband``); the first one that counts (``median``)."""
     eta: float = 3.0
 
 
@@ -103,7 +103,7 @@ class SweepFile:
 
     @property
     def free(self) -> dict[str, Parameter]:
-        """Parameters in which there is something to choose."""
+        """Parameters with more than one choice."""
         return {name: p for name, p in self.parameters.items() if not p.is_fixed}
 
     @property
@@ -126,7 +126,7 @@ class SweepFile:
 
 
 def as_flag(value: Value) -> str:
-    """A value as the command line takes it."""
+    """A value in command-line syntax."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -139,7 +139,7 @@ def read_sweep(path: Path) -> SweepFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no sweep that both W&B and this reader understand alike.
+        ValueError: it is not a sweep that W&B and this reader interpret in the same way.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no sweep file at {path}; `rome experiments list sweeps` shows examples")
@@ -148,7 +148,7 @@ def read_sweep(path: Path) -> SweepFile:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no sweep: it should hold method, metric, parameters and command")
+        raise ValueError(f"{path} is not a sweep: it needs method, metric, parameters and command")
     try:
         return _parse(path, content)
     except (ValueError, TypeError, KeyError) as error:
@@ -168,7 +168,7 @@ def _parse(path: Path, content: dict[str, Any]) -> SweepFile:
         raise ValueError(f"metric.goal must be minimize or maximize, got {goal!r}")
     parameters = {str(name): _parameter(str(name), spec) for name, spec in content["parameters"].items()}
     if not parameters:
-        raise ValueError("there are no parameters to try")
+        raise ValueError("there are no parameters to vary")
     ranges = [name for name, parameter in parameters.items() if parameter.distribution]
     if method == "grid" and ranges:
         raise ValueError(f"method grid needs lists of values; {', '.join(ranges)} is a range")
@@ -194,7 +194,7 @@ def _command(words: Any) -> tuple[str, ...]:
     foreign = [word for word in plain if word.startswith("${") and word != "${args}"]
     if foreign:
         raise ValueError(
-            f"{', '.join(foreign)} in command is another form of ${{args}} that `rome fit` rejects"
+            f"{', '.join(foreign)} in command is a form of ${{args}} that `rome fit` rejects; use ${{args}}"
         )
     if plain[:2] != ["rome", "fit"]:
         raise ValueError(f"command must run `rome fit` (after ${{env}}), got {' '.join(plain[:2])!r}")
@@ -211,7 +211,7 @@ def _parameter(name: str, spec: Any) -> Parameter:
     if "values" in spec:
         values, weights = tuple(spec["values"]), tuple(spec.get("probabilities", ()))
         if not values or (weights and len(weights) != len(values)):
-            raise ValueError(f"{name} needs values, and as many probabilities if any")
+            raise ValueError(f"{name} needs values, and one probability per value if any")
         return Parameter(values, weights)
     kind = spec.get("distribution")
     if kind is not None and kind not in _RANGES:
@@ -228,14 +228,14 @@ def _parameter(name: str, spec: Any) -> Parameter:
 def _number(name: str, key: str, spec: dict[str, Any]) -> float:
     """A bound of a range.
 
-    YAML takes ``1e-4`` for a text, and so does W&B.
+    YAML, and therefore W&B, reads ``1e-4`` as text.
     """
     if key not in spec:
         raise ValueError(f"{name} needs value, values, or min and max; {key} is missing")
     value = spec[key]
     if isinstance(value, str):
         try:
-            meant = f"; for YAML that is a text, write {_with_dot(value)}"
+            meant = f"; YAML reads that as text, write {_with_dot(value)}"
         except ValueError:
             meant = ""
         raise ValueError(f"{name}: {key} must be a number, got {value!r}{meant}")

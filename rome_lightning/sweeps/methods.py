@@ -1,8 +1,7 @@
 """Which settings a sweep tries next: grid, random and Bayesian search.
 
 Every choice is a function of the sweep file, the seed, the trial's number and, for Bayesian search, the
-trials on disk. So nothing but the trials has to be kept, and a killed sweep resumes as if it had not
-been.
+trials on disk. Only the trials need to be kept, and a killed sweep resumes as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def num_trials(sweep: SweepFile, count: int | None) -> int:
-    """Trials that a sweep has in all.
+    """The total number of trials of a sweep.
 
     Args:
         sweep: its file.
-        count: at most so many; None for all of a grid, or the file's ``run_cap``.
+        count: upper limit; None for the whole grid, or the file's ``run_cap``.
 
     Raises:
-        ValueError: nothing says where an endless search ends.
+        ValueError: an endless search has no limit.
     """
     limits = [n for n in (count, sweep.run_cap) if n is not None]
     if sweep.method == "grid":
@@ -82,7 +81,7 @@ def import_optuna(what: str) -> Any:
 
 
 def _suggested(sweep: SweepFile, number: int, seed: int, before: Sequence[Trial]) -> dict[str, Value]:
-    """What a tree-structured Parzen estimator suggests after the trials so far; running ones count as poor.
+    """The next point of a tree-structured Parzen estimator; trials that still run count as poor.
 
     Source: Bergstra et al. 2011, Algorithms for hyper-parameter optimization, as in optuna.
     """
@@ -97,7 +96,7 @@ def _suggested(sweep: SweepFile, number: int, seed: int, before: Sequence[Trial]
 
 
 def distributions(sweep: SweepFile, optuna: Any) -> dict[str, Any]:
-    """The free parameters as optuna describes them; listed values by their place."""
+    """The free parameters as optuna describes them; listed values by their index."""
     kinds = optuna.distributions
     found: dict[str, Any] = {}
     for name, p in sweep.free.items():
@@ -121,7 +120,7 @@ def _decoded(parameter: Parameter, value: Value) -> Value:
 
 
 def study_of(sweep: SweepFile, trials: Sequence[Trial], seed: int = 0) -> optuna.Study:
-    """An optuna study, in memory, that knows the given trials."""
+    """An in-memory optuna study with the given trials."""
     optuna = import_optuna("Bayesian search")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -1,4 +1,4 @@
-"""Which trials of a sweep were best, and which settings mattered."""
+"""The best trials of a sweep, and the settings that mattered."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from rome_lightning.sweeps.methods import distributions, import_optuna, study_of
 from rome_lightning.sweeps.trials import Trial, ranked
 
 _ENOUGH = 8
-"""Trials below which no importance is computed."""
+"""Fewest trials for which importances are computed."""
 _MOST_CURVES = 8
 _BINS = 4
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A sweep's trials, the best first, and what its settings did."""
+    """A sweep's trials, best first, and the effect of its settings."""
 
     sweep: SweepFile
     count: int
-    """Trials that the sweep should have."""
+    """Planned number of trials."""
     trials: list[Trial]
     importance: dict[str, float]
     """Share of the variance of the metric that each setting explains; empty if it could not be computed."""
@@ -56,7 +56,7 @@ def rank_sweep(folder: Path) -> Ranking:
     """Rank the trials in a folder of ``rome sweep``.
 
     Raises:
-        FileNotFoundError: it is none, or has no trials yet.
+        FileNotFoundError: it is not such a folder, or has no trials yet.
     """
     opened = SweepFolder.open(folder)
     trials = opened.trials()
@@ -74,7 +74,7 @@ def _importance(sweep: SweepFile, trials: Sequence[Trial]) -> tuple[dict[str, fl
     """
     over = [trial for trial in trials if trial.is_over and trial.value is not None]
     if len(over) < _ENOUGH:
-        return {}, f"{len(over)} trials are too few to tell which settings matter; {_ENOUGH} are needed"
+        return {}, f"{len(over)} trials are too few to rank the importance of settings; {_ENOUGH} are needed"
     if len({trial.value for trial in over}) < 2:
         return {}, "all trials have the same value"
     try:
@@ -87,12 +87,12 @@ def _importance(sweep: SweepFile, trials: Sequence[Trial]) -> tuple[dict[str, fl
             study_of(sweep, over), evaluator=evaluator, params=names
         )
     except ImportError:
-        return {}, "optuna and scikit-learn are needed to tell: pip install 'rome-lightning[sweep]'"
+        return {}, "the importance needs optuna and scikit-learn: pip install 'rome-lightning[sweep]'"
     return {name: float(value) for name, value in found.items()}, ""
 
 
 def trials_table(ranking: Ranking) -> Table:
-    """Every trial with its settings, the best first."""
+    """Every trial with its settings, best first."""
     names = list(ranking.sweep.free)
     rows = []
     for place, trial in enumerate(ranking.trials):
@@ -111,11 +111,11 @@ def _caption(ranking: Ranking) -> str:
     missing = ranking.count - len(ranking.trials)
     parts = [f"{len(ranking.trials)} of {ranking.count} trials: {counts}.", f"Best is {goal}."]
     if missing:
-        parts.append(f"{missing} are to come.")
+        parts.append(f"{missing} are still missing.")
     if len(ranking.scored) > 1:
         parts.append(
             f"The first of {len(ranking.scored)} trials with one seed each owes part of its lead to luck: "
-            "train it again with other seeds, and `rome compare` it, before believing the order."
+            "train it again with other seeds and compare with `rome compare` before trusting the order."
         )
     return " ".join(parts)
 
@@ -125,12 +125,12 @@ def _shown(value: Value) -> str:
 
 
 def short_name(option: str) -> str:
-    """An option without the words that all options have."""
+    """An option's name without the prefix that all options share."""
     return option.replace("init_args.", "").removeprefix("model.")
 
 
 def settings_table(ranking: Ranking) -> Table:
-    """What each setting did: its importance and the mean of the metric by its values."""
+    """The effect of each setting: its importance and the mean of the metric by value."""
     rows = []
     order = sorted(ranking.sweep.free, key=lambda name: -ranking.importance.get(name, 0.0))
     for name in order:
@@ -147,7 +147,7 @@ def settings_table(ranking: Ranking) -> Table:
 
 
 def level_means(parameter: Parameter, name: str, trials: Sequence[Trial]) -> list[tuple[str, float, int]]:
-    """Mean value of the trials at each value of a setting; ranges are cut into equally full parts."""
+    """Mean of the trials at each value of a setting; ranges are split into bins of equal counts."""
     scored = [(trial.settings[name], float(trial.value)) for trial in trials if trial.value is not None]
     if parameter.values:
         groups = [
@@ -190,7 +190,7 @@ def ranking_text(ranking: Ranking, style: str) -> str:
         text: str = frame.map(csv_cell).rename(columns=csv_cell).to_csv(index=False)
         return text
     if style == "latex":
-        raise ValueError("a sweep is ranked as table, md, csv or html; latex is for comparisons of runs")
+        raise ValueError("a sweep's ranking can be table, md, csv or html; latex is for comparisons of runs")
     if style == "md":
         return "\n\n".join(map(as_markdown, tables)) + "\n"
     return "\n\n".join(f"{table.as_text()}\n{table.caption}" for table in tables) + "\n"

@@ -1,4 +1,4 @@
-"""Trials of a sweep on disk: what was tried, how far it is, what it scored."""
+"""Trials of a sweep on disk: settings, progress and score."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rome_lightning.media.atomic import write_atomic
 from rome_lightning.sweeps.file import EarlyTermination, SweepFile, Value
 
 Status = Literal["running", "finished", "stopped", "failed"]
-"""``running`` is also a killed trial: it resumes from its last checkpoint. ``stopped``: by early
-termination; its value counts."""
+"""``running`` includes killed trials, which resume from their last checkpoint. ``stopped`` means early
+termination; the value counts."""
 
 TRIAL_FILE = "trial.json"
 _PEERS_FOR_MEDIAN = 4
@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the trial is over."""
         return self.status != "running"
 
     def save(self) -> None:
@@ -78,7 +78,7 @@ def best_value(values: Sequence[float], goal: str) -> float | None:
 def reason_to_stop(
     rule: EarlyTermination, own: Sequence[float], others: Sequence[Sequence[float]], goal: str
 ) -> str:
-    """Why a trial should stop now; empty if it should continue.
+    """The reason to stop a trial now; empty if it should continue.
 
     Args:
         rule: of the sweep.
@@ -104,7 +104,7 @@ def reason_to_stop(
 
 
 def _merit(values: Sequence[float], goal: str) -> float:
-    """The best value so far, as something to maximise; a run without finite values is the worst."""
+    """The best value so far, signed so that larger is better; a run without finite values is the worst."""
     best = best_value(values, goal)
     if best is None:
         return -math.inf
@@ -112,7 +112,7 @@ def _merit(values: Sequence[float], goal: str) -> float:
 
 
 def ranked(trials: Sequence[Trial], sweep: SweepFile) -> list[Trial]:
-    """Trials with a value, the best first, then the others."""
+    """Trials with a value, best first, then the others."""
     sign = 1 if sweep.goal == "minimize" else -1
     return sorted(trials, key=lambda t: (t.value is None, sign * (t.value or 0.0), t.number))
 

@@ -1,5 +1,5 @@
-"""Whole commands as functions: what chains data, training, evaluation and distillation.
+"""Whole commands as functions: they chain data, training, evaluation and distillation.
 
-A workflow takes its options as a dataclass, resumes what an earlier call began, and tells a ``Reporter`` how
-far it is. ``cli`` only reads options and prints results.
+A workflow takes its options as a dataclass, resumes an interrupted call, and reports progress to a
+``Reporter``. ``cli`` only reads options and prints results.
 """

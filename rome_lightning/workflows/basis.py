@@ -27,18 +27,18 @@ def make_basis(config: BasisConfig, reporter: Reporter | None = None) -> BasisFi
         reporter: shows progress.
 
     Returns:
-        The fit; None where only a part of the offsets was to be collected.
+        The fit; None if only a part of the offsets was collected.
 
     Raises:
-        FileNotFoundError: checkpoint or dataset are not there.
-        ValueError: an option is out of range, or the data do not hold as many components.
+        FileNotFoundError: checkpoint or dataset do not exist.
+        ValueError: an option is out of range, or the data have too few people for the components.
     """
     assert config.checkpoint is not None
     assert config.data is not None
     assert config.output is not None
     part = _part(config.part)
     if config.output.suffix != ".safetensors":
-        raise ValueError(f"the basis is a .safetensors file, got --output {config.output}")
+        raise ValueError(f"--output must be a .safetensors file, got {config.output}")
     model = load_avatar(config.checkpoint).to(config.device)
     splits = _splits(config, config.data, model.image_size)
     spec = {

@@ -1,4 +1,4 @@
-"""Basis, linear model, and a table that compares it with the full one: what ``rome distill all`` runs."""
+"""Basis, linear model, and a table that compares it with the full model: what ``rome distill all`` runs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _NUM_EXAMPLES = 4
 
 
 Train = Callable[[list[Path], Path, dict[str, Any], list[str]], Path]
-"""Trains a model: configuration files in their order, run folder, options by their dotted names, further
-words of the command line. Resumes what an earlier call began, and gives the last checkpoint."""
+"""Trains a model, given configuration files in order, the run folder, options by dotted name and further
+command-line words. Resumes an interrupted call and returns the last checkpoint."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a distillation wrote."""
+    """Output of a distillation."""
 
     report: Path
     """Page with tables and pictures."""
@@ -59,15 +59,15 @@ class Distillation:
 
 
 def distill(config: DistillConfig, train: Train, reporter: Reporter | None = None) -> Distillation:
-    """Every step from the full model to the comparison; what an earlier call has done is kept.
+    """Run every step from the full model to the comparison; finished steps of an earlier call are kept.
 
     Args:
         config: with checkpoint, data and output.
-        train: how the linear model is trained; configurations are read by the command line.
+        train: trains the linear model; the command line reads its configurations.
         reporter: shows progress.
 
     Raises:
-        FileNotFoundError: the checkpoint, the dataset or a configuration is not there.
+        FileNotFoundError: the checkpoint, the dataset or a configuration does not exist.
         ValueError: a step did not finish.
     """
     assert config.checkpoint is not None
@@ -77,7 +77,7 @@ def distill(config: DistillConfig, train: Train, reporter: Reporter | None = Non
     output = config.output
     if not config.checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {config.checkpoint}; set --checkpoint")
-    # Before hours of work: every name that is needed at its end.
+    # Resolve every name that is needed at the end before hours of work.
     configs = [find_experiment(path) for path in config.fit_config]
     protocols = [find_experiment(path, "protocols") for path in (config.protocol, config.geometry)]
     basis = output / "basis.safetensors"
@@ -118,7 +118,7 @@ def distill(config: DistillConfig, train: Train, reporter: Reporter | None = Non
 
 
 def _without_offsets(checkpoint: Path, output: Path) -> None:
-    """The full model as if hair were painted on the parametric head."""
+    """The full model without offsets, as if hair were painted on the parametric head."""
     content = read_checkpoint(checkpoint)
     options = content[CONFIG_KEY]
     options = {**options, "offsets": {**options["offsets"], "kind": "none"}}
@@ -135,7 +135,7 @@ def _scores(
 ) -> dict[str, float | None]:
     """Means of one model under every protocol."""
     found: dict[str, float | None] = {}
-    # The second protocol draws its own people.
+    # The second protocol generates its own people.
     for protocol, data, split in zip(protocols, (config.data, None), (config.split, None), strict=True):
         scores = evaluate(
             EvaluateConfig(
@@ -164,7 +164,7 @@ def _times(config: DistillConfig, model: AvatarModel) -> dict[str, float]:
 
 
 def _examples(config: DistillConfig, image_size: int) -> list[Frames]:
-    """The typical frame and another one of a few clips."""
+    """The typical frame and one other of a few clips."""
     assert config.data is not None
     clips = StoredClips(config.data, config.split, image_size)
     chosen = clips.clips[:: max(1, len(clips.clips) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]
@@ -181,7 +181,8 @@ def _quality_table(results: dict[str, Any]) -> Table:
             for value, entry in zip(values, columns, strict=True)
         ]
         rows.append([name, *cells])
-    caption = "Quality: clips of the dataset, and synthetic heads whose surface is known (smaller is better)."
+    caption = "Quality on clips of the dataset, and on synthetic heads with a known surface (smaller is "
+    "better)."
     return Table(["model", *(entry[2] for entry in columns)], rows, caption)
 
 
@@ -201,7 +202,7 @@ def _write_page(
     pictures = [
         Media("strip.png", f"From left: {columns}."),
         Media(beside(basis, "_components.png").name, "First components at -3, 0 and +3 standard deviations."),
-        Media(beside(basis, "_curves.png").name, "What the basis keeps."),
+        Media(beside(basis, "_curves.png").name, "Variance that the basis keeps."),
     ]
     options = {key: str(value) for key, value in dataclasses.asdict(config).items()}
     page = output / "report.html"
@@ -217,7 +218,7 @@ def _write_page(
 
 @torch.no_grad()
 def _strip(config: DistillConfig, models: dict[str, AvatarModel]) -> np.ndarray:
-    """A row per clip: source, target, and what every model makes of them."""
+    """One row per clip: source, target, and every model's result."""
     rows = []
     for frames in _examples(config, models["full"].image_size):
         source, target = frames[slice(0, 1)], frames[slice(1, 2)]

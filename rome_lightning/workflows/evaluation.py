@@ -1,4 +1,4 @@
-"""A system under a protocol, from options to scores: what ``rome evaluate`` runs."""
+"""Score a system under a protocol, from options to results: the workflow of ``rome evaluate``."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from rome_lightning.workflows.scored_clips import stored_clips
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation wrote."""
+    """Output of an evaluation."""
 
     folder: Path
     """With ``summary.json``, ``pairs.parquet`` and ``report.html``."""
     summary: dict[str, Any]
-    """What ``summary.json`` holds."""
+    """Content of ``summary.json``."""
 
     def means(self) -> dict[str, float | None]:
         """Mean of each metric by ``task/metric``; None where nothing could be scored."""
@@ -60,7 +60,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Submission:
-    """The file that a benchmark with hidden truth takes."""
+    """The file for a benchmark with hidden ground truth."""
 
     path: Path
     num_images: int
@@ -69,19 +69,19 @@ class Submission:
 
 
 def results_folder(config: EvaluateConfig) -> Path:
-    """Where results go."""
+    """The folder for results."""
     return _run_folder(config) / "evaluation" / _protocol(config).name
 
 
 def clear_results(config: EvaluateConfig) -> None:
-    """Delete what an earlier evaluation left."""
+    """Delete the results of an earlier evaluation."""
     folder = results_folder(config)
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def writes_submission(config: EvaluateConfig) -> bool:
-    """Whether the truth of the protocol is hidden, so that a submission takes the place of scores."""
+    """Whether the protocol's ground truth is hidden, so that the result is a submission instead of scores."""
     rule = _protocol(config).mesh
     return rule is not None and rule.kind == "submission"
 
@@ -101,19 +101,19 @@ def evaluate(
         The scores; None while other processes still have units to score.
 
     Raises:
-        FileNotFoundError: data or system are not there.
-        ValueError: the options do not fit together, or the folder holds another evaluation.
+        FileNotFoundError: data or system do not exist.
+        ValueError: the options conflict, or the folder has another evaluation.
     """
     with _owned(config, rank):
         return _evaluate(config, rank, world_size, reporter or Reporter())
 
 
 def submit(config: EvaluateConfig, reporter: Reporter | None = None) -> Submission:
-    """Write a submission; images that an earlier call has done are kept.
+    """Write a submission; finished images of an earlier call are kept.
 
     Raises:
-        FileNotFoundError: the images of the benchmark are not there.
-        ValueError: the system is no model.
+        FileNotFoundError: the images of the benchmark do not exist.
+        ValueError: the system is not a model.
     """
     reporter = reporter or Reporter()
     protocol, folder = _protocol(config), results_folder(config)
@@ -150,7 +150,7 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int, reporter: Repo
     pairs = pairs_of(protocol, config.protocol, clips.clips)
     if rank == 0:
         for task, reason in impossible_tasks(protocol, clips.clips).items():
-            reporter.warn(f"task {task} is left out: {reason}")
+            reporter.warn(f"task {task} is skipped: {reason}")
     if protocol.mesh is None:
         evaluation = Evaluation(protocol, pairs, clips, _system(config, protocol, clips, pairs), folder)
     else:
@@ -203,7 +203,7 @@ def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
     """The dataset.
 
     Raises:
-        FileNotFoundError: it is not there; says where to get it.
+        FileNotFoundError: it does not exist; the message says where to get it.
     """
     if config.data is None or not config.data.exists():
         what = "--data is not given" if config.data is None else f"there is no dataset at {config.data}"
@@ -216,7 +216,7 @@ def _data(config: EvaluateConfig, protocol: Protocol) -> Path:
 
 
 def _head(config: EvaluateConfig) -> HeadModel | None:
-    """The head model that photographs are tracked with; None for systems that bring their own meshes."""
+    """The head model for tracking photographs; None for systems that provide their own meshes."""
     if config.untrained is not None:
         return load_head(read_avatar_config(config.untrained).head)
     if config.checkpoint is None:
@@ -225,7 +225,7 @@ def _head(config: EvaluateConfig) -> HeadModel | None:
 
 
 def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipSource:
-    """Synthetic people of the head model under test, with their true meshes in millimetres."""
+    """Synthetic people of the tested head model, with ground-truth meshes in millimetres."""
     head = _head(config) or load_head("open")
     people = SyntheticPeople(head, rule.num_people, rule.frames_per_person, rule.seed, image_size)
     return SyntheticTruth(people, head, rule.regions)
@@ -243,7 +243,7 @@ def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairIte
 
 
 def _avatar_system(config: EvaluateConfig, size: int, background: float) -> AvatarSystem | None:
-    """A model of ours, if that is what is evaluated."""
+    """Our model, if the system is one."""
     if config.untrained is not None:
         return UntrainedSystem(config.untrained, size, background, config.refine_steps, config.device)
     if config.checkpoint is not None:
@@ -263,5 +263,7 @@ def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs
     if config.targets is not None:
         return VideoPredictions(config.predictions, config.targets, size)
     if config.predictions.is_file():
-        raise ValueError(f"{config.predictions} is one video: --targets VIDEO says what it should equal")
+        raise ValueError(
+            f"{config.predictions} is a single video; pass the video to compare it with as --targets VIDEO"
+        )
     return FolderPredictions(config.predictions, pairs, size)

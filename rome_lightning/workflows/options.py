@@ -18,30 +18,32 @@ class EvaluateConfig:
     predictions: Path | None = None
     """Another system's answers instead: a folder of frames or videos (docs/evaluation.md), or one video."""
     untrained: Path | None = None
-    """A model with its initial weights instead: YAML of a training run, or of an avatar's options alone."""
+    """A model with its initial weights instead: the YAML of a training run, or just the options of an
+    avatar."""
     baseline: Literal["source", "mean", "warp"] | None = None
     """A trivial system instead: the source copied, the mean face, or the source warped by landmarks."""
     targets: Path | None = None
-    """With --predictions VIDEO: the video that it should equal, frame by frame; then no --data is needed."""
+    """With --predictions VIDEO: the ground-truth video, compared frame by frame; --data is then not
+    needed."""
     data: Path | None = None
     """manifest.json of a dataset made by `rome prepare`, or its folder."""
     split: str | None = None
-    """Split of the dataset (default: the protocol's, or, where the dataset lacks it, the last frames of the
-    training clips)."""
+    """Split of the dataset (default: the protocol's, or the last frames of the training clips if the dataset
+    lacks it)."""
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""
     refine_steps: int = 100
     """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
     keep_frames: Literal["examples", "all"] = "examples"
-    """Pictures that stay: a few per clip with the worst, median and best cases, or all."""
+    """Images to keep: a few per clip including the worst, median and best cases, or all."""
     num_processes: int = 1
-    """Processes that share the work on this machine. Under torchrun or srun leave it at 1: each rank takes
-    its part."""
+    """Processes that share the work on this machine. Keep it at 1 under torchrun or srun, where each rank
+    takes its part."""
     device: str = "cpu"
-    """Where the model and LPIPS run: cpu, cuda, cuda:1."""
+    """Device of the model and LPIPS: cpu, cuda, cuda:1."""
     restart: bool = False
-    """Delete what an earlier evaluation left in the folder."""
+    """Delete the results of an earlier evaluation in the folder."""
 
 
 @dataclass
@@ -60,19 +62,19 @@ class BasisConfig:
     neck: int = 10
     """Components of neck and shoulders (paper: 10)."""
     sources_per_clip: int = 1
-    """Frames of each clip that are made avatars of: the typical one, then evenly spaced ones."""
+    """Frames per clip that become avatars: the typical one, then evenly spaced ones."""
     refine_steps: int = 100
-    """Steps that fit each avatar to its photograph's outline before its offsets are taken, as
-    `rome avatar create` does; 0 takes the network's own."""
+    """Steps that fit each avatar to its photograph's outline before its offsets are collected, as `rome
+    avatar create` does; 0 keeps the network's own."""
     train_split: str = "train"
-    """Split that the basis is made of."""
+    """Split that the basis is computed from."""
     held_out_split: str = "val"
-    """Split that measures it on other people; left out if the dataset has none."""
+    """Split that measures the basis on other people; skipped if the dataset has none."""
     part: str = "0/1"
     """I/N: collect only every N-th block of clips from the I-th on, for N processes or machines that share
-    the output; then run once more without it."""
+    the output; then run once more without this option."""
     device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1."""
+    """Device of the model: cpu, cuda, cuda:1."""
 
 
 @dataclass
@@ -90,22 +92,21 @@ class DistillConfig:
     neck: int = 10
     """Components of neck and shoulders (paper: 10)."""
     sources_per_clip: int = 1
-    """Frames of each clip whose offsets the basis is made of."""
+    """Frames per clip whose offsets the basis is computed from."""
     refine_steps: int = 100
     """Steps that fit each avatar to its photograph's outline before its offsets are taken."""
     fit_config: list[Path] = field(default_factory=lambda: [Path("linear/base")])
-    """Configuration of the training, the base file and overlays in their order; files, or names of shipped
-    ones."""
+    """Configurations of the training, base first, then overlays; files, or names of shipped ones."""
     fit_options: list[str] = field(default_factory=list)
     """Further options of `rome fit`, such as ["--trainer.max_epochs=10"]."""
     protocol: Path = Path("demo")
     """Protocol of the scores for self- and cross-reenactment."""
     geometry: Path = Path("geometry_synthetic")
-    """Protocol of the scores against synthetic truth."""
+    """Protocol of the scores against synthetic ground truth."""
     split: str = "val"
     """Split of the dataset that is scored."""
     evaluate_refine_steps: int = 0
-    """Steps that fit the avatars to the photograph before they are scored; they would hide what the models
-    themselves know, and the model without offsets has none to fit."""
+    """Steps that fit the avatars to the photograph before they are scored; 0 by default because the fit would
+    hide what the models predict, and the model without offsets has none to fit."""
     device: str = "cpu"
-    """Where basis and scores are computed: cpu, cuda; the training decides by its configuration."""
+    """Device for basis and scores: cpu, cuda; the training follows its configuration."""

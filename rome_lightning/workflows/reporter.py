@@ -1,4 +1,4 @@
-"""How a workflow says what it does."""
+"""How a workflow reports what it does."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Reporter:
     def track(
         self, steps: Iterable[Item], description: str, total: int | None = None
     ) -> Generator[Item, None, None]:
-        """The steps themselves, while a bar or the like shows how many are done.
+        """Iterate over the steps while showing how many are done.
 
         Args:
-            steps: each is done when the next one is asked for.
+            steps: each counts as done when the next one is requested.
             description: of the work.
-            total: number of steps; ``len(steps)`` where there is one.
+            total: number of steps (default: ``len(steps)``).
         """
         yield from steps
 

@@ -29,7 +29,7 @@ def avatar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("wrong", [["--refine-steps", "-4"], ["--image-size", "big"]])
 def test_numbers_that_are_none_are_usage_errors(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["avatar", "create", "a.png", "-o", "x", "--checkpoint", "c.ckpt", *wrong]) == 2
-    assert f"wanted a whole number, 0 or more, got '{wrong[1]}'" in capsys.readouterr().err
+    assert f"expected a whole number, 0 or more, got '{wrong[1]}'" in capsys.readouterr().err
 
 
 def test_the_name_of_an_export_has_to_fit_its_format(

@@ -179,7 +179,7 @@ def test_an_interrupted_trial_stays_unfinished(trainings, tmp_path, monkeypatch)
 def test_a_second_sweep_is_kept_out(trainings, tmp_path):
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}})
     opened = SweepFolder.create(file, tmp_path / "out", None, 0)
-    with opened.only_one(), pytest.raises(ValueError, match="another process runs the sweep"):
+    with opened.only_one(), pytest.raises(ValueError, match="another process is running the sweep"):
         run_local(opened, 1, _nothing)
 
 

@@ -28,11 +28,11 @@ def read(folder: Path, spec: str) -> object:
     [
         (
             "{min: 1e-4, max: 0.1}",
-            "lr: min must be a number, got '1e-4'; for YAML that is a text, write 1.0e-4",
+            "lr: min must be a number, got '1e-4'; YAML reads that as text, write 1.0e-4",
         ),
         (
             "{min: 1.0e-4, max: 1E2}",
-            "lr: max must be a number, got '1E2'; for YAML that is a text, write 1.0e[+]2",
+            "lr: max must be a number, got '1E2'; YAML reads that as text, write 1.0e[+]2",
         ),
         ("{min: small, max: 0.1}", "lr: min must be a number, got 'small'$"),
         ("{min: true, max: 0.1}", "lr: min must be a finite number, got True"),
