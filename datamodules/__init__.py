@@ -1,1 +1,1 @@
-"""Data sets: tracked talking-head clips in shards, the batches made of them, and synthetic heads."""
+"""Datasets: tracked talking-head clips in shards, batches of them, and synthetic heads."""

@@ -1,4 +1,4 @@
-"""Changes of training frames: colour, framing, and the faults of the photographs that people have."""
+"""Augmentation of training frames: colour, framing, and the defects of everyday photographs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor
 from rome_lightning.types import Frames, Region
 
 _KINDS = 3
-"""Faults of a photograph: blur, noise, JPEG."""
+"""Defects of a photograph: blur, noise, JPEG."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Largest changes of training frames; 0 leaves out a change.
+    """Largest changes of training frames; 0 disables a change.
 
-    Colours change alike in the source and the targets of a pair. Zoom and shift differ from frame to frame,
-    because drivers are never framed as the photograph is. Blur, noise and JPEG hit the sources only: targets
-    are what the avatar has to look like.
+    Colours change equally in the source and the targets of a pair. Zoom and shift differ from frame to frame,
+    because drivers are never framed like the photograph. Blur, noise and JPEG apply only to sources: targets
+    show what the avatar should look like.
 
-    Mirroring is left out on purpose: it would have to mirror parameters and landmarks too, see
-    ``model.init_args.views``. So is turning in the image plane: parameters turn the bust about the root of
-    the head model, which a dataset does not know.
+    There is no mirroring, which would have to mirror parameters and landmarks too; see
+    ``model.init_args.views``. Nor is there rotation in the image plane: parameters rotate the bust about the
+    root of the head model, which a dataset does not know.
     """
 
     brightness: float = 0.0
@@ -37,7 +37,7 @@ class Augmentation:
     saturation: float = 0.0
     """Largest relative change of saturation."""
     hue: float = 0.0
-    """Largest turn of the hue, as a fraction of a full turn."""
+    """Largest rotation of the hue, as a fraction of a full turn."""
     zoom: float = 0.0
     """Largest relative change of a frame's scale about its middle, 0.1 for 0.9 to 1.1."""
     shift: float = 0.0
@@ -66,8 +66,8 @@ def colour_matrix(
 ) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
     """The affine colour change (matrix, shift) of each pair.
 
-    Hue and saturation turn and scale the plane of chrominance (YIQ), so that grey stays grey. One matrix is
-    a seventeenth of the work of kornia's four steps, two of which go through HSV.
+    Hue and saturation rotate and scale the chrominance plane (YIQ), so grey stays grey. One matrix takes a
+    seventeenth of the work of kornia's four steps, two of which convert to HSV.
 
     Args:
         jitter: brightness, contrast, saturation and hue, as shares of the largest change in [-1, 1].
@@ -91,10 +91,10 @@ def colour_matrix(
 def augmented(
     source: Frames, target: Frames, seeds: Sequence[int], settings: Augmentation
 ) -> tuple[Frames, Frames]:
-    """Source and targets with another framing, and sources with the faults of photographs.
+    """Change the framing of source and targets, and degrade the sources like photographs.
 
-    Everything is drawn from the seed of a pair, on the CPU: a resumed run repeats every bit, and devices
-    agree.
+    All random numbers come from the seed of a pair, on the CPU, so a resumed run repeats every bit, and
+    devices agree.
 
     Args:
         source: one frame per pair.
@@ -104,7 +104,7 @@ def augmented(
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     frames = 1 + len(target) // len(source)
-    # Drawn also if they are not used, so that one option does not change what another one does.
+    # Drawn even if unused, so that one option does not change the effect of another.
     framing = torch.stack([2 * torch.rand(frames, 3, generator=g) - 1 for g in generators])
     faults = torch.stack([torch.rand(_KINDS, 2, generator=g) for g in generators])
     if settings.zoom or settings.shift:
@@ -115,16 +115,16 @@ def augmented(
 
 
 def reframed(frames: Frames, zoom: Float[Tensor, "b 1"], shift: Float[Tensor, "b 2"]) -> Frames:
-    """Frames that are scaled about their middle, then moved; labels, landmarks and cameras follow.
+    """Scale frames about their centre, then shift them; labels, landmarks and cameras follow.
 
-    What comes from beyond the image repeats its border and is labelled ``Region.OUTSIDE``.
+    Pixels from beyond the image repeat its border and are labelled ``Region.OUTSIDE``.
 
     Args:
         frames: square.
         zoom: factor of each frame.
         shift: x to the right and y down, as shares of the image's side.
     """
-    from kornia.geometry.transform import warp_affine  # costs a quarter of a second, used by few runs
+    from kornia.geometry.transform import warp_affine  # takes a quarter of a second, and few runs need it
 
     side = frames.image.shape[-1]
     zoom, shift = zoom.to(frames.image), shift.to(frames.image)
@@ -155,11 +155,11 @@ def _faulty(
     generators: Sequence[torch.Generator],
     settings: Augmentation,
 ) -> Frames:
-    """Photographs as they come: out of focus, grainy, compressed; in this order, as it happens to them.
+    """Degrade photographs: defocus, grain, compression, in the order in which a camera causes them.
 
     Args:
         frames: the sources.
-        faults: uniform numbers in [0, 1] that say whether and how much, by kind.
+        faults: uniform numbers in [0, 1] that decide whether and how much, by kind.
         generators: of the noise.
         settings: the largest changes.
     """
@@ -189,11 +189,11 @@ def _rows(hit: Tensor, like: Tensor) -> Tensor:
 def _blurred(
     image: Float[Tensor, "n 3 h w"], amount: Float[Tensor, " n"], largest: float
 ) -> Float[Tensor, "n 3 h w"]:
-    """Gaussian blur of each image, by shares of the largest one."""
+    """Gaussian blur of each image, as fractions of the largest one."""
     from kornia.filters import gaussian_blur2d
 
     side = image.shape[-1]
-    # One size of kernel for all, so that an image's blur does not depend on its neighbours in the batch.
+    # One kernel size for all images, so that an image's blur does not depend on the rest of the batch.
     size = 2 * math.ceil(3 * largest * side) + 1
     sigma = (largest * side * amount).clamp_min(1e-3)
     return gaussian_blur2d(image, (size, size), sigma[:, None].expand(-1, 2))

@@ -40,15 +40,15 @@ class RawBatch(TensorStruct):
     target: RawFrames
     clips: tuple[str, ...]
     jitter: Float[Tensor, "b 4"] | None
-    """Change of the colours, uniform in [-1, 1]; None if nothing is to be augmented."""
+    """Change of the colours, uniform in [-1, 1]; None without augmentation."""
     offsets: Float16[Tensor, "b v 3"] | None = None
     """Offsets of the person of each source and its targets, see ``Frames.offsets``."""
     skipped: int = 0
     """Pairs that could not be read and were replaced."""
     restarted: int = 0
-    """Workers that died or hung and were replaced while this batch was waited for."""
+    """Workers that died or hung and were replaced during the wait for this batch."""
     seeds: tuple[int, ...] = ()
-    """Of the other changes of each pair; on the CPU, so that no device has to be waited for."""
+    """Seeds of the other changes of each pair, on the CPU, so that no device must be awaited."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,7 +79,7 @@ def to_frames(
 
 
 def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: Augmentation | None = None) -> AvatarBatch:
-    """Decode a raw batch and change it as ``augmentation`` says, if the batch is one of training."""
+    """Decode a raw batch and, if it is a training batch, augment it."""
     source_colour = target_colour = source_offsets = target_offsets = None
     repeats = len(raw.target) // len(raw.source)
     if raw.offsets is not None:
@@ -99,13 +99,13 @@ def to_avatar_batch(raw: RawBatch, image_size: int, augmentation: Augmentation |
 def raw_batch(
     arrays: BatchArrays, note: BatchNote, num_driving: int, augmented: bool, restarted: int = 0
 ) -> RawBatch:
-    """Tensors on the memory of a batch; nothing is copied.
+    """Wrap the memory of a batch in tensors without copying.
 
     Args:
         arrays: as ``PairSource.write`` fills them.
         note: that it gives.
         num_driving: drivers per pair.
-        augmented: whether the batch is one of training, whose colours change.
+        augmented: whether the batch is a training batch, whose colours change.
         restarted: see ``RawBatch``.
     """
     count = len(note.clips)
@@ -132,7 +132,7 @@ def _raw_frames(arrays: BatchArrays, rows: slice) -> RawFrames:
 def load_frames(
     reader: ClipReader | JoinedReader, clip: int, frames: Sequence[int], image_size: int
 ) -> Frames:
-    """Frames of one clip as models take them, on the CPU.
+    """Frames of one clip as models expect them, on the CPU.
 
     Args:
         reader: of the clips.
@@ -147,7 +147,7 @@ def load_frames(
 
 
 def clip_offsets(arrays: Mapping[str, np.ndarray], count: int) -> Float[Tensor, "n v 3"] | None:
-    """The offsets of a clip for so many of its frames; None if it has none."""
+    """The offsets of a clip, repeated for a number of frames; None if it has none."""
     if "offsets" not in arrays:
         return None
     return torch.from_numpy(arrays["offsets"].astype(np.float32)).expand(count, -1, -1)

@@ -6,7 +6,7 @@
     One record per frame: the length m of the packed labels (uint32, little-endian), m bytes of packed
     labels, then a grey baseline JPEG of the soft matte (255 is the person) up to the end of the record.
     Labels (``Region``, row by row) are runs of equal ones: a byte with the label of each run, then a byte
-    with the length of each, 1 to 255. In ``rome-shard/1.1`` and before they were zlib data, which takes four
+    with the length of each, 1 to 255. In ``rome-shard/1.1`` and before they were zlib data, which take four
     bytes for every seven of runs, but three to ten times as long to unpack.
 ``<key>.meta.safetensors``
     Parameters, landmarks and the offsets and checksums of the other two, see ``META_TENSORS``, with
@@ -53,7 +53,7 @@ META_TENSORS: dict[str, tuple[str, str]] = {
 OPTIONAL_META_TENSORS: dict[str, tuple[str, str]] = {
     "offsets": ("F16", "[v, 3] metres, head at rest, shared by the frames; fitted to the person's outline"),
 }
-"""Tensors that all clips of a shard have, or none."""
+"""Tensors that either all clips of a shard have or none."""
 
 _LONGEST_RUN = 255
 _KINDS = {**META_TENSORS, **OPTIONAL_META_TENSORS}
@@ -78,7 +78,7 @@ class Clip:
     matte: UInt8[np.ndarray, "n h w"]
     """Soft foreground mask, 255 is the person."""
     arrays: Mapping[str, np.ndarray]
-    """Those of ``META_TENSORS`` that are not offsets or checksums, and any optional ones."""
+    """The tensors of ``META_TENSORS`` except offsets and checksums, plus any optional ones."""
     header: Mapping[str, str] = field(default_factory=dict)
     """Further strings for the header: dataset, source, source_sha256, tracker, fps, ..."""
 
@@ -95,7 +95,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class PackedClip:
-    """The members of a clip and where its frames lie in them."""
+    """The members of a clip and the positions of its frames in them."""
 
     members: dict[str, bytes]
     """By suffix, in the order of ``MEMBERS``."""
@@ -161,7 +161,7 @@ def decode_image(data: bytes, out: UInt8[np.ndarray, "h w 3"] | None = None) -> 
 
 def _sized(decoded: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     if out is not None and decoded.shape[:2] != out.shape[:2]:
-        raise CorruptDataError(f"picture has size {decoded.shape[:2]}, expected {out.shape[:2]}")
+        raise CorruptDataError(f"image has size {decoded.shape[:2]}, expected {out.shape[:2]}")
     return decoded
 
 
@@ -222,7 +222,7 @@ def _decode_runs(packed: bytes) -> UInt8[np.ndarray, " p"]:
 
 
 def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on its content only.
+    """A safetensors file whose bytes depend only on its content.
 
     The ``safetensors`` library writes header strings in an order that changes between calls, which
     would change the hash of a shard; its reader reads these files.
@@ -244,9 +244,9 @@ def encode_meta(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> 
 
 
 def meta_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """Where each tensor lies behind the header of a ``meta.safetensors``: start and end, in file order.
+    """Start and end of each tensor after the header of a ``meta.safetensors``, in file order.
 
-    Wide types first keeps every tensor aligned, as the format's own writer does.
+    Putting wide types first keeps every tensor aligned, as in the format's own writer.
     """
     widths = {name: np.dtype(_DTYPES[_KINDS[name][0]]).itemsize for name in shapes}
     places, position = {}, 0

@@ -1,4 +1,4 @@
-"""Real frames of a prepared dataset by clip and frame number, as evaluations ask for them."""
+"""Real frames of a prepared dataset by clip and frame number, for evaluations."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class StoredClips:
         manifest: ``manifest.json`` or its folder.
         split: ``train``, ``val`` or ``test``.
         image_size: side of the frames, pixels; at most what is stored.
-        held_out_ratio: only the share at the end of each clip is listed, which a training with this
-            ``holdout_ratio`` did not see; 0 for whole clips. Typical frames are of the whole clip.
+        held_out_ratio: lists only the share at the end of each clip that a training with this
+            ``holdout_ratio`` did not see; 0 for whole clips. Typical frames are chosen from the whole clip.
     """
 
     def __init__(self, manifest: Path, split: str, image_size: int, held_out_ratio: float = 0.0) -> None:
@@ -105,15 +105,15 @@ class StoredClips:
 
 
 def _states(rows: Mapping[str, np.ndarray]) -> list[FrameState]:
-    """What the tracker saw in each frame."""
+    """The tracker's result in each frame."""
     landmarks = torch.from_numpy(np.array(rows["landmarks"]))
-    # The neck turns the head on the bust, which the global pose turns.
+    # The neck turns the head relative to the bust, which the global pose turns.
     turns = [axis_angle_to_matrix(torch.from_numpy(np.array(rows["pose"][:, a : a + 3]))) for a in (0, 3)]
     poses = matrix_to_axis_angle(turns[0] @ turns[1]).tolist()
     if landmarks.shape[1] == NUM_LANDMARKS:
         eyes, mouths = eye_opening(landmarks).tolist(), mouth_opening(landmarks).tolist()
     else:
-        # Other sets of points do not say how far eyes and mouth are open.
+        # Other sets of points do not show how far eyes and mouth are open.
         eyes = mouths = [float("nan")] * len(landmarks)
     return [
         FrameState((x, y, z), eye, mouth) for (x, y, z), eye, mouth in zip(poses, eyes, mouths, strict=True)
@@ -138,7 +138,7 @@ class JoinedClips:
 
 
 class SyntheticPeople:
-    """Synthetic heads, whose geometry is known exactly.
+    """Synthetic heads with exactly known geometry.
 
     Args:
         head: whose synthetic people they are.
@@ -161,11 +161,11 @@ class SyntheticPeople:
         ]
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
-        """Drawn frames with true parameters."""
+        """Rendered frames with ground-truth parameters."""
         return self.heads.draw([_person(clip)] * len(numbers), list(numbers))[0]
 
     def vertices(self, clip: str, number: int) -> tuple[Tensor, Tensor]:
-        """True vertices of a frame with and without hair and clothes, metres, (v, 3)."""
+        """Ground-truth vertices of a frame with and without hair and clothes, metres, (v, 3)."""
         params = self.heads.params([_person(clip)], [number])
         geometry = self.heads.geometry([_person(clip)], params)
         return geometry.vertices[0], (geometry.vertices - geometry.offsets)[0]

@@ -1,7 +1,7 @@
-"""How a file comes from an address: the ways, retries after faults of the network, and signs of life.
+"""Fetch files from addresses: transports, retries after network faults, and signs of life.
 
-``http://`` and ``https://`` by Python's own client; ``s3://`` and other stores by ``fsspec`` if its part for
-that store is installed (``pip install 'rome-lightning[s3]'``), else ``s3://`` by the program ``aws``;
+``http://`` and ``https://`` by Python's own client; ``s3://`` and other stores by ``fsspec`` if its driver
+for that store is installed (``pip install 'rome-lightning[s3]'``), else ``s3://`` by the program ``aws``;
 ``pipe:COMMAND`` and the remaining kinds (``gs://``, ``hf://``) by the ``webdataset`` library.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Waits before each further attempt at an address that does not answer, or stops in the middle."""
+"""Waits before further attempts at an address that does not answer or stops midway."""
 STALL_S = 60.0
-"""A connection that brings nothing for so long is given up, and tried again."""
+"""A connection that delivers nothing for this long is closed and retried."""
 _CHUNK = 1 << 20
 _PIECE = 1 << 16
-"""Of what brings nothing before it has so much."""
+"""Block size of sources that deliver nothing before a block is complete."""
 _log = logging.getLogger(__name__)
 _listener: Callable[[], None] | None = None
 
@@ -37,20 +37,20 @@ def on_alive(listener: Callable[[], None]) -> None:
 
 
 def tell_alive() -> None:
-    """Say that a wait is not a hang."""
+    """Signal that a wait is not a hang."""
     if _listener is not None:
         _listener()
 
 
 class _RefusedError(OSError):
-    """An answer that another attempt would not change."""
+    """A response that another attempt would not change."""
 
 
 def download(url: str, target: Path) -> tuple[int, str]:
-    """Copy what an address holds into a file that exists; gives its size and sha256.
+    """Copy the content of an address into an existing file; return its size and sha256.
 
     Raises:
-        OSError: it cannot be fetched, after several attempts where another may help.
+        OSError: it cannot be fetched, even after retries where those may help.
     """
     for number, delay_s in enumerate((*RETRY_DELAYS_S, None), start=1):
         try:
@@ -60,7 +60,7 @@ def download(url: str, target: Path) -> tuple[int, str]:
             if final or error.errno == errno.ENOSPC or delay_s is None:
                 raise
             _log.warning("%s: attempt %d failed (%s); trying again", url, number, error)
-            # Not all processes of a job at the same moment.
+            # Random, so that the processes of a job do not retry at the same moment.
             end_s = time.monotonic() + delay_s * random.uniform(0.5, 1.5)
             while (left_s := end_s - time.monotonic()) > 0:
                 time.sleep(min(left_s, 1.0))
@@ -70,7 +70,7 @@ def download(url: str, target: Path) -> tuple[int, str]:
 
 def _copy(url: str, target: Path) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
-    # Not emptied first: its size may be what holds the space.
+    # Not truncated first: its size may reserve the space.
     with target.open("r+b") as file:
         for chunk in _chunks(url):
             file.write(chunk)
@@ -93,7 +93,7 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 
 def _from_web(url: str) -> Iterator[bytes]:
-    # Only where they are needed: workers start without them.
+    # Imported only where needed: workers start without them.
     import http.client
     import urllib.error
     import urllib.request
@@ -103,7 +103,7 @@ def _from_web(url: str) -> Iterator[bytes]:
         with _patience() as call, call(urllib.request.urlopen, request, timeout=STALL_S) as response:
             stated = response.headers.get("Content-Length")
             left = int(stated) if stated else None
-            # What has arrived: a slow line is alive too.
+            # Bytes received so far: a slow connection is alive too.
             while chunk := call(response.read1, _CHUNK):
                 left = None if left is None else left - len(chunk)
                 yield chunk
@@ -117,7 +117,7 @@ def _from_web(url: str) -> Iterator[bytes]:
 
 
 def _file_system(url: str) -> Any:
-    """Fsspec's file system for an address; None if its part for that kind is not installed."""
+    """Fsspec's file system for an address; None if its driver is not installed."""
     import fsspec
 
     kind = url.partition(":")[0]
@@ -131,7 +131,7 @@ def _file_system(url: str) -> Any:
 
 def _from_store(file_system: Any, url: str) -> Iterator[bytes]:
     try:
-        # Its clients give up a silent connection by themselves, but bring whole parts.
+        # Its clients close silent connections themselves, but deliver whole blocks.
         with (
             _patience() as call,
             call(file_system.open, url, "rb", block_size=16 * _CHUNK, cache_type="readahead") as file,
@@ -141,13 +141,13 @@ def _from_store(file_system: Any, url: str) -> Iterator[bytes]:
     except OSError:
         raise
     except Exception as error:
-        # Clients of stores raise classes of their own, of libraries that need not be installed.
+        # Store clients raise their own exception classes, from libraries that may not be installed.
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def _patience(limit_s: float = math.inf) -> Iterator[Callable[..., Any]]:
-    """Makes calls that may wait, and tells meanwhile that this process lives, each time for ``limit_s``."""
+    """Make calls that may block and signal meanwhile that this process lives, up to ``limit_s`` each."""
     from concurrent.futures import ThreadPoolExecutor, wait
 
     with ThreadPoolExecutor(1) as pool:
@@ -164,10 +164,10 @@ def _patience(limit_s: float = math.inf) -> Iterator[Callable[..., Any]]:
 
 
 def _from_library(url: str) -> Iterator[bytes]:
-    # The library imports torch, and workers start without.
+    # The library imports torch, which workers start without.
     from webdataset.gopen import gopen
 
-    # Its commands may hang for ever: after a time this process counts as hung too, and is replaced.
+    # Its commands may hang forever: after a while this process counts as hung too and is replaced.
     with _patience(STALL_S) as call, call(gopen, url, "rb") as stream:
         while chunk := call(stream.read, _PIECE):
             yield chunk

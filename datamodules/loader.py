@@ -16,15 +16,15 @@ from datamodules.workers import WorkerPool
 class PairLoader:
     """An iterable of ``RawBatch``; each ``iter`` is one epoch of the sampler.
 
-    What it yields does not depend on ``num_workers``. Nothing is read before the first batch is asked for:
+    The batches do not depend on ``num_workers``. Nothing is read before the first batch is requested, because
     Lightning makes iterators before it sets the sampler's epoch.
 
     Args:
         source: reads the pairs.
         sampler: places of this rank's pairs; its ``set_epoch`` is called by Lightning.
         num_workers: processes that decode; 0 decodes in the caller.
-        timeout_s: a worker that has not answered for so long is replaced.
-        pin_memory: give page-locked copies, which cross to a GPU while it computes.
+        timeout_s: a worker that has not answered for this long is replaced.
+        pin_memory: return page-locked copies, which move to a GPU while it computes.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class PairLoader:
         pin_memory: bool = False,
     ) -> None:
         self.source = source
-        # Named so that Lightning, which calls ``set_epoch``, does not take this for a DataLoader to rebuild.
+        # Named so that Lightning calls ``set_epoch`` but does not treat this as a DataLoader to rebuild.
         self.batch_sampler = BatchSampler(
             cast("Sampler[int]", sampler), source.layout.batch_size, drop_last=False
         )
@@ -87,7 +87,7 @@ class PairLoader:
             before = pool.restarts
             arrays, note = pool.collect(waiting.popleft())
             yield self._batch(arrays, note, pool.restarts - before)
-            # Held here it would keep the slot from being used again.
+            # A reference here would keep the slot from being reused.
             del arrays
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class PairLoader:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counterpart of ``state_dict``: the sampler already begins where it should."""
+        """Counterpart of ``state_dict``: the sampler already starts at the right position."""
 
     def close(self) -> None:
         """End the workers; the next epoch starts new ones."""

@@ -33,7 +33,7 @@ class ManifestShard:
 
 @dataclass(frozen=True)
 class ManifestIndex:
-    """The file that says where all clips and frames of a split lie, see ``datamodules.split_index``."""
+    """The file that locates all clips and frames of a split, see ``datamodules.split_index``."""
 
     name: str
     split: str
@@ -68,7 +68,7 @@ class Manifest:
     def _content(self) -> dict[str, Any]:
         content = asdict(self)
         if not self.indices:
-            # As earlier versions wrote it, whose hashes stand in checkpoints.
+            # As earlier versions wrote it: checkpoints contain their hashes.
             del content["indices"]
         return content
 
@@ -93,11 +93,11 @@ class Manifest:
 
         Args:
             path: ``manifest.json`` or the folder that holds it.
-            check_files: whether the shards have to be beside it.
+            check_files: whether the shards must be beside it.
 
         Raises:
             FileNotFoundError: there is no manifest.
-            ValueError: it is damaged, edited, of another schema, or names shards that are not there.
+            ValueError: it is damaged, edited, of another schema, or names missing shards.
         """
         path = path / "manifest.json" if path.is_dir() else path
         if not path.exists():
@@ -167,7 +167,7 @@ def build_manifest(
         dataset: name for people.
         image_size: of every stored frame.
         head: see ``Manifest.head``.
-        shards: pairs of split and shard; shards without clips are left out, their failures are kept.
+        shards: pairs of split and shard; shards without clips are omitted, but their failures are kept.
         configuration: how the shards were made.
         licence: terms of the videos.
 

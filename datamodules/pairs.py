@@ -1,6 +1,6 @@
 """Pairs of a plan, decoded into the memory of a batch.
 
-Nothing here imports torch, so that a worker process starts in a fraction of a second.
+Nothing here imports torch, so a worker process starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datamodules.reading import ClipReader, FrameImages, JoinedReader
 
 _ATTEMPTS_PER_CLIP = 4
 _CLIPS_PER_PAIR = 16
-"""After so many unreadable clips in a row the dataset is broken, not just damaged."""
+"""After this many unreadable clips in a row, the dataset counts as broken."""
 _ALIGNMENT = 64
 
 Place = tuple[int, int]
@@ -29,7 +29,7 @@ BatchArrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Fields of a batch of raw frames and where they lie in one block of memory."""
+    """Fields of a batch of raw frames and their positions in one block of memory."""
 
     batch_size: int
     num_driving: int
@@ -78,7 +78,7 @@ def _padded(num_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class BatchNote:
-    """What a worker says about a batch that it wrote."""
+    """A worker's report on a batch that it wrote."""
 
     clips: tuple[str, ...]
     """Key of the clip of each pair."""
@@ -98,7 +98,7 @@ class PairSource:
     """
 
     augmented = False
-    """Whether ``jitter`` is to be used."""
+    """Whether to use ``jitter``."""
 
     def __init__(self, reader: ClipReader | JoinedReader, batch_size: int, num_driving: int) -> None:
         self.reader = reader
@@ -107,7 +107,7 @@ class PairSource:
         self.layout = BatchLayout(batch_size, num_driving, reader.image_size, tuple(shapes.items()), offsets)
 
     def write(self, places: Sequence[Place], arrays: BatchArrays) -> BatchNote:
-        """Decode the pairs at some places of the stream.
+        """Decode the pairs at some positions of the stream.
 
         Args:
             places: at most ``batch_size``.
@@ -128,8 +128,8 @@ class PairSource:
         return BatchNote(tuple(clips), skipped, tuple(seeds))
 
     def _write(self, place: Place, rows: list[int], arrays: BatchArrays) -> tuple[Pair, int]:
-        """Write one pair; returns it and how many others failed before it."""
-        # Which pair a place has is what the subclasses differ in.
+        """Write one pair; return it and how many others failed before it."""
+        # Subclasses differ in the pair at a position.
         raise NotImplementedError
 
     def _write_pair(self, pair: Pair, rows: list[int], arrays: BatchArrays) -> None:

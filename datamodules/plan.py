@@ -1,7 +1,7 @@
 """Which frames a training run sees, as a pure function of (seed, epoch, position).
 
-A plan knows nothing of workers and ranks: those only divide positions among themselves, so the
-stream of pairs is the same for any number of them, and a run can resume at any position.
+A plan knows nothing of workers and ranks. They only divide positions among themselves, so the stream of pairs
+is the same for any number of them, and a run can resume at any position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Int
 from datamodules.strategies import PairChoice
 
 _BLOCK = 1024
-"""Visits within which several manifests get their shares exactly, up to rounding."""
+"""Number of visits within which each manifest gets its exact share, up to rounding."""
 
 Tracking = Callable[[int], Mapping[str, np.ndarray]]
 """Tensors of a clip by its number, see ``datamodules.codec.META_TENSORS``."""
@@ -25,7 +25,7 @@ Tracking = Callable[[int], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Pair:
-    """A source frame and the frames it has to drive."""
+    """A source frame and the frames that it must be driven to."""
 
     clip: int
     """Index into the plan's clips."""
@@ -33,14 +33,14 @@ class Pair:
     """Frame index in the clip."""
     drivers: tuple[int, ...]
     jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    """Four uniform numbers in [-1, 1] for the change of colours that the frames of the pair share."""
+    """Four uniform numbers in [-1, 1] for the colour change shared by the frames of the pair."""
     seed: int = 0
-    """Of all other augmentation of the pair."""
+    """Seed of all other augmentation of the pair."""
 
 
 @dataclass(frozen=True)
 class PlanClip:
-    """What a plan has to know about a clip."""
+    """What a plan needs to know about a clip."""
 
     shard: int
     frames: tuple[int, ...]
@@ -48,7 +48,7 @@ class PlanClip:
 
 
 class ClipTable(Sequence[PlanClip]):
-    """The clips of a plan in four arrays: some bytes for each clip, where objects would take kilobytes.
+    """The clips of a plan in four arrays: a few bytes per clip, where objects would take kilobytes.
 
     Args:
         shards: number of each clip's shard.
@@ -68,7 +68,7 @@ class ClipTable(Sequence[PlanClip]):
 
     @classmethod
     def of(cls, clips: Sequence[PlanClip]) -> ClipTable:
-        """A table of clips; a table as it is."""
+        """Convert clips to a table; a table is returned unchanged."""
         if isinstance(clips, ClipTable):
             return clips
         counts = np.array([len(clip.frames) for clip in clips], np.int64)
@@ -78,7 +78,7 @@ class ClipTable(Sequence[PlanClip]):
 
     @classmethod
     def joined(cls, tables: Sequence[ClipTable], num_shards: Sequence[int]) -> ClipTable:
-        """Tables one after the other; shards are numbered on."""
+        """Concatenate tables; shard numbers continue."""
         firsts = np.cumsum([0, *num_shards[:-1]])
         places = np.cumsum([0, *(len(table.frames) for table in tables[:-1])])
         return cls(
@@ -131,10 +131,10 @@ class PlanGroup:
 class TrainingPlan:
     """An endless stream of visits to clips, in rounds; each round visits every clip exactly once.
 
-    Rounds go on across epochs, so clips are visited equally often even if the length of an epoch is
-    no multiple of their number. Within a round shards are permuted and clips shuffled within windows
-    of shards, which keeps reads local for datasets larger than memory. With several groups each has
-    rounds of its own, and takes its share of every ``_BLOCK`` visits.
+    Rounds continue across epochs, so clips are visited equally often even if the epoch length is not a
+    multiple of their number. Within a round shards are permuted and clips shuffled within windows
+    of shards, which keeps reads local for datasets larger than memory. With several groups, each has its own
+    rounds and takes its share of every ``_BLOCK`` visits.
     """
 
     clips: Sequence[PlanClip]
@@ -171,7 +171,7 @@ class TrainingPlan:
         Args:
             epoch: from 0.
             position: from 0; positions past the end of the epoch are those of the next one.
-            attempt: other frames of the same clip, for when those of attempt 0 cannot be read.
+            attempt: selects other frames of the same clip if those of attempt 0 cannot be read.
             tracking: tensors of a clip, for choices that need them.
         """
         visit, place = divmod(epoch * self.pairs_per_epoch + position, self.pairs_per_clip)
@@ -185,8 +185,8 @@ class TrainingPlan:
     def _generator_at(self, round_index: int, counter: list[int]) -> np.random.Generator:
         """A counter-based generator: no state to carry, and nearby keys give independent streams.
 
-        It is one object that is set anew, valid until the next call: numpy asks the system for entropy to
-        make another, which takes four times as long.
+        One object is reset and stays valid until the next call: to make another, numpy asks the system for
+        entropy, which takes four times as long.
         """
         state = {
             "counter": np.array(counter, np.uint64),
@@ -269,15 +269,15 @@ def _evenly(count: int, wanted: int) -> tuple[int, ...]:
 class EvaluationPlan(Sequence[Pair]):
     """Fixed pairs: one source frame per clip and evenly spaced targets; each is made when it is asked for.
 
-    A clip's only frame, a photograph, is its own target where no clip has another: beside real pairs such
-    reconstructions would only raise the score.
+    A clip with one frame, a photograph, is its own target only if no clip has a second frame: beside real
+    pairs such reconstructions would inflate the score.
 
-    With more pairs than ``max_pairs`` clips get fewer of them, down to one; if that is still too many, evenly
-    spaced clips are taken, so that a larger dataset does not make validation longer.
+    Beyond ``max_pairs``, clips get fewer pairs, down to one; if that is still too many, evenly spaced clips
+    are used, so a larger dataset does not make validation longer.
 
     Args:
         clips: their first frames are the sources, unless ``source_of`` says otherwise.
-        targets: frames of each clip that are none of its ``clips``, such as those that are held out
+        targets: frames of each clip that are not in ``clips``, such as held-out frames
             (``ClipTable.held_out``); None for the clips themselves.
         pairs_per_clip: at most so many pairs of each clip, each with one driver.
         max_pairs: at most so many pairs in all; None for no limit.
@@ -296,7 +296,7 @@ class EvaluationPlan(Sequence[Pair]):
         self._targets = self._clips if targets is None else ClipTable.of(targets)
         self._source_of = source_of
         self._single = bool((self._clips.counts < 2).all())
-        # A source is the target of no pair.
+        # A source is never a target.
         overlap = 1 if targets is None and not self._single else 0
         others = np.maximum(self._targets.counts - overlap, 0)
         self._members = np.flatnonzero(others > 0)
@@ -306,7 +306,7 @@ class EvaluationPlan(Sequence[Pair]):
                 self._members = self._members[list(_evenly(len(self._members), max_pairs))]
             self.pairs_per_clip = min(pairs_per_clip, max_pairs // len(self._members))
         self._ends = np.cumsum(np.minimum(others[self._members], self.pairs_per_clip))
-        # Of the clip asked for last: its source may have to be read, and its pairs follow one another.
+        # Cache of the last requested clip: finding its source may need a read, and its pairs are consecutive.
         self._last: tuple[int, int, list[int]] = (-1, 0, [])
 
     def __len__(self) -> int:

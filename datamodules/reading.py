@@ -35,7 +35,7 @@ from datamodules.split_index import Shapes, SplitIndex, gather_index, open_index
 from rome_lightning.media.descriptors import OpenFiles
 
 _META_CACHE = 32
-"""Decoded clip metas kept per process (about 0.3 MB each at 64 frames)."""
+"""Decoded clip metadata kept per process (about 0.3 MB each at 64 frames)."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class ClipReader:
         manifest: of the dataset.
         folder: that holds the shards.
         split: ``train``, ``val`` or ``test``.
-        remote: where files come from that are not in ``folder`` yet, which is its cache; shards are fetched
-            when something in them is asked for.
+        remote: source of files that are not yet in ``folder``, which is its cache; shards are fetched on
+            first use.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ClipReader:
         self.image_size = manifest.image_size
         self.has_offsets = bool(manifest.configuration.get("fit_outline", False))
         """Whether the clips have offsets that were fitted to the person's outline."""
-        # Without names of people, which no worker needs.
+        # Without people's names, which workers do not need.
         self.shards = [replace(shard, identities=[]) for shard in manifest.split(split)]
         self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
         self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
@@ -122,8 +122,8 @@ class ClipReader:
         firsts = np.array(self._frame_starts[:-1], np.int64)[shards] + clips["first_frame"]
         if not np.array_equal(firsts, np.cumsum(counts) - counts) or counts.sum() != self._frame_starts[-1]:
             raise ValueError(
-                f"the index of split {self.split!r} in {self.folder} does not belong to its shards; "
-                "`rome shards verify --repair` makes it anew"
+                f"the index of split {self.split!r} in {self.folder} does not belong to its shards; `rome "
+                "shards verify --repair` rebuilds it"
             )
         usable = np.flatnonzero(self._index.frames["valid"])
         clip_of = np.repeat(np.arange(len(clips), dtype=np.int32), counts)[usable]
@@ -134,7 +134,7 @@ class ClipReader:
     def typical_frame(self, clip: int, frames: Sequence[int]) -> int:
         """The frame of a clip whose expression is nearest to the median of the given ones.
 
-        Read from the index if these are all usable frames, else from the clip.
+        Read from the index if the given frames are all usable frames, else from the clip.
         """
         known = int(self._locate(clip)[1]["reserved"]) - 1
         if known >= 0 and len(frames) == int(self.plan_clips().counts[clip]):
@@ -160,8 +160,8 @@ class ClipReader:
     def parameters(self, clip: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
         """Rows of ``PARAMETER_TENSORS`` for frames of a clip, its ``shape``, repeated, and any ``offsets``.
 
-        Reads no more than these rows where the shard has their checksums (``NAME.params.npy``), else the
-        meta of the whole clip.
+        Reads only these rows if the shard has their checksums (``NAME.params.npy``), else the metadata of the
+        whole clip.
 
         Raises:
             CorruptDataError: the bytes do not match their checksum.
@@ -265,7 +265,7 @@ class ClipReader:
 
     def _read(self, shard: int, position: int, length: int, crc32: int) -> bytes:
         data = self._pread(shard, position, length)
-        # Without this check a flipped bit decodes to a visibly wrong picture in one case of five.
+        # Without this check, one flipped bit in five decodes to a visibly wrong image.
         if zlib.crc32(data) != crc32:
             name = self.shards[shard].name
             raise CorruptDataError(f"{name}.tar: {length} bytes at {position} do not match their checksum")
@@ -280,14 +280,14 @@ class ClipReader:
             try:
                 handle = self._files.open(path)
             except FileNotFoundError:
-                # Another process may have removed it, to make room for a shard of its own.
+                # Another process may have removed it to make room for another shard.
                 if self.remote is None:
                     raise
         return os.pread(handle, length, position)
 
 
 class JoinedReader:
-    """Several readers as one: clips are numbered on from one to the next.
+    """Several readers as one: clip numbers continue from one to the next.
 
     Args:
         readers: of one split each.
@@ -304,7 +304,7 @@ class JoinedReader:
 
     @property
     def image_size(self) -> int:
-        """Of the stored frames."""
+        """Size of the stored frames."""
         return self.readers[0].image_size
 
     def parameter_shapes(self) -> Shapes:
@@ -326,7 +326,7 @@ class JoinedReader:
         return reader.key(local)
 
     def plan_clips(self) -> ClipTable:
-        """All clips with the frames that may be used; shards are numbered on as well."""
+        """All clips with their usable frames; shard numbers continue too."""
         tables = [reader.plan_clips() for reader in self.readers]
         return ClipTable.joined(tables, [len(reader.shards) for reader in self.readers])
 
@@ -355,7 +355,7 @@ class JoinedReader:
 def _meta_layout_of(
     count: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]
 ) -> dict[str, tuple[int, int]]:
-    """Places of the tensors of a clip of so many frames, see ``meta_layout``."""
+    """Positions of the tensors of a clip with this many frames, see ``meta_layout``."""
     known = dict(shapes)
     full = {name: (count, *known.get(name, ())) for name in META_TENSORS}
     full |= {"shape": known["shape"], "bbox": (count, 4)}

@@ -1,4 +1,4 @@
-"""Datasets at addresses: files are fetched whole, checked, and kept in a cache that all processes share."""
+"""Remote datasets: files are fetched whole, verified, and kept in a cache shared by all processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rome_lightning.media.digest import file_sha256
 
 _PARALLEL = 16
 _DAMAGED_TRIES = 3
-"""A file that arrives damaged so often is damaged where it lies."""
+"""A file that arrives damaged this often is damaged at its source."""
 _ADDRESS = re.compile(r"[\w:/.@%+~=&?,\[\]-]+")
-"""What is safe in the command lines that fetch some addresses."""
+"""Characters that are safe in the command lines that fetch some addresses."""
 
 
 def is_remote(address: str) -> bool:
@@ -33,14 +33,14 @@ def is_remote(address: str) -> bool:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """Where the files of a dataset come from, and where they are kept."""
+    """The source of a dataset's files and their local cache."""
 
     address: str
-    """Of the folder, or a command with ``{}``."""
+    """Address of the folder, or a command with ``{}``."""
     cache: Path
     limit_bytes: int | None = None
-    """Shards of all datasets beside ``cache`` take about so much space: those unused for longest are removed
-    before another is fetched. None keeps all."""
+    """Space for the shards of all datasets beside ``cache``: the least recently used are removed before
+    another is fetched. None keeps all."""
 
     def fetch(
         self,
@@ -50,26 +50,26 @@ class RemoteFolder:
         verify_kept: bool = False,
         check: Callable[[Path], object] | None = None,
     ) -> Path:
-        """A file of the dataset on this machine; fetched once, whoever asks.
+        """The local copy of a file of the dataset; fetched once for all processes.
 
         Args:
             name: of the file.
-            num_bytes: that it must have.
-            sha256: that it must have.
-            verify_kept: compare a file that is in the cache already with both too, and fetch it anew if it
-                differs.
-            check: further check of a file, fetched or kept, which raises ValueError; then it is fetched anew.
+            num_bytes: expected size.
+            sha256: expected digest.
+            verify_kept: also compare a cached file with both, and fetch it again if it differs.
+            check: further check of a fetched or cached file; if it raises ValueError, the file is fetched
+                again.
 
         Raises:
             OSError: it cannot be fetched.
-            ValueError: it is not what it should be, however often it is fetched.
+            ValueError: it is still wrong after several fetches.
         """
         path = self.cache / name
         if self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
             return path
         self.cache.mkdir(parents=True, exist_ok=True)
         with _locked(self.cache / f".{name}.lock"):
-            # Another process may have fetched it meanwhile.
+            # Another process may have fetched it in the meantime.
             if not self._is_good(path, num_bytes, sha256 if verify_kept else None, check):
                 self._replace(path, num_bytes, sha256, check)
         return path
@@ -87,13 +87,13 @@ class RemoteFolder:
                 check(path)
             return path.exists()
         except (FileNotFoundError, ValueError):
-            # Another process may remove it at any moment, to make room.
+            # Another process may remove it at any moment to make room.
             return False
 
     def _replace(
         self, path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
     ) -> None:
-        """Fetch a file, and once more if it arrives damaged."""
+        """Fetch a file, and again if it arrives damaged."""
         for tried in range(1, _DAMAGED_TRIES + 1):
             try:
                 with atomic_path(path) as temporary:
@@ -106,8 +106,8 @@ class RemoteFolder:
             except ValueError as error:
                 if tried == _DAMAGED_TRIES:
                     raise ValueError(
-                        f"{self.url(path.name)} arrived {tried} times other than it should be ({error}); it "
-                        "is damaged there or of another version: copy it there again"
+                        f"{self.url(path.name)} arrived {tried} times with the wrong content ({error}); it "
+                        "is damaged there or belongs to another version: upload it again"
                     ) from error
 
     def _download(self, name: str, target: Path, num_bytes: int | None, sha256: str | None) -> None:
@@ -119,7 +119,7 @@ class RemoteFolder:
             else:
                 hint = "check the address and your permission to read it"
             text = f"cannot fetch {self.url(name)} ({error}); {hint}"
-            # Of two arguments the first is shown as a number.
+            # With two arguments, OSError takes the first for an error number.
             raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
         if (num_bytes, sha256) not in ((None, None), found):
             raise ValueError(
@@ -130,20 +130,20 @@ class RemoteFolder:
     def fetch_shard(self, shard: ManifestShard) -> Path:
         """The tar of a shard; with a limit another process may remove it again at any moment."""
         path = self.fetch(f"{shard.name}.tar", shard.bytes, shard.sha256)
-        # The order in which shards make room.
+        # Access order, by which shards are removed.
         with contextlib.suppress(OSError):
             os.utime(path)
         return path
 
     def _reserve(self, target: Path, num_bytes: int, limit_bytes: int) -> None:
-        """Make a file take the space of what it will hold, and remove shards to make room for it.
+        """Reserve a file's space in advance, and remove shards to make room for it.
 
-        Those that nobody opened for longest; who has one open reads on.
+        Removes the least recently opened shards; a process that has one open can continue reading.
         """
         with _locked(self.cache.parent / ".room.lock"):
             os.truncate(target, num_bytes)
             found, total = [], 0
-            # What other processes fetch at the moment counts too, and stays.
+            # Shards that other processes are fetching count too, and are kept.
             for path in (*self.cache.parent.glob("*/*.tar"), *self.cache.parent.glob("*/.*.tar.*.tmp")):
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
@@ -177,7 +177,7 @@ class RemoteFolder:
                 pass
 
     def url(self, name: str) -> str:
-        """Where a file comes from."""
+        """The address of a file."""
         if self.address.startswith("pipe:"):
             return self.address.replace("{}", name)
         return f"{self.address.rstrip('/')}/{name}"
@@ -185,8 +185,8 @@ class RemoteFolder:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; tells that this process is alive while it waits."""
-    # Only here: it imports much that workers of local datasets never need.
+    """Hold a lock file, signalling that this process is alive while it waits."""
+    # Imported here because it needs modules that workers of local datasets never need.
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
@@ -203,7 +203,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def open_remote(address: str, cache: Path, limit_bytes: int | None = None) -> tuple[Manifest, RemoteFolder]:
-    """The manifest at an address, and where the shards it names will come from.
+    """The manifest at an address, and the source of its shards.
 
     The manifest itself is fetched each time: it says which version of the dataset is meant.
 
@@ -214,12 +214,14 @@ def open_remote(address: str, cache: Path, limit_bytes: int | None = None) -> tu
 
     Raises:
         OSError: it cannot be fetched.
-        ValueError: it is no manifest, or the address has no place for a name.
+        ValueError: it is not a manifest, or the address has no placeholder for a file name.
     """
     if not address.startswith("pipe:") and not _ADDRESS.fullmatch(address):
-        raise ValueError(f"{address!r} is no address: quotes, spaces and the like are spelt %XX in one")
+        raise ValueError(
+            f"{address!r} is not a valid address: write quotes, spaces and similar characters as %XX"
+        )
     if address.startswith("pipe:") and "{}" not in address:
-        raise ValueError(f"{address}: a command needs {{}} where the name of a file is to stand")
+        raise ValueError(f"{address}: a command needs {{}} as the placeholder for a file name")
     folder = address.removesuffix("/manifest.json")
     remote = RemoteFolder(folder, cache / sha256_of(folder)[:16], limit_bytes)
     path = remote.cache / "manifest.json"
@@ -231,8 +233,8 @@ def open_remote(address: str, cache: Path, limit_bytes: int | None = None) -> tu
         except ValueError as error:
             raise ValueError(str(error).replace(str(file), remote.url(path.name))) from error
 
-    # Not under a lock: other processes do the same at this moment, each under a name of its own.
+    # Not under a lock: other processes do the same now, each under its own name.
     remote._replace(path, None, None, load)
     [manifest] = loaded
-    # By content, so that a new version at the same address does not meet the files of the old one.
+    # Named by content, so that a new version at the same address cannot mix with files of the old one.
     return manifest, replace(remote, cache=cache / manifest.hash[:16])

@@ -1,4 +1,4 @@
-"""Shards rebuilt from the videos that their sidecars name."""
+"""Rebuild shards from the videos that their sidecars name."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def rebuild_shards(
 ) -> list[str]:
     """Replace damaged shards of a dataset that ``rome prepare`` made.
 
-    A damaged file is removed only when its videos are at hand; the new one has to have the bytes that
-    the manifest states.
+    A damaged file is removed only if its videos are available; the rebuilt one must match the manifest's
+    digest.
 
     Args:
         folder: of the dataset.
         manifest: of the dataset.
         shards: the damaged ones.
-        videos: files or folders; those that are needed are found by their hash.
+        videos: files or folders; the required ones are found by their hash.
         log: receives progress.
         head: head model of the dataset: ``open`` or a path; its name alone is stored.
         options: how the work is done.
@@ -75,8 +75,8 @@ def rebuild_shards(
         made = ShardInfo.load(folder / f"{shard.name}.json")
         if made.sha256 != shard.sha256:
             failed.append(
-                f"{shard.name}: made again, but with other bytes: its tools were "
-                f"other versions; run rome prepare, which names the dataset anew"
+                f"{shard.name}: rebuilt with different bytes because tool versions differ; run rome "
+                "prepare, which gives the dataset a new hash"
             )
     return failed
 
@@ -91,10 +91,10 @@ def _config(manifest: Manifest, head: str) -> PrepareConfig:
 
 
 def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config: PrepareConfig) -> ShardPlan:
-    """What to do for one shard.
+    """The plan for one shard.
 
     Raises:
-        ValueError: it cannot be made again here; the text says why.
+        ValueError: it cannot be rebuilt here; the message says why.
     """
     spec = _spec(folder, shard)
     head = load_head(config.head)
@@ -108,7 +108,7 @@ def _plan(folder: Path, shard: ManifestShard, videos: Mapping[str, Path], config
             raise ValueError(f"it was built with {what} {spec.get(what)}, here is {value}")
     absent = [item["source"] for item in spec["inputs"] if not videos.keys() >= set(_hashes(item))]
     if absent:
-        raise ValueError(f"it needs {', '.join(absent)}: give these videos, or their folder, with --videos")
+        raise ValueError(f"it needs {', '.join(absent)}: pass these videos, or their folder, with --videos")
     common = {key: value for key, value in spec.items() if key not in ("split", "inputs")}
     parts = []
     for item in spec["inputs"]:

@@ -11,18 +11,18 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """How far a run has read the stream."""
+    """A run's position in the stream."""
 
     epoch: int
     """The epoch that the next batch belongs to."""
     position: int
-    """Pairs of that epoch seen, over all ranks: another number of ranks can resume from it."""
+    """Pairs of that epoch seen so far, over all ranks, so another number of ranks can resume from it."""
     global_batch: int
-    """Pairs per step over all ranks of the run that was here."""
+    """Pairs per step over all ranks of the run that saved it."""
 
 
 def current_position(trainer: Trainer, global_batch: int) -> StreamPosition:
-    """Position after the last step that was taken.
+    """Position after the last completed step.
 
     Reads ``processed``: while ``on_train_batch_end`` saves a checkpoint, ``completed`` is still one behind.
     """
@@ -36,10 +36,10 @@ def current_position(trainer: Trainer, global_batch: int) -> StreamPosition:
 
 
 def adopt_progress(trainer: Trainer, start: StreamPosition, global_batch: int, pairs_per_epoch: int) -> None:
-    """Make Lightning count the steps of the resumed epoch in batches of the new size.
+    """Make Lightning count the resumed epoch's steps in batches of the new size.
 
-    It restores how many steps were done; with another number of ranks those are other steps, and the
-    epoch would end too early or too late.
+    It restores the number of finished steps; with another number of ranks the steps differ, and the epoch
+    would end too early or too late.
     """
     if global_batch == start.global_batch:
         return
@@ -47,7 +47,7 @@ def adopt_progress(trainer: Trainer, start: StreamPosition, global_batch: int, p
     finished = progress.processed > 0 and start.position == 0
     steps = (pairs_per_epoch if finished else start.position) // global_batch
     change = steps - progress.processed
-    # All by the same amount: which of them is one behind tells Lightning where the checkpoint was saved.
+    # All by the same amount, because their differences tell Lightning where the checkpoint was saved.
     progress.ready += change
     progress.started += change
     progress.processed += change

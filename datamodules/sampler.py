@@ -1,4 +1,4 @@
-"""Which positions of the stream of pairs each rank takes."""
+"""Distribute the positions of the stream of pairs among ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, DistributedSampler
 def _init_sampler(
     sampler: DistributedSampler[tuple[int, int]], length: int, replicas: int, rank: int
 ) -> None:
-    # The base class wants a dataset for its length alone.
+    # The base class needs a dataset only for its length.
     sized = cast("Dataset[tuple[int, int]]", range(length))
     DistributedSampler.__init__(sampler, sized, num_replicas=replicas, rank=rank, shuffle=False)
 
@@ -20,7 +20,7 @@ class TrainingSampler(DistributedSampler[tuple[int, int]]):
     """Positions of one rank as (epoch, position); rank r takes every r-th batch of the global stream.
 
     A ``DistributedSampler`` because Lightning would divide the work of any other sampler once more;
-    Lightning also calls its ``set_epoch``. All ranks take equally many steps: the ragged tail of an
+    Lightning also calls its ``set_epoch``. All ranks take the same number of steps: the incomplete tail of an
     epoch is dropped.
 
     Args:
@@ -58,16 +58,16 @@ class TrainingSampler(DistributedSampler[tuple[int, int]]):
                 yield epoch, first + place
 
     def freeze_epoch(self) -> None:
-        """Give the same places in every epoch, to overfit them."""
+        """Return the same positions in every epoch, to overfit them."""
         self.set_epoch = lambda epoch: None  # type: ignore[method-assign]
 
     def __len__(self) -> int:
-        # Of a whole epoch also when resuming: Lightning adds the steps done before to those it counts.
+        # Length of a whole epoch even when resuming, because Lightning adds the finished steps itself.
         return self.steps * self.batch_size
 
 
 class EvaluationSampler(DistributedSampler[tuple[int, int]]):
-    """Every ``num_replicas``-th of a fixed list of pairs, without the padding that would count some twice."""
+    """Every ``num_replicas``-th of a fixed list of pairs, without padding that counts some twice."""
 
     def __init__(self, num_pairs: int, num_replicas: int = 1, rank: int = 0) -> None:
         _init_sampler(self, num_pairs, num_replicas, rank)

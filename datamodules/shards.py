@@ -55,7 +55,7 @@ SCHEMA = "rome-shard/1.2"
 """Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
 
 1.2: labels in ``masks.bin`` are runs, before they were zlib data (the exception to adding: readers of 1.1
-take them for damaged). 1.1: region labels have ``Region.OUTSIDE``, in 1 those pixels were background;
+take them for damaged). 1.1: region labels have ``Region.OUTSIDE``, formerly background;
 ``NAME.params.npy`` is new.
 """
 
@@ -173,7 +173,7 @@ class ShardInfo:
 
 
 def finished_shard(folder: Path, name: str, spec: Mapping[str, Any]) -> ShardInfo | None:
-    """The shard's information if it was completely written from this very spec, else None."""
+    """The shard's information if it was completely written from exactly this spec, else None."""
     path = folder / f"{name}.json"
     if not path.exists():
         return None
@@ -200,7 +200,7 @@ def without_typical(content: bytes) -> bytes:
 
 
 class ShardIndex:
-    """Where the clips and frames of a shard lie, gathered clip by clip."""
+    """Positions of the clips and frames of a shard, collected clip by clip."""
 
     def __init__(self) -> None:
         self.clips: list[tuple[Any, ...]] = []
@@ -280,7 +280,7 @@ class ShardIndex:
 
     @classmethod
     def of_tar(cls, path: Path) -> ShardIndex:
-        """The index of a tar that is there.
+        """The index of an existing tar.
 
         Raises:
             CorruptDataError: it is damaged where its clips begin or end.
@@ -310,10 +310,10 @@ class ShardIndex:
 
 
 class ShardWriter:
-    """Writes one shard clip by clip; a context manager that leaves nothing behind after an error.
+    """Write one shard clip by clip; a context manager that leaves no files after an error.
 
     Args:
-        folder: made if needed.
+        folder: created if needed.
         name: file name without suffix.
         spec: what the shard is made from, as JSON values; its hash identifies the shard.
     """
@@ -328,7 +328,7 @@ class ShardWriter:
         self._last_key = ""
 
     def __enter__(self) -> ShardWriter:
-        # Only here, where it is needed: the library imports torch, and those who read shards start without.
+        # Imported here because the library imports torch, which readers of shards start without.
         from webdataset import TarWriter
 
         self._temporary = temporary_for(self._path)
@@ -343,7 +343,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error the file is removed: that its end cannot be written, on a full disk, does not matter.
+        # After an error the file is removed, so it does not matter if a full disk prevents writing its end.
         with contextlib.suppress(OSError):
             if self._tar is not None:
                 self._tar.close()
@@ -356,7 +356,7 @@ class ShardWriter:
         self.add_packed(clip.key, clip.identity, pack_clip(clip, SCHEMA))
 
     def add_packed(self, key: str, identity: str, packed: PackedClip) -> None:
-        """Append a clip that is encoded already, as in a part of this shard."""
+        """Append an already encoded clip, as in a part of this shard."""
         assert self._tar is not None, "use ShardWriter as a context manager"
         if key <= self._last_key:
             raise ValueError(f"clips must be added in ascending order: {key!r} after {self._last_key!r}")
@@ -385,7 +385,7 @@ class ShardWriter:
     ) -> ShardInfo:
         """Write all files under their final names and return the shard's information.
 
-        A shard without any clip gets its JSON only.
+        A shard without clips gets only its JSON.
         """
         assert self._tar is not None
         size, digest = 0, ""

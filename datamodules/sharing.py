@@ -1,4 +1,4 @@
-"""Objects for child processes whose arrays lie in memory that all of them share."""
+"""Objects for child processes with arrays in shared memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ALIGNMENT = 64
 
 
 def share(value: object) -> int:
-    """Pickle an object into a file without a name, its arrays beside the pickle; gives the descriptor.
+    """Pickle an object into an unnamed file, with its arrays beside the pickle; return the descriptor.
 
-    Children map the file: an array costs memory once, however many read it.
+    Children map the file, so an array takes memory once, no matter how many read it.
     """
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -37,7 +37,7 @@ def open_shared(handle: int) -> Any:
     for length in lengths:
         views.append(memory[place : place + length])
         place += _padded(length)
-    # Written by our parent into memory that only we share: the one kind of pickle that may be trusted.
+    # Written by our parent into memory that only we share: the only kind of pickle to trust.
     return pickle.loads(views[0], buffers=views[1:])
 
 

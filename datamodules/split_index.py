@@ -1,7 +1,8 @@
-"""Where all clips and frames of a split lie.
+"""Index of all clips and frames of a split.
 
 ``rome prepare`` joins the indices of a split's shards into one file, ``SPLIT-HASH.index.safetensors``, which
-the manifest names with size and sha256: one file to fetch, verify and map, whatever the number of shards.
+the manifest names with size and sha256: one file to fetch, verify and map, regardless of the number of
+shards.
 Datasets of earlier versions have none; their shards' own index files are read and joined in memory.
 """
 
@@ -46,7 +47,7 @@ class SplitIndex:
     unchecked: frozenset[int] = frozenset()
     """Numbers of the shards without such checksums."""
     shapes: Shapes | None = None
-    """Shapes of the parameters, where the index states them."""
+    """Shapes of the parameters, if the index states them."""
     path: Path | None = None
     """The file that is mapped; None for one joined in memory."""
 
@@ -62,7 +63,7 @@ class SplitIndex:
 def open_index(
     path: Path, entry: ManifestIndex, num_frames: int, num_clips: int, is_verified: bool = False
 ) -> SplitIndex:
-    """Map the index of a split, once it is compared with the manifest.
+    """Map the index of a split after comparing it with the manifest.
 
     Args:
         path: of the file.
@@ -76,7 +77,7 @@ def open_index(
         ValueError: it is damaged, or of another dataset.
     """
     if not path.exists():
-        raise FileNotFoundError(f"index {path} is missing; `rome shards verify --repair` makes it anew")
+        raise FileNotFoundError(f"index {path} is missing; `rome shards verify --repair` rebuilds it")
     problem = "" if is_verified else problem_of(path, entry)
     if problem:
         raise _damaged(path, problem)
@@ -90,7 +91,7 @@ def open_index(
 
 
 def problem_of(path: Path, entry: ManifestIndex) -> str:
-    """How a file differs from what the manifest says of it; empty if it does not."""
+    """How a file differs from its manifest entry; empty if it does not."""
     size = path.stat().st_size
     if size != entry.bytes:
         return f"it has {size} bytes, the manifest wants {entry.bytes}"
@@ -108,7 +109,7 @@ def _open(path: Path) -> SplitIndex:
     rows = {}
     for kind, dtype in KINDS.items():
         first, end = header[kind]["data_offsets"]
-        # Plain arrays: rows of ``np.memmap`` cost several times as much to take.
+        # Plain arrays: indexing rows of ``np.memmap`` costs several times as much.
         rows[kind] = np.frombuffer(mapped, dtype, (end - first) // dtype.itemsize, start + first)
     known = {name: tuple(shape) for name, shape in shapes.items()}
     return SplitIndex(rows["frames"], rows["clips"], rows["params"], shapes=known, path=path)
@@ -142,7 +143,7 @@ def gather_index(folder: Path, shards: Sequence[ManifestShard]) -> SplitIndex:
 
 
 def check_rows(path: Path, kind: str, count: int) -> bool:
-    """Check an index file of a shard; gives whether it has a digest.
+    """Check an index file of a shard; return whether it has a digest.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -156,7 +157,7 @@ def check_rows(path: Path, kind: str, count: int) -> bool:
         sealed = check_seal(path)
         rows = np.load(path, mmap_mode="r")
     except Exception as error:
-        # The header is Python text: what its damage makes the parser raise depends on where it is.
+        # The header is Python text, so the parser's exception depends on where the damage is.
         raise _damaged(path, error) from error
     surplus = path.stat().st_size - rows.offset - rows.nbytes
     if surplus and not (surplus == SEAL_BYTES and is_sealed(path)):
@@ -167,7 +168,7 @@ def check_rows(path: Path, kind: str, count: int) -> bool:
 
 
 def with_indices(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the joined index of every split; gives the manifest that names them.
+    """Write the joined index of every split; return the manifest with them.
 
     Raises:
         OSError: an index file of a shard is missing, or one cannot be written.
@@ -259,4 +260,4 @@ def parameter_shapes(arrays: dict[str, np.ndarray]) -> Shapes:
 
 
 def _damaged(path: Path, reason: Exception | str) -> ValueError:
-    return ValueError(f"index {path} is damaged: {reason}; `rome shards verify --repair` makes it anew")
+    return ValueError(f"index {path} is damaged: {reason}; `rome shards verify --repair` rebuilds it")

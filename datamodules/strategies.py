@@ -1,4 +1,4 @@
-"""How the frames of a pair are chosen within a clip."""
+"""Strategies for choosing the frames of a pair within a clip."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ class PairChoice:
     """``random``: any frames; ``min_gap``: drivers at least ``min_gap_s`` from the source; ``yaw_balanced``:
     head turns of a clip equally often, however long the person held them."""
     min_gap_s: float = 1.0
-    """For ``min_gap``: seconds between source and driver; a source that no frame is so far from gets the
-    farthest one."""
+    """For ``min_gap``: seconds between source and driver; if no frame is that far, the farthest one."""
     yaw_bin_deg: float = 10.0
-    """For ``yaw_balanced``: frames whose yaw falls into one bin of this width are one head turn."""
+    """For ``yaw_balanced``: width of the yaw bins."""
 
     def __post_init__(self) -> None:
         known = ("random", "min_gap", "yaw_balanced")
@@ -44,13 +43,13 @@ class PairChoice:
         num_driving: int,
         tracking: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[int, tuple[int, ...]]:
-        """Source and drivers; drivers differ from the source, and from each other while frames last.
+        """Choose source and drivers; drivers differ from the source and, if possible, from each other.
 
         The only frame of a clip, a photograph, drives itself.
 
         Args:
             generator: consumed.
-            frames: indices in the clip to choose from; a single one is source and driver.
+            frames: indices in the clip to choose from; a single one is both source and driver.
             num_driving: drivers wanted.
             tracking: tensors of the clip, see ``datamodules.codec.META_TENSORS``; for all strategies
                 but ``random``.
@@ -72,7 +71,7 @@ class PairChoice:
 
 
 def yaw_deg(pose: Float[np.ndarray, "n 15"]) -> Float[np.ndarray, " n"]:
-    """Turn of the head about the vertical axis, degrees: global rotation and neck together.
+    """Rotation of the head about the vertical axis, degrees: global rotation and neck together.
 
     Args:
         pose: packed as ``HeadParams.pose``; the first six numbers are axis-angle vectors in radians.
@@ -93,7 +92,7 @@ def _matrix(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
 def _random(generator: np.random.Generator, count: int, num_driving: int) -> Int[np.ndarray, " k"]:
     if count > num_driving:
         return generator.choice(count, num_driving + 1, replace=False)
-    # Fewer frames than asked for: drivers repeat, the source stays apart from them.
+    # Fewer frames than requested: drivers repeat, but differ from the source.
     source = generator.integers(count)
     others = generator.integers(1, count, num_driving)
     return np.concatenate([[source], (source + others) % count])
@@ -105,7 +104,7 @@ def _min_gap(
     source = int(generator.integers(len(times)))
     gap = np.abs(times - times[source])
     gap[source] = -1
-    # Times of a video are rounded: two frames 1 s apart must not miss a gap of 1 s by a hair.
+    # Video time stamps are rounded: two frames 1 s apart must not narrowly miss a gap of 1 s.
     far = np.flatnonzero(gap >= min_gap_s - 1e-3)
     if len(far) == 0:
         far = np.array([int(gap.argmax())])

@@ -1,7 +1,7 @@
-"""Batches from shards that a WebDataset pipeline streams, for those who come with WebDataset code.
+"""Batches from shards streamed by a WebDataset pipeline, for users with WebDataset code.
 
-``datamodules.talking_heads`` is the default: it reads at random, so that it can resume in the middle of an
-epoch, gives every device the same pairs for any number of workers, and copies no frame that is not used.
+``datamodules.talking_heads`` is the default. It reads at random, so it can resume in the middle of an epoch,
+gives every device the same pairs for any number of workers, and copies only the frames it uses.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _frame(sample: Sample, kind: str, meta: Mapping[str, np.ndarray], number: in
 
 
 def collate(pairs: Sequence[DecodedPair], augmented: bool) -> RawBatch:
-    """The batch that ``PairLoader`` makes of the same pairs.
+    """The batch that ``PairLoader`` would make of the same pairs.
 
     Raises:
         ValueError: their frames differ in size.
@@ -94,7 +94,7 @@ def _valid_frames(sample: Sample) -> tuple[dict[str, np.ndarray], tuple[int, ...
 
 
 class _TrainingPairs(webdataset.PipelineStage):
-    """Random pairs of each clip that passes; another stream in every epoch, node and worker."""
+    """Random pairs of each passing clip; every epoch, node and worker has a different stream."""
 
     def __init__(self, choice: PairChoice, num_driving: int, pairs_per_clip: int, seed: int) -> None:
         self.choice, self.num_driving = choice, num_driving
@@ -115,7 +115,7 @@ class _TrainingPairs(webdataset.PipelineStage):
 
 
 class _EvaluationPairs(webdataset.PipelineStage):
-    """The fixed pairs of each clip of two and more frames."""
+    """The fixed pairs of each clip with at least two frames."""
 
     def __init__(self, pairs_per_clip: int) -> None:
         self.pairs_per_clip = pairs_per_clip
@@ -154,8 +154,8 @@ class WebDatasetDataModule(RomeDataModule):
         batch_size: sources per step on each device.
         num_driving: target frames per source in training; evaluation always has one.
         steps_per_epoch: training steps on each device; shards are read again when they end.
-        pairs_per_clip: pairs taken of a clip while it passes.
-        shuffle_clips: clips in the buffer that the next one is drawn from; each takes some megabytes.
+        pairs_per_clip: pairs taken from each passing clip.
+        shuffle_clips: clips in the shuffle buffer; each takes a few megabytes.
         num_workers: processes per device that read and decode; 0 reads in the training process.
         seed: of the order, the choice of frames and the augmentation.
         pair_strategy: see ``datamodules.talking_heads``.
@@ -223,13 +223,14 @@ class WebDatasetDataModule(RomeDataModule):
             webdataset.split_by_node,
             webdataset.split_by_worker,
             webdataset.tarfile_to_samples(),
-            # The buffer is full before the first clip leaves it, or the first ones would keep their order.
+            # The buffer fills before the first clip leaves it; otherwise the first clips would keep their
+            # order.
             webdataset.detshuffle(bufsize=self.shuffle_clips, initial=self.shuffle_clips, seed=self.seed)
             if self.shuffle_clips
             else None,
             _TrainingPairs(self.choice, self.num_driving, self.pairs_per_clip, self.seed),
         ).repeat()
-        # Batches go on from one round to the next: a worker's share may hold fewer pairs than one batch.
+        # Batches continue from one round to the next: a worker's share may have fewer pairs than one batch.
         return webdataset.DataPipeline(
             pairs, _Batches(self.batch_size, self.augmentation is not None, partial=False)
         )
@@ -249,15 +250,15 @@ class WebDatasetDataModule(RomeDataModule):
         """Raw training batches, ``steps_per_epoch`` of them.
 
         Raises:
-            ValueError: there are fewer shards than processes that read them, so that some had nothing to do.
+            ValueError: there are fewer shards than reading processes, so some would have nothing to do.
         """
         world_size = self.trainer.world_size if self.trainer is not None else 1
         readers = world_size * max(self.num_workers, 1)
         if len(self.urls) < readers:
             raise ValueError(
                 f"{len(self.urls)} shards cannot be divided among {readers} readers ({world_size} devices x "
-                f"{max(self.num_workers, 1)} workers); set data.init_args.num_workers, or make more shards "
-                "with a lower videos_per_shard"
+                f"{max(self.num_workers, 1)} workers); set data.init_args.num_workers, or build more "
+                "shards with a lower videos_per_shard"
             )
         loader = self._loader(self.training_pipeline())
         return loader.with_epoch(self.steps_per_epoch).with_length(self.steps_per_epoch, silent=True)
@@ -267,7 +268,7 @@ class WebDatasetDataModule(RomeDataModule):
         return self._loader(self.evaluation_pipeline()) if self.validates else []
 
     def _loader(self, pipeline: webdataset.DataPipeline) -> webdataset.WebLoader:
-        # Workers that stay keep count of the rounds; new ones would shuffle every epoch alike.
+        # Persistent workers count the rounds; new ones would shuffle every epoch the same way.
         return webdataset.WebLoader(
             pipeline, batch_size=None, num_workers=self.num_workers, persistent_workers=self.num_workers > 0
         )
@@ -276,7 +277,7 @@ class WebDatasetDataModule(RomeDataModule):
         """Decode on the device; other kinds of batches pass through.
 
         Raises:
-            ValueError: the shards hold smaller images than wanted.
+            ValueError: the shards have smaller images than requested.
         """
         if not isinstance(batch, RawBatch):
             return batch

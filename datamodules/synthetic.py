@@ -2,7 +2,7 @@
 
 A person is a random shape of the head model, displacements along the normals (hair, clothes) and a
 painted texture; a frame adds pose, expression and light. Everything is a function of (seed, person,
-frame). The geometry that was drawn is known exactly, which no real video offers.
+frame). The rendered geometry is known exactly, unlike in real videos.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class HeadGeometry(TensorStruct):
-    """What was drawn, exactly."""
+    """Exact ground truth of the rendered frames."""
 
     vertices: Float[Tensor, "b v 3"]
     """Posed vertices with offsets, metres, head space (not globally rotated)."""
@@ -60,11 +60,11 @@ class Light:
     """Unit vectors towards the light, world space."""
     colour: Float[Tensor, "b 3"]
     ambient: Float[Tensor, "b 1"]
-    """Share of the light that comes from everywhere."""
+    """Share of ambient light."""
 
 
 class SyntheticHeads(nn.Module):
-    """Draws frame ``f`` of person ``p``, a pure function of (seed, p, f).
+    """Renders frame ``f`` of person ``p``, a pure function of (seed, p, f).
 
     Args:
         head: any head model; frames have landmarks if it has the ``mediapipe`` embedding.
@@ -100,7 +100,7 @@ class SyntheticHeads(nn.Module):
         return self._people[index]
 
     def _generator(self, person: int, frame: int = -1) -> np.random.Generator:
-        # Counter-based, so that neither the order of calls nor their number matters.
+        # Counter-based, so neither the order nor the number of calls matters.
         counter = [0, frame + 1, 0, 0]
         return np.random.Generator(np.random.Philox(key=[self.seed, person], counter=counter))
 
@@ -155,7 +155,7 @@ class SyntheticHeads(nn.Module):
         shade = ambient + (1 - ambient) * lambert.clamp_min(0) * light.colour.to(world)[:, :, None, None]
         layers = torch.cat([texels[:, :3] * shade, mask, texels[:, 3:]], dim=1)
         layers = F.avg_pool2d(layers, _SUPERSAMPLING)
-        # From subpixels to pixels, whose centres are integers.
+        # From subpixels to pixels, whose centres are at integers.
         scaled = torch.cat(
             [(vertices_px[..., :2] + 0.5) / _SUPERSAMPLING - 0.5, vertices_px[..., 2:]], dim=-1
         )
@@ -212,7 +212,7 @@ _SPECIAL = frozenset(
     {"jawOpen", "mouthClose", "tongueOut", "eyeBlinkLeft", "eyeBlinkRight"}
     | {f"eyeLook{way}{side}" for way in ("Up", "Down", "In", "Out") for side in ("Left", "Right")}
 )
-"""Blendshapes that follow from other parameters."""
+"""Blendshapes that depend on other parameters."""
 
 
 def _random_light(generators: Sequence[np.random.Generator]) -> Light:
@@ -242,7 +242,7 @@ def _random_background(generators: Sequence[np.random.Generator], size: int) -> 
 
 @dataclass(frozen=True)
 class SyntheticRequest(TensorStruct):
-    """Which frames to draw; drawing happens on the device, in the training process."""
+    """Which frames to render; rendering happens on the device, in the training process."""
 
     people: Int[Tensor, " b"]
     source: Int[Tensor, " b"]
@@ -273,15 +273,15 @@ def _collate(pairs: Sequence[Pair]) -> SyntheticRequest:
 
 
 class SyntheticDataModule(RomeDataModule):
-    """Batches of synthetic heads, drawn on the training device.
+    """Batches of synthetic heads, rendered on the training device.
 
     Args:
         image_size: height and width of the batches in pixels.
         batch_size: sources per step on each device.
         num_driving: target frames per source in training; evaluation has one.
         num_people: people in training.
-        num_val_people: further people for validation and testing; with 0 both use ``frames_per_person``
-            further frames of the people in training.
+        num_val_people: further people for validation and testing; with 0, both use ``frames_per_person``
+            further frames of the training people.
         frames_per_person: frames of each person.
         pairs_per_epoch: sources per training epoch over all devices.
         eval_pairs_per_person: evaluation pairs per person.
@@ -328,7 +328,7 @@ class SyntheticDataModule(RomeDataModule):
         return self._heads
 
     def train_dataloader(self) -> DataLoader[Pair]:
-        """Requests; ``on_after_batch_transfer`` draws them."""
+        """Requests; ``on_after_batch_transfer`` renders them."""
         clips = tuple(PlanClip(0, tuple(range(self.frames_per_person))) for _ in range(self.num_people))
         plan = TrainingPlan(clips, self.seed, self.pairs_per_epoch, self.num_driving)
         return self._loader(
@@ -359,7 +359,7 @@ class SyntheticDataModule(RomeDataModule):
         return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_collate)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Draw the requested frames on the batch's device; other kinds of batches pass through."""
+        """Render the requested frames on the batch's device; other kinds of batches pass through."""
         if not isinstance(batch, SyntheticRequest):
             return batch
         heads = self.heads.to(batch.people.device)

@@ -35,7 +35,7 @@ _IRIS = np.array([[0.30, 0.19, 0.10], [0.24, 0.39, 0.52], [0.30, 0.42, 0.26], [0
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in all frames of a person."""
+    """What all frames of a person share."""
 
     shape: Float[Tensor, " s"]
     """Identity coefficients of the head model."""
@@ -44,11 +44,11 @@ class Person:
     texture: Float[Tensor, "9 t t"]
     """RGB in [0, 1], then a vote in [0, 1] for each ``Region``."""
     camera: np.ndarray
-    """(scale, t_x, t_y), the middle of those of the frames."""
+    """(scale, t_x, t_y), about which those of the frames vary."""
 
 
 class HeadSurface(nn.Module):
-    """What painting needs to know about a head model: where on the mean head each texel lies.
+    """What painting needs to know about a head model: the position of each texel on the mean head.
 
     Args:
         head: any head model.
@@ -81,7 +81,7 @@ class HeadSurface(nn.Module):
         return self.vertices[touching]
 
     def smooth(self, values: Float[Tensor, " v"], rounds: int) -> Float[Tensor, " v"]:
-        """Average values with their neighbours on the mesh, several times."""
+        """Repeatedly average values with their neighbours on the mesh."""
         a, b = self.edges.unbind(1)
         degree = torch.zeros(len(values)).index_add_(0, self.edges.flatten(), torch.ones(2 * len(a)))
         for _ in range(rounds):
@@ -109,7 +109,7 @@ def _mouth_parts(head: HeadModel) -> tuple[Float[Tensor, " v"], Float[Tensor, " 
 
 
 def random_person(rng: np.random.Generator, surface: HeadSurface, head: HeadModel) -> Person:
-    """A person that depends on the state of ``rng`` only."""
+    """A person that depends only on the state of ``rng``."""
     shape = torch.from_numpy(rng.normal(0, 0.7, head.num_shape).clip(-2, 2)).float()
     hair_length = rng.uniform(0, 1)
     lengths = _displacements(rng, surface, hair_length)
@@ -148,12 +148,12 @@ def _is_long(points: Float[Tensor, "*n 3"], hair_length: float) -> Bool[Tensor, 
 
 
 def _displacements(rng: np.random.Generator, surface: HeadSurface, hair_length: float) -> Float[Tensor, " v"]:
-    """Hair stands off the scalp, clothes off the shoulders; the face stays as it is."""
+    """Raise hair from the scalp and clothes from the shoulders; the face is unchanged."""
     regions, points = surface.vertex_regions, surface.vertices
     hair = regions["scalp"] + regions["neck"] * _is_long(points, hair_length)
     thickness = rng.uniform(0.006, 0.02) + 0.018 * hair_length
     waves = 1 + 0.22 * _noise(rng, points, 0.05) + 0.08 * _noise(rng, points, 0.02)
-    # Full height only away from the hairline, so that the rim has no cliff.
+    # Full height only away from the hairline, so that the rim has no step.
     rim = surface.smooth(hair, 8).clamp(0, 1) * hair.clamp(0, 1)
     above = 0.8 + 0.5 * ((points[:, 1] - 0.05) / 0.08).clamp(-0.5, 1)
     lengths = thickness * rim * waves * above
@@ -175,7 +175,7 @@ def _paint(rng: np.random.Generator, surface: HeadSurface, hair_length: float) -
     canvas.paint(surface.regions["neck"] > 0.5, None, Region.BODY_SKIN)
     _paint_hair(rng, surface, canvas, hair_length)
     _paint_clothes(rng, surface, canvas)
-    # Bilinear lookups reach beyond the charts: repeat their border outwards.
+    # Bilinear lookups reach beyond the charts, so their border is repeated outwards.
     texture, _ = extend_outside(canvas.texture()[None], surface.texel_mask)
     return texture[0]
 
@@ -271,7 +271,7 @@ def _paint_hair(rng: np.random.Generator, surface: HeadSurface, canvas: _Canvas,
     points = surface.points
     hair = surface.regions["scalp"] + surface.regions["neck"] * _is_long(points, hair_length)
     colour = _between(rng, _HAIR) if rng.random() < 0.6 else _HAIR[rng.integers(len(_HAIR))]
-    # Strands: noise that is fine across and long down the head.
+    # Strands: noise that is fine across and long along the head.
     strands = 0.12 * _noise(rng, points, 0.006, (1.0, 8.0, 2.0)) + 0.10 * _noise(
         rng, points, 0.03, (1.0, 3.0, 1.0)
     )

@@ -33,44 +33,45 @@ class WeightedManifest:
     path: str
     """``manifest.json``, or the folder that holds it; a path or an address."""
     weight: float | None = None
-    """Share of the training pairs, relative to the other datasets; null for all: clips count the same."""
+    """Share of the training pairs, relative to the other datasets; null for all datasets: every clip counts
+    the same."""
 
 
 class TalkingHeadDataModule(RomeDataModule):
-    """Pairs of frames of one clip from datasets that ``rome prepare`` made.
+    """Pairs of frames from one clip, from datasets of ``rome prepare``.
 
     Args:
         manifest: ``manifest.json`` of the dataset, or the folder that holds it; a path, or an address
-            (``https://``, ``s3://``, ``pipe:ssh host cat /data/{}``) whose files are kept in the cache.
+            (``https://``, ``s3://``, ``pipe:ssh host cat /data/{}``) whose files are cached.
         manifests: several datasets instead: a list of ``{path: ..., weight: ...}``, or a mapping from path
             to weight. They must have the same head model and stored image size.
         image_size: height and width of the batches in pixels; at most the size stored in the dataset.
         batch_size: sources per step on each device.
         num_driving: target frames per source in training; evaluation always has one.
-        pairs_per_epoch: sources per training epoch over all devices. An epoch is a stretch of an endless
+        pairs_per_epoch: sources per training epoch over all devices. An epoch is a section of an endless
             stream that visits all clips equally often, so it need not match the number of clips.
-        pairs_per_clip: pairs taken one after the other at each visit of a clip in training.
+        pairs_per_clip: consecutive pairs per visit of a clip in training.
         pair_strategy: how the frames of a training pair are chosen: ``random``; ``min_gap``: targets at
-            least min_gap_s from the source; ``yaw_balanced``: head turns of a clip equally often.
+            least min_gap_s from the source; ``yaw_balanced``: head angles of a clip equally often.
         min_gap_s: for ``min_gap``, seconds.
-        yaw_bin_deg: for ``yaw_balanced``, width in degrees of what counts as one head turn.
+        yaw_bin_deg: for ``yaw_balanced``, width of the bins in degrees.
         num_workers: processes per device that read and decode; 0 reads in the training process.
-        worker_timeout_s: a worker that decodes at one batch for longer is replaced; fetching does not count.
-        seed: of the order of clips, the choice of frames and the augmentation.
-        holdout_ratio: share of each training clip, at its end, that is kept out of training.
-        val_split: what validation sees: ``val`` (other people than in training) or ``seen`` (the held-out
-            end of the training clips; needs holdout_ratio > 0).
+        worker_timeout_s: a worker that takes longer to decode one batch is replaced; fetching does not count.
+        seed: seed of the clip order, the frames and the augmentation.
+        holdout_ratio: share at the end of each training clip that is held out of training.
+        val_split: data of validation: ``val`` (people not in training) or ``seen`` (the held-out end of the
+            training clips; needs holdout_ratio > 0).
         test_split: the same for testing.
         eval_pairs_per_clip: evaluation pairs per clip, with evenly spaced targets.
-        eval_max_pairs: at most so many pairs in a validation or test; null for no limit. With more, clips get
-            fewer pairs, down to one each, and then evenly spaced clips are taken.
-        eval_source: source frame of a clip in evaluation: its ``first``, as most protocols have it, or its
-            most ``typical`` one, whose expression is nearest to the clip's median: no blink, no grimace,
-            as a person would choose a photo.
+        eval_max_pairs: largest number of pairs in a validation or test; null for no limit. Beyond it, clips
+            get fewer pairs, down to one each, and then only evenly spaced clips are used.
+        eval_source: source frame of a clip in evaluation: its ``first``, as in most protocols, or its most
+            ``typical`` one, whose expression is nearest to the clip's median: no blink and no grimace, like a
+            photo that a person would choose.
         augmentation: changes of colour, framing and quality in training; null for none.
         skip_budget: largest share of pairs that may be unreadable before training stops.
-        cache_limit_gb: of datasets at addresses: about so many gigabytes of shards are kept on each
-            machine, of all datasets together; those unused for longest make room for others; null keeps all.
+        cache_limit_gb: for remote datasets: gigabytes of shards to keep on each machine, over all datasets;
+            the least recently used make room for others; null keeps all.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class TalkingHeadDataModule(RomeDataModule):
         self.augmentation = augmentation
         self.skip_budget = skip_budget
         self.cache_limit_gb = cache_limit_gb
-        # With fewer evaluation pairs than devices some have none, and none is padded.
+        # With fewer evaluation pairs than devices, some devices get none; nothing is padded.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.pairs_read = 0
         """Training pairs delivered on this rank."""
@@ -173,7 +174,7 @@ class TalkingHeadDataModule(RomeDataModule):
 
     @property
     def dataset_hash(self) -> str:
-        """Names all that is trained on."""
+        """Identifies all training data."""
         hashes = [manifest.hash for manifest in self.manifests]
         if len(hashes) == 1:
             return hashes[0]
@@ -181,7 +182,7 @@ class TalkingHeadDataModule(RomeDataModule):
         return sha256_of(list(zip(hashes, weights, strict=True)))
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the splits and fail here, not in a worker, if one is missing."""
+        """Open the splits, so that a missing one fails here and not in a worker."""
         if stage in (None, "fit"):
             self._training_pairs()
         if stage in (None, "fit", "validate") and (stage == "validate" or self.validates):
@@ -207,7 +208,7 @@ class TalkingHeadDataModule(RomeDataModule):
         return self._readers[split]
 
     def _clips(self, split: str) -> tuple[JoinedReader, ClipTable, ClipTable]:
-        """Reader, clips with the frames open to training, and the frames held out of it."""
+        """Reader, clips with their training frames, and the held-out frames."""
         reader = self.reader(split)
         if split not in self._tables:
             self._tables[split] = reader.plan_clips()
@@ -267,8 +268,8 @@ class TalkingHeadDataModule(RomeDataModule):
         )
         if sampler.steps == 0:
             raise ValueError(
-                f"pairs_per_epoch = {self.pairs_per_epoch} gives no step of {self.global_batch} pairs over "
-                "all devices; set data.init_args.pairs_per_epoch or batch_size"
+                f"pairs_per_epoch = {self.pairs_per_epoch} is less than one step of {self.global_batch} "
+                "pairs over all devices; set data.init_args.pairs_per_epoch or batch_size"
             )
         if getattr(self.trainer, "overfit_batches", 0):
             sampler.freeze_epoch()
@@ -280,7 +281,8 @@ class TalkingHeadDataModule(RomeDataModule):
             return StreamPosition(0, 0, self.global_batch)
         if start.position % self.global_batch:
             raise ValueError(
-                f"the checkpoint stopped after {start.position} pairs of its epoch, which is no multiple of "
+                f"the checkpoint stopped after {start.position} pairs of its epoch, which is not a "
+                "multiple of "
                 f"{self.global_batch} (batch_size {self.batch_size} x {self._world()[0]} devices); set "
                 f"data.init_args.batch_size so that the product divides {start.position}, as "
                 f"{start.global_batch} does"
@@ -334,7 +336,7 @@ class TalkingHeadDataModule(RomeDataModule):
         return to_avatar_batch(batch, self.image_size, self.augmentation)
 
     def _stream_settings(self) -> dict[str, Any]:
-        """All that decides which pair is at a position."""
+        """Everything that determines the pair at a position."""
         return {
             "manifest": self.dataset_hash,
             "seed": self.seed,
@@ -348,7 +350,7 @@ class TalkingHeadDataModule(RomeDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The data's part of a checkpoint: what the stream is made of and how far it was read.
+        """The data's part of a checkpoint: the definition of the stream and the position in it.
 
         ``position`` counts pairs of ``epoch`` over all ranks.
         """
@@ -358,12 +360,12 @@ class TalkingHeadDataModule(RomeDataModule):
         return {**self._stream_settings(), **dataclasses.asdict(position)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's position with the next ``train_dataloader``.
+        """Resume from a checkpoint's position with the next ``train_dataloader``.
 
-        Evaluation is free to use a checkpoint on other data.
+        Evaluation may use a checkpoint with other data.
 
         Raises:
-            ValueError: the stream of the checkpoint was another one.
+            ValueError: the checkpoint belongs to another stream.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
@@ -385,7 +387,7 @@ def _short(value: object) -> str:
 def _datasets(
     manifest: str | Path | None, manifests: list[WeightedManifest] | dict[str, float] | None
 ) -> list[WeightedManifest]:
-    """The datasets as a list, from either way to state them."""
+    """The datasets as a list, from either option."""
     if (manifest is None) == (not manifests):
         raise ValueError("set either data.init_args.manifest or data.init_args.manifests")
     if manifest is not None:
@@ -403,7 +405,7 @@ def _datasets(
 
 
 def _open(address: str, limit_gb: float | None) -> tuple[Manifest, Path, RemoteFolder | None]:
-    """Manifest, folder of the files, and where they come from if that is elsewhere."""
+    """Manifest, folder of the files, and their remote source, if any."""
     if not is_remote(address):
         path = Path(address)
         return Manifest.load(path), path if path.is_dir() else path.parent, None
@@ -414,7 +416,7 @@ def _open(address: str, limit_gb: float | None) -> tuple[Manifest, Path, RemoteF
 
 
 def _check_alike(manifests: Sequence[Manifest], datasets: Sequence[WeightedManifest]) -> None:
-    """Batches mix the datasets, so their frames and parameters must be of one kind."""
+    """Batches mix the datasets, so their frames and parameters must match."""
     first = manifests[0]
     for manifest, dataset in zip(manifests, datasets, strict=True):
         for what, ours, theirs in (

@@ -1,4 +1,4 @@
-"""Checks of a dataset on disk: every byte against what its manifest and indices say."""
+"""Checks of a dataset on disk: every byte against its manifest and indices."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Problem:
     shard: str
     what: str
     index_only: bool = False
-    """The shard itself is as it should be: its index can be made from it again."""
+    """The shard itself is intact, so its index can be rebuilt from it."""
 
 
 def verify(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestShard, list[Problem]]]:
-    """Check shard by shard; yields each with what is wrong with it.
+    """Check shard by shard; yield each with its problem.
 
     Args:
         folder: of the dataset.
@@ -39,14 +39,14 @@ def verify(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestShard, li
 
 
 def verify_indices(folder: Path, manifest: Manifest) -> Iterator[tuple[ManifestIndex, str]]:
-    """Check the joined indices; yields each with what is wrong with it, empty if nothing is."""
+    """Check the joined indices; yield each with its problem, empty if there is none."""
     for entry in manifest.indices:
         path = folder / entry.name
         yield entry, (problem_of(path, entry) if path.exists() else "it is missing")
 
 
 def repair_split_index(folder: Path, manifest: Manifest, entry: ManifestIndex) -> str:
-    """Join the index of a split again from those of its intact shards; gives why that fails, else nothing."""
+    """Rebuild the joined index of a split from its intact shards; return why that failed, or ""."""
     try:
         made = write_index(folder, entry.split, manifest.split(entry.split))
     except (OSError, ValueError) as error:
@@ -54,7 +54,7 @@ def repair_split_index(folder: Path, manifest: Manifest, entry: ManifestIndex) -
     if made == entry:
         return ""
     (folder / made.name).unlink()
-    return "it is made anew with other bytes; run rome prepare, which names the dataset anew"
+    return "the rebuilt index has different bytes; run rome prepare, which gives the dataset a new hash"
 
 
 def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> list[Problem]:
@@ -80,7 +80,7 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: ManifestShard) -> lis
 
 
 def _spellings(kind: str, content: bytes) -> list[bytes]:
-    """An index file as this version writes it and as earlier ones did."""
+    """An index file as this and earlier versions write it."""
     known = [content, without_typical(content)] if kind == "clips" else [content]
     return [spelling for data in known for spelling in (data, unsealed(data))]
 
@@ -96,7 +96,7 @@ def _check_sidecar(folder: Path, shard: ManifestShard) -> Iterator[str]:
         yield f"{path.name} cannot be read: {error}"
         return
     if sha256_of(info.spec) != info.spec_hash or info.spec_hash != shard.spec_hash:
-        yield f"{path.name} describes another shard than the manifest (its spec has another hash)"
+        yield f"{path.name} describes a different shard than the manifest (its spec has another hash)"
     for name in ("bytes", "sha256", "clips", "frames"):
         stated, wanted = getattr(info, name), getattr(shard, name)
         if stated != wanted:
@@ -104,7 +104,7 @@ def _check_sidecar(folder: Path, shard: ManifestShard) -> Iterator[str]:
 
 
 def _damaged_clips(folder: Path, manifest: Manifest, shard: ManifestShard) -> str:
-    """Which frames of a shard cannot be used, as far as its index tells."""
+    """The unusable frames of a shard, as far as its index shows."""
     alone = dataclasses.replace(manifest, shards=[shard], indices=[])
     try:
         reader = ClipReader(alone, folder, shard.split)

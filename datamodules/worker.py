@@ -1,7 +1,7 @@
 """A process that decodes batches into shared memory; started by ``datamodules.workers``.
 
-It takes three numbers: the descriptors of the connection to its parent, of the shared memory, and of
-the pickled ``PairSource`` that the parent wrote.
+Its arguments are three descriptors: of the connection to its parent, of the shared memory, and of the pickled
+``PairSource`` that the parent wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ALIVE_S = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """Decode the pairs at some places into a slot of the shared memory."""
+    """Decode the pairs at some positions into a slot of the shared memory."""
 
     ticket: int
     slot: int
@@ -44,7 +44,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Alive:
-    """The worker does not hang: it has started, fetches a shard, or waits for another that fetches it."""
+    """Sign of life: the worker has started, is fetching a shard, or waits for another that is fetching it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Reply:
 
 
 def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None:
-    """Work until the connection ends, which it does however the parent ends."""
+    """Work until the connection ends, which happens however the parent ends."""
     parent = os.getppid()
     layout = source.layout
     told_s = 0.0
@@ -65,14 +65,14 @@ def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None
 
     def alive() -> None:
         nonlocal told_s
-        # A parent that trains or validates reads nothing: to wait for it would stop a download that others
-        # wait for.
+        # A parent that trains or validates reads nothing; waiting for it would stall a download that others
+        # need.
         if time.monotonic() - told_s >= _ALIVE_S and room.poll(0):
             told_s = time.monotonic()
             try:
                 connection.send(Alive())
             except (BrokenPipeError, ConnectionResetError):
-                # The parent has gone. As an OSError it would be taken for a fault of the network.
+                # The parent is gone. An OSError would be mistaken for a network fault.
                 sys.exit()
 
     on_alive(alive)
@@ -97,7 +97,7 @@ def serve(connection: Connection, memory: mmap.mmap, source: PairSource) -> None
 def main(arguments: list[str]) -> None:
     """Run a worker."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        # Ctrl-C and a scheduler's warnings go to all processes; the parent decides what they mean.
+        # Ctrl-C and scheduler warnings go to all processes; the parent handles them.
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     connection, memory, pickled = (int(argument) for argument in arguments)

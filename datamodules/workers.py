@@ -1,11 +1,11 @@
 """Worker processes that decode batches into a ring of slots in shared memory.
 
-Only slot numbers cross between the processes. A batch that the trainer works on is a view of its slot,
-which is used again when the last tensor on it has gone. The memory has no name in ``/dev/shm``: it
-vanishes with the last process that uses it, however that ends.
+Only slot numbers cross between the processes. A batch in the trainer is a view of its slot, which is reused
+when the last tensor on it is gone. The memory has no name in ``/dev/shm``: it vanishes with the last process
+that uses it, however that ends.
 
-A worker that dies or hangs is replaced, and its unfinished batches are decoded again: what is in a batch
-depends on the places asked for alone.
+A worker that dies or hangs is replaced, and its unfinished batches are decoded again: the content of a batch
+depends only on the requested positions.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from datamodules.worker import Alive, Failure, Reply, Task
 MAX_RESTARTS = 3
 """Workers replaced per epoch before training stops."""
 _TASKS_PER_WORKER = 2
-"""One that it decodes, and the next, so that it never waits for its parent."""
+"""The task being decoded and the next one, so that a worker never waits for its parent."""
 _START_S = 120.0
 """Time for a worker to start, if ``timeout_s`` is not longer."""
 _LENT_SLOTS = 3
-"""Batches that the trainer may hold at once before it gets copies."""
+"""Number of batches that the trainer may hold before it gets copies."""
 _COMMAND = "import sys; from datamodules.worker import main; main(sys.argv[1:])"
 
 
@@ -48,14 +48,14 @@ class _Worker:
 
     def __init__(self, memory: int, pickled: int) -> None:
         ours, theirs = connections.Pipe()
-        # Not a fork: the trainer's threads and its CUDA context stay out of the workers.
+        # Not a fork, which would copy the trainer's threads and CUDA context.
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OPENBLAS_NUM_THREADS": "1",
         }
         handles = (theirs.fileno(), memory, pickled)
-        # Not with -m: classes of a module that runs as __main__ do not unpickle here.
+        # Not with -m: classes of a module that runs as __main__ cannot be unpickled here.
         command = [sys.executable, "-c", _COMMAND, *map(str, handles)]
         self.process = subprocess.Popen(command, pass_fds=handles, env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
@@ -65,7 +65,7 @@ class _Worker:
         self.started = False
 
     def send(self, task: Task) -> None:
-        """Send a task; whether the worker is alive shows when its reply is read."""
+        """Send a task; reading the reply will show whether the worker is alive."""
         if not self.tasks:
             self.heard_s = time.monotonic()
         self.tasks[task.ticket] = task
@@ -90,7 +90,7 @@ class WorkerPool:
     Args:
         source: reads the pairs; pickled once.
         num_workers: processes.
-        timeout_s: a worker that has not answered for so long is replaced.
+        timeout_s: a worker that has not answered for this long is replaced.
     """
 
     def __init__(self, source: PairSource, num_workers: int, timeout_s: float) -> None:
@@ -113,7 +113,7 @@ class WorkerPool:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the living workers."""
+        """Process ids of the live workers."""
         return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class WorkerPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether another batch may be asked for."""
+        """Whether another batch may be requested."""
         return any(len(worker.tasks) < _TASKS_PER_WORKER for worker in self._workers) and bool(self._free)
 
     def submit(self, places: Sequence[Place]) -> int:
@@ -184,9 +184,9 @@ class WorkerPool:
     def _replace_hung(self, begun_s: float) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            # Nobody listened while the trainer did other things: that time does not count.
+            # Time in which the trainer did not read replies does not count.
             silent_s = now - max(worker.heard_s, begun_s)
-            # Imports from a disk that all machines share take longer than a batch.
+            # Imports from a shared disk take longer than a batch.
             limit_s = self.timeout_s if worker.started else max(self.timeout_s, _START_S)
             if worker.tasks and silent_s >= limit_s:
                 worker.stop()
@@ -212,7 +212,7 @@ class WorkerPool:
     def _lend(self, slot: int) -> BatchArrays:
         size = self.layout.num_bytes
         if len(self._lent) == _LENT_SLOTS:
-            # The caller keeps batches: they are copied, so that workers never run out of slots.
+            # The caller keeps batches, so they are copied and workers never run out of slots.
             start = slot * size
             copy = bytearray(memoryview(self._memory)[start : start + size])
             self._free.append(slot)

@@ -32,12 +32,12 @@ _OF_CLIP = re.compile(r"tracked_flame_params(?:_(\d+))?\.npz")
 
 @dataclass(frozen=True)
 class ParameterFolder:
-    """Parameters of clips: of each picture, or of a whole clip.
+    """Parameters of clips, per picture or per clip.
 
     For picture ``anna/clip/007.jpg``, ``anna/clip/007`` with any of ``FILE_SUFFIXES``, the folder of that
     name (EMOCA), or a file of the same name in it. For clip ``anna/clip``, ``anna/clip`` with one of these
     suffixes, or in this folder VHAP's ``tracked_flame_params_EPOCH.npz`` or ``transforms.json``; a folder
-    ``images`` counts as the one that holds it. The folder of the only clip need not be repeated.
+    ``images`` counts as its parent. A single clip needs no folder of its own name.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class ParameterFolder:
     """Whether there is only one clip."""
 
     def read(self, clip: FrameClip, count: int) -> FlameTrack:
-        """Parameters of the first pictures of a clip, a row each.
+        """Parameters of the first pictures of a clip, one row each.
 
         Raises:
             FileNotFoundError: there are none.
@@ -59,7 +59,7 @@ class ParameterFolder:
         names = clip.names
         if self.root.is_file():
             if not self.single:
-                raise ValueError(f"{self.root} is one file for several clips; give a folder")
+                raise ValueError(f"{self.root} is one file for several clips; pass a folder")
             return rows_of(read_track(self.root, self.kind), names)
         for folder in self._folders(clip):
             whole = _of_clip(folder, self.kind)
@@ -86,7 +86,7 @@ class ParameterFolder:
         return digest.digest()
 
     def _folders(self, clip: FrameClip) -> Iterator[Path]:
-        # With its name, which a clip at "." has not.
+        # Including its name, which a clip at "." lacks.
         root = Path(os.path.abspath(self.root))
         own = Path(os.path.abspath(root / clip.name))
         yield own
@@ -114,7 +114,7 @@ def _of_clip(folder: Path, kind: str) -> Path | None:
 
 
 def _suffixes(kind: str) -> Iterator[str]:
-    """Of files of this kind; JSON of other programs often lies beside pictures."""
+    """Only files of this kind: pictures often have JSON files of other programs beside them."""
     return (suffix for suffix in FILE_SUFFIXES if suffix != ".json" or kind == "vhap")
 
 
@@ -149,13 +149,13 @@ def with_params(
     frames: np.ndarray,
     clip: TrackedClip,
 ) -> TrackedClip:
-    """``apply_track`` for some frames of a clip, whose pictures may have been reduced while they were read.
+    """``apply_track`` for some frames of a clip, whose pictures may have been downscaled on reading.
 
     Args:
         head: FLAME.
         track: of all frames.
-        picture_size: height and width that the other tracker has seen.
-        told: gets what was found, in words.
+        picture_size: height and width of the images that the other tracker saw.
+        told: receives the findings, in words.
         frames: numbers of the frames.
         clip: of these frames.
     """
@@ -165,7 +165,7 @@ def with_params(
     told += describe(track, applied)
     if len(shown):
         told.append(
-            f"landmarks of {track.kind}'s head are {float(shown.median()):.1%} of the distance of the eyes "
+            f"landmarks of {track.kind}'s head are {float(shown.median()):.1%} of the interocular distance "
             "away from those in the picture"
         )
     return applied.clip

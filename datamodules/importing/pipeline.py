@@ -1,6 +1,6 @@
-"""Clips of pictures to a dataset: they go the way of videos, from the tracker on.
+"""From clips of pictures to a dataset; from the tracker on, they are processed like videos.
 
-With pictures in folders, FLAME parameters of another tracker can take the place of our fit.
+For pictures in folders, FLAME parameters of another tracker can replace our fit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.foreign import KINDS as TRACKERS
 
 _FPS = 25.0
-"""Frame rate of pictures, which have none of their own."""
+"""Frame rate of pictures, which have none themselves."""
 
 
 def _lmdb(source: Path) -> list[FrameClip]:
@@ -42,7 +42,7 @@ def _lmdb(source: Path) -> list[FrameClip]:
 
 def _lmdb_clips(source: Path, picture_suffix: str | None, log: Callable[[str], None]) -> list[FrameClip]:
     if picture_suffix is not None:
-        raise ValueError("--picture-suffix is for files with names; a database has none")
+        raise ValueError("--picture-suffix needs named files; a database has none")
     return _lmdb(source)
 
 
@@ -66,8 +66,7 @@ def import_dataset(
 ) -> Manifest:
     """Make a dataset of pictures, and its ``report.html``.
 
-    Clips are hashed and shards named after what is in them, so that an interrupted import resumes when
-    it is started again.
+    Clips are hashed and shards named by their content, so an interrupted import resumes when started again.
 
     Args:
         kind: of ``SOURCES``.
@@ -89,9 +88,9 @@ def import_dataset(
             raise FileNotFoundError(f"nothing to import at {path}")
     head = with_landmarks(load_head(config.head))
     if kind not in TRACKERS and params is not None:
-        raise ValueError(f"parameters are read with --from {', '.join(TRACKERS)}, not with {kind}")
+        raise ValueError(f"parameters are supported with --from {', '.join(TRACKERS)}, not with {kind}")
     if kind in TRACKERS and head.pose_basis is None:
-        raise ValueError(f"{kind} has FLAME's parameters: give FLAME's generic_model.pkl with --head")
+        raise ValueError(f"{kind} has FLAME's parameters: pass FLAME's generic_model.pkl as --head")
     output.mkdir(parents=True, exist_ok=True)
     found = SOURCES[kind](source, picture_suffix, log)
     folder = ParameterFolder(kind, params or source, len(found) == 1) if kind in TRACKERS else None
@@ -125,7 +124,7 @@ def import_dataset(
 def read_config(
     path: Path | None, dataset: str | None, val_identities: Sequence[str], head: str | None = None
 ) -> PrepareConfig:
-    """Options of ``rome prepare`` from a YAML file; what is given here wins over the file.
+    """Options of ``rome prepare`` from a YAML file; the arguments here override the file.
 
     Args:
         path: YAML file; None for the defaults.
@@ -137,7 +136,7 @@ def read_config(
         FileNotFoundError: there is no such file.
         ValueError: the file has other options, or values of other types.
     """
-    # The parser of ``rome prepare`` too: a file means the same to both.
+    # The same parser as ``rome prepare``, so a file means the same to both.
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PrepareConfig)
     parser.set_defaults({"dataset": "imported"})
@@ -162,7 +161,7 @@ def _named(clips: Sequence[FrameClip], folder: ParameterFolder | None) -> list[t
             if folder is not None:
                 digest.update(folder.digest(clip))
         except (ValueError, OSError) as error:
-            # It fails again, with a report, when its shard is made; the others do not suffer.
+            # It fails again, with a report, when its shard is built, without affecting the others.
             digest.update(str(error).encode())
         key = "".join(c if c.isascii() and c.isalnum() else "_" for c in clip.name)[:64]
         if key in inputs:
@@ -172,7 +171,7 @@ def _named(clips: Sequence[FrameClip], folder: ParameterFolder | None) -> list[t
 
 
 class _Importer:
-    """Makes shards one by one; the tracker is opened when the first one has to be made."""
+    """Builds shards one by one; opens the tracker when the first shard must be built."""
 
     def __init__(
         self,
@@ -191,7 +190,7 @@ class _Importer:
     def make(
         self, kind: str, split: str, number: int, group: Sequence[tuple[VideoInput, FrameClip]]
     ) -> ShardInfo:
-        """A shard; one that is there already is kept."""
+        """Build a shard, or keep an existing one."""
         spec = {
             "schema": SCHEMA,
             "imported_from": kind,

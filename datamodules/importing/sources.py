@@ -1,4 +1,4 @@
-"""Clips of pictures in the layouts that people keep them in; nothing read here may run code."""
+"""Clips of pictures in common layouts; nothing read here can run code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FrameClip:
-    """Pictures of one person in the order of time."""
+    """Pictures of one person in temporal order."""
 
     name: str
     identity: str
@@ -43,7 +43,7 @@ class FrameClip:
     """Of the pictures, without suffix; only those in folders have names."""
 
     def size(self) -> tuple[int, int]:
-        """Height and width of the first picture as it is stored."""
+        """Height and width of the first picture as stored."""
         data = next(iter(self.frames()))
         height, width = decode_image(data, f"picture 0 of {self.name}").shape[:2]
         return height, width
@@ -85,7 +85,7 @@ def natural(name: str) -> list[Any]:
 def frame_folders(source: Path, picture_suffix: str | None = None, log: Log = print) -> list[FrameClip]:
     """A clip per folder of pictures; the first folder below ``source`` names the person.
 
-    Hidden files and folders are passed over.
+    Hidden files and folders are ignored.
 
     Args:
         source: folder.
@@ -175,7 +175,7 @@ def webdataset_tars(source: Path, picture_suffix: str | None = None, log: Log = 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a member of a tar has its data."""
+    """Position of a tar member's data."""
 
     suffix: str
     path: Path
@@ -191,10 +191,10 @@ class _Place:
 def _samples(
     paths: Iterable[Path], picture_suffix: str | None, left_out: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Samples of pictures as WebDataset groups them, with places instead of data.
+    """Samples of pictures as WebDataset groups them, with positions instead of data.
 
-    The members are listed here, not by the library's expander: that one hands out contents in the order of
-    the tar, without their places, so that each clip would cost a pass through its tar.
+    The members are listed here and not by the library's expander, which returns contents in tar order without
+    their positions, so that each clip would cost a pass through its tar.
     """
     # Only here, where it is needed: the library imports torch.
     from webdataset.tariterators import base_plus_ext, group_by_keys
@@ -214,18 +214,18 @@ def _samples(
                 seen.add(fname)
                 place = _Place(suffix, path, member.offset_data, member.size)
                 yield {"fname": name.as_posix(), "data": place, "__url__": path}
-            # The end of a tar: a sample does not go on in the next one.
+            # The end of a tar: samples do not continue in the next one.
             yield {}
 
     return group_by_keys(files())
 
 
 def _left_out(path: PurePath, suffix: str, picture_suffix: str | None, is_file: bool) -> str:
-    """Why a file is no picture to import; empty if it is one."""
+    """Why a file is not a picture to import; empty if it is one."""
     if is_hidden(path):
         return "hidden"
     if not is_file:
-        return "no regular file"
+        return "not a regular file"
     chosen = picture_suffix and f".{picture_suffix.lstrip('.')}".lower()
     if chosen:
         return "" if suffix.lower() == chosen else suffix or "without suffix"
@@ -236,7 +236,7 @@ def _left_out(path: PurePath, suffix: str, picture_suffix: str | None, is_file: 
 def _say(left_out: Counter[str], log: Log) -> None:
     if left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(8))
-        log(f"left out, because they are no pictures to import: {counts}")
+        log(f"skipped because they are not pictures to import: {counts}")
 
 
 def _wanted(picture_suffix: str | None) -> str:
@@ -244,11 +244,11 @@ def _wanted(picture_suffix: str | None) -> str:
 
 
 def _check_one(name: str, suffixes: list[str]) -> None:
-    """Refuse a choice that nobody made: a mask taken for a frame would not be noticed."""
+    """Refuse to guess: nobody would notice a mask used as a frame."""
     if len(set(suffixes)) < len(suffixes):
         raise ValueError(
-            f"{name} is in its tar {len(suffixes)} times, as tar --append leaves it; unpack the tar, where "
-            "the last one stays, and import the folder"
+            f"{name} is in its tar {len(suffixes)} times, as after tar --append; unpack the tar, which "
+            "keeps the last copy, and import the folder"
         )
     if len(suffixes) > 1:
         raise ValueError(
@@ -275,7 +275,7 @@ def _tars(source: Path) -> list[Path]:
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     with path.open("rb") as file:
         magic = file.read(6)
     for start, kind in _COMPRESSED.items():
@@ -292,8 +292,8 @@ def _clip_of(stem: str) -> str:
 def gagavatar_lmdb(source: Path) -> list[FrameClip]:
     """GAGAvatar's ``img_lmdb``: encoded pictures under ``VIDEO_NUMBER`` or ``img_VIDEO_NUMBER``.
 
-    Its FLAME parameters (``optim.pkl``) belong to a camera with perspective, which shards do not store, so
-    that the pictures are tracked anew.
+    Its FLAME parameters (``optim.pkl``) belong to a perspective camera, which shards do not store, so the
+    pictures are tracked again.
 
     Source: ``core/libs/utils_lmdb.py`` and ``core/data/loader_track.py`` of xg-chu/GAGAvatar.
     """
@@ -313,8 +313,8 @@ def gagavatar_lmdb(source: Path) -> list[FrameClip]:
 def rome_lmdb(source: Path) -> list[FrameClip]:
     """ROME's training set: ``lists/*_keys.pkl`` with (chunk, keys) per clip, pickled samples in ``chunks``.
 
-    A sample is a dictionary; its ``image`` is an encoded picture. Keys start with the person where they
-    have a ``/``. The 3DMM parameters beside it are not those of a head model of ours.
+    A sample is a dictionary; its ``image`` is an encoded picture. Keys with a ``/`` start with the person.
+    The 3DMM parameters beside it do not belong to one of our head models.
 
     Source: ``src/dataset/voxceleb2hq_pairs.py`` of SamsungLabs/rome.
     """

@@ -33,7 +33,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be made."""
+    """A shard to build."""
 
     split: str
     name: str
@@ -43,7 +43,7 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes the shards of a plan; picklable, so that it can be a job of a cluster."""
+    """Builds the shards of a plan; picklable, so it can run as a cluster job."""
 
     output: Path
     config: PrepareConfig
@@ -52,10 +52,10 @@ class Builder:
     make_embedder: MakeEmbedder
 
     def build(self, plans: Sequence[ShardPlan], log: Log) -> None:
-        """Make every shard that is not finished.
+        """Build every unfinished shard.
 
         Raises:
-            OSError: something cannot be written; what is finished stays.
+            OSError: something cannot be written; finished work is kept.
         """
         todo = [plan for plan in plans if self._needed(plan, log)]
         if not todo:
@@ -81,7 +81,7 @@ class Builder:
                 self._join(plan, log)
 
     def _reuse(self, plans: Sequence[ShardPlan], missing: dict[str, set[str]], log: Log) -> None:
-        """Take what earlier shards of other splits or people have tracked."""
+        """Reuse the tracking of earlier shards with other splits or people."""
         tracked = TrackedVideos(self.output)
         count = 0
         for plan in plans:
@@ -90,23 +90,24 @@ class Builder:
                     missing[plan.name].discard(part.name)
                     count += 1
         if count:
-            log(f"{count} videos are taken from shards of an earlier run with the same settings")
+            log(f"{count} videos are reused from shards of an earlier run with the same settings")
 
     def _needed(self, plan: ShardPlan, log: Log) -> bool:
         info = finished_shard(self.output, plan.name, plan.spec)
         if info is None:
             return True
         if self.options.retry_failed and any(item.get("kind") in TRANSIENT for item in info.failed):
-            log(f"{plan.name}: made again, for a video in it did not end well")
+            log(f"{plan.name}: rebuilt because one of its videos failed")
             (self.output / f"{plan.name}.json").unlink()
             return True
         log(f"{plan.name}: kept from an earlier run ({info.clips} clips, {info.frames} frames)")
         return False
 
     def _reports(self, parts: Sequence[Part], folder: Path) -> Iterator[tuple[Part, VideoReport]]:
-        """Do the parts; yields each when it is on disk."""
+        """Process the parts; yield each when it is on disk."""
         maker = PartMaker(folder, self.config, self.make_tracker, self.make_embedder)
-        # Sums of floats depend on how threads divide them: one thread gives the same bytes everywhere.
+        # Floating-point sums depend on how threads divide them; a single thread gives the same bytes
+        # everywhere.
         with limit_threads(1):
             if self.options.workers == 0 and parts:
                 make = maker()
@@ -125,7 +126,7 @@ class Builder:
 
 
 class _Progress:
-    """Tells what became of each video and how long the others will take."""
+    """Reports the result of each video and the time left for the others."""
 
     def __init__(self, todo: int, total: int, log: Log) -> None:
         self.todo, self.total, self.log = todo, total, log
@@ -151,11 +152,11 @@ class _Progress:
 
 
 def build_everywhere(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
-    """Make the shards with the engine that the options name; returns when all are finished.
+    """Build the shards with the configured engine; return when all are finished.
 
     Raises:
         ImportError: the engine is not installed.
-        RuntimeError: a job failed; the shards that it finished stay.
+        RuntimeError: a job failed; its finished shards are kept.
     """
     engine = {"local": _local, "submitit": _submitit, "ray": _ray}[builder.options.engine]
     engine(builder, plans, log)
@@ -184,11 +185,11 @@ class _Share:
     builder: Builder
 
     def __call__(self, plans: Sequence[ShardPlan]) -> int:
-        """Make the shards of a job."""
+        """Build the shards of a job."""
         return _run_share(self.builder, plans)
 
     def checkpoint(self, plans: Sequence[ShardPlan]) -> Any:
-        """What submitit queues when the time of a job is over: what is finished is on disk."""
+        """The job that submitit requeues at the time limit: finished work is on disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, plans)
@@ -203,24 +204,24 @@ def _submitit(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         ) from error
     options = builder.options
     parameters = {"name": "rome-prepare", "cpus_per_task": options.workers or 1, **options.slurm}
-    # Absolute: a job starts in a folder of its scheduler's choice.
+    # Absolute, because the scheduler chooses the job's working folder.
     builder = replace(builder, output=builder.output.resolve())
     folder = builder.output / ".jobs"
-    # submitit gives a job up after three time limits, if nobody says otherwise.
+    # By default submitit gives up on a job after three time limits.
     executor = submitit.AutoExecutor(
         folder=folder, cluster=parameters.pop("cluster", None), slurm_max_num_timeout=MOST_TIME_LIMITS
     )
     executor.update_parameters(**parameters)
     shares = _shares(builder, plans)
     jobs = executor.map_array(_Share(builder), shares)
-    log(f"{len(jobs)} jobs for {len(plans)} shards ({jobs[0].job_id} ...), what they print is in {folder}")
+    log(f"{len(jobs)} jobs for {len(plans)} shards ({jobs[0].job_id} ...), output in {folder}")
     failed: list[str] = []
     for job, share in zip(jobs, shares, strict=True):
         problem = wait_for_job(job, of_slurm=executor.cluster == "slurm")
         if problem:
             failed.append(f"{job.job_id}: {problem[-300:]}")
         log(f"job {job.job_id}: {'FAILED' if problem else 'finished'} ({len(share)} shards)")
-    _raise_failed_jobs(failed, f"what they printed is in {folder}")
+    _raise_failed_jobs(failed, f"their output is in {folder}")
 
 
 def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
@@ -243,12 +244,12 @@ def _ray(builder: Builder, plans: Sequence[ShardPlan], log: Log) -> None:
         except ray.exceptions.RayError as error:
             failed.append(" ".join(str(error).split())[-300:])
         log(f"{len(share)} shards done, {sum(map(len, waiting.values()))} left")
-    _raise_failed_jobs(failed, "what they printed is above, and in /tmp/ray/session_latest/logs of each node")
+    _raise_failed_jobs(failed, "their output is above, and in /tmp/ray/session_latest/logs of each node")
 
 
 def _raise_failed_jobs(failed: Sequence[str], where: str) -> None:
     if failed:
         raise RuntimeError(
-            f"{len(failed)} jobs failed, run the same command again to make the shards that are missing; "
+            f"{len(failed)} jobs failed, run the same command again to build the missing shards; "
             f"{where}; the first: {failed[0]}"
         )

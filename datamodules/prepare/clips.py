@@ -24,7 +24,7 @@ from rome_lightning.tracking.quality import split_shots
 from rome_lightning.tracking.tracker import TrackedClip
 
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
-"""Named in every clip; another version makes other shards."""
+"""Recorded in every clip; another version makes different shards."""
 SHORT_SHOT = "shot too short"
 UNTRACKED = "shot cannot be tracked"
 OTHER_PERSON = "another person"
@@ -49,7 +49,7 @@ class SupportsTrack(Protocol):
 
 @dataclass(frozen=True)
 class VideoTools:
-    """What reads a video."""
+    """Reads a video."""
 
     tracker: SupportsTrack
     embed: Embedder | None
@@ -57,8 +57,8 @@ class VideoTools:
     fit_outline: OutlineFitter | None = None
     """Fits offsets to the person's outline; None leaves clips without."""
     with_params: Callable[[np.ndarray, TrackedClip], TrackedClip] | None = None
-    """Puts another tracker's parameters in place of the fit, given the numbers of the frames among those that
-    were read; None keeps the fit."""
+    """Replaces the fit with another tracker's parameters, given the indices of the frames among those read;
+    None keeps the fit."""
 
 
 @dataclass
@@ -71,18 +71,18 @@ class VideoReport:
     num_used: int = 0
     """Frames that went into clips."""
     footage_s: float = 0.0
-    """Seconds of video that the used frames stand for."""
+    """Seconds of video that the used frames represent."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Frames by reason of rejection."""
     clips: list[dict[str, Any]] = field(default_factory=list)
     """See ``clip_statistics``."""
     best_rejected: dict[str, Any] | None = None
-    """The best frame that was left out: ``reason``, ``confidence``, ``picture`` (JPEG, base64)."""
+    """The best rejected frame: ``reason``, ``confidence``, ``picture`` (JPEG, base64)."""
     identity: str = ""
     face: list[float] = field(default_factory=list)
     """Mean embedding of the person's face, unit length; empty if it was not measured."""
     failed: str = ""
-    """Why the whole video was left out; empty if it was not."""
+    """Why the whole video was rejected; empty if it was not."""
     kind: str = ""
     """Of the failure: ``unusable``, ``error``, ``crash`` or ``timeout``."""
 
@@ -95,7 +95,7 @@ class Shot:
     """Numbers of its frames among those that were read."""
     clip: TrackedClip
     reasons: np.ndarray
-    """Why each frame is left out, empty if it is not."""
+    """Why each frame is rejected; empty if it is not."""
     sharpness: np.ndarray
     squares: np.ndarray
     """Left, top, right and bottom of each frame's crop, pixels of the source."""
@@ -125,8 +125,8 @@ def make_clips(
         tools: the tracker is made for the image size of ``config``.
         config: options.
         head: name of the head model that the tracker fits.
-        report: filled as far as the video gets.
-        content: its frames, where they have been read already, as from a folder of pictures.
+        report: filled in as processing proceeds.
+        content: its frames, if already read, as from a folder of pictures.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -159,7 +159,7 @@ def make_clips(
 def _track_shots(
     content: Video, tools: VideoTools, config: PrepareConfig
 ) -> tuple[list[Shot], list[str], Counter[str]]:
-    """Tracked shots, complaints about the others, and their frames by reason."""
+    """Tracked shots, problems of the others, and their frames by reason."""
     shots: list[Shot] = []
     complaints: list[str] = []
     counts: Counter[str] = Counter()
@@ -183,7 +183,7 @@ def _track_shots(
         shot = judged(frames, clip, config)
         rest = np.flatnonzero(shot.reasons == _OTHER_SHOT)
         if config.min_frames <= len(rest) < len(frames):
-            # A cut that the colours do not show: what comes after it is a shot of its own.
+            # A cut that the colours do not show: the frames after it are a separate shot.
             shot.reasons[rest] = _AGAIN
             waiting.append(frames[rest])
         shots.append(shot)
@@ -191,18 +191,18 @@ def _track_shots(
 
 
 def check_size(tracked: TrackedClip, config: PrepareConfig) -> None:
-    """Refuse a face that would have to be enlarged too much."""
+    """Refuse a face that would be upscaled too much."""
     upscale = config.image_size / tracked.crop.side
     if upscale > config.max_upscale:
         raise ValueError(
             f"the face is too small: its square has {tracked.crop.side} pixels, "
-            f"image_size {config.image_size} would enlarge it {upscale:.1f} times "
+            f"image_size {config.image_size} would upscale it {upscale:.1f} times "
             f"(max_upscale {config.max_upscale})"
         )
 
 
 def judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> Shot:
-    """A shot with what the tracker and the thresholds say about its frames."""
+    """A shot with the results of tracker and thresholds for its frames."""
     valid = np.asarray(clip.valid, dtype=bool)
     reasons = np.array(
         ["" if good else reason or "invalid" for reason, good in zip(clip.reasons, valid, strict=True)],
@@ -221,7 +221,7 @@ def judged(frames: np.ndarray, clip: TrackedClip, config: PrepareConfig) -> Shot
 
 
 def check_identity(shots: Sequence[Shot], embed: Embedder, least: float) -> list[float]:
-    """Reject shots and frames that show anyone but the most frequent person; returns that person's face."""
+    """Reject shots and frames that show anyone but the most frequent person; return that person's face."""
     chosen = [_spread(shot.usable, _FACES_PER_SHOT) for shot in shots]
     pictures = [np.asarray(shot.clip.images)[rows] for shot, rows in zip(shots, chosen, strict=True)]
     if sum(map(len, pictures)) == 0:
@@ -248,7 +248,7 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def best_rejected(shots: Sequence[Shot]) -> dict[str, Any] | None:
-    """The most trustworthy frame among those left out."""
+    """The most reliable rejected frame."""
     left_out = [
         (float(shot.clip.confidence[index]), number, int(index))
         for number, shot in enumerate(shots)

@@ -19,49 +19,50 @@ class PrepareConfig:
     fps: float | None = 6.0
     """Frames taken per second of video; null takes all. Neighbouring frames add little to pairs."""
     start_s: float = 0.0
-    """Seconds to leave out at the beginning of each video."""
+    """Seconds to skip at the beginning of each video."""
     max_frames: int = 256
     """Largest number of frames tracked per video."""
     frames_per_clip: int = 64
     """Longer shots are cut into clips of at most this many frames, which share one identity."""
     min_frames: int = 8
-    """Shots with fewer usable frames are rejected, and videos without any other shot; of photographs one is
-    enough."""
+    """Shots with fewer usable frames are rejected, and so are videos without any other shot; one photograph
+    is enough."""
     min_sharpness_ratio: float = 0.35
-    """Frames are rejected as blurred below this share of the median sharpness of their shot."""
+    """Frames below this share of their shot's median sharpness are rejected as blurred."""
     min_face_px: float = 48.0
-    """Frames whose face is smaller than this in the video are rejected, hairline to chin, pixels."""
+    """Frames whose face is smaller than this in the video, hairline to chin, are rejected, pixels."""
     max_yaw: float = 60.0
-    """Frames in which the head is turned further to the side than this are rejected, degrees."""
+    """Frames with the head turned further to the side than this are rejected, degrees."""
     max_pitch: float = 45.0
     """The same for looking up or down, degrees."""
     max_roll: float = 45.0
     """The same for tilting towards a shoulder, degrees."""
     min_confidence: float = 0.3
-    """Frames are rejected whose confidence is lower: the uncovered share of the face, halved by a fit
-    error of 5 % of the distance of the irises. [0, 1]."""
+    """Frames with a lower confidence are rejected: the uncovered share of the face, halved by a fit error of
+    5 % of the distance between the irises. [0, 1]."""
     max_covered: float = 0.05
-    """Frames are rejected in which hands or things hide more of the face than this share, [0, 1]; eyewear
-    does not count, and 1 keeps all."""
+    """Frames with a larger share of the face hidden by hands or objects are rejected, [0, 1]; eyewear does
+    not count, and 1 keeps all frames."""
     min_identity_similarity: float | None = 0.363
-    """Frames are rejected as another person whose face is less alike the one seen most in the video:
-    cosine similarity of SFace, whose authors take faces above 0.363 for one person. null does not check."""
+    """Frames whose face is less similar to the most frequent face of the video are rejected as another
+    person: cosine similarity of SFace, whose authors count faces above 0.363 as one person. null does not
+    check."""
     max_upscale: float = 3.0
-    """Shots whose face would be enlarged by more than this factor are rejected."""
+    """Shots whose face would be upscaled by more than this factor are rejected."""
     max_side: int = 1280
-    """Larger videos are averaged down to this longer side while they are decoded, pixels."""
+    """Larger videos are downscaled to this longer side while decoding, pixels."""
     videos_per_shard: int = 16
     """Videos per shard; a shard is also the unit that an interrupted run repeats."""
     val_ratio: float | None = None
     """Share of the identities for validation, chosen by a hash of their name: adding videos never
-    moves an identity, but with few identities the share is rough. null takes a tenth and at least two
-    identities, where there are six or more and none is listed, and none otherwise."""
+    moves an identity, but with few identities the share is approximate. null takes a tenth, and at least two,
+    of six or more identities unless some are listed; with fewer than six it takes none."""
     test_ratio: float = 0.0
     """The same for testing."""
     val_identities: list[str] = field(default_factory=list)
-    """Identities that belong to validation, whatever ``val_ratio`` says."""
+    """Identities for validation, regardless of ``val_ratio``."""
     test_identities: list[str] = field(default_factory=list)
-    """Identities that belong to testing, whatever ``test_ratio`` says."""
+    """Identities for testing, regardless of ``test_ratio``."""
     licence: str = ""
     """Terms under which the videos may be used; kept in the manifest."""
     fit_outline: bool = False
@@ -104,7 +105,7 @@ class PrepareConfig:
             "val_ratio", "test_ratio", "val_identities", "test_identities",
         }  # fmt: skip
         if not self.fit_outline:
-            # Clips without offsets are those of versions that knew no other.
+            # Clips without offsets keep the hash of versions that had none.
             others.add("fit_outline")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
@@ -115,18 +116,18 @@ class BuildOptions:
 
     workers: int | None = None
     """Processes that track videos, each on one core and with up to 2 GB of memory; on a cluster, per job.
-    null takes as many as cores and free memory allow. 0 tracks in this process, where a crash of a decoder
-    ends the run."""
+    null takes as many as cores and free memory allow. 0 tracks in this process, where a decoder crash ends
+    the run."""
     video_limit_s: float = 1800.0
-    """A video that takes longer is tried once more, then listed as failed, seconds."""
+    """A video that takes longer is retried once, then listed as failed, seconds."""
     retry_failed: bool = False
-    """Make shards of an earlier run again in which a video crashed, took too long or met with an error that
-    nobody expected."""
+    """Rebuild shards of an earlier run in which a video crashed, timed out or failed with an unexpected
+    error."""
     engine: Literal["local", "submitit", "ray"] = "local"
-    """Where shards are made: on this machine, as an array of SLURM jobs (``pip install submitit``), or as
-    tasks of a Ray cluster (``pip install ray``). The output folder must be seen by all machines."""
+    """Where shards are built: on this machine, as an array of SLURM jobs (``pip install submitit``), or as
+    tasks of a Ray cluster (``pip install ray``). All machines must share the output folder."""
     jobs: int = 8
-    """Jobs or tasks among which submitit and Ray divide the shards."""
+    """Number of jobs or tasks among which submitit and Ray divide the shards."""
     slurm: dict[str, Any] = field(default_factory=dict)
     """Parameters of submitit's executor, such as ``slurm_partition: cpu``, ``timeout_min: 600``,
     ``mem_gb: 16``; ``cluster: local`` or ``debug`` runs the jobs here."""

@@ -1,4 +1,4 @@
-"""What a dataset is made from: files, folders, id lists; who is in them; which split they go to."""
+"""Inputs of a dataset: files, folders and id lists, the people in them, and their splits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LIST_SUFFIXES = (".txt", ".tsv", ".csv")
 _HASHES = ".inputs.json"
 _HASHING_THREADS = 8
 _SAVE_HASHES_S = 60.0
-"""A run that is killed while it hashes loses the work of so many seconds."""
+"""A run that is killed while hashing loses at most this many seconds of work."""
 _ENOUGH_PEOPLE = 6
 """With at least this many identities, some are kept for validation by default."""
 _LEAST_VAL_PEOPLE = 2
 _VAL_RATIO = 0.1
 _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
-"""Folders that operating systems put beside the user's files, with thumbnails and partial copies."""
+"""Folders with thumbnails and partial copies that operating systems put beside the user's files."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class VideoFile:
 
     path: Path
     name: str
-    """Path below the folder that was given, or the file's name; with ``/`` on every system."""
+    """Path below the given folder, or the file's name; with ``/`` on every system."""
     identity: str | None = None
-    """Person, where an id list or a folder names one."""
+    """Person, if an id list or a folder names one."""
 
     @property
     def stem(self) -> str:
@@ -65,21 +65,21 @@ class VideoInput:
     """Letters, digits and ``_``; clips append ``-000`` and so on, which keeps them in the videos' order."""
     identity: str
     sha256: str
-    """Of the file; of several photographs that of their hashes."""
+    """sha256 of the file; of several photographs, the hash of their hashes."""
     name: str
     """See ``VideoFile.name``; several photographs have the name of the first and their number."""
     photos: tuple[Path, ...] = ()
     """The photographs; empty for a video."""
     photo_hashes: tuple[str, ...] = ()
-    """sha256 of each photograph, where there are several."""
+    """sha256 of each photograph if there are several."""
 
 
 def expand_inputs(
     paths: Sequence[Path], root: Path | None = None, identity_from: str = "video"
 ) -> tuple[list[VideoFile], list[dict[str, str]]]:
-    """Files as they are; folders become what is in them, at any depth; lists what their lines name.
+    """Expand inputs: folders become their content at any depth, and lists the files that they name.
 
-    Pictures in a folder that has videos are left out: they are covers and previews.
+    Pictures in a folder with videos are skipped: they are covers and previews.
 
     Args:
         paths: videos, photographs, folders and lists (``LIST_SUFFIXES``).
@@ -163,7 +163,7 @@ def _read_list(path: Path, root: Path, identity_from: str) -> tuple[list[VideoFi
 
 
 class _Listing:
-    """Files by what precedes a dot in their names; each folder is read once, however many ids are in it."""
+    """Files by the part of their names before a dot; each folder is read once, however many ids it has."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[str]]] = {}
@@ -187,12 +187,12 @@ class _Listing:
 def _named(
     entry: str, root: Path, identity_from: str, identity: str | None, listing: _Listing
 ) -> list[VideoFile]:
-    """Videos that a line of a list means: a file, all of a folder (one person), or an id without suffix."""
+    """Videos that a line of a list names: a file, all of a folder (one person), or an id without suffix."""
     path = root / entry
     if path.is_dir():
         return list(_in_folder(path, root, identity_from, identity or Path(entry).as_posix()))
     candidates = [path] if path.is_file() else listing.beginning_with(path)
-    # A picture of a video's name is its preview.
+    # A picture with a video's name is its preview.
     found = [p for p in candidates if p == path or p.suffix.lower() in VIDEO_SUFFIXES][:1]
     found = found or [p for p in candidates if p.suffix.lower() in PHOTO_SUFFIXES][:1]
     if not found:
@@ -209,16 +209,16 @@ def name_inputs(
     """Give each video a key and an identity; the photographs of one person become one input.
 
     Args:
-        videos: files; the same content twice is taken once.
+        videos: files; duplicate content is used once.
         identities: person by name without suffix, with or without folders; wins over the video's own.
-            Others are a person of their own, called as the file.
+            Any other file is a separate person, named after the file.
         hashes: sha256 by path.
 
     Returns:
-        Inputs sorted by key, and the files left out because they are copies.
+        Inputs sorted by key, and the files skipped as duplicates.
 
     Raises:
-        ValueError: ``identities`` names a video that is not there.
+        ValueError: ``identities`` names a missing video.
     """
     unknown = set(identities) - {name for video in videos for name in (video.stem, video.path.stem)}
     if unknown:
@@ -235,7 +235,7 @@ def name_inputs(
     albums: dict[str, list[tuple[VideoFile, str]]] = {}
     for digest, video in by_hash.items():
         key = _key(video.stem)
-        # Two videos of one name in different folders are told apart by their content.
+        # Two videos with one name in different folders are distinguished by their content.
         key = key if keys[key] == 1 else f"{key}_{digest[:8]}"
         own = video.identity or (video.stem if stems[video.stem] == 1 else key)
         identity = identities.get(video.stem) or identities.get(video.path.stem) or own
@@ -263,10 +263,10 @@ def _album(identity: str, album: Sequence[tuple[VideoFile, str]], taken: set[str
 
 
 def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, str], list[dict[str, str]]]:
-    """sha256 of every video that can be read, remembered in ``output`` by size and time of change.
+    """sha256 of every readable video, cached in ``output`` by size and modification time.
 
     Returns:
-        Hash by path, and the videos that cannot be read.
+        Hash by path, and the unreadable videos.
     """
     memory = output / _HASHES
     try:
@@ -277,7 +277,7 @@ def hash_inputs(videos: Sequence[VideoFile], output: Path) -> tuple[dict[Path, s
     hashes: dict[Path, str] = {}
     failed = []
     saved_s = time.monotonic()
-    # Reading waits for the disk, and hashing lets other threads run.
+    # Reading waits for the disk, and hashing releases the GIL.
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         for video, (place, digest, reason) in zip(
             videos, pool.map(lambda video: _hashed(video, known), videos), strict=True
@@ -299,7 +299,7 @@ def _hashed(video: VideoFile, known: Mapping[str, str]) -> tuple[str, str, str]:
     try:
         state = video.path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if state.st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
         place = f"{video.path.resolve()} {state.st_size} {state.st_mtime_ns}"
@@ -313,7 +313,7 @@ def _save_hashes(hashes: Mapping[str, str], path: Path) -> None:
 
 
 def splits_of(people: Iterable[str], config: PrepareConfig) -> dict[str, str]:
-    """Split of each identity: as listed, else by a hash of its name; see ``PrepareConfig.val_ratio``."""
+    """Split of each identity: as listed, or else by a hash of its name; see ``PrepareConfig.val_ratio``."""
     places = {person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) / 2**32 for person in people}
     enough = len(places) >= _ENOUGH_PEOPLE and not config.val_identities
     val_ratio = (_VAL_RATIO if enough else 0.0) if config.val_ratio is None else config.val_ratio
@@ -325,7 +325,7 @@ def splits_of(people: Iterable[str], config: PrepareConfig) -> dict[str, str]:
             by_hash = "val"
         splits[person] = listed or by_hash
     if config.val_ratio is None and enough:
-        # One person alone cannot be driven by another.
+        # A single person cannot be driven by another.
         free = sorted((person for person in places if splits[person] == "train"), key=places.__getitem__)
         lacking = _LEAST_VAL_PEOPLE - sum(split == "val" for split in splits.values())
         splits |= dict.fromkeys(free[: max(lacking, 0)], "val")

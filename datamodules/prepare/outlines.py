@@ -15,11 +15,11 @@ from rome_lightning.tracking.outline import fit_outline
 from rome_lightning.tracking.tracker import TrackedClip
 
 FIT_SIZE = 256
-"""Largest side of the pictures that offsets are fitted to, pixels; an outline needs no more."""
+"""Largest side of the images that offsets are fitted to, pixels; an outline needs no more."""
 MAX_FRAMES = 4
 """Frames of a clip that its offsets are fitted to."""
 LEAST_TURN_DEG = 5.0
-"""Least rotation between a further frame and those already chosen, degrees."""
+"""Smallest rotation between a further frame and those already chosen, degrees."""
 
 OutlineFitter = Callable[[TrackedClip], Float16[np.ndarray, "v 3"]]
 """Offsets of the head at rest, metres, from the usable frames of one clip."""
@@ -38,7 +38,7 @@ def outline_fitter(head: HeadModel) -> OutlineFitter:
 
 
 def frames_to_fit(clip: TrackedClip) -> Int[np.ndarray, " k"]:
-    """The frame with the most usual expression, then those that are turned furthest from what is taken."""
+    """The frame with the most typical expression, then those turned furthest from the chosen ones."""
     expression = clip.params.expression.numpy()
     distance = np.abs(expression - np.median(expression, axis=0)).sum(axis=1)
     chosen = [int(distance.argmin())]

@@ -44,7 +44,7 @@ MakeEmbedder = Callable[[], Embedder]
 
 @dataclass(frozen=True)
 class Part:
-    """One video to be done."""
+    """One video to process."""
 
     name: str
     video: VideoInput
@@ -71,7 +71,7 @@ class PartMaker:
 
     def __call__(self) -> Callable[[Part], VideoReport]:
         """Open the tools; returns the function that makes one part."""
-        # The work of a process is to stay on one core; the other libraries read the environment.
+        # Each process must stay on one core; the other libraries read the environment.
         cv2.setNumThreads(1)
         head = load_head(self.config.head)
         checks = self.config.min_identity_similarity is not None
@@ -84,7 +84,7 @@ class PartMaker:
 
 
 def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig, head: str) -> VideoReport:
-    """Do one video and write what came of it; a video that cannot be used gives a part without clips.
+    """Process one video and write the result; an unusable video gives a part without clips.
 
     Raises:
         OSError: the part cannot be written.
@@ -96,7 +96,7 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
     except (OSError, ValueError) as error:
         clips, report.failed, report.kind = [], _reason(error, part.video), "unusable"
     except Exception as error:
-        # Libraries raise all kinds of errors: one broken video must not end a run of days.
+        # Libraries raise all kinds of errors, and one broken video must not end a run of days.
         text = f"{type(error).__name__}: {_reason(error, part.video)}"
         clips, report.failed, report.kind = [], text, "error"
     with ShardWriter(folder, part.name, part.spec) as writer:
@@ -108,7 +108,7 @@ def make_part(part: Part, folder: Path, tools: VideoTools, config: PrepareConfig
 
 
 def _reason(error: Exception, video: VideoInput) -> str:
-    """One line that does not depend on where the videos lie: it becomes part of the dataset."""
+    """One line that does not depend on the videos' location, because it becomes part of the dataset."""
     return " ".join(str(error).replace(str(video.path), video.name).split())
 
 
@@ -122,7 +122,7 @@ def give_up_part(part: Part, folder: Path, reason: str, kind: str) -> VideoRepor
 
 
 def failure_of(report: VideoReport) -> list[dict[str, str]]:
-    """What a shard says of a video that could not be used; empty if it could."""
+    """A shard's reason for an unusable video; empty if it was usable."""
     if not report.failed:
         return []
     return [{"input": report.input, "reason": report.failed, "kind": report.kind}]
@@ -136,18 +136,18 @@ def finished_part(part: Part, folder: Path) -> ShardInfo | None:
 
 def remove_parts(names: Iterable[str], folder: Path) -> None:
     """Delete parts."""
-    # By name: to look through the folder for each shard would take hours with a hundred thousand videos.
+    # By name: scanning the folder for each shard would take hours with a hundred thousand videos.
     for name in names:
         for suffix in _PART_SUFFIXES:
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def remove_leftovers(names: Collection[str], folder: Path, whole: bool = False) -> None:
-    """Delete what killed processes left of shards or parts: ``.NAME.SUFFIX.RANDOM.tmp``.
+    """Delete leftovers of killed processes: ``.NAME.SUFFIX.RANDOM.tmp``.
 
     Args:
         names: of the shards or parts.
-        folder: that holds them; looked through once.
+        folder: that contains them; scanned once.
         whole: delete the parts themselves too.
     """
     for entry in os.scandir(folder) if folder.is_dir() else ():
@@ -204,7 +204,7 @@ def write_reports(folder: Path, name: str, reports: Sequence[VideoReport]) -> No
 
 
 def read_reports(folder: Path, name: str) -> list[VideoReport]:
-    """Reports of a part or shard; none if the file is missing, for nobody but a person needs it."""
+    """Reports of a part or shard; none if the file is missing, because only people read it."""
     path = folder / f"{name}{REPORT}"
     if not path.exists():
         return []

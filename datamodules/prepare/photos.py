@@ -1,4 +1,4 @@
-"""The photographs of one person to the clip that a shard stores of them."""
+"""From the photographs of one person to the clip that a shard stores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FPS = 1.0
 def make_photo_clips(
     video: VideoInput, tools: VideoTools, config: PrepareConfig, head: str, report: VideoReport
 ) -> list[Clip]:
-    """Read, track and filter all photographs of one person; those that can be used share one identity.
+    """Read, track and filter all photographs of one person; the usable ones share one identity.
 
     Thresholds are those of videos, but one photograph is enough.
 
@@ -44,11 +44,11 @@ def make_photo_clips(
         tools: the tracker is made for the image size of ``config``.
         config: options.
         head: name of the head model that the tracker fits.
-        report: filled as far as the photographs get.
+        report: filled in as processing proceeds.
 
     Raises:
         FileNotFoundError: a photograph is gone.
-        ValueError: none can be used; the text says why.
+        ValueError: none is usable; the message says why.
     """
     photos = [read_image(path) for path in video.photos[: config.max_frames]]
     report.num_frames = len(photos)
@@ -77,7 +77,7 @@ def _track_each(
     tools: VideoTools,
     config: PrepareConfig,
 ) -> tuple[list[Shot], list[str]]:
-    """A shot of one frame per photograph that could be tracked, and complaints about the others."""
+    """A shot of one frame per tracked photograph, and the problems of the others."""
     shots, complaints = [], []
     for number, photo in enumerate(photos):
         try:
@@ -95,9 +95,9 @@ def _together(used: list[Shot], photos: list[UInt8[np.ndarray, "h w 3"]], tools:
     clips = [shot.clip for shot in used]
     numbers = np.concatenate([shot.frames for shot in used])
     whole = TrackedClip.cat(clips)
-    # The results of another tracker are kept: there is nothing to fit them with.
+    # Another tracker's results are kept: there is nothing to refit.
     if len(clips) > 1 and isinstance(tools.tracker, Tracker):
-        # A tracked clip keeps neither depth nor scores, and detection is quick.
+        # Detect again: a tracked clip keeps neither depth nor scores, and detection is fast.
         found = [tools.tracker.detector.detect(photos[number][None]) for number in numbers]
         params = fit_together(tools.tracker, clips, found)
         whole = replace(whole, params=params)

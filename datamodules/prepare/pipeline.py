@@ -1,4 +1,4 @@
-"""Videos to a dataset: shards, manifest and report."""
+"""From videos to a dataset: shards, manifest and report."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _IDENTITY_MODELS = ("yunet", "sface")
 
 
 def head_digest(head: HeadModel) -> str:
-    """sha256 of the buffers of a head model: one baked or edited anew under its old name is another.
+    """sha256 of the buffers of a head model: a head rebaked or edited under its old name is a different one.
 
-    Parameters depend on all of it; offsets on its mesh alone, see ``models.basis.mesh_fingerprint``.
+    Parameters depend on all of it, offsets only on its mesh, see ``models.basis.mesh_fingerprint``.
     """
     digest = hashlib.sha256()
     for name, buffer in sorted(head.named_buffers()):
         if head.num_open_faces is not None and name.startswith("landmark_") and name.endswith("_mediapipe"):
-            # FLAME's are found by fits, which other machines round otherwise; they follow from the rest.
+            # FLAME's are found by fits, which round differently on other machines; they follow from the rest.
             continue
         digest.update(f"{name} {tuple(buffer.shape)} {buffer.dtype}".encode())
         digest.update(buffer.cpu().contiguous().numpy().tobytes())
@@ -76,10 +76,10 @@ def prepare(
     Args:
         videos: files, folders or lists, see ``expand_inputs``.
         output: folder of the dataset; created.
-        config: what the dataset is.
-        identities: person by name without suffix; by default each video is another person.
+        config: defines the dataset.
+        identities: person by name without suffix; by default each video is a different person.
         log: receives progress, line by line; stderr by default.
-        options: how the work is done; by default in this process.
+        options: how the work runs; by default in this process.
         root: folder that the lines of lists are relative to; by default that of the list.
         identity_from: ``folder``: the first folder below a given one names the person.
         make_tracker: builds the tracker, once per process; picklable. By default ``default_tracker``.
@@ -102,11 +102,11 @@ def prepare(
         absent = {*config.val_identities, *config.test_identities} - {item.identity for item in inputs}
         if absent:
             raise ValueError(f"val_identities or test_identities name people without a video: {few(absent)}")
-        # With its landmarks from the start, so that its hash is that of the head which the tracker has used.
+        # With its landmarks from the start, so that its hash is that of the head that the tracker used.
         head = with_landmarks(load_head(config.head))
         plans = _plan_shards(inputs, config, head)
         if make_tracker is None:
-            # A missing model must end the run, not fail each video.
+            # A missing model must end the run instead of failing every video.
             for name in _models(config):
                 resolve(name)
         builder = Builder(
@@ -141,7 +141,7 @@ def _finish(
         "num_shape": head.num_shape,
         "num_expression": head.num_expression,
     }
-    # The head's path is the user's own; its name says which it was.
+    # The head's path belongs to the user's machine; its name identifies it.
     configuration = {**asdict(config), "head": head.name}
     manifest = build_manifest(
         config.dataset, config.image_size, description, shards, configuration, config.licence
@@ -174,7 +174,7 @@ def _finished(plan: ShardPlan, output: Path) -> ShardInfo:
 
 
 def _clean(plans: Sequence[ShardPlan], output: Path) -> None:
-    """Delete what killed runs left of these shards."""
+    """Delete leftovers of killed runs for these shards."""
     folder = output / FOLDER
     remove_leftovers({part.name for plan in plans for part in plan.parts}, folder, whole=True)
     remove_leftovers({plan.name for plan in plans}, output)
@@ -183,7 +183,7 @@ def _clean(plans: Sequence[ShardPlan], output: Path) -> None:
 
 
 def _make_folder(output: Path) -> None:
-    """Create the folder and check at once, not after an hour, that it is writable."""
+    """Create the folder and check immediately that it is writable."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
@@ -213,7 +213,7 @@ def _check_usable(manifest: Manifest, output: Path) -> None:
 def _plan_shards(inputs: Sequence[VideoInput], config: PrepareConfig, head: HeadModel) -> list[ShardPlan]:
     """Every shard of the dataset.
 
-    The name has the hash of the spec, so that no other version of a shard is ever overwritten.
+    The name contains the hash of the spec, so another version of a shard is never overwritten.
     """
     common = {
         "schema": SCHEMA,

@@ -1,7 +1,7 @@
 """Child processes that may crash or hang without taking the run with them.
 
-Each worker is one process with one pipe, so what kills or stops it is exactly the task that it has:
-a pool of the standard library does not say which of its tasks broke it, and some never return at all.
+Each worker is one process with one pipe, so its current task is what killed or stopped it. A pool of the
+standard library does not say which task broke it and sometimes never returns.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
 Setup = Callable[[], Callable[[Any], Any]]
-"""Called once in the child, returns what is called for every task; must be picklable."""
+"""Called once in the child; returns the function that handles every task. Must be picklable."""
 
 ATTEMPTS = 2
-"""Processes that a task may end before it is given up."""
+"""Number of processes that a task may kill before it is given up."""
 _BYTES_PER_WORKER = 2 * 2**30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class GivenUp:
-    """In place of a result: the task crashed or hung its process every time."""
+    """Returned instead of a result: the task crashed or hung its process every time."""
 
     reason: str
     kind: str
@@ -55,7 +55,7 @@ class _Worker(Generic[Task]):
         try:
             self.pipe.send(task)
         except (BrokenPipeError, ConnectionResetError):
-            # It died since its last message; the closed pipe is found by the next wait.
+            # It died after its last message; the next wait finds the closed pipe.
             return
 
     def stop(self) -> None:
@@ -67,7 +67,7 @@ class _Worker(Generic[Task]):
 def run_tasks(
     tasks: Sequence[Task], setup: Setup, workers: int, limit_s: float
 ) -> Iterator[tuple[Task, Any]]:
-    """Results as they come, each with its task; every task gives exactly one.
+    """Yield results as they arrive, each with its task; every task gives exactly one.
 
     Args:
         tasks: picklable; started in this order.
@@ -79,7 +79,7 @@ def run_tasks(
         The task and what the function returned, or ``GivenUp`` after ``ATTEMPTS`` dead processes.
 
     Raises:
-        Exception: whatever ``setup`` or the function raised, as it was.
+        Exception: whatever ``setup`` or the function raised, unchanged.
         RuntimeError: processes die before they get a task.
     """
     waiting: deque[Task] = deque(tasks)
@@ -91,7 +91,7 @@ def run_tasks(
             while len(running) < min(workers, len(waiting) + sum(w.task is not None for w in running)):
                 running.append(_Worker(setup))
             for worker in running:
-                # Also those that were idle when a task came back from a process that died.
+                # Includes workers that were idle when a task returned from a dead process.
                 if waiting and worker.ready and worker.task is None:
                     worker.give(waiting.popleft())
             for worker in _next_events(running, limit_s):
@@ -138,7 +138,7 @@ def _next_events(running: Sequence[_Worker[Any]], limit_s: float) -> list[_Worke
 
 
 def _message(worker: _Worker[Any], limit_s: float) -> tuple[str, Any]:
-    """What the worker says, or how it ended."""
+    """The worker's message, or how it ended."""
     try:
         if worker.pipe.poll():
             return worker.pipe.recv()
@@ -157,7 +157,7 @@ def _how(code: int | None) -> str:
 
 def _serve(pipe: connection.Connection, setup: Setup) -> None:
     """Body of a child process."""
-    # Ctrl-C and a scheduler's warnings go to all processes; the parent decides what they mean.
+    # Ctrl-C and scheduler warnings go to all processes; the parent handles them.
     for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -173,7 +173,7 @@ def _serve(pipe: connection.Connection, setup: Setup) -> None:
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[str, Any]]:
-    """What the function returned, and the message that tells it or its error."""
+    """The function's result, and the message with it or its error."""
     try:
         value = function(*arguments)
     except (OSError, ValueError, ImportError) as error:
@@ -185,7 +185,7 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[
 
 
 def _die_with_parent() -> None:
-    """A builder that is killed must not leave processes behind that keep writing."""
+    """A killed builder must not leave behind processes that keep writing."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -199,7 +199,7 @@ def default_workers() -> int:
 
 
 def _available_bytes() -> int:
-    """Memory available to programs, file cache included; all of it where the system does not tell."""
+    """Memory available to programs, file cache included; all memory if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -211,7 +211,7 @@ def _available_bytes() -> int:
 def limit_threads(count: int) -> Iterator[None]:
     """Limit the threads of the numeric libraries of this process and its children.
 
-    OpenCV reads no environment: a child has to set its own.
+    OpenCV ignores the environment, so each child sets its own limit.
     """
     import cv2
     import torch

@@ -30,7 +30,7 @@ _MAX_CLIPS = 60
 """Clips shown with pictures; the report stays below about 10 MB."""
 _FRAMES_PER_CLIP = 3
 _SAME_FACE = 0.6
-"""Similarity of SFace that different people do not reach: 0.3 is high for them, 0.9 usual for one person."""
+"""SFace similarity that different people do not reach: 0.3 is high for them, 0.9 is typical of one person."""
 _NUM_BORDERLINE = 18
 """Worst accepted clips and best rejected frames shown."""
 _SIDE = 160
@@ -59,12 +59,12 @@ def write_report(
     head: HeadModel,
     alikes: LookAlikes | None = None,
 ) -> Path:
-    """Write ``report.html`` into the dataset's folder, from what its shards hold.
+    """Write ``report.html`` to the dataset's folder from the content of its shards.
 
     Args:
         manifest: of the dataset.
-        shards: all shards, those without a clip included.
-        videos: what became of each video of the shards.
+        shards: all shards, including those without a clip.
+        videos: the outcome of each video of the shards.
         folder: holds the shards.
         head: the head model that was fitted, for the overlays.
         alikes: what ``look_alikes`` found among the videos; None looks for them here.
@@ -79,11 +79,11 @@ def write_report(
         _two_names(manifest, alikes),
         _rejections(videos),
         _distributions(videos),
-        "<h2>Worst accepted clips</h2><p>Those of least confidence: the frame of least confidence, and the "
+        "<h2>Worst accepted clips</h2><p>The clips with the lowest confidence: their worst frame, and the "
         "fitted head over it. If these are good, the thresholds are strict enough.</p>",
         *_worst_accepted(manifest, folder, videos, head),
-        "<h2>Best rejected frames</h2><p>Of each video the most trustworthy frame that was left out, and "
-        "why. If these are good, a threshold is too strict.</p>",
+        "<h2>Best rejected frames</h2><p>The most reliable rejected frame of each video, and the reason. "
+        "If these are good, a threshold is too strict.</p>",
         *_best_rejected(videos),
         "<h2>Clips</h2><p>First, middle and last frame; the fitted head over them; regions on the matte "
         f"({_legend()}).</p>",
@@ -133,7 +133,7 @@ def _failures(manifest: Manifest) -> str:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Videos whose people have different names and one face."""
+    """Videos whose people have different names but the same face."""
 
     pairs: list[tuple[VideoReport, VideoReport, float]]
     """The most similar pairs, with their similarity."""
@@ -142,7 +142,7 @@ class LookAlikes:
 
 
 def look_alikes(videos: Sequence[VideoReport]) -> LookAlikes:
-    """Pairs of videos whose people have different names and one face, most similar first."""
+    """Pairs of videos whose people have different names but the same face, most similar first."""
     known = [video for video in videos if video.face and not video.failed]
     if not known:
         return LookAlikes([], 0)
@@ -158,9 +158,7 @@ def _two_names(manifest: Manifest, alikes: LookAlikes) -> str:
     rows = []
     for first, second, similarity in alikes.pairs:
         splits = {split_of[first.identity], split_of[second.identity]}
-        where = (
-            "in one split" if len(splits) == 1 else "in different splits: what is measured there is not true"
-        )
+        where = "in one split" if len(splits) == 1 else "in different splits: scores there are invalid"
         rows.append((f"{first.input} and {second.input}", f"similarity {similarity:.2f}, {where}"))
     return (
         f"<h2 class=failed>{alikes.total} pairs of videos may show one person under two names</h2>"
@@ -299,7 +297,7 @@ def _figure(reader: ClipReader, clip: int, head: HeadModel) -> str:
 def _fitted(
     reader: ClipReader, clip: int, frames: Sequence[int], head: HeadModel
 ) -> tuple[list[FrameImages], UInt8[np.ndarray, "n s s 3"], UInt8[np.ndarray, "n s s 3"]]:
-    """Frames of a clip, their pictures, and these with the fitted head."""
+    """Frames of a clip, their images, and the images with the fitted head."""
     chosen = select_frames(reader.meta(clip)[0], frames)
     values = (torch.from_numpy(np.array(chosen[n])) for n in ("shape", "expression", "pose", "camera"))
     params = HeadParams.from_packed(*values)
@@ -318,6 +316,6 @@ def _region_picture(frame: FrameImages) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _shrink(strip: np.ndarray, side: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Scale pictures of one side, which a strip holds, to the size of a thumbnail."""
+    """Scale the images of a strip to thumbnail size."""
     height, width = (max(round(length * _SIDE / side), 1) for length in strip.shape[:2])
     return np.asarray(Image.fromarray(strip).resize((width, height), Image.Resampling.BOX))

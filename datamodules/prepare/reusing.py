@@ -14,13 +14,13 @@ from datamodules.prepare.parts import FOLDER, Part, failure_of, read_reports, wr
 from datamodules.shards import ShardInfo, ShardWriter
 
 TRANSIENT = ("error", "crash", "timeout")
-"""Kinds of failure that a second try may not repeat."""
+"""Kinds of failure that a retry may avoid."""
 _OF_THE_DATASET = ("split", "inputs", "input")
-"""Entries of a spec that do not change what is tracked."""
+"""Entries of a spec that do not affect tracking."""
 
 
 class TrackedVideos:
-    """Videos in the finished shards of a folder, to be taken into shards of other splits or people.
+    """Videos in the finished shards of a folder, for reuse in shards of other splits or people.
 
     Args:
         output: folder of the dataset.
@@ -36,7 +36,7 @@ class TrackedVideos:
                 self._homes.setdefault((item.get("key"), item.get("sha256")), []).append(info)
 
     def take(self, part: Part) -> VideoReport | None:
-        """Write a part from a shard that has its video; None if there is none of the same settings.
+        """Write a part from a shard that has its video; None if no shard has the same settings.
 
         Raises:
             OSError: the part cannot be written.
@@ -50,7 +50,7 @@ class TrackedVideos:
         return None
 
     def _report(self, info: ShardInfo, part: Part) -> VideoReport | None:
-        """What was told of the video; None where it failed in a way that may not happen again."""
+        """The recorded reason for the video; None if it failed in a way that may not recur."""
         for report in read_reports(self.output, info.name):
             if report.input == part.video.name and report.kind not in TRANSIENT:
                 return replace(report, identity=part.video.identity)
@@ -73,7 +73,7 @@ def _finished(path: Path) -> ShardInfo | None:
         tar = path.with_suffix(".tar")
         return info if (tar.stat().st_size if tar.exists() else 0) == info.bytes else None
     except (ValueError, TypeError, KeyError, AttributeError):
-        # Another kind of JSON, such as the manifest, or a shard of another schema.
+        # Another kind of JSON, such as the manifest or a shard of another schema.
         return None
 
 

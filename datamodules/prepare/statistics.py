@@ -20,7 +20,7 @@ _THUMBNAIL = 128
 def sharpness(
     images: UInt8[np.ndarray, "n s s 3"], inside: Bool[np.ndarray, "n s s"]
 ) -> Float[np.ndarray, " n"]:
-    """Mean squared Laplacian of the luminance inside a mask; falls with blur of focus or motion."""
+    """Mean squared Laplacian of the luminance inside a mask; falls with defocus and motion blur."""
     grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     laplacian = np.zeros_like(grey)
     laplacian[:, 1:-1, 1:-1] = (

@@ -233,7 +233,7 @@ def test_one_bad_member_leaves_the_others_as_they_are(tmp_path: Path, kind: str)
     imported = {reader.meta(clip)[1]["identity"]: clip for clip in range(len(reader))}
     refused = {name: said for name, (_, said) in BAD_MEMBERS.items() if said}
     assert set(imported) == {"whole", *BAD_MEMBERS} - set(refused)
-    assert any("1 no regular file" in line for line in lines)
+    assert any("1 not a regular file" in line for line in lines)
     failed = {item["input"]: item["reason"] for item in manifest.failed}
     assert set(failed) == {f"{name}/clip" for name in refused}
     for name, said in refused.items():

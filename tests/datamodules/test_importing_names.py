@@ -82,7 +82,7 @@ def test_several_pictures_of_a_sample_need_a_choice(tmp_path: Path) -> None:
     lines: list[str] = []
     (clip,) = webdataset_tars(path, "image.png", lines.append)
     assert levels(clip) == [0, 1, 2, 3]
-    assert lines == ["left out, because they are no pictures to import: 4 .mask.png, 4 .json"]
+    assert lines == ["skipped because they are not pictures to import: 4 .mask.png, 4 .json"]
     with pytest.raises(ValueError, match="is in its tar 2 times"):
         webdataset_tars(write_tar(tmp_path / "y.tar", two_people("") * 2))
 
@@ -120,7 +120,7 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
         (folder / name).write_bytes(data)
     lines: list[str] = []
     assert people(frame_folders(folder, log=lines.append)).keys() == {"anna", "ben"}
-    assert lines == ["left out, because they are no pictures to import: 4 hidden"]
+    assert lines == ["skipped because they are not pictures to import: 4 hidden"]
 
 
 def test_prepare_passes_over_hidden_files_too(tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a/2.mp4")
     lines: list[str] = []
     assert levels(frame_folders(tmp_path, log=lines.append)[0]) == [5]
-    assert "2 no regular file" in lines[0]
+    assert "2 not a regular file" in lines[0]
     videos, _ = expand_inputs([tmp_path / "a/2.mp4"])
     hashes, failed = hash_inputs(videos, tmp_path)
     assert not hashes
-    assert "no regular file" in failed[0]["reason"]
+    assert "not a regular file" in failed[0]["reason"]
     os.mkfifo(tmp_path / "x.tar")
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         webdataset_tars(tmp_path / "x.tar")

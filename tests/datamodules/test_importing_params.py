@@ -167,9 +167,9 @@ def test_refusals(flame: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "in" / "bert")
     config = PrepareConfig(image_size=64, min_identity_similarity=None)
     for kind in KINDS:
-        with pytest.raises(ValueError, match=r"give FLAME's generic_model\.pkl with --head"):
+        with pytest.raises(ValueError, match=r"pass FLAME's generic_model\.pkl as --head"):
             import_dataset(kind, tmp_path / "in", tmp_path / "out", config, print, SquareTracker)
-    with pytest.raises(ValueError, match="parameters are read with --from deca"):
+    with pytest.raises(ValueError, match="parameters are supported with --from deca"):
         import_dataset(
             "frames", tmp_path / "in", tmp_path / "out", config, print, SquareTracker, params=tmp_path
         )

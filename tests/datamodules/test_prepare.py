@@ -168,7 +168,7 @@ def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
         ValueError, match=r"none of the 3 videos .*11 of 12 frames can be used, needs 12 in a shot"
     ):
         run(videos, tmp_path / "d", min_frames=12)
-    with pytest.raises(ValueError, match=r"would enlarge it 6\.9 times"):
+    with pytest.raises(ValueError, match=r"would upscale it 6\.9 times"):
         run(videos, tmp_path / "d", image_size=480, max_upscale=2.0)
     with pytest.raises(ValueError, match="no usable video is left for training"):
         run(videos, tmp_path / "d", val_identities=["anna 1", "anna 2", "bert"])

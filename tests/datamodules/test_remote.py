@@ -181,7 +181,7 @@ def test_webdataset_streams_our_tars_and_sees_the_same_bytes(dataset: Path) -> N
     ["https://host/x'; touch evil; '", "https://host/a b", "https://host/\n", "gs://x`id`", "s3://a$(id)"],
 )
 def test_an_address_is_no_command(tmp_path, address):
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not a valid address"):
         open_remote(address, tmp_path)
 
 

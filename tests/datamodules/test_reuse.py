@@ -37,7 +37,7 @@ def test_another_split_tracks_nothing_and_gives_the_bytes_of_a_fresh_run(videos,
     log: list[str] = []
     again = run(videos, tmp_path / "d", log, val_identities=["bert"])
     assert SquareTracker.calls == 0
-    assert "3 videos are taken from shards of an earlier run with the same settings" in log
+    assert "3 videos are reused from shards of an earlier run with the same settings" in log
     assert [shard.identities for shard in again.split("val")] == [["bert"]]
     fresh = run(videos, tmp_path / "fresh", val_identities=["bert"])
     assert _tar_hashes(again, tmp_path / "d") == _tar_hashes(fresh, tmp_path / "fresh")

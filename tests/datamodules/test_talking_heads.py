@@ -241,7 +241,7 @@ class TestOptions:
         ("changes", "message"),
         [
             ({"image_size": 64}, "at most the stored 48"),
-            ({"pairs_per_epoch": 1}, "gives no step"),
+            ({"pairs_per_epoch": 1}, "less than one step"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"holdout_ratio": 1.0}, "holdout_ratio"),
         ],
