@@ -1,4 +1,4 @@
-"""The square of a clip that holds head, hair and shoulders."""
+"""The square crop of a clip, with head, hair and shoulders."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _DIAGONAL = 1.3
 
 @dataclass(frozen=True)
 class CropRule:
-    """How large the square is, in heights of the face (hairline to chin, of the landmarks)."""
+    """Size and position of the square, in heights of the face (hairline to chin, of the landmarks)."""
 
     zoom: float = 2.2
-    """Side of the square where the frame allows it."""
+    """Side of the square if it fits into the frame."""
     min_zoom: float = 1.65
-    """Side below which the square is not shrunk to fit into the frame; it is padded instead."""
+    """Smallest side to which the square shrinks to fit into the frame; beyond that it is padded."""
     upward: float = 0.02
     """Shift of the square's centre from the face's, towards the hair."""
     margin: float = 0.35
-    """Distance of the face from the border that motion must leave, halved where the frame is small."""
+    """Smallest distance between face and border during motion, halved if the frame is small."""
     max_growth: float = 1.6
     """Largest factor by which motion may enlarge the square; frames beyond it are cut."""
 
@@ -37,10 +37,10 @@ class CropRule:
 
 
 FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1)
-"""The square of an upright photograph that the release's texture encoder has learned with: FFHQ's, whose side
-is four times the distance of the eyes, enlarged by 1.25.
+"""FFHQ's square of an upright photograph, on which the release's texture encoder was trained: its side is
+four times the distance between the eyes, enlarged by 1.25.
 
-Departure from ROME: the picture is not turned. Source: Karras et al., A style-based generator, 2019, app. A.
+Departure from ROME: the image is not rotated. Source: Karras et al., A style-based generator, 2019, app. A.
 """
 
 
@@ -96,7 +96,7 @@ class Crop:
         return np.array(Image.fromarray(inner).resize(size, Image.Resampling.BICUBIC))
 
     def inside(self, image_size: int) -> Bool[Tensor, "s s"]:
-        """Pixels of the resampled crop whose centre lies in the frame; the others show padding."""
+        """Pixels of the resampled crop whose centre lies in the frame; the others are padding."""
         height, width = self.frame_size
         centres = (torch.arange(image_size) + 0.5) * self.side / image_size
         rows = ((centres + self.top) > 0) & ((centres + self.top) < height)
@@ -113,8 +113,8 @@ def crop_clip(
     the target. One axis-aligned square for both keeps the camera of a clip fixed, so the motion of the
     head is left to its pose, and no resampling differs between source and target.
 
-    The side is the rule's zoom of the median face, enlarged if the head moves. If that leaves the frame,
-    the square is first moved and then shrunk to ``min_zoom``; what still sticks out is padded.
+    The side is the rule's zoom of the median face, enlarged if the head moves. If it leaves the frame, the
+    square is first moved and then shrunk down to ``min_zoom``; the rest is padded.
 
     Args:
         landmarks_px: frames with a trusted face, pixels of the frame.
@@ -126,7 +126,7 @@ def crop_clip(
         raise ValueError("cannot crop a clip without a single usable face")
     low, high = landmarks_px.amin(1), landmarks_px.amax(1)
     extent = high - low
-    # A face in profile is narrow and a nod makes it short: the diagonal is the steadier measure.
+    # A face in profile is narrow and a nod makes it short; the diagonal is more stable.
     face = float(extent.norm(dim=-1).median()) / _DIAGONAL
     # Outliers of one or two frames must not enlarge the square of the whole clip.
     first, last = _quantile(low, 0.02), _quantile(high, 0.98)

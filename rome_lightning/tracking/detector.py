@@ -36,13 +36,13 @@ BLENDSHAPE_NAMES = (
     "noseSneerLeft", "noseSneerRight",
 )
 # fmt: on
-"""Order of ``Detections.blendshapes``; results are put into it by name."""
+"""Order of ``Detections.blendshapes``; results are sorted into it by name."""
 
 # The detector inside the landmarker sees the frame at 128 x 128: faces that are small in it need tiles.
 _TILE_SHARES = (0.5, 0.25)
 _MIN_TILE = 128
 _DARK = 70.0
-# Tiles are slow, so only so many frames of a clip are searched for a face that was not seen at first sight,
+# Tiles are slow, so only this many frames of a clip are searched for a face that was not found at first,
 # and for a second person where the first is smaller than this share of the longer side.
 _THOROUGH_FRAMES = 8
 _SMALL_SHARE = 0.25
@@ -58,7 +58,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Detections(TensorStruct):
-    """The main face of each frame; everything is 0 where ``found`` is false."""
+    """The main face of each frame; all values are 0 where ``found`` is false."""
 
     landmarks: Float[Tensor, "n 478 2"]
     """Pixels (x, y) of the frame, pixel centres at integers; may lie outside the frame."""
@@ -68,7 +68,7 @@ class Detections(TensorStruct):
     """Scores in [0, 1] in the order of ``BLENDSHAPE_NAMES``."""
     pose: Float[Tensor, "n 4 4"]
     """MediaPipe's canonical face in a camera of 63 degrees vertical field of view: centimetres, x right,
-    y up, looking along -z. Its distance is only as true as that field of view."""
+    y up, looking along -z. The distance is only as accurate as that field of view."""
     found: Bool[Tensor, " n"]
     num_faces: Int32[Tensor, " n"]
     """Distinct faces of a comparable size, at most 3; where a face was found, at least as many as half of
@@ -86,12 +86,12 @@ class Detections(TensorStruct):
 class FaceDetector:
     """MediaPipe's Face Landmarker on single frames.
 
-    Landmarks are found in each frame on its own, without smoothing over time. A frame without a face at
-    first sight is searched again: around the face of the frame before, brightened if it is dark, and, in
-    some frames of a clip, in enlarged tiles for a face that is small in the frame.
+    Landmarks are found in each frame on its own, without smoothing over time. A frame in which no face is
+    found is searched again: around the face of the previous frame, brightened if it is dark, and, in some
+    frames of a clip, in enlarged tiles for small faces.
 
-    The detector returns landmarks for covered faces too and invents what it cannot see: ``found`` is no
-    measure of quality.
+    The detector also returns landmarks for covered faces and invents what it cannot see, so ``found`` does
+    not measure quality.
     """
 
     def __init__(self, model: Path | None = None, num_faces: int = 3, min_confidence: float = 0.5) -> None:
@@ -99,7 +99,7 @@ class FaceDetector:
 
         Args:
             model: ``face_landmarker.task``; by default the asset of that name.
-            num_faces: faces looked for, so that a frame with several people is noticed.
+            num_faces: number of faces to detect, so that frames with several people are noticed.
             min_confidence: of detection and of presence, [0, 1].
         """
         self.model = model
@@ -115,9 +115,9 @@ class FaceDetector:
     ) -> Detections:
         """Find the main face of each frame.
 
-        Where several faces are seen, the main one is the largest, or the one that ``face`` names; in later
-        frames the one nearest to the main face of the frame before, unless none was named and another is
-        1.5 times as large.
+        If there are several faces, the main one is the largest, or the one given by ``face``; in later frames
+        it is the one nearest to the previous frame's main face, unless ``face`` is 0 and another is 1.5 times
+        as large.
 
         Args:
             frames: read once, in order.
@@ -258,7 +258,7 @@ class _Face:
         return (self.box[:2] + self.box[2:]) / 2
 
     def moved(self, offset: tuple[float, float], scale: float) -> _Face:
-        """From the pixels of a view to those of the frame: edges, not centres, scale."""
+        """From pixels of a view to pixels of the frame; edges scale, not centres."""
         points = self.landmarks.copy()
         points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5 + np.asarray(offset)
         points[:, 2] *= scale
@@ -341,7 +341,7 @@ def _brightened(frame: np.ndarray) -> np.ndarray:
 
 
 def _distinct(faces: list[_Face]) -> list[_Face]:
-    """Largest first, without second findings of the same face."""
+    """Largest first, without duplicate detections of a face."""
     kept: list[_Face] = []
     for face in sorted(faces, key=lambda face: -face.height):
         if all(_overlap(face.box, other.box) < 0.3 for other in kept):
@@ -402,7 +402,7 @@ def load_mediapipe() -> Any:
 
 @contextmanager
 def open_task(create: Callable[[], Any], sample: UInt8[np.ndarray, "h w 3"]) -> Iterator[Any]:
-    """A MediaPipe task that is closed at the end and keeps its start-up messages to itself.
+    """A MediaPipe task that is closed at the end, with its start-up messages suppressed.
 
     MediaPipe writes to file descriptor 2 from C++ while a graph starts and on its first image, whatever
     the logging settings. Closing is explicit: tasks left to the garbage collector fail at exit.

@@ -1,8 +1,8 @@
-"""MediaPipe's landmarks on FLAME, moved to where a fit of FLAME to the open head wants them.
+"""MediaPipe's landmarks on FLAME, refined by fits of FLAME to the open head.
 
-The registration of the two surfaces leaves each landmark a millimetre off, always the same way. The open
-head's landmarks are where the detector sees them, so that they tell: FLAME is fitted to heads drawn from the
-open head's identities and expressions, and each landmark is moved by the mean of what is left.
+The registration of the two surfaces leaves each landmark off by a systematic millimetre. The open head's
+landmarks are where the detector sees them, so they reveal the error: FLAME is fitted to heads sampled from
+the open head's identities and expressions, and each landmark moves by its mean residual.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rome_lightning.types.landmarks import NUM_SKIN
 _ROUNDS = 2
 _NUM_PEOPLE = 12
 _POSES = ((0.0, 0.0), (0.0, 0.45), (0.0, -0.45), (0.3, 0.0))
-"""Pitch and yaw in which each is seen, radians."""
+"""Pitch and yaw of the sampled poses, radians."""
 _IDENTITY = 0.7
 """Standard deviation of the identities, of those of the open head."""
 _SIZE = 512
 _SETTLED: dict[str, LandmarkEmbedding] = {}
-"""Of heads of this process: the search takes ten seconds."""
+"""Cache for this process: the search takes ten seconds."""
 
 
 def with_landmarks(head: HeadModel) -> HeadModel:
@@ -46,7 +46,7 @@ def settle_landmarks(head: HeadModel) -> HeadModel:
     Args:
         head: FLAME with these landmarks from registration.
     """
-    # The name has the file's hash; the 68 points change where the search begins.
+    # The name contains the file's hash; the 68 points change the start of the search.
     key = f"{head.name} {head.num_shape} {head.num_expression} {'ibug68' in head.landmark_names}"
     if key not in _SETTLED:
         _SETTLED[key] = _settled(head)
@@ -55,13 +55,13 @@ def settle_landmarks(head: HeadModel) -> HeadModel:
 
 
 def _settled(head: HeadModel) -> LandmarkEmbedding:
-    """The embedding that leaves least, of those on the way; the head gets the last one."""
+    """The embedding with the smallest residual of all iterations; the head gets the last one."""
     source = load_open_head()
     seen = [_landmarks(source, _person(source, seed)) for seed in range(_NUM_PEOPLE)]
     best, least = _embedding_of(head), torch.inf
     for number in range(_ROUNDS + 1):
         moves = torch.stack([_left(head, landmarks) for landmarks in seen]).mean(0)
-        # The rings of the irises turn with the eyes, which says nothing about the skin.
+        # The rings of the irises turn with the eyes, so they say nothing about the skin.
         moves[NUM_SKIN:] = 0
         left = float(moves.norm(dim=-1).mean())
         if left < least:
@@ -80,7 +80,7 @@ def _embedding_of(head: HeadModel) -> LandmarkEmbedding:
 
 
 def _person(source: HeadModel, seed: int) -> HeadParams:
-    """Somebody in all poses, with another face each time but the first."""
+    """A person in all poses, with a random face in all calls but the first."""
     generator = torch.Generator().manual_seed(seed)
     count = len(_POSES)
     params = HeadParams.neutral(count, source.num_shape, source.num_expression)
@@ -109,14 +109,14 @@ def _landmarks(source: HeadModel, params: HeadParams) -> Float[Tensor, "n 478 3"
 
 
 def _left(head: HeadModel, landmarks: Float[Tensor, "n 478 3"]) -> Float[Tensor, "478 3"]:
-    """What a fit leaves on average, metres of head space."""
+    """Mean residual of a fit, metres in head space."""
     size = (_SIZE, _SIZE)
     count = len(landmarks)
     settings = FitSettings(shape_steps=4, frame_steps=3, smooth_pose=False)
     params = fit_clip(head, landmarks, size, torch.zeros(count, head.num_expression), None, settings).params
     found = head.landmarks(project(head.to_world(head(params), params), params.camera, size))
     left = landmarks - found
-    # Weak perspective leaves the distance of the whole head open.
+    # Weak perspective does not determine the distance of the head.
     left[..., 2] -= left[:, :NUM_SKIN, 2].mean(1, keepdim=True)
     scale = params.camera[:, :1] * _SIZE / 2
     in_world = left * torch.tensor([1.0, -1.0, -1.0]) / scale[..., None]

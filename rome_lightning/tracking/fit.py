@@ -55,7 +55,7 @@ RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class ClipFit:
-    """Parameters of every frame of a clip and how well they explain its landmarks."""
+    """Parameters of every frame of a clip, with their landmark errors."""
 
     params: HeadParams
     """One row per frame, identity repeated; frames without a face hold their nearest valid neighbour."""
@@ -106,11 +106,11 @@ def fit_clip(
         image_size: (height, width), equal: the camera has one scale.
         blendshapes: the detector's scores in [0, 1], ordered as ``head.expression_names`` (see
             ``match_blendshapes``); the prior of the expression. 0 for heads without ARKit's names.
-        found: frames with a face; all, if None. Other frames are left out and their input is not read.
+        found: frames with a face; all, if None. Other frames are skipped and their input is not read.
         settings: weights; the defaults, if None.
-        foreground: where the person is, [0, 1], over the same square at any resolution, and 1 where nobody
-            can know, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read at
-            the keyframes only.
+        foreground: mask of the person, [0, 1], over the same square at any resolution, and 1 where it is
+            unknown, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read only at
+            the keyframes.
 
     Raises:
         ValueError: the image is not square, no frame has a face, or the input of a frame with a face is
@@ -188,7 +188,7 @@ def landmark_weights(settings: FitSettings) -> Float[Tensor, " 478"]:
 
 
 def choose_keyframes(rotation: Float[Tensor, "n 3 3"], count: int) -> Int[Tensor, " k"]:
-    """Frames for the identity: half spread evenly in time, half by farthest rotation from those."""
+    """Frames for the identity: half evenly spaced in time, half with the largest rotation from those."""
     num_frames = len(rotation)
     if num_frames <= count:
         return torch.arange(num_frames)

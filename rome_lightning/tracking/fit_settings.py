@@ -12,9 +12,9 @@ class FitSettings:
     oval_weight: float = 0.3
     """Of face-oval landmarks, which slide on the silhouette."""
     lips_weight: float = 2.0
-    """Of lip landmarks."""
+    """Weight of lip landmarks."""
     lids_weight: float = 3.0
-    """Of eyelid landmarks; they move little and matter much."""
+    """Weight of eyelid landmarks, which move little but matter a lot."""
     soft_threshold: float = 0.03
     """Error, in iris distances, from which the cost grows linearly (soft L1)."""
     shape_prior: float = 2e-6

@@ -35,7 +35,7 @@ def windows(count: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class FrameState:
-    """What varies from frame to frame."""
+    """Parameters that vary from frame to frame."""
 
     rotation: Float[Tensor, "n 3 3"]
     """Of the head, from head space to the camera's axes."""
@@ -70,7 +70,7 @@ class FrameState:
 
 @dataclass(frozen=True)
 class LandmarkProblem:
-    """Observed landmarks and everything that the cost needs besides the unknowns."""
+    """Observed landmarks and everything else that the cost needs, except the unknowns."""
 
     model: LandmarkModel
     target: Float[Tensor, "n l 2"]
@@ -78,7 +78,7 @@ class LandmarkProblem:
     unit: Float[Tensor, " n"]
     """Iris distance in pixels."""
     weights: Float[Tensor, " l"]
-    """Of the landmarks, with mean 1."""
+    """Weights of the landmarks, with mean 1."""
     expression_prior: Float[Tensor, "n e"]
     """Expression weights expected a priori."""
     settings: FitSettings
@@ -234,7 +234,7 @@ def bounded_step(
         low: smallest step, <= 0.
         high: largest step, >= 0.
         free: parameters that may move; all, if None.
-        passes: each finds the set of parameters held by a bound anew.
+        passes: each recomputes the set of parameters at a bound.
 
     Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints, 1982.
     """
@@ -260,7 +260,7 @@ def solve_frames(
     steps: int,
     fixed_pose: bool = False,
 ) -> FrameState:
-    """Solve every frame on its own with the identity fixed.
+    """Solve every frame independently with the identity fixed.
 
     Args:
         problem: observations of the same frames as ``state``.

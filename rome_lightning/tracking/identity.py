@@ -27,12 +27,12 @@ def default_embedder() -> SFaceEmbedder:
 def similarity_to_most(
     images: UInt8[np.ndarray, "n s s 3"], embed: Embedder, least: float, weights: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " d"]]:
-    """How like each face is to the person who is seen most, and the face of that person.
+    """Similarity of each face to the most frequent person, and that person's face.
 
     Args:
         images: RGB.
         embed: network of identity.
-        least: cosine similarity from which on two faces are those of one person.
+        least: cosine similarity above which two faces belong to one person.
         weights: for how many frames each image stands.
 
     Returns:
@@ -58,16 +58,16 @@ def similarity_to_most(
 def alike(
     faces: Float[Tensor, "n d"], people: Sequence[str], least: float, most: int
 ) -> tuple[list[tuple[int, int, float]], int]:
-    """Pairs of unit embeddings of different people that are at least so similar.
+    """Pairs of unit embeddings under different names with at least this similarity.
 
     Args:
         faces: an embedding of each video.
-        people: name of the person in each; pairs of one name are left out.
+        people: name of the person in each; pairs with the same name are skipped.
         least: similarity, cosine.
-        most: so many pairs are kept.
+        most: number of pairs to keep.
 
     Returns:
-        The most similar pairs first, as (row, row, similarity), and the number of all.
+        The most similar pairs first, as (row, row, similarity), and the total number.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(people))}
     person = torch.tensor([numbers[name] for name in people])
@@ -87,7 +87,7 @@ def alike(
 
 
 def is_person(similarity: Float[Tensor, " n"], least: float) -> Bool[Tensor, " n"]:
-    """Frames that show the person; those without a measured similarity take that of the nearest one."""
+    """Frames that show the person; unmeasured frames take the similarity of the nearest one."""
     known = torch.nonzero(~similarity.isnan()).flatten()
     if len(known) == 0:
         return torch.ones(len(similarity), dtype=torch.bool)

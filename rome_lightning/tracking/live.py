@@ -32,9 +32,9 @@ from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.types import HeadParams
 
 _FIRST_STEPS, _NEXT_STEPS = 5, 2
-"""Gauss-Newton steps where nothing is known, and from the frame before."""
+"""Gauss-Newton steps from scratch, and from the previous frame."""
 _LEAST_SHARE = 0.4
-"""Share of a new pose that is taken over when it differs from the last one by no more than noise."""
+"""Share of a new pose that is used if it differs from the last one only by noise."""
 
 
 class LiveTracker:
@@ -69,7 +69,7 @@ class LiveTracker:
         self._stack.close()
 
     def calibrate(self, frames: UInt8[np.ndarray, "n h w 3"], fps: float | None = None) -> HeadParams:
-        """Find where the person is and what shape the head has.
+        """Find the person's position and head shape.
 
         Args:
             frames: the first frames, a second or less.
@@ -98,7 +98,7 @@ class LiveTracker:
             raise ValueError("a live tracker must be calibrated with some frames before its first step")
         found = self.tracker.detector.detect_next(self._find, frame)
         if found is None:
-            # After a loss the face may be anywhere.
+            # After a lost frame the face may be anywhere.
             self._state = None
             return None
         points = torch.cat([found.landmarks, found.depth[..., None]], dim=-1)
@@ -120,7 +120,7 @@ class LiveTracker:
         return self.crop.extract(frame, self.tracker.image_size)
 
     def _steadied(self, problem: LandmarkProblem, last: FrameState, state: FrameState) -> FrameState:
-        """The new pose, pulled towards the last one as far as they differ by noise only."""
+        """The new pose, pulled towards the last one where they differ only by noise."""
         assert self._shape is not None
         moved = problem.predict(self._shape, state) - problem.predict(self._shape, last)
         ratio = moved.norm(dim=-1).mean(1) / problem.unit / problem.settings.smooth_limit
@@ -137,7 +137,7 @@ class LiveTracker:
     def _bust_of(self, state: FrameState) -> Float[Tensor, "1 3 3"]:
         """Rotation of the shoulders: a share of the running mean of the head's rotation.
 
-        ``shoulders.bust_rotation`` averages over the future too, which a live tracker does not know.
+        ``shoulders.bust_rotation`` also averages over future frames, which a live tracker lacks.
         """
         rotation = matrix_to_axis_angle(state.rotation)
         if self._bust is None:

@@ -68,7 +68,7 @@ class Matter:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # Frames of a clip keep the cores busy in other stages; one thread per network wastes least.
+        # Other stages keep the cores busy with frames of the clip; one thread per network wastes least.
         options.intra_op_num_threads = 1
         model = self.model or assets.resolve("modnet")
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -87,10 +87,10 @@ class Matter:
 
 
 def bounded_matte(alpha: Float[Tensor, "n h w"], person: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """Trust the matting network near the outline of the segmenter's person only.
+    """Trust the matting network only near the outline of the segmenter's person.
 
     Well inside the person the matte becomes 1, far outside 0: holes in faces and dark clothes close,
-    furniture and other people vanish, while hair at the outline stays as fine as the network drew it.
+    furniture and other people vanish, while hair at the outline stays as fine as the network's.
 
     Args:
         alpha: of the matting network, [0, 1].

@@ -1,4 +1,4 @@
-"""Offsets of hair, neck and shoulders that bring the head's outline to that of a person in pictures."""
+"""Fit the offsets of hair, neck and shoulders to a person's outline in photographs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SMOOTHNESS = 60.0
 LEARNING_RATE = 2e-3
 """Step of Adam in the smoothed coordinates, metres."""
 BETAS = (0.9, 0.99)
-"""Of Adam."""
+"""Betas of Adam."""
 OTHERS_WEIGHT = 0.5
-"""Of further pictures against the first."""
+"""Weight of further photographs relative to the first."""
 LAPLACIAN_WEIGHT = 10.0
-"""Of the roughness of what is added to the start against the squared error of the silhouette."""
+"""Weight of the added displacement's roughness against the squared error of the silhouette."""
 
 _SMOOTHERS: WeakKeyDictionary[HeadModel, Tensor] = WeakKeyDictionary()
 """Of the heads in use: datasets fit thousands of people on one head, and an inverse takes half a second."""

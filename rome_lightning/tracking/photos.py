@@ -25,11 +25,11 @@ _STILL_SIGMA = 0.3
 
 
 SIDEWAYS = 50.0
-"""Roll of a face, degrees, beyond which a photo is turned by a quarter."""
+"""Roll of a face, degrees, beyond which a photo is rotated by a quarter turn."""
 _MIN_SHOWN = 0.03
-"""Share of a zone from which something worn is mentioned; masks have specks."""
+"""Share of a zone above which something worn is reported, because masks have specks."""
 _BEARABLE = Problem.SEVERAL_FACES | Problem.SMALL | Problem.OUTSIDE | Problem.PROFILE | Problem.COVERED
-"""Problems that a photo may have: they only make the avatar worse. In a video, other frames are better."""
+"""Problems that a photo may have: they only degrade the avatar. In a video, other frames are better."""
 
 
 def track_photos(
@@ -42,9 +42,9 @@ def track_photos(
 ) -> Frames:
     """Track photographs of one person, of any sizes.
 
-    Only photographs in which no face can be tracked are refused. Warnings tell what will look wrong: glasses,
+    Only photographs in which no face can be tracked are refused. Warnings say what will look wrong: glasses,
     hats, hands and other objects, a face that is small, in profile, cut off, or one of several. A photograph
-    whose face lies on its side or upside down is turned by quarters.
+    whose face is sideways or upside down is rotated by quarter turns.
 
     Args:
         tracker: sets the size of the crops.
@@ -71,7 +71,7 @@ def track_photos(
     if tracks is not None:
         turned = [name for name, photo in zip(names, tracked, strict=True) if photo.turns]
         if turned:
-            raise ValueError(f"{turned[0]} does not stand upright; turn it and estimate its parameters again")
+            raise ValueError(f"{turned[0]} is not upright; rotate it and estimate its parameters again")
         applied = apply_to_photos(tracker.head, clips, tracks, names, warn)
         return Frames.cat([clip.to_frames() for clip in applied])
     if len(tracked) == 1:
@@ -82,7 +82,7 @@ def track_photos(
 
 
 def fit_together(tracker: Tracker, clips: Sequence[TrackedClip], found: Sequence[Detections]) -> HeadParams:
-    """Fit photographs that were tracked one by one again, with the identity that explains all of them.
+    """Fit individually tracked photographs again, with one identity for all of them.
 
     Args:
         tracker: that tracked them.
@@ -113,7 +113,7 @@ def fit_together(tracker: Tracker, clips: Sequence[TrackedClip], found: Sequence
 
 @dataclass(frozen=True)
 class _Photo:
-    """What was found in a photograph, turned so that the face stands upright."""
+    """The detections in a photograph, rotated so that the face is upright."""
 
     found: Detections
     clip: TrackedClip
@@ -136,7 +136,9 @@ def _track_one(
     if int(clip.problems[0]) & ~_BEARABLE:
         raise ValueError(f"{name} cannot be used: {clip.reasons[0]}; use another photo")
     if photo.turns:
-        warn(f"{name} was turned by {90 * photo.turns} degrees counter-clockwise so that the face is upright")
+        warn(
+            f"{name} was rotated by {90 * photo.turns} degrees counter-clockwise so that the face is upright"
+        )
     if face is None and people > 1:
         warn(f"{name} shows {people} people; the largest face is used, choose another with face=N")
     for text in faults_to_expect(clip):
@@ -145,7 +147,7 @@ def _track_one(
 
 
 def _upright(tracker: Tracker, picture: UInt8[np.ndarray, "h w 3"], face: int) -> _Photo:
-    """Track the picture, turned if the face does not stand upright in it."""
+    """Track the picture, rotated if the face is not upright."""
     detector = tracker.detector
     found = detector.detect(picture[None], face=face)
     eyes = found.landmarks[0, LEFT_IRIS[0]] - found.landmarks[0, RIGHT_IRIS[0]]
@@ -169,18 +171,17 @@ def faults_to_expect(clip: TrackedClip) -> list[str]:
     problems = int(clip.problems[0])
     shares = worn(clip.landmarks[0], clip.regions[0], clip.regions[0] != int(Region.OUTSIDE))
     texts = {
-        "glasses or another thing before the eyes: they move like skin, and what dark lenses hide stays "
-        "hidden": shares["eyewear"] > _MIN_SHOWN,
-        "a hat, hood or veil: it moves like hair, and what is under it is not known": shares["headwear"]
-        > 0.1,
+        "glasses or another object in front of the eyes: they move like skin, and what dark lenses "
+        "hide stays hidden": shares["eyewear"] > _MIN_SHOWN,
+        "a hat, hood or veil: it moves like hair, and what is under it is unknown": shares["headwear"] > 0.1,
         "a beard or hair over mouth and chin: it stretches with the skin when the mouth opens": shares[
             "lower_hair"
         ]
         > 0.15,
-        f"a hand or thing before {float(clip.covered[0]):.0%} of the face: it sticks to the face and "
+        f"a hand or object in front of {float(clip.covered[0]):.0%} of the face: it sticks to the face and "
         "hides what is behind it": float(clip.covered[0]) > _MIN_SHOWN,
         "the face is small: the avatar will be blurred": bool(problems & Problem.SMALL),
-        "the face reaches beyond the photo: what is cut off is guessed": bool(problems & Problem.OUTSIDE),
+        "the face extends beyond the photo: the missing part is guessed": bool(problems & Problem.OUTSIDE),
         "the face is in profile: its far half is guessed": bool(problems & Problem.PROFILE),
     }
     return [text for text, applies in texts.items() if applies]

@@ -1,4 +1,4 @@
-"""Measures that tell which frames can be trusted; the detector itself always claims a face."""
+"""Measures of which frames can be trusted; the detector itself always claims a face."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rome_lightning.types.landmarks import (
     RIGHT_IRIS,
 )
 
-# Share of the picture that changes its colour from one shot to another; motion changes less.
+# Share of the image that changes colour at a cut; motion changes less.
 _CUT = 0.5
 
 
@@ -39,10 +39,10 @@ class QualityRule:
     max_residual: float = 0.06
     """Landmark error of the fit, as a fraction of the distance of the irises, that is always accepted."""
     max_residual_ratio: float = 2.5
-    """Landmark error relative to the clip's median beyond which a frame is left out."""
+    """Landmark error relative to the clip's median beyond which a frame is rejected."""
     lost_residual: float = 0.12
-    """Landmark error, as ``max_residual``, beyond which a frame is left out however poor the others are: no
-    turn and no grimace of a face that was found reaches it."""
+    """Landmark error, like ``max_residual``, beyond which a frame is rejected however poor the others are: no
+    turn or grimace of a detected face reaches it."""
 
 
 def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
@@ -54,13 +54,13 @@ def yaw_degrees(pose: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
 def covered_ratio(
     landmarks: Float[Tensor, "n 478 2"], regions: UInt8[Tensor, "n s s"], inside: Bool[Tensor, "s s"]
 ) -> Float[Tensor, " n"]:
-    """Share of the inner face behind hands or objects, eyewear left out.
+    """Share of the inner face behind hands or objects, excluding eyewear.
 
-    The landmarks of a hidden face are the detector's invention, its skin is not: hands count as body
+    The detector invents the landmarks of a hidden face, but the segmenter sees its skin: hands count as body
     skin, other things as objects, clothes or background.
 
-    The segmenter has one label for objects of all kinds, so place tells eyewear from the rest: objects
-    at the height of the eyes are taken for it, whatever they are. A hand at the chin that the segmenter
+    The segmenter has one label for all objects, so position distinguishes eyewear: any object at eye level
+    counts as eyewear. A hand at the chin that the segmenter
     calls face skin goes unnoticed.
 
     Args:
@@ -107,7 +107,7 @@ class _Zones:
 
     face: Bool[Tensor, "s s"]
     eyes: Bool[Tensor, "s s"]
-    """Brow to cheekbone: as far as large sunglasses reach."""
+    """Brow to cheekbone: the extent of large sunglasses."""
     lower: Bool[Tensor, "s s"]
     above: Bool[Tensor, "s s"]
     """Over the forehead, as wide as the face."""
@@ -183,9 +183,9 @@ def continuous_shot(
 def split_shots(frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray]:
     """Frame numbers of each shot of a video, shots in the order of their first frame.
 
-    A shot goes on after an interruption if the colours of the picture return; flashes are shots of their
-    own. A cut between two pictures of like colours is not seen here but by ``continuous_shot`` or by the
-    face's identity.
+    A shot continues after an interruption if the image's colours return; flashes are separate shots. A cut
+    between two images with similar colours is found not here but by ``continuous_shot`` or by the face's
+    identity.
     """
     shots: list[list[int]] = []
     last: list[Float64[np.ndarray, "9 64"]] = []

@@ -1,7 +1,7 @@
 """Neck and shoulders over time: they have no landmarks, and the noise of the head's pose moves them most.
 
 The neck joint lies a decimetre behind and below the face, so a tenth of a degree in the head's rotation or a
-hundredth of a per cent in its scale, neither of which the landmarks notice, shakes the whole coat.
+hundredth of a per cent in its scale, which the landmarks do not notice, shakes the whole coat.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, windows
 
 _POINT_STRIDE = 4
-"""Every so many vertices of the shoulders stand for all."""
+"""Stride of the vertices that represent the shoulders."""
 _STEPS = 3
 
 
@@ -80,7 +80,7 @@ def steady_neck(
     state: FrameState,
     runs: Sequence[Int[Tensor, " r"]],
 ) -> FrameState:
-    """Turn and scale the head about the face by as little as keeps the neck from shaking.
+    """Rotate and scale the head about the face just enough to keep the neck from shaking.
 
     Where that would move the landmarks by more than the detector's noise it is faded out.
 
@@ -122,10 +122,10 @@ def steady_bust(
     runs: Sequence[Int[Tensor, " r"]],
     settings: FitSettings,
 ) -> Float[Tensor, "n 3 3"]:
-    """Rotation of the shoulders with which they stay where they are on average over half a second.
+    """Rotation that keeps the shoulders at their average position over half a second.
 
-    The neck joint goes with the head; the torso leans about it so that shoulders and chest, seen in the
-    image, move no more than they must, and follow slow motion only.
+    The neck joint moves with the head; the torso leans about it so that shoulders and chest move as little as
+    possible in the image and follow only slow motion.
 
     Args:
         head: that was fitted.

@@ -14,7 +14,7 @@ from rome_lightning.renderer import extend_outside
 from rome_lightning.tracking.gauss_newton import FrameState
 
 POINT_STRIDE = 4
-"""Every so many vertices of scalp and ears are tested; their spacing is then about 2 cm."""
+"""Stride of the tested vertices of scalp and ears, which are then about 2 cm apart."""
 FIELD_SIZE = 128
 """Side of the distance field, samples; finer would not see more of a matte's edge."""
 THRESHOLD = 0.15
@@ -25,8 +25,9 @@ THRESHOLD = 0.15
 class SilhouetteTerm:
     """Cost of bald-head points that project outside the person.
 
-    One-sided: hair may stand off the skull by any amount, but no skull shows where there is no person.
-    Only the identity answers to it; the pose belongs to the landmarks.
+    One-sided: hair may extend beyond the skull by any amount, but the skull must not show where there is no
+    person.
+    It affects only the identity; the pose belongs to the landmarks.
     """
 
     points: Float[Tensor, "p 3"]

@@ -40,10 +40,10 @@ from rome_lightning.types.struct import TensorStruct
 
 @dataclass(frozen=True)
 class TrackedClip(TensorStruct):
-    """Cropped frames of one person and what was found in them; a photo is a clip of one frame."""
+    """Cropped frames of one person with the tracking results; a photo is a clip of one frame."""
 
     images: UInt8[Tensor, "n s s 3"]
-    """RGB crops; what lies outside the video repeats its border."""
+    """RGB crops; pixels outside the video repeat its border."""
     params: HeadParams
     """One row per frame, identity repeated. Frames that are not valid hold the nearest valid frame's."""
     landmarks: Float[Tensor, "n 478 2"]
@@ -83,7 +83,7 @@ class TrackedClip(TensorStruct):
         return torch.nan_to_num((1 - self.covered.nan_to_num(nan=0.0)) / (1 + error.square()), nan=0.0)
 
     def to_frames(self) -> Frames:
-        """All frames, valid or not, as the models take them."""
+        """All frames, valid or not, as the models expect them."""
         return Frames(
             image=self.images.permute(0, 3, 1, 2).float() / 255,
             foreground_mask=self.matte[:, None].float(),
@@ -131,7 +131,7 @@ class _Located:
 class Tracker:
     """Face detection, crop, regions, matte and head fit of one person's clip.
 
-    Frames in which no face is found, or one that cannot be trusted, are marked, never guessed.
+    Frames without a face or with an unreliable one are marked, never guessed.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Tracker:
             head: the model to fit.
             image_size: side of the crops in pixels.
             crop_rule: size and place of the square.
-            quality: when a frame is left out.
+            quality: when a frame is rejected.
             fit_settings: weights of the fit, for 25 frames per second: at another rate the frames that it
                 averages over are scaled, and below 20 the pose is not smoothed at all.
             detector: finds faces; MediaPipe by default.
@@ -160,7 +160,7 @@ class Tracker:
         """
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
-        # Heads that cannot be fitted are refused here, not after minutes of detection.
+        # Refuse unsupported heads here and not after minutes of detection.
         landmark_model(with_landmarks(head))
         self.head = head
         self.image_size = image_size
@@ -190,7 +190,7 @@ class Tracker:
                 fast without; ``regions`` and ``matte`` are then 0, and covered faces go unnoticed.
             face: which person of several: the number from left to right, from 1, in the first frame that
                 shows any, or 0 for the largest. None marks frames with several people of similar size.
-            detections: what the detector gave for these frames, where the caller has it.
+            detections: the detector's results for these frames, if the caller has them.
 
         Raises:
             ValueError: no frame shows a face; most show several people and ``face`` is None; or there are
@@ -211,7 +211,7 @@ class Tracker:
             labels[drawn], matte[drawn] = self._masks(images[drawn.numpy()], inside, progress)
             covered[drawn] = covered_ratio(landmarks[drawn, :, :2], labels[drawn], inside)
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
-            # What lies outside the video is unknown to the fit, not background.
+            # Outside the video is unknown to the fit, not background.
             person = torch.where(inside, matte, 1.0)
         settings = _settings_at(self.fit_settings, fps)
         params, residual, problems = self._fit(landmarks, person, located.detections, problems, settings)
@@ -284,7 +284,7 @@ class Tracker:
         fps: float,
         face: int | None = None,
     ) -> Int16[Tensor, " n"]:
-        """Problems that the detections alone show; raises where the whole clip is of no use."""
+        """Problems visible in the detections; raises if the whole clip is unusable."""
         found = detections.found
         if not bool(found.any()):
             raise ValueError(
@@ -343,7 +343,7 @@ class Tracker:
         problems: Int16[Tensor, " n"],
         settings: FitSettings,
     ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
-        """Fit to the frames without a problem, or to all with a face where there is none."""
+        """Fit the frames without a problem, or all frames with a face if there are none."""
         scores = match_blendshapes(detections.blendshapes, BLENDSHAPE_NAMES, self.head.expression_names)
         size = (self.image_size, self.image_size)
 
@@ -392,9 +392,9 @@ def _detected(
     progress: Progress | None,
     face: int | None,
 ) -> Detections:
-    """Detect in two threads where that pays: the detector leaves the interpreter while it computes.
+    """Detect in two threads if that pays off: the detector releases the interpreter while it computes.
 
-    Long clips are halved with one thread too: what is found must not depend on the machine. A person named
+    Long clips are halved even with one thread, so that results do not depend on the machine. A person named
     by number is followed from the first frame on.
     """
     if len(frames) < 64 or face:

@@ -1,4 +1,4 @@
-"""Which way up a face is: the detector claims upright faces in pictures that stand on their head."""
+"""The orientation of a face: the detector claims upright faces even in upside-down pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from rome_lightning.types.landmarks import LEFT_IRIS, RIGHT_IRIS
 
 AGREEMENT = 0.2
-"""Mean distance of landmarks, in iris distances, below which two findings are of one face in one pose. Turned
+"""Mean distance of landmarks, in iris distances, below which two detections show one face in one pose. Turned
 views of a true face differ by 0.02 to 0.06, invented ones by more than 0.9."""
 
 
@@ -29,8 +29,8 @@ def quarter_turns(find: Callable[[np.ndarray], Sequence[Face]], picture: UInt8[n
     """Counter-clockwise quarter turns (``np.rot90``) that set the face of a picture upright.
 
     A face is found at any roll up to 90 degrees to either side, so of four views, each turned further by a
-    quarter, three show a true face in the same place. What the detector makes of a face on its head is
-    found in that view alone.
+    quarter, three show a true face in the same place. What the detector invents for an upside-down face
+    appears in only one view.
 
     Args:
         find: faces of a view.
@@ -53,9 +53,9 @@ def stands_upside_down(
     picture: UInt8[np.ndarray, "h w 3"],
     landmarks: Float[np.ndarray, "478 d"],
 ) -> bool:
-    """Whether landmarks found in a picture are an upright face read into one that stands on its head.
+    """Whether the detector saw an upright face in an upside-down one.
 
-    Costs one look where the picture turned by half shows no other face.
+    Costs one detection if the picture rotated by half a turn shows no other face.
 
     Args:
         find: faces of a view.

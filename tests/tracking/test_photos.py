@@ -52,7 +52,7 @@ def test_sunglasses_are_taken_with_a_warning(tracker: Tracker, photo: np.ndarray
     frames, said = tracked(tracker, np.asarray(picture))
     assert len(frames) == 1
     assert "me.jpg: glasses or another thing before the eyes" in said
-    assert "hand or thing" not in said
+    assert "hand or object" not in said
 
 
 @pytest.mark.parametrize("turns", [1, 2])

@@ -1,4 +1,4 @@
-"""FLAME parameters that DECA, EMOCA, SMIRK and VHAP have found."""
+"""FLAME parameters from DECA, EMOCA, SMIRK and VHAP."""
 
 from rome_lightning.tracking.foreign.applying import (
     MOST_RESIDUAL,

@@ -1,4 +1,4 @@
-"""Another tracker's parameters in place of our fit: its camera becomes ours, and the picture checks both."""
+"""Replace our fit with another tracker's parameters: convert its camera, check both by the picture."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
 
 MOST_RESIDUAL = 0.15
-"""Landmark error, in distances of the irises, beyond which parameters do not belong to the picture: trackers
-of other landmarks differ from ours by less than half of it."""
+"""Landmark error, in interocular distances, beyond which parameters do not belong to the picture; trackers
+with other landmarks differ from ours by less than half of it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Applied:
 
     clip: TrackedClip
     camera_error: Float[Tensor, " n"] | None
-    """Mean distance of the face's vertices in the other tracker's projection and in ours, in distances of the
-    irises; None where it has no camera, and ours is fitted to the landmarks."""
+    """Mean distance between the face's vertices in the other tracker's projection and in ours, in interocular
+    distances; None if it has no camera, so that ours is fitted to the landmarks."""
 
 
 def apply_track(
@@ -49,17 +49,17 @@ def apply_track(
 ) -> Applied:
     """Replace the parameters of a tracked clip.
 
-    The camera is the weak perspective that comes nearest to the other tracker's projection of the face. It is
-    exact for cameras of DECA's kind; of perspective, the direction to the head and its size stay. Frames
+    The camera is the weak perspective nearest to the other tracker's projection of the face. It is exact for
+    cameras like DECA's; from a perspective camera, it keeps the direction and size of the head. Frames
     that our landmarks contradict by more than ``MOST_RESIDUAL`` are marked ``POOR_FIT``.
 
     Args:
         head: FLAME; it gets MediaPipe's landmarks if it has none.
-        clip: in which the tracker has found the person.
+        clip: in which the tracker found the person.
         track: one row per frame of the clip.
         shape: identity of all frames, as many coefficients as the track has; its mean, if None.
-        picture_size: height and width of the pictures that the other tracker has seen, where ours has seen
-            them reduced.
+        picture_size: height and width of the pictures that the other tracker saw, if ours saw them
+            downscaled.
 
     Raises:
         ValueError: the head is not FLAME, or the counts differ.
@@ -108,7 +108,7 @@ def apply_to_photos(
         clips: of one frame each.
         tracks: of one row each.
         names: of the photographs, for messages.
-        warn: called with what the parameters cannot hold.
+        warn: called with everything that the parameters cannot represent.
 
     Raises:
         ValueError: as for ``apply_track``, or parameters do not belong to their photograph.
@@ -121,9 +121,10 @@ def apply_to_photos(
         applied = apply_track(head, clip, track, shape)
         if int(applied.clip.problems[0]) & Problem.POOR_FIT:
             raise ValueError(
-                f"the parameters do not fit {name}: its landmarks are {float(applied.clip.residual[0]):.0%} "
-                f"of the distance of the eyes away from the head's (at most {MOST_RESIDUAL:.0%}); is it the "
-                f"picture that {track.kind} has seen, and if that was a crop, does the file have tform?"
+                f"the parameters do not fit {name}: its landmarks are "
+                f"{float(applied.clip.residual[0]):.0%} of the interocular distance away from the head's "
+                f"(at most {MOST_RESIDUAL:.0%}); is it the picture that {track.kind} saw, and if that was "
+                "a crop, does the file have tform?"
             )
         for text in describe(track, applied):
             warn(f"{name}: {text}")
@@ -132,12 +133,12 @@ def apply_to_photos(
 
 
 def describe(track: FlameTrack, applied: Applied) -> list[str]:
-    """What of a track is lost, one text each; empty where nothing is."""
-    texts = [f"{text}: left out, FLAME's parameters do not have them" for text in track.left_out]
+    """What is lost of each track, as text; empty if nothing is."""
+    texts = [f"{text}: ignored, because FLAME's parameters do not have them" for text in track.left_out]
     if isinstance(track.camera, PinholeCamera) and applied.camera_error is not None:
         texts.append(
-            f"the camera of {track.kind} has perspective, ours has not: its projection of the face and ours "
-            f"differ by {float(applied.camera_error.median()):.1%} of the distance of the eyes"
+            f"the camera of {track.kind} has perspective, ours does not: the two projections of the face "
+            f"differ by {float(applied.camera_error.median()):.1%} of the interocular distance"
         )
     return texts
 
@@ -156,7 +157,7 @@ def _head_params(head: HeadModel, track: FlameTrack) -> HeadParams:
 
 
 def _fitted_width(values: Float[Tensor, "n k"], width: int) -> Float[Tensor, "n w"]:
-    """Principal components come by size: the last ones are cut off, or 0 where they were not estimated."""
+    """Principal components are sorted by size: surplus ones are dropped, missing ones are 0."""
     return F.pad(values[:, :width], (0, max(width - values.shape[1], 0)))
 
 
@@ -190,7 +191,7 @@ def _nearest_camera(
     centre, goal = points.mean(1), goals.mean(1)
     local, wanted = points - centre[:, None], goals - goal[:, None]
     scale = (local * wanted).sum((1, 2)) / local.square().sum((1, 2))
-    # Frames without a face have no goals; they are not used, but must stay finite.
+    # Frames without a face have no targets; they are unused but must stay finite.
     scale = torch.where(scale.abs() > 1e-6, scale, torch.ones_like(scale))
     return torch.cat([scale[:, None], goal / scale[:, None] - centre], dim=1)
 

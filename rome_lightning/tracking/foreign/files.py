@@ -1,4 +1,4 @@
-"""Parameter files of other trackers as plain arrays; nothing in them runs."""
+"""Parameter files of other trackers as plain arrays, without running their code."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def read_arrays(path: Path, wanted: Iterable[str]) -> Arrays:
 
     Args:
         path: file with one of ``FILE_SUFFIXES`` but ``.json``, or folder.
-        wanted: names; others are not read, however large they are.
+        wanted: names; others are not read, however large.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, of another kind, or holds more than data.
+        ValueError: the file is damaged, of another kind, or contains more than data.
     """
     if not path.exists():
         raise FileNotFoundError(f"no FLAME parameters at {path}")
@@ -42,10 +42,11 @@ def read_arrays(path: Path, wanted: Iterable[str]) -> Arrays:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say which file it was, whatever a library stumbles over in it."""
+    """Name the file in whatever error a library raises for it."""
     try:
         yield
-    # Damaged files make scipy, zlib, zipfile, numpy and torch raise errors of their own that share no base.
+    # Damaged files make scipy, zlib, zipfile, numpy and torch raise their own errors, which share no base
+    # class.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -79,7 +80,7 @@ def _content(path: Path, names: set[str]) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> NDArray[np.float64] | None:
-    """An array of numbers; None for what is none, such as names or tensors in a pickle."""
+    """An array of numbers; None for anything else, such as names or tensors in a pickle."""
     if isinstance(value, torch.Tensor):
         # NumPy lacks bfloat16.
         value = value.detach().double().numpy()
@@ -115,12 +116,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: it is no JSON, or holds something else.
+        ValueError: it is not JSON, or contains something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold an object, it holds a {type(content).__name__}")
+        raise ValueError(f"{path} should contain an object, but contains a {type(content).__name__}")
     return content

@@ -31,12 +31,12 @@ _OTHERS = (
 )  # fmt: skip
 _ALL = {*_OTHERS, *(name for names in _NAMES.values() for name in names)}
 _SEEN_EYELID = 0.05
-"""Eyelid weights of SMIRK above this are worth a word."""
+"""Eyelid weights of SMIRK above this are reported."""
 
 
 @dataclass(frozen=True)
 class FlameTrack(TensorStruct):
-    """What another tracker found, one row per picture; angles are axis-angles in radians."""
+    """Parameters of another tracker, one row per picture; rotations are axis-angle, radians."""
 
     shape: Float[Tensor, "n s"]
     expression: Float[Tensor, "n e"]
@@ -49,9 +49,9 @@ class FlameTrack(TensorStruct):
     kind: str
     """One of ``KINDS``."""
     names: tuple[str, ...] = ()
-    """Of the pictures, where the file tells; VHAP's time steps."""
+    """Names of the pictures if the file states them; VHAP's time steps."""
     left_out: tuple[str, ...] = ()
-    """What the file holds beyond FLAME's parameters."""
+    """Content of the file beyond FLAME's parameters."""
 
     def __len__(self) -> int:
         return self.expression.shape[0]
@@ -63,15 +63,15 @@ def read_track(path: Path, kind: str | None = None) -> FlameTrack:
     Args:
         path: ``.npz``, ``.npy``, ``.pt``, ``.pkl`` or ``.mat`` with arrays under the tracker's own names, a
             folder of ``.npy`` files (EMOCA), or ``transforms.json`` (VHAP's export).
-        kind: one of ``KINDS``; by default what the names say.
+        kind: one of ``KINDS``; by default inferred from the names.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds no parameters of this kind.
+        ValueError: the file is damaged, or has no parameters of this kind.
     """
     if path.suffix.lower() == ".json":
         if kind not in (None, "vhap"):
-            raise ValueError(f"{path} is no parameter file of {kind}: only VHAP's export is JSON")
+            raise ValueError(f"{path} is not a parameter file of {kind}: only VHAP's export is JSON")
         track = _from_transforms(path)
     else:
         track = _from_arrays(path, kind)
@@ -88,7 +88,7 @@ def _from_arrays(path: Path, kind: str | None) -> FlameTrack:
 
 
 def _check(path: Path, track: FlameTrack) -> None:
-    """Raise ValueError for what no reader looks at."""
+    """Raise ValueError for problems that the readers do not check."""
     for name, value in vars(track).items():
         parts = vars(value).values() if isinstance(value, TensorStruct) else (value,)
         if not all(bool(part.isfinite().all()) for part in parts if isinstance(part, Tensor)):
@@ -117,7 +117,7 @@ def join_tracks(path: Path, tracks: Sequence[FlameTrack]) -> FlameTrack:
     cameras = [track.camera for track in tracks]
     kinds = {(type(camera), getattr(camera, "crop_from_picture", None) is None) for camera in cameras}
     if len(kinds) > 1:
-        raise ValueError(f"in {path}, some pictures have cam or tform and others have not")
+        raise ValueError(f"in {path}, some pictures have cam or tform and others do not")
     left_out = tuple(dict.fromkeys(text for track in tracks for text in track.left_out))
     return replace(FlameTrack.cat(tracks), left_out=left_out)
 
@@ -127,15 +127,15 @@ def _kind_of(path: Path, arrays: Arrays, kind: str | None) -> str:
     if not fitting:
         wanted = "; ".join(f"{k}: {', '.join(names)}" for k, names in _NAMES.items())
         found = ", ".join(sorted(arrays)) or "none of them"
-        raise ValueError(f"{path} holds no FLAME parameters that are known here ({wanted}); it has {found}")
+        raise ValueError(f"{path} has no known FLAME parameters ({wanted}); it has {found}")
     missing = [name for name in _NAMES[fitting[0]] if name not in arrays]
     if missing:
-        raise ValueError(f"{path} is no parameter file of {fitting[0]}: it lacks {', '.join(missing)}")
+        raise ValueError(f"{path} is not a parameter file of {fitting[0]}: it lacks {', '.join(missing)}")
     return fitting[0]
 
 
 def _rows(path: Path, arrays: Arrays, name: str, width: int | None, count: int | None = None) -> Tensor:
-    """An array as (rows, width), as many as there are frames."""
+    """An array as (rows, width), with a row per frame."""
     array = np.atleast_1d(arrays[name])
     if array.ndim == 3 and array.shape[1] == 1:
         array = array[:, 0]
@@ -240,7 +240,7 @@ def _from_vhap(path: Path, arrays: Arrays) -> FlameTrack:
     lacking = [name for name in ("focal_length", "image_size") if name not in arrays]
     if lacking:
         raise ValueError(
-            f"{path} has no {lacking[0]}, so its cameras were calibrated and are not in it; give the "
+            f"{path} has no {lacking[0]}, so its cameras were calibrated and are not in the file; pass the "
             "transforms.json of vhap/export_as_nerf_dataset.py"
         )
     count = len(_rows(path, arrays, "expr", None))
@@ -281,16 +281,18 @@ def _frame_of_transforms(path: Path, frame: dict[str, Any]) -> FlameTrack:
         raise ValueError(
             f"{path}: a frame lacks its camera or flame_param_path ({error}); export with FLAME parameters"
         ) from error
-    # Whoever made the file must not choose what else of this computer is read.
+    # The file's author must not choose which other files of this computer are read.
     if not file.is_relative_to(path.parent.resolve()):
         raise ValueError(
-            f"{path}: flame_param_path of {name} is outside its folder; give the transforms.json of the "
+            f"{path}: flame_param_path of {name} is outside its folder; pass the transforms.json of the "
             "sequence that the file belongs to"
         )
     turn = world_from_cam[:3, :3] if world_from_cam.shape == (4, 4) else np.zeros((3, 3))
     rigid = np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) and np.linalg.det(turn) > 0
     if not rigid or not np.allclose(world_from_cam[3], [0, 0, 0, 1]):
-        raise ValueError(f"{path}: transform_matrix of {name} is no 4 x 4 matrix of a rotation and a shift")
+        raise ValueError(
+            f"{path}: transform_matrix of {name} is not a 4 x 4 matrix of a rotation and a translation"
+        )
     arrays = read_arrays(file, _ALL)
     _kind_of(file, arrays, "vhap")
     moved = np.eye(4)

@@ -294,10 +294,10 @@ def test_vhap_export_with_cameras(head: HeadModel, codes: dict[str, np.ndarray],
         ({"flame_param_path": "flame_param/link.npz"}, "outside its folder"),
         ({"flame_param_path": 3}, "lacks its camera or flame_param_path"),
         ({"flame_param_path": "a\0.npz"}, "lacks its camera or flame_param_path"),
-        ({"transform_matrix": np.zeros((4, 4)).tolist()}, "no 4 x 4 matrix of a rotation"),
-        ({"transform_matrix": np.full((4, 4), np.nan).tolist()}, "no 4 x 4 matrix of a rotation"),
-        ({"transform_matrix": np.diag([1, 1, 1, 0]).tolist()}, "no 4 x 4 matrix of a rotation"),
-        ({"transform_matrix": np.diag([-1, 1, 1, 1]).tolist()}, "no 4 x 4 matrix of a rotation"),
+        ({"transform_matrix": np.zeros((4, 4)).tolist()}, "not a 4 x 4 matrix of a rotation"),
+        ({"transform_matrix": np.full((4, 4), np.nan).tolist()}, "not a 4 x 4 matrix of a rotation"),
+        ({"transform_matrix": np.diag([1, 1, 1, 0]).tolist()}, "not a 4 x 4 matrix of a rotation"),
+        ({"transform_matrix": np.diag([-1, 1, 1, 1]).tolist()}, "not a 4 x 4 matrix of a rotation"),
         ({"transform_matrix": [[1, 2], [3]]}, "lacks its camera"),
         ({"transform_matrix": [[1, 0, 0, 1e60], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}, "not finite"),
         ({"w": 10**400}, "lacks its camera"),
@@ -422,7 +422,7 @@ def test_bad_files_are_refused_with_a_reason(
     with pytest.raises(ValueError, match="cannot be read as parameters"):
         read_track(tmp_path / "hostile.pt")
     np.savez(tmp_path / "vertices.npz", verts=np.zeros((5023, 3)), landmarks2d=np.zeros((68, 2)))
-    with pytest.raises(ValueError, match="no FLAME parameters that are known here"):
+    with pytest.raises(ValueError, match="no known FLAME parameters"):
         read_track(tmp_path / "vertices.npz")
     np.savez(tmp_path / "codes.npz", **{**codes, "exp": codes["exp"][:2]})
     with pytest.raises(ValueError, match="pose has 3 frames, other arrays 2"):
@@ -439,7 +439,7 @@ def test_bad_files_are_refused_with_a_reason(
     content = vhap_file(tmp_path / "tracked.npz", codes, 1.6, 1.0)
     del content["focal_length"]
     np.savez(tmp_path / "tracked.npz", **content)
-    with pytest.raises(ValueError, match=r"give the transforms\.json"):
+    with pytest.raises(ValueError, match=r"pass the transforms\.json"):
         read_track(tmp_path / "tracked.npz")
     np.savez(tmp_path / "codes.npz", **codes)
     world = posed(head, codes)
