@@ -1,1 +1,1 @@
-"""Trained runs against each other, with intervals."""
+"""Comparisons of trained runs, with intervals."""

@@ -21,12 +21,12 @@ SAME_FOR_ALL = {
     "networks": "the networks of the metrics",
     "head": "the head model",
 }
-"""Entries of an evaluation's summary that must be equal."""
+"""Entries of an evaluation's summary that must match."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All results of a comparison and what they rest on."""
+    """All results of a comparison and their basis."""
 
     protocol: str
     configurations: list[Configuration]
@@ -40,7 +40,7 @@ class Comparison:
     """Settings in which the configurations differ."""
     options: CompareOptions
     num_dropped: int
-    """Pairs that some run lacks, left out on request."""
+    """Pairs that some run lacks, dropped on request."""
     ceilings: dict[str, tuple[float | None, float | None]]
     """Ceiling and floor of the protocol per ``task/metric``."""
     num_missing: dict[str, int]
@@ -133,7 +133,7 @@ def compare(
     if len(configurations) < 2:
         raise ValueError(
             "there is only one configuration; runs that differ only in their seed are pooled, so nothing "
-            "is left to compare (--separate-seeds keeps them apart)"
+            "is left to compare (--separate-seeds keeps them separate)"
         )
     runs = [run for configuration in configurations for run in configuration.runs]
     evaluations = [run.evaluation(protocol) for run in runs]
@@ -153,7 +153,7 @@ def compare(
         fact = facts.get(task, {}).get(metric, {})
         if "higher_is_better" not in fact:
             raise ValueError(
-                f"{evaluations[0].folder}/summary.json does not say which values of {name} are good"
+                f"{evaluations[0].folder}/summary.json does not state whether high values of {name} are good"
             )
         ceilings[name] = (fact.get("ceiling"), fact.get("floor"))
         rows = (frame["task"] == task).to_numpy()
@@ -249,7 +249,7 @@ def _align(
         )
         raise ValueError(
             f"the runs were not scored on the same {len(everything)} pairs: {lacking}; complete the "
-            "evaluation, or compare the pairs that all have with --common-pairs true"
+            "evaluation, or compare only the common pairs with --common-pairs true"
         )
     if not len(shared):
         raise ValueError("no pair was scored in all runs")
@@ -271,7 +271,7 @@ def _chosen(evaluations: Sequence[RunScores], wanted: Sequence[str]) -> list[tup
 
 
 def _matches(wanted: str, name: str) -> bool:
-    """Whether a name is or begins with what was wanted: ``lpips`` means ``lpips_alex/full``."""
+    """Whether a name equals or begins with the requested one: ``lpips`` matches ``lpips_alex/full``."""
     return name.startswith(wanted) and name[len(wanted) :][:1] in ("", "/", "_")
 
 
@@ -283,7 +283,7 @@ def _set_scores(
     base: int,
     fact: dict[str, Any],
 ) -> list[Result]:
-    """Scores that have no value per pair, such as distances of whole sets: means without intervals."""
+    """Scores without a value per pair, such as distances of whole sets: means without intervals."""
     entries = [e.summary.get("metrics", {}).get(task, {}).get(metric, {}) for e in evaluations]
     results, start = [], 0
     for index, configuration in enumerate(configurations):
@@ -303,5 +303,5 @@ def _set_scores(
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    """NaN if a value is missing: no average over what happens to be there."""
+    """The mean, or NaN if any value is missing."""
     return float("nan") if None in values else float(np.mean(np.asarray(values, float)))

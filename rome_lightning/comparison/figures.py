@@ -18,7 +18,7 @@ _MOST_CURVES = 12
 def interval_figure(comparison: Comparison) -> Figure:
     """Differences to the baseline with their intervals, a panel per metric.
 
-    Green and red hold; grey is undecided. The vertical line is the baseline.
+    Green and red are significant; grey is undecided. The vertical line is the baseline.
     """
     names = [n for n in comparison.names if any(r.interval for r in comparison.metric(n))]
     if not names:

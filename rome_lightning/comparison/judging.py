@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from rome_lightning.comparison.statistics import Interval, Layout, Spread, paired_interval, seed_spread
 
 Verdict = Literal["better", "worse", "undecided", "one seed", "baseline", "no pairs"]
-"""``one seed``: these checkpoints differ on other people too, but whether the configurations do is unknown,
-because the effect of the seed is unknown. ``no pairs``: a score of the whole set, no interval."""
+"""``one seed``: these checkpoints differ on other people too, but the effect of the seed is unknown, so the
+configurations may not differ. ``no pairs``: a score of the whole set, no interval."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Result:
     num_pairs: int
     """Pairs in which every run has a value."""
     num_failed: int
-    """Pairs that can be scored and have no value in some run of this configuration."""
+    """Pairs that could be scored but lack a value in some run of this configuration."""
 
     @property
     def name(self) -> str:
@@ -94,8 +94,8 @@ class Cell:
         """Results of the configurations, in their order."""
         there = np.isfinite(self.values)
         defined = there.all(0)
-        # Where any run has a value, the ground truth allows one. Where none has, only a prediction in which
-        # no face is found is known to be at fault.
+        # If any run has a value, the ground truth allows one. If none has, only a prediction without a face
+        # is known to be at fault.
         possible = there.any(0) | self.unseen
         filled, worst = self.values, self._worst()
         if worst is not None:
@@ -114,7 +114,7 @@ class Cell:
         return np.split(rows, np.cumsum(self.sizes)[:-1])
 
     def _worst(self) -> float | None:
-        """What a prediction without a value counts; None if the metric has no penalty.
+        """Penalty for a prediction without a value; None if the metric has none.
 
         An evaluation that does not state it gets the worst value of all runs.
         """

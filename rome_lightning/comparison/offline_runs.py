@@ -31,17 +31,17 @@ class OfflineRun:
 
 
 def find_record(folder: Path) -> Path | None:
-    """The ``run-ID.wandb`` of a folder of W&B; None if it is no such folder."""
+    """The ``run-ID.wandb`` of a folder of W&B; None if it is not such a folder."""
     if not folder.name.startswith(("offline-run-", "run-")):
         return None
     return next(iter(sorted(folder.glob("run-*.wandb"))), None)
 
 
 def read_record(path: Path) -> OfflineRun:
-    """Read a record; what a killed process has not finished writing is left out.
+    """Read a record, ignoring an entry that a killed process left incomplete.
 
     Raises:
-        ValueError: it is no record of W&B, or damaged.
+        ValueError: it is not a W&B record, or damaged.
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -83,7 +83,7 @@ def _records(path: Path) -> Iterator[bytes]:
     """Contents of a log in LevelDB's format: blocks of 32 KB, records cut where a block ends."""
     data = path.read_bytes()
     if not data.startswith(b":W&B"):
-        raise ValueError(f"{path} is no record of Weights & Biases")
+        raise ValueError(f"{path} is not a record of Weights & Biases")
     place, parts = _HEADER_BYTES, []
     while place + _HEAD.size <= len(data):
         left = _BLOCK - place % _BLOCK

@@ -35,7 +35,7 @@ def write_page(
         path: of the page, ``.html``.
         comparison: of runs.
         provenance: what made it.
-        truth: gives real frames, to stand before the runs' own.
+        truth: returns real frames, shown before the runs' own.
     """
     media = path.with_name(f"{path.stem}_files")
     media.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,9 @@ def write_page(
     sections = [
         Section(
             "Results",
-            "A difference is the configuration's mean less the baseline's, over the same pairs. The interval "
-            "holds the true difference in 95 of 100 such experiments; docs/comparison.md says on what terms.",
+            "A difference is the configuration's mean minus the baseline's, over the same pairs. The "
+            "interval contains the true difference in 95 of 100 such experiments; docs/comparison.md "
+            "states the assumptions.",
             tables=[results_table(comparison)],
             pictures=_intervals(comparison, media),
         ),
@@ -80,7 +81,7 @@ def _bins(comparison: Comparison, media: Path, truth: Truth | None) -> list[Sect
 
 
 def largest_turns(comparison: Comparison) -> list[int]:
-    """Row of each person's pair with the largest rotation of which all configurations have a picture."""
+    """Row of each person's pair with the largest rotation for which all configurations have an image."""
     if comparison.rotation_deg is None:
         return []
     best: dict[str, int] = {}
@@ -135,10 +136,9 @@ def _task_section(comparison: Comparison, task: str, media: Path, truth: Truth |
         )
     text = (
         f"Ordered by {name}. "
-        + "The same frame of every configuration (its first seed), from the pictures that "
-        "the evaluations kept."
+        + "The same frame of every configuration (its first seed), from the images that the evaluations kept."
         if pictures
-        else f"Ordered by {name}. The evaluations kept no picture that all runs have."
+        else f"Ordered by {name}. The evaluations kept no image that all runs have."
     )
     return Section(f"Cases: {task}", text, tables=[_largest(comparison, values, name)], pictures=pictures)
 
@@ -198,7 +198,7 @@ def side_by_side(
     Args:
         comparison: of runs.
         case: from ``find_cases``.
-        truth: gives real frames, to stand first.
+        truth: returns real frames, shown first.
     """
     index = case.index
     paths = _picture_paths(comparison, index)

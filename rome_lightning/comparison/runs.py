@@ -33,7 +33,7 @@ NOT_CONFIGURATION = (
     *("data.init_args.seed", "data.init_args.num_workers", "trainer.default_root_dir", "trainer.logger"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.callbacks"),
 )
-"""Options, with all below them, in which runs of one configuration may differ."""
+"""Options, with their nested options, in which runs of one configuration may differ."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class Run:
     def configuration(self) -> str:
         """Equal for runs that differ in their seed only.
 
-        A folder without ``config.yaml``, such as another system's predictions, is a configuration of its own,
-        and so is one that does not say its seed: other data would be taken for other seeds.
+        A folder without ``config.yaml``, such as another system's predictions, is a separate configuration,
+        and so is one without a recorded seed: other data could be mistaken for other seeds.
         """
         if not self.is_known:
             return str(self.path.resolve())
-        # A path does not say which version of a dataset was there.
+        # A path does not identify the version of a dataset.
         content = {**settings(self.config), "dataset_hash": self.summary.get("dataset_hash")}
         return json.dumps(content, sort_keys=True, default=str)
 
     @property
     def is_known(self) -> bool:
-        """Whether the folder says with which settings and seed the run was trained."""
+        """Whether the folder records the settings and seed of the training."""
         return bool(self.config) and self.seed is not None
 
     @property
@@ -133,7 +133,7 @@ class Run:
         pairs["driver_identity"] = pairs["driver_identity"].fillna("")
         repeated = int(pairs.duplicated(list(UNIT_COLUMNS)).sum())
         if repeated:
-            raise ValueError(f"{table} holds {repeated} pairs twice; delete the folder and evaluate again")
+            raise ValueError(f"{table} contains {repeated} pairs twice; delete the folder and evaluate again")
         return RunScores(folder, read_json(summary), pairs)
 
     def learning_curves(self) -> dict[str, list[tuple[float, float]]]:
@@ -145,7 +145,7 @@ def read_run(path: Path) -> Run:
     """Open a run folder.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is no run.
+        FileNotFoundError: there is no such folder, or it is not a run.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder at {path}")
@@ -153,7 +153,8 @@ def read_run(path: Path) -> Run:
         (path / name).exists() for name in ("config.yaml", "summary.json", "evaluation", "metrics.csv")
     ):
         raise FileNotFoundError(
-            f"{path} is no run folder: it has neither config.yaml, summary.json, metrics.csv nor evaluation/"
+            f"{path} is not a run folder: it has neither config.yaml, summary.json, metrics.csv nor "
+            "evaluation/"
         )
     return Run(path)
 
@@ -171,12 +172,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is broken: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
+        raise ValueError(f"{path} should contain a JSON object, but contains a {type(content).__name__}")
     return content
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of each series of a CSV of metrics; rows that are not complete yet are left out."""
+    """(step, value) of each series of a CSV of metrics; incomplete rows are skipped."""
     curves: dict[str, list[tuple[float, float]]] = {}
     if not path.is_file():
         return curves
@@ -245,8 +246,8 @@ def _refuse_repetition(runs: list[Run]) -> None:
         other = seeds.setdefault(run.seed, run)
         if other is not run:
             raise ValueError(
-                f"{other.path} and {run.path} are the same configuration with the same seed {run.seed}: "
-                "a repetition says nothing about other seeds; leave one out"
+                f"{other.path} and {run.path} are the same configuration with the same seed {run.seed}: a "
+                "repetition says nothing about other seeds; omit one"
             )
 
 

@@ -1,7 +1,7 @@
-"""Intervals of paired differences between trained systems, right for few people and few seeds.
+"""Intervals of paired differences between trained systems, valid for few people and few seeds.
 
 A difference between two configurations is measured on a sample of people with a sample of training seeds;
-both would be others the next time. The people are resampled (hierarchical bootstrap: identities, then clips
+another experiment would have others. The people are resampled (hierarchical bootstrap: identities, then clips
 within them); the seeds are too few for that and enter through the spread of whole runs.
 
 Two corrections make the 95 % interval cover 95 %, where the textbook bootstrap covers 80 % for five people:
@@ -27,7 +27,7 @@ _BLOCK = 4_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """To which clip, identity and driver each scored pair belongs.
+    """Clip, identity and driver of each scored pair.
 
     Pairs are averaged over a clip, clips over an identity, identities over the set: a long clip or a person
     with many clips has no more weight than another.
@@ -38,7 +38,7 @@ class Layout:
     identity: Int[np.ndarray, c]
     """Identity of each clip, from 0; every identity has a clip."""
     driver: Int[np.ndarray, p] | None = None
-    """Who drives each pair, from 0, in cross-reenactment."""
+    """Driver of each pair, from 0, in cross-reenactment."""
 
     @property
     def num_identities(self) -> int:
@@ -75,10 +75,10 @@ def group_means(values: Float[np.ndarray, "*r n"], group: Int[np.ndarray, n]) ->
 
 @dataclass(frozen=True)
 class Spread:
-    """What a random factor adds to the variance of a mean: a mean square, less that of its interaction.
+    """A random factor's part in the variance of a mean: a mean square, minus that of its interaction.
 
-    Both are variances of the difference that is looked at; the second estimates the part of the first that
-    the spread between identities holds already.
+    Both are variances of the difference in question; the second estimates the part of the first that
+    the spread between identities already contains.
     """
 
     mean_square: float
@@ -99,7 +99,7 @@ class Spread:
 
 
 def seed_spread(runs: list[Float[np.ndarray, "s i"]], num_a: int, num_b: int) -> Spread:
-    """What the choice of seeds adds to the variance of a difference between two configurations.
+    """Contribution of the seeds to the variance of a difference between two configurations.
 
     Args:
         runs: per configuration, the identity means of each of its seeds. All configurations of a comparison
@@ -124,7 +124,7 @@ def seed_spread(runs: list[Float[np.ndarray, "s i"]], num_a: int, num_b: int) ->
 
 
 def driver_spread(difference: Float[np.ndarray, p], layout: Layout) -> Spread:
-    """What the choice of drivers adds when one driver drives several people.
+    """Contribution of the drivers to the variance if one driver drives several people.
 
     The sandwich of two-way clustering: sums of weighted residuals over drivers, less those over pairs of
     driver and identity, which the identities hold already.
@@ -148,7 +148,7 @@ def driver_spread(difference: Float[np.ndarray, p], layout: Layout) -> Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference and where the true one lies with the stated confidence."""
+    """A difference with its confidence interval."""
 
     difference: float
     low: float

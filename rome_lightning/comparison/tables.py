@@ -25,7 +25,7 @@ def results_table(comparison: Comparison) -> Table:
         digits = digits_of(results)
         arrow = "up" if results[0].higher_is_better else "down"
         labels = [f"{name} ({arrow})", _bounds(comparison, name, digits), *[""] * len(results)]
-        # There are more labels than results: the rest of the column stays empty.
+        # There are more labels than results, so the rest of the column stays empty.
         rows += [[label, *_cells(result, digits)] for label, result in zip(labels, results, strict=False)]
     return Table(columns, rows, caption(comparison))
 
@@ -64,7 +64,7 @@ def _binned(result: Result, digits: int) -> str:
 
 
 def _bounds(comparison: Comparison, name: str, digits: int) -> str:
-    """Scores of doing nothing (floor) and of the truth itself (ceiling)."""
+    """Scores of doing nothing (floor) and of the ground truth itself (ceiling)."""
     ceiling, floor = comparison.ceilings[name]
     shown = [("floor", floor), ("ceiling", ceiling)]
     return ", ".join(f"{what} {value:.{digits}f}" for what, value in shown if value is not None)
@@ -97,34 +97,34 @@ def digits_of(results: list[Result]) -> int:
 
 
 def caption(comparison: Comparison) -> str:
-    """The caption: what the table says and what it does not."""
+    """The caption, which states what the table shows and what it does not."""
     options = comparison.options
     parts = [f"Protocol {comparison.protocol}, differences to {comparison.baseline.name}."]
     if options.scope == "checkpoints":
-        parts.append("Verdicts are about these checkpoints on other people, not about training again.")
+        parts.append("Verdicts apply to these checkpoints on other people, not to retraining.")
     elif any(r.verdict == "one seed" for r in comparison.results):
         parts.append(
             "'one seed': these checkpoints differ on other people, but no configuration has a second seed, "
-            "so nothing tells how much of it is the seed; train one configuration with 3 or more seeds."
+            "so the effect of the seed is unknown; train one configuration with 3 or more seeds."
         )
     elif (repeats := sum(len(c.runs) - 1 for c in comparison.configurations)) in (1, 2):
         parts.append(
-            f"The spread of seeds is known from {repeats} repetition{'s' * (repeats - 1)} only, which makes "
-            "intervals wide: more seeds, of any configuration, narrow them."
+            f"The spread of seeds is estimated from only {repeats} repetition{'s' * (repeats - 1)}, which "
+            "makes intervals wide: more seeds, of any configuration, narrow them."
         )
     judged = sum(r.interval is not None for r in comparison.results)
     if judged > 1 and (chance := judged * (1 - options.confidence)) >= 0.1:
-        parts.append(f"Of {judged} differences, {chance:.1g} would look real by chance if none were.")
+        parts.append(f"Of {judged} differences, {chance:.1g} would look significant by chance.")
     if any(r.num_identities == 1 for r in comparison.results):
         parts.append("One person says nothing about others: no interval.")
     if comparison.num_dropped:
-        parts.append(f"{comparison.num_dropped} pairs that some run lacks are left out.")
+        parts.append(f"{comparison.num_dropped} pairs that some run lacks are omitted.")
     missing = [f"{name} {number}" for name, number in comparison.num_missing.items() if number]
     if missing:
         parts.append(f"Predictions that were absent or unreadable: {', '.join(missing)}.")
     if any(r.num_failed for r in comparison.results):
         parts.append(
-            "Failed pairs are left out of the mean; 'penalised' counts them with the metric's worst value."
+            "Failed pairs are excluded from the mean; 'penalised' counts them with the metric's worst value."
         )
     return " ".join(parts)
 
@@ -133,7 +133,7 @@ def differences_table(comparison: Comparison) -> Table:
     """Settings in which the configurations differ."""
     names = [configuration.name for configuration in comparison.configurations]
     rows = [[key, *(_short(value) for value in values)] for key, values in comparison.differences.items()]
-    about = "Settings that differ; seeds and folders left out."
+    about = "Settings that differ, except seeds and folders."
     return Table(["setting", *names], rows, about if rows else "The configurations' settings are the same.")
 
 

@@ -42,8 +42,8 @@ def training_table(configurations: Sequence[Configuration], metrics: Sequence[st
                 ]
             )
     about = (
-        "Validation metrics of the training at its best checkpoint: no pairs, hence no intervals and no "
-        "verdicts; a checkpoint was chosen by them. Evaluate the runs with `rome evaluate` to compare them."
+        "Validation metrics of training at the best checkpoint, which they selected: no pairs, hence no "
+        "intervals and no verdicts. Evaluate the runs with `rome evaluate` to compare them."
     )
     return Table(["metric", "configuration", "seeds", "mean", "sd over seeds"], rows, about)
 

@@ -1,4 +1,4 @@
-"""Runs of a Weights & Biases project as run folders, so that everything that reads folders reads them too."""
+"""Runs of a Weights & Biases project as run folders, so that all tools for folders can read them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COPY = "rome"
 def fetch_runs(project: str, names: Sequence[str], folder: Path | None = None, api: Any = None) -> list[Run]:
     """Download runs into folders.
 
-    What a run uploaded under ``rome/`` (see ``upload_run``) is taken as it is; without it, settings, summary
+    Content uploaded under ``rome/`` (see ``upload_run``) is used unchanged; without it, settings, summary
     and history of the server become ``config.yaml``, ``summary.json`` and ``metrics.csv``.
 
     Args:
@@ -76,9 +76,10 @@ def _download(run: Any, folder: Path) -> Run:
 
 
 def open_run(path: Path) -> Run:
-    """Open a run folder, or a folder of W&B's (``offline-run-*``) inside of one or alone.
+    """Open a run folder, or a W&B folder (``offline-run-*``) inside one or on its own.
 
-    Alone its settings, summary and history become ``config.yaml``, ``summary.json`` and ``metrics.csv`` in
+    On its own, its settings, summary and history become ``config.yaml``, ``summary.json`` and ``metrics.csv``
+    in
     its folder ``rome``.
 
     Raises:
@@ -103,7 +104,7 @@ def _is_wanted(inner: PurePosixPath) -> bool:
 
 
 def _write_record(run: Any, folder: Path, uploaded: Collection[Path] = ()) -> None:
-    """What the run did not upload itself; anew each time, for it may go on meanwhile."""
+    """Write what the run did not upload itself; repeated each time, since the run may continue."""
     config = folder / "config.yaml"
     settings = dict(run.config)
     facts = settings.pop(FACTS_KEY, {})
@@ -118,7 +119,7 @@ def _write_record(run: Any, folder: Path, uploaded: Collection[Path] = ()) -> No
 
 
 def _plain(value: Any) -> Any:
-    """Settings as YAML can hold them."""
+    """Settings as YAML-compatible data."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

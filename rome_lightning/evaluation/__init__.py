@@ -1,1 +1,1 @@
-"""Scores, tables, pictures and reports."""
+"""Scores, tables, images and reports."""

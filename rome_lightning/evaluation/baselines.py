@@ -21,7 +21,7 @@ BASELINES = ("source", "mean", "warp")
 _GRID = 48
 """Nodes per side at which the warp is computed."""
 _EVERY = 5
-"""Share of the landmarks that carry the warp: one in so many."""
+"""Stride of the landmarks that carry the warp."""
 
 
 class Baseline:
@@ -79,13 +79,13 @@ class Baseline:
 def warp_grid(
     source: Float[Tensor, "l 2"], driver: Float[Tensor, "l 2"], size: int, rigid: bool
 ) -> Float[Tensor, "s s 2"]:
-    """Where each pixel of the driven image comes from, as ``grid_sample`` wants it.
+    """Source position of each pixel of the driven image, as ``grid_sample`` expects it.
 
     Args:
         source: landmarks, pixels.
         driver: landmarks, pixels.
         size: side of the image, pixels.
-        rigid: only turn, scale and shift, as one does when the landmarks belong to another person.
+        rigid: only rotate, scale and shift, for landmarks of another person.
 
     Source: thin-plate spline: Bookstein, Principal warps, 1989.
     """
@@ -96,7 +96,7 @@ def warp_grid(
         matrix, shift = similarity(theirs, ours)
         moved = nodes @ matrix.T + shift
     else:
-        # The border stays, so that shoulders are not torn off.
+        # The border stays fixed, so that shoulders are not torn off.
         edge = np.linspace(0, size - 1, 5)
         border = np.array([(x, y) for x in edge for y in edge if {x, y} & {0.0, float(size - 1)}])
         at = np.concatenate([theirs[::_EVERY], border])

@@ -48,7 +48,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Part:
-    """What is known about a unit once it has been scored."""
+    """The results of a scored unit."""
 
     unit: Unit
     tensors: dict[str, Tensor]
@@ -78,10 +78,10 @@ class Evaluation:
     """One system under one protocol, in one folder.
 
     Args:
-        protocol: what is measured.
+        protocol: defines the metrics.
         pairs: see ``pairs_of``.
         clips: real frames.
-        system: what is measured.
+        system: the measured system.
         folder: of the results, ``<run>/evaluation/<protocol>``.
     """
 
@@ -125,7 +125,7 @@ class Evaluation:
             different = [key for key, value in self.identity.items() if stored.get(key) != value]
             if different:
                 raise ValueError(
-                    f"{self.folder} holds another evaluation (its {', '.join(different)} differs); "
+                    f"{self.folder} contains another evaluation (its {', '.join(different)} differs); "
                     "choose another --output, or start over with --restart"
                 )
             return
@@ -248,7 +248,7 @@ def _is_whole(part: Path) -> bool:
 def floor_scores(
     scorer: Scorer, task: str, source: RealImages, driver: RealImages, follows: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What doing nothing scores: the source copied; for identity in cross-reenactment, the driver shown."""
+    """Scores of doing nothing: the source copied, or, for identity in cross-reenactment, the driver shown."""
     names = scorer.protocol.tasks[task].metrics
     present = torch.ones(len(source), dtype=torch.bool)
     copied = scorer.score(
@@ -275,5 +275,5 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 def describe(evaluation: Evaluation) -> dict[str, Any]:
-    """Hashes that tell evaluations apart."""
+    """Hashes that distinguish evaluations."""
     return dict(evaluation.identity)

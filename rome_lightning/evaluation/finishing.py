@@ -1,4 +1,4 @@
-"""From scored units to the files that people read: summary, table of pairs, pictures and page."""
+"""From scored units to the output files: summary, table of pairs, images and page."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def finish(
         evaluation: whose units are all scored.
         scorer: what scored them.
         run: folder of the training run, if there was one; its seed and configuration are noted.
-        keep_all_frames: keep every picture, not only the examples.
+        keep_all_frames: keep every image, not only the examples.
         checkpoint: what was evaluated, for the summary.
         predictions: the same.
         speed: of the system's stages, if it was measured.
 
     Returns:
-        Values of all pairs by task, and what ``summary.json`` holds.
+        Values of all pairs by task, and the content of ``summary.json``.
     """
     with FileLock(evaluation.folder / ".lock"):
         rows = results.collect(evaluation)
@@ -63,7 +63,7 @@ def finish(
 
 
 def _title(evaluation: Evaluation, run: Path) -> str:
-    """Run, system and protocol, by which open pages are told apart."""
+    """Run, system and protocol, which distinguish open pages."""
     return f"{run.resolve().name}: {evaluation.system.name} under {evaluation.protocol.name}"
 
 

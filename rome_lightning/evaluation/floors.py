@@ -1,4 +1,4 @@
-"""Where a system scores below its floor, and why that may be."""
+"""Scores below the floor, and the likely reasons."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def floor_note(task: str, metrics: dict[str, dict[str, Any]]) -> str:
 
 def _reason(task: str, name: str) -> str:
     if name.startswith(_TREMBLING):
-        return "a copy stands still, so it does not tremble"
+        return "a copy stands still, so it has no jitter"
     if name.startswith(_MESHES):
-        return "the head model without offsets is nearer to the scan, so the offsets do harm"
+        return "the head model without offsets is closer to the scan, so the offsets are harmful"
     if name.startswith("csim"):
         if kind_of(task) == "cross":
-            return "the pictures look less like the source than the driver's own face does"
-        return "the copy is a real picture of the person, which is hard to surpass"
+            return "the images resemble the source less than the driver's own face does"
+        return "the copy is a real image of the person, which is hard to beat"
     if name.startswith(_PICTURES):
         return (
-            "a copy keeps the details that a model has to draw anew, so it wins where source and driver "
-            "hardly differ; protocol turned sorts pairs by rotation"
+            "a copy keeps details that a model must synthesize, so it wins where source and driver hardly "
+            "differ; the protocol turned sorts pairs by rotation"
         )
-    return "a copy is nearer to the driver: the drivers hardly move, or the model follows them badly"
+    return "a copy is closer to the driver: the drivers hardly move, or the model follows them poorly"

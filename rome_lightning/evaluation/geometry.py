@@ -1,4 +1,4 @@
-"""Meshes against true meshes: synthetic heads, whose geometry is known exactly, and scans."""
+"""Meshes against ground truth: synthetic heads with exactly known geometry, and scans."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from rome_lightning.types.landmarks import NOW_POINTS
 
 @dataclass(frozen=True)
 class TrueMesh:
-    """What a prediction is compared with."""
+    """The ground truth of a prediction."""
 
     mesh: Mesh
     """Millimetres."""
     landmarks: Float[Tensor, "n 3"] | None
     """Millimetres; None where no alignment is needed."""
     floor: Mesh | None
-    """What the head model gives without offsets, millimetres; shares the faces of a prediction."""
+    """The head model's mesh without offsets, millimetres; shares the triangles of a prediction."""
     region_of_vertex: dict[str, Tensor]
-    """Masks over the vertices of ``mesh`` for regions that are scored apart."""
+    """Vertex masks of ``mesh`` for regions with separate scores."""
 
 
 class MeshSource(ClipSource, Interface):
-    """Real or synthetic people with their true meshes."""
+    """Real or synthetic people with ground-truth meshes."""
 
     def truth(self, pair: PairItem) -> TrueMesh:
-        """The true mesh of a pair's driver frame."""
+        """The ground-truth mesh of a pair's driver frame."""
         ...
 
 
@@ -62,7 +62,7 @@ class PredictedMesh:
     """A system's answer."""
 
     mesh: Mesh
-    """Millimetres for systems of ours, any unit for others."""
+    """Millimetres for our systems, any unit for others."""
     landmarks: Float[Tensor, "n 3"] | None
 
 
@@ -79,7 +79,7 @@ class MeshSystem(Interface):
         """The source person's mesh under the driver's expression and pose.
 
         Raises:
-            ValueError: there is none; says why.
+            ValueError: there is none; the message says why.
         """
         ...
 
@@ -116,7 +116,7 @@ def in_millimetres(vertices: Float[Tensor, "1 v 3"], head: HeadModel) -> tuple[M
 
 
 class FolderMeshes:
-    """Meshes that another system made: ``geometry/CLIP/SOURCE__FRAME.ply`` or ``.obj``, in millimetres.
+    """Meshes of another system: ``geometry/CLIP/SOURCE__FRAME.ply`` or ``.obj``, in millimetres.
 
     Where the protocol aligns, ``geometry/CLIP/SOURCE__FRAME.txt`` holds the seven landmarks of the NoW
     benchmark.
@@ -130,7 +130,7 @@ class FolderMeshes:
         self.folder, self.name = folder, folder.name
         if not any(self._path(pair) for pair in pairs):
             raise FileNotFoundError(
-                f"{folder} has no mesh for any of {len(pairs)} pairs; wanted {pairs[0].path}.ply"
+                f"{folder} has no mesh for any of {len(pairs)} pairs; expected {pairs[0].path}.ply"
             )
 
     def _path(self, pair: PairItem) -> Path | None:
@@ -161,7 +161,7 @@ class SyntheticFrames(ClipSource, Interface):
 
 
 class SyntheticTruth:
-    """Synthetic people with their exact meshes.
+    """Synthetic people with exact meshes.
 
     Args:
         people: that are drawn.
@@ -175,7 +175,7 @@ class SyntheticTruth:
         self.regions = {name: head.region(name).cpu() for name in regions}
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
-        """Drawn frames with true parameters."""
+        """Rendered frames with ground-truth parameters."""
         return self.people.frames(clip, numbers)
 
     def truth(self, pair: PairItem) -> TrueMesh:
@@ -200,7 +200,7 @@ class ScannedPeople:
         people = sorted(path.parent for path in folder.glob("*/landmarks.txt"))
         if not people:
             raise FileNotFoundError(
-                f"{folder} has no scans; wanted PERSON/photo.png, PERSON/mesh.ply and PERSON/landmarks.txt "
+                f"{folder} has no scans; expected PERSON/photo.png, PERSON/mesh.ply and PERSON/landmarks.txt "
                 "(docs/evaluation.md)"
             )
         self.folder, self.name, self.unit_mm = folder, folder.name, unit_mm
@@ -235,7 +235,7 @@ class ScannedPeople:
 
 
 class GeometryEvaluation(Evaluation):
-    """Scores meshes instead of images; everything else is as for images."""
+    """Scores meshes instead of images; everything else works as for images."""
 
     clips: MeshSource
     system: Any
@@ -337,15 +337,15 @@ def mesh_scores(
 
 
 def _aligned(predicted: PredictedMesh, truth: TrueMesh, rule: MeshRule) -> Mesh:
-    """The prediction moved onto the truth as the rule says."""
+    """The prediction aligned to the ground truth by the rule."""
     if rule.alignment == "none":
         return predicted.mesh
     if predicted.landmarks is None or truth.landmarks is None:
         raise ValueError("no landmarks to align by")
     if predicted.landmarks.shape != truth.landmarks.shape:
         raise ValueError(
-            f"other landmarks: {len(predicted.landmarks)} of the prediction, "
-            f"{len(truth.landmarks)} of the truth"
+            f"different landmarks: the prediction has {len(predicted.landmarks)}, the ground truth "
+            f"{len(truth.landmarks)}"
         )
     scale = rule.alignment == "similarity"
     first = procrustes(predicted.landmarks, truth.landmarks, scale)
@@ -379,8 +379,8 @@ def _vertex_error(ours: Mesh, truth: TrueMesh, region: str) -> float:
     """Mean distance of corresponding vertices."""
     if ours.vertices.shape != truth.mesh.vertices.shape:
         raise ValueError(
-            f"other topology: {len(ours.vertices)} vertices of the prediction, "
-            f"{len(truth.mesh.vertices)} of the truth"
+            f"different topology: the prediction has {len(ours.vertices)} vertices, the ground truth "
+            f"{len(truth.mesh.vertices)}"
         )
     error = (ours.vertices - truth.mesh.vertices).norm(dim=-1)
     return float(error[truth.region_of_vertex[region]].mean() if region else error.mean())

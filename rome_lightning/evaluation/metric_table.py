@@ -14,9 +14,9 @@ class MetricSpec:
 
     higher_is_better: bool
     ceiling: float | None
-    """Value of the ground truth against itself; None where it has to be measured or there is none."""
+    """Score of the ground truth against itself; None if it must be measured or does not exist."""
     worst: float | None
-    """What a prediction that cannot be scored counts in the penalised mean; None: left out there too."""
+    """Value of an unscorable prediction in the penalised mean; None: excluded there too."""
     networks: tuple[str, ...] = ()
     """Assets."""
     tasks: tuple[str, ...] = ("self", "cross")
@@ -63,7 +63,7 @@ def spec_of(metric: str) -> MetricSpec:
     """Facts of a metric.
 
     Raises:
-        ValueError: there is no such metric, or its choice of pixels is missing or senseless.
+        ValueError: there is no such metric, or its choice of pixels is missing or invalid.
     """
     base, _, choice = metric.partition("/")
     if base not in SPECS:

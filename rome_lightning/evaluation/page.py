@@ -1,4 +1,4 @@
-"""Pictures and page of one evaluation."""
+"""Images and page of one evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DIGITS = {"dtssd": 4, "psnr": 2, "akd": 2, "apd": 2, "iqa": 2, "fid": 2, "chamf
 
 
 def number(name: str, value: float | None) -> str:
-    """A value with the digits that are worth reading; a dash where there is none."""
+    """A value with its significant digits; a dash if there is none."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.{_DIGITS.get(name.split('_')[0].split('/')[0], 3)}f}"
@@ -54,7 +54,7 @@ def task_table(name: str, metrics: dict[str, dict[str, Any]]) -> Table:
 
 
 def failure_table(failures: dict[str, Any]) -> Table:
-    """Counts of what could not be scored."""
+    """Counts of failures."""
     rows = []
     for task, counts in failures.items():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in counts["reasons"].items()) or "-"
@@ -119,7 +119,7 @@ def chosen_cases(rows: Rows, metric: str, higher_is_better: bool) -> dict[str, l
 
 
 def fixed_pairs(rows: Rows) -> list[int]:
-    """The middle pair of each clip: the same ones for every system, so that runs can be laid side by side."""
+    """The middle pair of each clip, the same for every system, so that runs can be compared side by side."""
     places: dict[tuple[str, str], list[int]] = {}
     for index, pair in enumerate(rows.pairs):
         places.setdefault((pair.clip, pair.driver_clip), []).append(index)
@@ -228,9 +228,9 @@ def write_page(
         )
     sections.append(
         Section(
-            "What could not be scored",
-            "A pair without a value is left out of the mean and counts as the worst value in the penalised "
-            "mean. Pairs whose real frame shows no face to a network are left out of both.",
+            "Failures",
+            "A pair without a value is excluded from the mean and counts as the worst value in the "
+            "penalised mean. Pairs in whose real frame a network finds no face are excluded from both.",
             tables=[failure_table(summary["failures"])],
         )
     )
@@ -244,7 +244,7 @@ def write_page(
     if not summary["as_published"]:
         lead += (
             f" This dataset has {summary['num_clips']} clips, the published protocol "
-            f"{protocol.dataset.num_clips}: the numbers are not those of the published protocol."
+            f"{protocol.dataset.num_clips}: the scores are not comparable with the published ones."
         )
     write_report(path, title, lead, sections, {k: v for k, v in summary.items() if k != "metrics"})
     return path
@@ -263,6 +263,9 @@ def _about(task: str) -> str:
     if kind_of(task) == "cross":
         return (
             "Another person drives. Floor: the source copied unchanged; for csim the driver's own frame, "
-            "that is the wrong person. Ceiling: the truth against itself."
+            "that is, the wrong person. Ceiling: the ground truth against itself."
         )
-    return "The person drives itself. Floor: the source copied unchanged. Ceiling: the truth against itself."
+    return (
+        "The same person drives. Floor: the source copied unchanged. "
+        "Ceiling: the ground truth against itself."
+    )

@@ -1,4 +1,4 @@
-"""Which source drives to which frame: rules, and lists that hold ids and frame numbers only."""
+"""Pairs of source and driver frames: rules, and lists of ids and frame numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = ("task", "clip", "source", "driver_clip", "frame")
 
 
 class ClipSource(Interface):
-    """Where an evaluation gets real frames from."""
+    """The source of an evaluation's real frames."""
 
     name: str
     """Of the dataset, for people."""
@@ -58,12 +58,12 @@ class PairItem:
 
     @property
     def source_id(self) -> str:
-        """Source frame as results name it."""
+        """Name of the source frame in results."""
         return f"{self.source:06d}"
 
     @property
     def frame_id(self) -> str:
-        """Driver frame as results name it; names the clip too if it is another one."""
+        """Name of the driver frame in results; includes the clip if it is a different one."""
         number = f"{self.frame:06d}"
         return number if self.driver_clip == self.clip else f"{self.driver_clip}@{number}"
 
@@ -74,10 +74,10 @@ class PairItem:
 
 
 def impossible_tasks(protocol: Protocol, clips: Sequence[ClipInfo]) -> dict[str, str]:
-    """Tasks that need two people where the given clips show one, with that reason."""
+    """Tasks that are impossible because they need two people and the clips show one, with that reason."""
     people = {clip.identity for clip in clips}
     return {
-        name: f"it needs two people, the clips that are scored show {len(people)}"
+        name: f"it needs two people, but the scored clips show {len(people)}"
         for name, task in protocol.tasks.items()
         if task.pairs.file is None and task.pairs.kind == "next_identity" and len(people) < 2
     }
@@ -86,7 +86,7 @@ def impossible_tasks(protocol: Protocol, clips: Sequence[ClipInfo]) -> dict[str,
 def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
     """All pairs of a protocol on the given clips, by task, source and frame.
 
-    Tasks that are impossible with these clips are left out, if another one is left.
+    Impossible tasks are skipped as long as another task remains.
 
     Raises:
         ValueError: there is nothing to score, or a list names clips or frames that the data lack.
@@ -107,7 +107,7 @@ def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo])
             raise ValueError(f"protocol {protocol.name}: the dataset gives no pair for task {name!r}")
         pairs += found
     if not pairs:
-        raise ValueError(f"protocol {protocol.name}: no frame of the dataset is one that its rules ask for")
+        raise ValueError(f"protocol {protocol.name}: no frame of the dataset matches its rules")
     return pairs
 
 
@@ -128,8 +128,8 @@ def _drivers(rule: PairRule, clip: ClipInfo, source: int) -> list[int]:
     if rule.selects or rule.frames == "turning":
         if not clip.states:
             raise ValueError(
-                f"{clip.key} was not tracked, so frames cannot be chosen by head pose, eyes or mouth; take a "
-                "dataset of `rome prepare`, or a protocol without rotation_deg, openings and turning frames"
+                f"{clip.key} was not tracked, so frames cannot be chosen by head pose, eyes or mouth; use "
+                "a dataset of `rome prepare`, or a protocol without rotation_deg, openings and turning frames"
             )
         frames = [f for f in frames if _fits(rule, clip.states[source], clip.states[f])]
     return _turning(clip, frames, rule.num_frames) if rule.frames == "turning" else _chosen(rule, frames)
@@ -163,7 +163,7 @@ def _next_identity(task: str, rule: PairRule, clips: Sequence[ClipInfo]) -> list
     first = {clip.identity: clip for clip in reversed(clips)}
     people = sorted(first)
     if len(people) < 2:
-        raise ValueError(f"task {task!r} needs two people, the clips that are scored show {len(people)}")
+        raise ValueError(f"task {task!r} needs two people, but the scored clips show {len(people)}")
     pairs = []
     for index, person in enumerate(people):
         clip, driver = first[person], first[people[index - 1]]
@@ -209,7 +209,7 @@ def read_pairs(path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
         raise FileNotFoundError(f"no pair list at {path}")
     lines = path.read_text(encoding="utf-8").splitlines()
     if not lines or lines[0].strip() != LIST_FORMAT:
-        raise ValueError(f"{path} is no pair list: its first line must be {LIST_FORMAT!r}")
+        raise ValueError(f"{path} is not a pair list: its first line must be {LIST_FORMAT!r}")
     known = {clip.key: clip for clip in clips}
     pairs: list[PairItem] = []
     absent: list[str] = []
@@ -219,7 +219,7 @@ def read_pairs(path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:
         cells = line.split("\t")
         if len(cells) != len(_COLUMNS) or not (cells[2].isdecimal() and cells[4].isdecimal()):
             raise ValueError(
-                f"{path}, line {number}: wanted {' '.join(_COLUMNS)} separated by tabs, got {line!r}"
+                f"{path}, line {number}: expected {' '.join(_COLUMNS)} separated by tabs, got {line!r}"
             )
         task, clip, source, driver, frame = cells[0], cells[1], int(cells[2]), cells[3], int(cells[4])
         absent += _absent(known, ((clip, source), (driver, frame)))

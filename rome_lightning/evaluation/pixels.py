@@ -1,4 +1,4 @@
-"""Metrics on pixels, on the part of the picture that their names choose."""
+"""Pixel metrics, on the part of the image given by their names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PixelMetrics:
         Args:
             names: of metrics on pixels.
             image: predictions, RGB in [0, 1].
-            target: what they should equal.
+            target: the ground truth.
             seen: what networks see in the targets.
             follows: whether the frame of the row before is the one before in the same video.
         """
@@ -130,7 +130,7 @@ class _Batch:
         return _PIXEL_METRICS[base](self.image, self.target.image, weight)
 
     def _weight(self, choice: str) -> Float[Tensor, "b 1 h w"]:
-        """Weight of each pixel; pixels that nobody knows have none."""
+        """Weight of each pixel; unknown pixels have weight 0."""
         weight = self.target.valid
         if choice == "masked":
             weight = weight * self.metrics.mask(self.target.frames)
@@ -146,7 +146,7 @@ class _Batch:
         if metric not in self._features:
             a, b = self.image, self.target.image
             if view == "masked":
-                # Whatever is masked shows the background in both images.
+                # Masked pixels show the background in both images.
                 grey = torch.full_like(a, self.metrics.colour)
                 a, b = (torch.lerp(grey, x, weight) for x in (a, b))
             self._features[metric] = self.metrics.features(base, metric, a, b, self.target.keys)
@@ -176,7 +176,7 @@ _PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"psnr":
 def _cut(
     images: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 3"], size: int
 ) -> Float[Tensor, "b c s s"]:
-    """Squares of images, resampled; beyond the border the edge is repeated.
+    """Square crops of images, resampled; beyond the border the edge is repeated.
 
     Args:
         images: any number of channels.

@@ -1,4 +1,4 @@
-"""Other systems' answers: folders of frames or videos, and pairs of videos that should be equal."""
+"""Other systems' predictions: folders of frames or videos, and pairs of videos to compare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 class FolderPredictions:
-    """Frames that another system made for the pairs of a protocol.
+    """Frames of another system for the pairs of a protocol.
 
     A pair's frame is ``TASK/CLIP/SOURCE__FRAME.png`` (or jpg, webp, or ``.npy`` with RGB in [0, 1]), as in
     ``pairs.txt``; or ``TASK/CLIP.mp4`` holds the frames of all pairs of that clip in the list's order.
@@ -68,8 +68,8 @@ class FolderPredictions:
             length = _count_frames(found[0])
             if length != count:
                 raise ValueError(
-                    f"{found[0]} has {length} frames for {count} pairs; they cannot be assigned to "
-                    "pairs: write one frame per pair, in the order of pairs.txt"
+                    f"{found[0]} has {length} frames for {count} pairs, so they cannot be assigned: write "
+                    "one frame per pair, in the order of pairs.txt"
                 )
             videos[clip] = found[0]
         return videos
@@ -117,13 +117,13 @@ class FolderPredictions:
             raise ValueError("no frame")
         if pixels.shape[:2] != (self.resolution, self.resolution):
             raise ValueError(
-                f"another size: {pixels.shape[1]}x{pixels.shape[0]}, wanted a side of {self.resolution}"
+                f"wrong size: {pixels.shape[1]}x{pixels.shape[0]}, expected a side of {self.resolution}"
             )
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
 def _count_frames(path: Path) -> int:
-    """Frames that decoding gives: what a header promises may never have been written."""
+    """The number of decodable frames: a header may promise frames that were never written."""
     info = probe(path)
     return info.num_frames if info.is_exact else len(read_video(path))
 
@@ -144,8 +144,8 @@ def _read_array(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 class VideoTargets:
     """Frames of one video as ground truth; its first frame counts as the source.
 
-    Frames are shrunk to fit the resolution and padded to a square; the padding is ``Region.OUTSIDE`` and so
-    left out of every metric. The background is the video's own.
+    Frames are downscaled to fit the resolution and padded to a square; the padding is ``Region.OUTSIDE``,
+    which every metric excludes. The background is the video's own.
 
     Args:
         path: of the video.
@@ -155,7 +155,9 @@ class VideoTargets:
     def __init__(self, path: Path, resolution: int) -> None:
         video = read_video(path)
         if len(video) < 2:
-            raise ValueError(f"{path} has {len(video)} frame; a comparison needs 2, the first is the source")
+            raise ValueError(
+                f"{path} has {len(video)} frame; a comparison needs 2, because the first is the source"
+            )
         self.name = path.name
         self.hash = file_hash(path)
         self.images = square_frames(video.frames, resolution)
@@ -178,11 +180,11 @@ class VideoTargets:
 
 
 class VideoPredictions:
-    """Frames of one video that should equal those of another.
+    """Frames of one video to compare with those of another.
 
     Args:
         path: of the video.
-        targets: what it should equal; must have as many frames of the same shape.
+        targets: the ground truth; must have as many frames of the same shape.
         resolution: side of the frames, pixels.
     """
 
@@ -228,7 +230,7 @@ def _inside(shape: Sequence[int], size: int) -> Tensor:
 
 
 def for_videos(protocol: Protocol) -> Protocol:
-    """What of a protocol applies to two videos: all tasks with a target, on the videos' own background."""
+    """The tasks of a protocol that apply to two videos: those with a target, on the videos' background."""
     tasks = {
         name: replace(
             task, pairs=replace(task.pairs, kind="within_clip", source="first", frames="all", file=None)
@@ -237,5 +239,5 @@ def for_videos(protocol: Protocol) -> Protocol:
         if task.pairs.kind == "within_clip" and not task.pairs.selects and task.pairs.frames != "own"
     }
     if not tasks:
-        raise ValueError(f"protocol {protocol.name} has no task that compares a video with its target")
+        raise ValueError(f"protocol {protocol.name} has no task that compares a video with a target")
     return replace(protocol, tasks=tasks, background="dataset")

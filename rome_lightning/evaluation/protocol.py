@@ -47,14 +47,14 @@ class PairRule:
     """Driver frames of a clip: evenly spaced, the first ones in a row, those in a row over which the head
     turns most, all, or only the source frame itself."""
     num_frames: int = 8
-    """At most so many driver frames per clip (not for ``all`` and ``own``)."""
+    """Largest number of driver frames per clip (not for ``all`` and ``own``)."""
     rotation_deg: list[float] | None = None
     """Only drivers whose head is turned from the source's by at least the first and less than the second of
     two angles, degrees."""
     max_eye_opening: float | None = None
-    """Only drivers whose eyes are open no further, see ``rome_lightning.geometry.openings``."""
+    """Only drivers whose eyes are open at most this far, see ``rome_lightning.geometry.openings``."""
     min_mouth_opening: float | None = None
-    """Only drivers whose mouth is open at least so far, see there."""
+    """Only drivers whose mouth is open at least this far, see there."""
     include_source: bool = False
     """Whether the source frame itself may be driven to."""
     file: str | None = None
@@ -62,7 +62,7 @@ class PairRule:
 
     @property
     def selects(self) -> bool:
-        """Whether drivers are chosen by what is seen in them, so that a dataset may have none."""
+        """Whether drivers are chosen by content, so that a dataset may have none."""
         return any(x is not None for x in (self.rotation_deg, self.max_eye_opening, self.min_mouth_opening))
 
 
@@ -71,7 +71,7 @@ class Task:
     """One kind of question and the metrics that answer it."""
 
     metrics: list[str]
-    """Names as in ``docs/evaluation.md``; ``/full``, ``/masked``, ``/crop`` choose the pixels."""
+    """Metric names as in ``docs/evaluation.md``; ``/full``, ``/masked``, ``/crop`` choose the pixels."""
     pairs: PairRule = field(default_factory=PairRule)
     """Which pairs are scored."""
     examples_by: str | None = None
@@ -103,8 +103,8 @@ class MeshRule:
     """How meshes are compared (geometry protocols only)."""
 
     kind: Literal["synthetic", "scans", "submission"] = "synthetic"
-    """Synthetic heads with exact truth, a folder of scanned meshes, or a file for a benchmark
-    whose truth is hidden."""
+    """Synthetic heads with exact ground truth, a folder of scanned meshes, or a file for a benchmark with
+    hidden ground truth."""
     alignment: Literal["none", "rigid", "similarity"] = "none"
     """Procrustes on landmarks, then ICP; ``similarity`` fits the scale too."""
     direction: Literal["truth_to_prediction", "both"] = "both"
@@ -112,7 +112,7 @@ class MeshRule:
     radius_mm: float | None = None
     """Only the truth within this distance of its landmarks' centre is scored; null for all."""
     regions: list[str] = field(default_factory=list)
-    """Regions of the head model that are scored apart."""
+    """Regions of the head model with separate scores."""
     unit_mm: float = 1.0
     """Millimetres per unit of the scans."""
     f_score_mm: float = 5.0
@@ -134,7 +134,7 @@ class Protocol:
     name: str
     """Short, names the folder of the results."""
     version: int
-    """Grows when a change alters numbers."""
+    """Increases when a change alters scores."""
     about: str
     """What it measures, and who defined it."""
     dataset: DatasetRule
@@ -144,7 +144,7 @@ class Protocol:
     resolution: int = 256
     """Side of the scored images, pixels."""
     background: Literal["white", "black", "dataset"] = "white"
-    """What is behind the person in targets, and has to be in predictions."""
+    """Background of the targets, required in predictions too."""
     mask: Literal["face_hair", "person"] = "face_hair"
     """Ground-truth mask of ``/masked`` metrics."""
     crop: CropRule = field(default_factory=CropRule)
@@ -152,7 +152,7 @@ class Protocol:
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     """What happens to frames that cannot be scored."""
     aggregation: list[str] = field(default_factory=lambda: ["frame", "clip", "identity"])
-    """Means are taken in this order, so that long clips and talkative people weigh no more."""
+    """Order of averaging, which keeps long clips and frequent people from dominating."""
     networks: dict[str, str] = field(default_factory=dict)
     """Asset of each network that metrics use, with its sha256."""
     mesh: MeshRule | None = None
@@ -176,7 +176,7 @@ def load_protocol(path: Path) -> Protocol:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no protocol of this version, or names networks with other hashes than ours.
+        ValueError: it is not a protocol of this version, or names networks with hashes other than ours.
     """
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
@@ -207,7 +207,9 @@ def _check(protocol: Protocol, path: Path) -> None:
         kind = "geometry" if protocol.mesh else kind_of(name)
         angles = task.pairs.rotation_deg
         if angles is not None and not (len(angles) == 2 and 0 <= angles[0] < angles[1]):
-            raise ValueError(f"{path}: rotation_deg of task {name!r} must be two rising angles, got {angles}")
+            raise ValueError(
+                f"{path}: rotation_deg of task {name!r} must be two increasing angles, got {angles}"
+            )
         for metric in task.metrics:
             if kind not in spec_of(metric).tasks:
                 raise ValueError(f"{path}: metric {metric} is not defined for task {name!r}")

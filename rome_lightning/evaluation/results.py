@@ -63,7 +63,7 @@ def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Seq
 def people_interval(
     values: Sequence[float], clips: Sequence[str], people: Sequence[str]
 ) -> tuple[float, float] | None:
-    """Where the mean over all people lies with 95 % confidence; None for fewer than two people.
+    """95 % confidence interval of the mean over all people; None for fewer than two people.
 
     Student's t on the means of people, which are the independent sample; arguments as for
     ``hierarchical_mean``.
@@ -241,7 +241,7 @@ def failures(rows: dict[str, Rows]) -> dict[str, Any]:
 
 
 def _general(reason: str) -> str:
-    """A reason without the particulars of one frame."""
+    """A reason without the details of one frame."""
     return reason.split(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""Values of every metric for a batch of predictions, with the reason where there is none."""
+"""Values of every metric for a batch of predictions, with the reason if there is none."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Scorer:
         protocol: says which metrics, on which pixels and backgrounds.
         metrics: of all tasks together, as protocols name them.
         device: of the torch networks; detectors run on the CPU.
-        weights: paths of assets; resolved, and fetched if need be, where missing.
+        weights: paths of assets; missing ones are resolved, and fetched if necessary.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Scorer:
             self._inception = load_inception(self._paths["fid_inception"]).to(self.device)
 
     def forget(self) -> None:
-        """Forget what was seen in real frames, for callers whose keys do not name frames for good."""
+        """Clear the cache of real frames, for callers whose keys are not permanent."""
         self._cache.clear()
         self._pixels.forget()
 
@@ -233,7 +233,7 @@ class Scorer:
         return Perceived.cat(rows)
 
     def _kinds(self, metrics: Sequence[str]) -> set[str]:
-        """Which looks at an image the metrics need."""
+        """The network outputs that the metrics need."""
         kinds = {name for name in metrics if name in self._embedders}
         if any("face_landmarker" in spec_of(n).networks for n in metrics):
             kinds.add("face")
@@ -277,7 +277,7 @@ class Scorer:
         return self._find
 
     def _unseen(self, faces: Perceived, people: Perceived, metrics: Sequence[str]) -> Bool[Tensor, " b"]:
-        """Whether any network that the metrics need finds no face."""
+        """Whether any required network finds no face."""
         missing = torch.zeros_like(faces.face)
         if "face" in self._kinds(metrics):
             missing = missing | ~faces.face

@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint of this project, or another system's frames."""
+"""Evaluated systems: checkpoints of this project and others."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _CACHED_AVATARS = 8
 
 @dataclass(frozen=True)
 class Predictions:
-    """One batch of a system's answers."""
+    """One batch of a system's predictions."""
 
     images: UInt8[Tensor, "b 3 s s"]
     """RGB; rows with a reason may hold anything."""
     reasons: tuple[str, ...]
-    """Why there is no prediction; empty where there is one."""
+    """Why a prediction is missing; empty if it exists."""
     masks: Float[Tensor, "b 1 s s"] | None = None
-    """The person, [0, 1], where the system says so."""
+    """Mask of the person, [0, 1], if the system provides it."""
 
 
 class System(Interface):
@@ -48,7 +48,7 @@ class System(Interface):
     name: str
 
     def describe(self) -> dict[str, Any]:
-        """What identifies it, for the summary; the same system has the same description."""
+        """Identification for the summary; the same system has the same description."""
         ...
 
     def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
@@ -65,7 +65,7 @@ class System(Interface):
 class AvatarSystem:
     """An avatar model of this project.
 
-    Each source becomes an avatar once; it is drawn at the size the model was trained on, then resized.
+    Each source becomes an avatar once, which is rendered at the training size and then resized.
 
     Args:
         checkpoint: written by ``rome fit``, ``rome distill`` or ``rome import-checkpoint``.
@@ -124,7 +124,7 @@ class AvatarSystem:
         images = _resized(rendered.image, self.resolution)
         finite = images.isfinite().flatten(1).all(1).tolist()
         reasons = tuple("" if fine else "not finite" for fine in finite)
-        # As a picture file would hold them: every system is scored on 8 bits.
+        # Quantized like an image file: every system is scored at 8 bits.
         pixels = quantize(images.nan_to_num(0)).cpu()
         return Predictions(pixels, reasons, _resized(rendered.mask, self.resolution).cpu())
 
@@ -134,7 +134,7 @@ class AvatarSystem:
 
         Args:
             code: one avatar per frame.
-            driver: frames of any size; the pictures are not looked at.
+            driver: frames of any size; the images are ignored.
         """
         size = (self.image_size, self.image_size)
         return self.model.render(code, driver.params.to(self.device), size, self.background)
@@ -194,13 +194,12 @@ class AvatarSystem:
 
 
 class UntrainedSystem(AvatarSystem):
-    """An avatar model as it is before its first step: what the method gives without any training.
+    """An avatar model before its first training step: the method without any training.
 
-    It draws at the protocol's resolution.
+    It renders at the protocol's resolution.
 
     Args:
-        config: YAML of a training run, or of the options of an avatar alone; what it leaves out has its
-            default.
+        config: YAML of a training run, or just the options of an avatar; omitted options have their defaults.
         resolution: side of the answers, pixels.
         background: grey in [0, 1].
         refine_steps: as for ``AvatarSystem``.
@@ -209,7 +208,7 @@ class UntrainedSystem(AvatarSystem):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no options of an avatar.
+        ValueError: it has no options of an avatar.
     """
 
     def __init__(
@@ -234,11 +233,11 @@ class UntrainedSystem(AvatarSystem):
 
 
 def read_avatar_config(path: Path) -> AvatarConfig:
-    """Options of an avatar from a YAML file of a training run, or of an avatar alone.
+    """Options of an avatar from the YAML of a training run, or from an avatar's own YAML.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML, or names options that an avatar does not have.
+        ValueError: it is not YAML, or names options that an avatar does not have.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}")
@@ -252,7 +251,8 @@ def read_avatar_config(path: Path) -> AvatarConfig:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ArgumentError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path} holds no options of an avatar, neither under model.init_args.avatar nor alone: {reason}"
+            f"{path} has no options of an avatar, neither under model.init_args.avatar nor at the top "
+            f"level: {reason}"
         ) from error
     return AvatarConfig(**vars(parsed.avatar))
 

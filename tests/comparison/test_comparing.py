@@ -334,5 +334,5 @@ def test_options_may_come_from_a_file(seeded, tmp_path, capsys):
 def test_a_broken_summary_is_named(tmp_path):
     base, wide = _pair_of_runs(tmp_path)
     (wide / "evaluation" / PROTOCOL / "summary.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match="should hold a JSON object"):
+    with pytest.raises(ValueError, match="should contain a JSON object"):
         _compare(base, wide)

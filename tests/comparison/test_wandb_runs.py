@@ -239,5 +239,5 @@ def test_a_cut_record_is_read_as_far_as_it_goes_and_a_changed_one_refused(tmp_pa
     with pytest.raises(ValueError, match=r"run-a.wandb is damaged at byte \d+"):
         open_run(folder)
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="is no record of Weights & Biases"):
+    with pytest.raises(ValueError, match="is not a record of Weights & Biases"):
         open_run(folder)

@@ -366,7 +366,7 @@ def test_two_videos_are_compared_frame_by_frame(
         (["--protocol", "x.yaml"], "nothing to evaluate; give one of"),
         (["--protocol", "x.yaml", "--baseline", "source", "--checkpoint", "y.ckpt"], "give one of"),
         (["--protocol", "x.yaml", "--baseline", "source", "--num_processes", "0"], "at least 1"),
-        (["--protocol", "x.yaml", "--baseline", "source", "--targets", "v.mp4"], "belongs to --predictions"),
+        (["--protocol", "x.yaml", "--baseline", "source", "--targets", "v.mp4"], "needs --predictions"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

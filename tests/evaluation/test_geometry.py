@@ -181,7 +181,7 @@ def test_meshes_of_other_programs_are_read(suffix: str, binary: bool, tmp_path: 
         ("a.obj", b"v 0 0 0\n", "no faces"),
         ("a.obj", b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
         ("a.ply", b"nonsense", "cannot read"),
-        ("a.stl", b"solid", r"give \.obj or \.ply"),
+        ("a.stl", b"solid", r"pass \.obj or \.ply"),
     ],
 )
 def test_damaged_meshes_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_pair_lists_that_do_not_fit_are_refused(tmp_path: Path, line: str, messa
     with pytest.raises(ValueError, match=message):
         read_pairs(path, CLIPS)
     path.write_text("pairs\n")
-    with pytest.raises(ValueError, match="is no pair list"):
+    with pytest.raises(ValueError, match="is not a pair list"):
         read_pairs(path, CLIPS)
 
 
