@@ -1,7 +1,7 @@
-"""An avatar's neural picture as two ONNX files: the mesh, and what is drawn of it.
+"""An avatar's neural render as two ONNX files: the mesh, and its image.
 
-Between them a program decides which triangle each pixel shows, and which pixel of the mesh is nearest to
-those beside it. All else is the model's own code, traced with the person in it; nothing is written twice.
+Between them the caller rasterizes: it finds the triangle at each pixel, and the nearest mesh pixel for pixels
+beside the mesh. Everything else is the model's own code, traced with the person as constants.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rome_lightning.types.params import at_rest
 
 
 class MeshProgram(nn.Module):
-    """Expression and pose to the person's mesh."""
+    """From expression and pose to the person's mesh."""
 
     def __init__(self, avatar: Avatar, size: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class MeshProgram(nn.Module):
 
 
 class PictureProgram(nn.Module):
-    """The mesh to a picture."""
+    """From the mesh to an image."""
 
     def __init__(self, avatar: Avatar) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class PictureProgram(nn.Module):
 
 
 FILES = ("mesh.onnx", "picture.onnx", "faces.bin", "neural.json")
-"""What ``export_browser_networks`` writes."""
+"""Output of ``export_browser_networks``."""
 
 
 def check_browser_networks(avatar: Avatar) -> None:
-    """Refuse what ``export_browser_networks`` cannot write, before anything is computed.
+    """Refuse unsupported models before anything is computed.
 
     Raises:
         ValueError: a model without carried photographs, or too many vertices.
@@ -103,7 +103,7 @@ def check_browser_networks(avatar: Avatar) -> None:
 
 @torch.no_grad()
 def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
-    """Write what draws the person without this package, at the size that the networks know.
+    """Write the files that render the person without this package, at the networks' size.
 
     Args:
         avatar: of a model that carries photographs.
@@ -114,8 +114,8 @@ def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: a model without carried photographs, too many vertices, or a file gives another picture
-            than PyTorch.
+        ValueError: a model without carried photographs, too many vertices, or a file's image differs from
+            PyTorch's.
         ImportError: the packages that write and run ONNX are missing.
     """
     check_browser_networks(avatar)
@@ -142,11 +142,11 @@ def export_browser_networks(avatar: Avatar, folder: Path) -> list[Path]:
 
 
 def _write(path: Path, program: nn.Module, inputs: dict[str, Tensor], output: str) -> None:
-    """Trace a program, and compare the file with it before it gets its name."""
+    """Trace a program, and compare the file with it before giving it its final name."""
     expected = program(*inputs.values())
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():
-            # Sizes become constants, which is what is wanted.
+            # Sizes become constants, as intended.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 program.eval(),
@@ -160,4 +160,4 @@ def _write(path: Path, program: nn.Module, inputs: dict[str, Tensor], output: st
         found = run_network(temporary, inputs)[output]
         worst = float((found - expected).abs().max())
         if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
-            raise ValueError(f"{path} gives other results than PyTorch: they differ by up to {worst:.2g}")
+            raise ValueError(f"{path} differs from PyTorch by up to {worst:.2g}")

@@ -1,4 +1,4 @@
-"""Where an avatar's bust ends: about where its first photograph does."""
+"""The lower end of an avatar's bust: near the lower border of its first photograph."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DEPTH = 1.5
 _SIDES = (1.0, 6.0)
 """Bounds of its curvature from side to side, 1 / metre."""
 _MIDDLE_STRIP = 0.06
-"""Metres beside the middle in which the photograph's lower border is looked for."""
+"""Half width, metres, of the strip in which the photograph's lower border is searched."""
 _CLEARANCE = 0.01
-"""Metres between the bust's end and what the photograph does not show, or the mesh's own border."""
+"""Margin, metres, between the bust's end and the unseen part or the mesh's own border."""
 _BELOW_CHIN = 0.075
-"""Metres of neck that are kept in any case."""
+"""Length of neck that is always kept, metres."""
 
 
 def avatar_surface(avatar: Avatar) -> Surface:
@@ -29,7 +29,7 @@ def avatar_surface(avatar: Avatar) -> Surface:
     rest = avatar.rest_mesh().vertices[0].float().cpu()
     head = avatar.model.head
     if not _border(head).any():
-        # A head that is closed already.
+        # The head is already closed.
         return whole_surface(head)
     return bust_surface(head, rest, photograph_cut(head, rest, _shown(avatar)))
 

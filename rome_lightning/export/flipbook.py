@@ -1,4 +1,4 @@
-"""The neural render as a flip-book: frames in one picture, for tools without networks."""
+"""The neural render as a flip-book: frames in one image, for tools without networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rome_lightning.types import HeadParams
 
 FORMAT = "rome-flipbook/1"
 LARGEST_SIDE = 8192
-"""Side of the largest texture that graphics cards can be relied on to open, pixels."""
+"""Largest texture side that graphics cards reliably support, pixels."""
 
 
 def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) -> list[Path]:
@@ -45,8 +45,9 @@ def export_flipbook(avatar: Avatar, path: Path, driver: HeadParams, fps: float) 
     if max(columns * width, rows * height) > LARGEST_SIDE:
         most = (LARGEST_SIDE // width) * (LARGEST_SIDE // height)
         raise ValueError(
-            f"{len(driver)} frames of {width} x {height} pixels need a picture larger than {LARGEST_SIDE} "
-            f"pixels a side, which graphics cards may not open; {most} frames fit: set --max-frames"
+            f"{len(driver)} frames of {width} x {height} pixels need an image with more than "
+            f"{LARGEST_SIDE} pixels per side, which graphics cards may not support; {most} frames fit: set "
+            "--max-frames"
         )
     atlas = np.zeros((rows * height, columns * width, 4), dtype=np.uint8)
     index = 0

@@ -4,10 +4,10 @@ The file holds the person's mesh at rest (hair and shoulders included), a skin w
 joints, one morph target per expression and the colour texture. Head space is glTF's space, and our UV
 convention is glTF's, so nothing is converted.
 
-On the open head the posed file is the model's posed mesh. What glTF cannot express: FLAME's pose
-correctives are left out, and the rest positions of joints do not follow the expression (they do on FLAME
-only). Eyeballs turn by their joints alone, the ``eyeLook...`` targets move the lids. Offsets that a model
-computes anew for every expression are those at rest.
+On the open head the posed file is the model's posed mesh. glTF cannot express FLAME's pose correctives, which
+are omitted, nor rest positions of joints that follow the expression (only FLAME's do). Eyeballs turn only by
+their joints; the ``eyeLook...`` targets move the lids. If a model computes offsets per expression, the file
+has those at rest.
 
 Source: Khronos Group, glTF 2.0 Specification (ISO/IEC 12113:2022).
 """
@@ -41,7 +41,7 @@ _LINEAR, _LINEAR_MIPMAPS, _CLAMP = 9729, 9987, 33071
 _ENCODERS = {"png": encode_png, "jpeg": encode_jpeg, "webp": encode_webp}
 
 SMALLEST_MOVE = 1e-5
-"""Displacements below this many metres are left out of morph targets."""
+"""Displacements below this many metres are omitted from morph targets."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Motion:
     params: HeadParams
     """One row per frame; shape and camera are not used."""
     times_s: Float[Tensor, " n"]
-    """When each is shown, rising, from 0."""
+    """Time of each frame, increasing, from 0."""
     name: str
 
 
 @dataclass(frozen=True)
 class Person:
-    """What a rigged file shows."""
+    """Content of a rigged file."""
 
     head: HeadModel
     shape: Float[Tensor, " s"]
@@ -67,7 +67,7 @@ class Person:
     colour_texture: Float[Tensor, "3 t t"]
     """Complete RGB texture in [0, 1], sRGB, without holes."""
     surface: Surface | None = None
-    """What of the head's mesh is written; all of it if not given."""
+    """The part of the head's mesh to write; by default all of it."""
     copyright: str = ""
     """Of the photograph; the head model's licence follows it in the file."""
 
@@ -91,7 +91,7 @@ def export_glb(
         path: file to write; its folder is made.
         person: mesh and texture.
         name: name of the mesh.
-        profile: what the program wants that will read it.
+        profile: conventions of the target program.
         motion: an animation clip for the file.
 
     Returns:
@@ -127,7 +127,7 @@ def export_glb(
 
 
 def asset(person: Person) -> dict[str, Any]:
-    """Who made the file, and whose rights are in it."""
+    """Generator and copyright of the file."""
     rights = f"head model: {person.head.licence}"
     return {
         "version": "2.0",
@@ -219,7 +219,7 @@ def rest_and_joints(
 
 
 def unit_normals(vertices: Float[Tensor, "v 3"], head: HeadModel) -> Float[Tensor, "v 3"]:
-    """Normals of which every one has a direction."""
+    """Normals, each with a valid direction."""
     normals = vertex_normals(vertices[None].double(), head.faces.cpu())[0]
     return _with_direction(normals).float()
 
@@ -231,7 +231,7 @@ def _with_direction(normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 
 
 def skin_weights(head: HeadModel) -> tuple[Int[Tensor, "v 4"], Float[Tensor, "v 4"]]:
-    """The four joints that move each vertex, and how much; 0 and 0 where there are fewer."""
+    """The four joints that move each vertex, and their weights; padded with zeros."""
     return _strongest(head.to_vertices(head.skinning_weights.float()).cpu())
 
 
@@ -301,7 +301,7 @@ def _scene(
 
 
 def _add_floor(buffer: Buffer, document: dict[str, Any]) -> None:
-    """A speck on the ground that nobody sees: programs stand the lowest point of a body on the floor."""
+    """An invisible speck on the ground: programs place the lowest point of a body on the floor."""
     corners = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 0, -1e-3]], np.float32)
     primitive = {"attributes": {"POSITION": buffer.accessor(corners, VERTICES, bounds=True)}, "material": 1}
     document["meshes"].append({"name": "Floor", "primitives": [primitive]})
@@ -329,7 +329,8 @@ def _material(unlit: bool) -> dict[str, Any]:
 def _animation(buffer: Buffer, motion: Motion, num_still: int, is_standing: bool) -> dict[str, Any]:
     """Weights of all expressions and rotations of all joints over time; further targets stay at 0.
 
-    The trunk of a standing rig stays still, because arms hang on it; the head's bone makes the whole turn.
+    The trunk of a standing rig stays still, because the arms hang on it; the head bone carries the whole
+    rotation.
     """
     params = motion.params
     times = buffer.accessor(motion.times_s.float().cpu().numpy(), bounds=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERTICES, INDICES = 34962, 34963
-"""What a view of the buffer is for."""
+"""Purpose of a buffer view."""
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 _COMPONENTS = {"int8": 5120, "int16": 5122, "uint8": 5121, "uint16": 5123, "uint32": 5125, "float32": 5126}
 

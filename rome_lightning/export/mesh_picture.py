@@ -1,4 +1,4 @@
-"""The exported mesh with its texture as pictures: a second way to draw an avatar, without its networks."""
+"""Images of the exported textured mesh: a second way to render an avatar, without its networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FINER = 2
 def draw_mesh(
     avatar: Avatar, driver: HeadParams, image_size: tuple[int, int], batch_size: int = 8
 ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]]:
-    """Draw the person's bust as programs that open the GLB do, in batches.
+    """Render the person's bust like programs that open the GLB, in batches.
 
     Args:
         avatar: the person.

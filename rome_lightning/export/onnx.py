@@ -1,6 +1,6 @@
 """An avatar model's networks as ONNX files or PyTorch programs, to run without this package.
 
-What is no network stays outside and is described in ``model.json``: the head model (arrays in ``head.npz``),
+The other steps stay outside and are described in ``model.json``: the head model (arrays in ``head.npz``),
 projection, rasterization, and the lookup of the photograph's colours in texture space.
 """
 
@@ -31,9 +31,9 @@ from rome_lightning.types import Frames, HeadParams, Region
 
 OPSET = 18
 TOLERANCE = 1e-3
-"""Largest difference that is allowed between PyTorch and the file, relative to outputs of the size of 1."""
+"""Largest allowed difference between PyTorch and the file, for outputs of magnitude 1."""
 ROUND_OFF = 2.0
-"""How far from the exact result the file may be where round-off grows, in multiples of PyTorch's distance."""
+"""Allowed deviation from the exact result where round-off grows, in multiples of PyTorch's deviation."""
 FORMAT = "rome-networks/1"
 
 OUTSIDE = {
@@ -52,23 +52,23 @@ OUTSIDE = {
     "that config.decoder.normals names, 0 outside; with config.decoder.extend_outside, uv beyond the mesh "
     "is that of the nearest covered pixel and distance the way to it in image widths",
 }
-"""What the files leave to the caller, in words."""
+"""The steps that the files leave to the caller, in words."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: a module, an example of its inputs and what its results are called."""
+    """One file: a module, example inputs and the names of its outputs."""
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
     exact: nn.Module | None = None
-    """The module in double precision, where float32 is not exact enough to compare two programs."""
+    """The module in double precision, if float32 is too inexact to compare two programs."""
 
 
 class _Function(nn.Module):
-    """A method of a model as a module of its own, with the weights that it uses."""
+    """A method of a model as a separate module with the weights it uses."""
 
     def __init__(self, owner: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -103,20 +103,20 @@ class _ConstantLayout(nn.Module):
 def export_networks(
     model: AvatarModel, image_size: int, folder: Path, programs: bool = False
 ) -> dict[str, float]:
-    """Write every network of a model, and how to use them.
+    """Write every network of a model, and a description of how to use them.
 
     Args:
         model: full or linear.
         image_size: side of the images that it was trained on, pixels; inputs have this fixed size, batch 1.
         folder: gets ``NAME.onnx`` for each network, ``head.npz`` and ``model.json``.
-        programs: also write ``NAME.pt2``, what ``torch.export`` makes of each network.
+        programs: also write ``NAME.pt2``, each network exported by ``torch.export``.
 
     Returns:
         Largest absolute difference between PyTorch and onnxruntime for each network; for ROME's encoder, in
         which round-off grows, that between onnxruntime and PyTorch in double precision.
 
     Raises:
-        ValueError: a network gives other results in onnxruntime.
+        ValueError: a network's results differ in onnxruntime.
         ImportError: the packages that write and run ONNX are missing.
     """
     require_onnx()
@@ -293,7 +293,7 @@ def _compare(path: Path, part: _Part) -> float:
         expected = exact
     worst = _largest_difference(found, expected)
     if not worst <= limit:
-        raise ValueError(f"{path} gives other results than PyTorch: they differ by up to {worst:.2g}")
+        raise ValueError(f"{path} differs from PyTorch by up to {worst:.2g}")
     return worst
 
 

@@ -1,4 +1,4 @@
-"""An avatar as files, in the format that is asked for."""
+"""Write an avatar to files in the requested format."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SUFFIXES: dict[FileFormat, str] = {
     "usd": ".usdz",
     "params": ".npz",
 }
-"""Of the file that each format writes."""
+"""Suffix of each format's file."""
 RIGGED = ("glb", "vrm", "vrm0", "usd")
-"""Formats whose file moves: a skeleton, and a morph target per expression."""
+"""Rigged formats: a skeleton, and a morph target per expression."""
 _THUMBNAIL = 256
-"""Side of the picture in VRM files, pixels."""
+"""Side of the thumbnail in VRM files, pixels."""
 
 
 def export_avatar(
@@ -55,7 +55,7 @@ def export_avatar(
     author: str | None = None,
     profile: Profile = PLAIN,
 ) -> Path:
-    """Write the person, hair and shoulders included, with the photographs' colours.
+    """Write the person, including hair and shoulders, with the photographs' colours.
 
     Args:
         avatar: the person.
@@ -66,19 +66,19 @@ def export_avatar(
         pose: expression and pose of ``obj`` and ``ply`` (batch of one), or those that ``params`` holds (any
             number); at rest if not given.
         motion: an animation clip for a ``glb``.
-        rights: whose photograph it is, for the copyright notice of glTF and VRM; by default the photograph is
-            named.
-        author: who answers for a VRM file; the owner of the photograph by default.
-        profile: what the program wants that will read a ``glb``.
+        rights: owner of the photograph for the copyright notice of glTF and VRM; by default the notice names
+            the photograph.
+        author: person responsible for a VRM file; by default the owner of the photograph.
+        profile: conventions of the program that will read a ``glb``.
 
     Raises:
-        ValueError: a pose is given for a format that has all poses in it.
+        ValueError: a pose is given for a rigged format.
         ImportError: ``usd`` without the library that writes it.
     """
     if file_format in RIGGED and pose is not None:
-        raise ValueError(f"a {file_format} file is rigged and holds no single pose; use obj or ply")
+        raise ValueError(f"a {file_format} file is rigged and has no single pose; use obj or ply")
     if file_format != "glb" and (motion is not None or profile is not PLAIN):
-        raise ValueError(f"only glb files hold an animation or have profiles, got {file_format}")
+        raise ValueError(f"only glb files support animations and profiles, got {file_format}")
     if file_format == "params":
         return export_params(avatar, path, pose)
     if file_format == "usd":
@@ -150,7 +150,7 @@ def rigged_person(avatar: Avatar, texture_size: int = 1024, rights: str | None =
         rights: whose photograph it is; names the photograph by default.
     """
     texture = colour_texture(avatar, texture_size)
-    # The cap below has the mean colour of the neck and shoulders, darkened as by its own shadow.
+    # The cap has the mean colour of the neck and shoulders, darkened like a shadow.
     border = max(2, texture_size // 128)
     body = avatar.model.head.vertex_uvs[avatar.model.head.region("neck", "shoulders")]
     around = sample_texture(texture[None], body.T[None, :, :, None].to(texture.device))
@@ -166,18 +166,18 @@ def rigged_person(avatar: Avatar, texture_size: int = 1024, rights: str | None =
 
 
 def copyright_of(avatar: Avatar) -> str:
-    """A sentence about the rights in the photographs that an avatar was made of."""
+    """A sentence about the rights in the photographs that an avatar was made from."""
     names = ", ".join(avatar.photo_names)
     shown = f"the photograph{'s' * (len(avatar.photo_names) > 1)} {names}" if names else "a photograph"
-    return f"likeness and colours: from {shown}, whose rights stay with the owner and the person shown"
+    return f"likeness and colours: from {shown}; rights remain with the owner and the person shown"
 
 
 @torch.no_grad()
 def colour_texture(avatar: Avatar, size: int = 1024) -> Float[Tensor, "3 s s"]:
     """The complete colour texture of a person, RGB in [0, 1].
 
-    What the photographs show, completed as the model's own input is; the space around the charts continues
-    them, so that smaller versions of the texture have no seams.
+    The photographs' colours, completed like the model's own input; the texture extends beyond its charts, so
+    that mipmaps have no seams.
 
     Args:
         avatar: the person.

@@ -1,4 +1,4 @@
-"""What single programs want of a ``.glb``."""
+"""Conventions of single programs for a ``.glb``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Profile:
     """``quantize``: integers of 8 and 16 bits for normals, texture coordinates, weights and displacements,
     for readers of ``KHR_mesh_quantization``; ``draco``: vertices and triangles packed by Draco besides."""
     dense: bool = False
-    """Displacements in full: not every engine's importer reads sparse ones."""
+    """Dense displacements: not every engine's importer reads sparse ones."""
     unlit: bool = False
-    """Show the texture's colours as they are; otherwise the program adds its light to the photograph's."""
+    """Show the texture unlit; otherwise the program adds its light to the photograph's."""
 
 
 PLAIN = Profile()

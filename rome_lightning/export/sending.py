@@ -1,4 +1,4 @@
-"""Live motion to other programs over UDP: VMC (OSC), and Live Link Face as Unreal Engine hears it.
+"""Send live motion to other programs over UDP: VMC (OSC), and Live Link Face as Unreal Engine expects it.
 
 Sources: Virtual Motion Capture Protocol (protocol.vmc.info), Open Sound Control 1.0, and the packets of Epic
 Games' Live Link Face, version 6.
@@ -21,7 +21,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.types import HeadParams
 
 PORTS = {"vmc": 39539, "livelink": 11111}
-"""Of each protocol, where programs listen by default."""
+"""Default port of each protocol."""
 _SIDED = ("EyeBlink", "EyeLookDown", "EyeLookIn", "EyeLookOut", "EyeLookUp", "EyeSquint", "EyeWide")
 LIVE_LINK_NAMES = (
     *(f"{name}{side}" for side in ("Left", "Right") for name in _SIDED),
@@ -41,7 +41,7 @@ _DEVICE = "526f6d65-4c69-6768-746e-696e67000001"
 
 @dataclass(frozen=True)
 class Target:
-    """Where live motion goes."""
+    """Target of live motion."""
 
     protocol: str
     """A key of ``PORTS``."""
@@ -87,9 +87,7 @@ class Sender:
         self, targets: Sequence[Target], head: HeadModel, fps: float, warn: Callable[[str], None]
     ) -> None:
         if not head.has_arkit:
-            raise ValueError(
-                f"--send sends ARKit's expressions, which {head.name} has not; use the open head"
-            )
+            raise ValueError(f"--send sends ARKit's expressions, which {head.name} lacks; use the open head")
         encoders: dict[str, _Encoder] = {"vmc": VmcEncoder(head), "livelink": LiveLinkEncoder(head, fps)}
         self._targets = []
         for target in targets:
@@ -97,7 +95,7 @@ class Sender:
                 places = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
             except OSError as error:
                 raise ValueError(f"--send cannot find the host {target.host}: {error}") from error
-            # Programs that receive listen to IPv4; localhost may be found as IPv6 first.
+            # Receiving programs listen on IPv4, but localhost may resolve to IPv6 first.
             place = min(places, key=lambda each: each[0] != socket.AF_INET)
             self._targets.append((target, socket.socket(place[0], socket.SOCK_DGRAM), place[4]))
         self._encoders = {target.protocol: encoders[target.protocol] for target in targets}
@@ -112,7 +110,7 @@ class Sender:
             connection.close()
 
     def send(self, params: HeadParams) -> None:
-        """Send one frame (batch of one); the network may come and go meanwhile."""
+        """Send one frame (batch of one); the network may be down in between."""
         seconds = time.monotonic() - self._start
         packets = {name: encode(params, self._frame, seconds) for name, encode in self._encoders.items()}
         for target, connection, address in self._targets:
@@ -121,7 +119,7 @@ class Sender:
             except OSError as error:
                 if target not in self._unreached:
                     self._unreached.add(target)
-                    self._warn(f"{target.protocol} does not reach {target.host}:{target.port}: {error}")
+                    self._warn(f"{target.protocol} cannot reach {target.host}:{target.port}: {error}")
         self._frame += 1
 
 

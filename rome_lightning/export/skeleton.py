@@ -98,7 +98,7 @@ def _inverse_bind(bone: Bone) -> Float[np.ndarray, "4 4"]:
 
 
 NECK = (0.0, -0.13, -0.04)
-"""Place of the neck's bone of standing rigs, which is no joint of ours, head space, metres."""
+"""Position of the neck bone in standing rigs, which is not one of our joints, head space, metres."""
 MIXAMO_JOINTS = ("Spine2", "Head", "Jaw", "LeftEye", "RightEye")
 """Bone of Mixamo's rig for each of the head model's joints; the rig has no jaw, which is added."""
 TRUNK: dict[str, tuple[str | None, tuple[float, float, float]]] = {
@@ -122,7 +122,7 @@ LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
 }
 """The same for the limbs of the person's left side; x is turned over for the right."""
 _FINGERS = {"Thumb": 0.04, "Index": 0.03, "Middle": 0.01, "Ring": -0.01, "Pinky": -0.03}
-"""How far each finger lies before the middle of the hand, metres."""
+"""Distance of each finger in front of the middle of the hand, metres."""
 _PHALANX = 0.03
 """Length of a finger's bone, metres."""
 
@@ -130,8 +130,8 @@ _PHALANX = 0.03
 def mixamo_bones(joints: Float[Tensor, "5 3"]) -> list[Bone]:
     """A standing rig in T-pose with Mixamo's names, the joints of the head model first.
 
-    Poses made for such rigs set rotations of bones outright, so each bone of a limb has its own y axis along
-    the bone, and those of the trunk have the axes of the space.
+    Poses for such rigs set absolute bone rotations, so the y axis of each limb bone runs along the bone, and
+    the trunk's bones have the axes of the space.
 
     Args:
         joints: of the head model, head space, metres.

@@ -26,9 +26,9 @@ _TEMPLATE = "v_template.npy"
 def export_smplx(avatar: Avatar, path: Path, body: Path, correspondence: Path, flame: HeadModel) -> Path:
     """Write an SMPL-X body whose template has the avatar's hair, neck and shoulders.
 
-    The offsets at rest, rotated and scaled from one template to the other, are added at the vertices
-    that the two models share; everything else in the body's file stays as it is, to the byte. The face and
-    its shape stay the body's, whose coefficients are its own; FLAME's expression and jaw pose fit.
+    The offsets at rest, rotated and scaled from one template to the other, are added at the shared vertices;
+    everything else in the body's file stays identical to the byte. The face remains the body's, which has its
+    own shape coefficients; FLAME's expression and jaw pose fit.
 
     Args:
         avatar: the person; offsets of another head than ``flame`` are carried to it by registration.
@@ -38,7 +38,7 @@ def export_smplx(avatar: Avatar, path: Path, body: Path, correspondence: Path, f
         flame: the head that the correspondence is about.
 
     Raises:
-        FileNotFoundError: a file of the user's is missing; the text says where to get it.
+        FileNotFoundError: a file of the user is missing; the message says where to get it.
         ValueError: a file has another layout, or the two do not fit each other or ``flame``.
     """
     template = _read_template(body)
@@ -62,7 +62,7 @@ def _read_template(body: Path) -> Float[np.ndarray, "b 3"]:
         template = np.lib.format.read_array(content, allow_pickle=False)
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, ZlibError) as error:
         raise ValueError(
-            f"{body} is no SMPL-X body: wanted the .npz with v_template ({error}); {_HOW_TO_GET}"
+            f"{body} is not an SMPL-X body: expected the .npz with v_template ({error}); {_HOW_TO_GET}"
         ) from error
     if template.ndim != 2 or template.shape[1] != 3 or template.dtype.kind != "f":
         raise ValueError(f"v_template of {body} is {template.dtype} {template.shape}, wanted floats (n, 3)")
@@ -72,19 +72,19 @@ def _read_template(body: Path) -> Float[np.ndarray, "b 3"]:
 def _read_correspondence(path: Path, flame: HeadModel, num_body: int) -> Int[np.ndarray, " v"]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"no correspondence at {path}; wanted SMPL-X__FLAME_vertex_ids.npy of `MANO and FLAME vertex "
+            f"no correspondence at {path}; expected SMPL-X__FLAME_vertex_ids.npy of `MANO and FLAME vertex "
             f"indices`: {_HOW_TO_GET}"
         )
     try:
         ids = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of numbers ({error}); {_HOW_TO_GET}") from error
+        raise ValueError(f"{path} is not an .npy file of numbers ({error}); {_HOW_TO_GET}") from error
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.shape != (flame.num_vertices,):
         found = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else "several arrays"
         raise ValueError(
             f"{path} has {found}, wanted one index for each of the {flame.num_vertices} vertices of "
-            f"head {flame.name!r}; take SMPL-X__FLAME_vertex_ids.npy, and for an avatar on another head than "
-            "FLAME name your FLAME with --flame generic_model.pkl"
+            f"head {flame.name!r}; use SMPL-X__FLAME_vertex_ids.npy, and for an avatar with another head "
+            "model pass your FLAME as --flame generic_model.pkl"
         )
     if len(np.unique(ids)) != len(ids) or ids.min() < 0 or ids.max() >= num_body:
         raise ValueError(
@@ -97,7 +97,7 @@ def _read_correspondence(path: Path, flame: HeadModel, num_body: int) -> Int[np.
 def _write(body: Path, template: Float[np.ndarray, "b 3"], path: Path) -> Path:
     """The body's file with another template; the other members are copied unread."""
     if path.exists() and path.samefile(body):
-        raise ValueError(f"--output {path} is the body itself; give another name")
+        raise ValueError(f"--output {path} is the body itself; choose another name")
     with (
         atomic_file(path) as file,
         zipfile.ZipFile(body) as source,

@@ -1,4 +1,4 @@
-"""The surface that a file holds: the head's own, or a bust that is cut off cleanly and closed below."""
+"""The surface in a file: the head's own, or a bust with a clean, closed cut."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def whole_surface(head: HeadModel) -> Surface:
 def bust_surface(head: HeadModel, rest: Float[Tensor, "v 3"], cut: Cut) -> Surface:
     """The part of a person's mesh above a bowl, closed by a cap.
 
-    Triangles across the bowl are divided, so that the rim is smooth however coarse the mesh is. Each of the
+    Triangles across the bowl are split, so that the rim is smooth however coarse the mesh. Each of the
     rim's loops is closed by a fan around its centre.
 
     Args:

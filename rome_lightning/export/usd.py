@@ -1,6 +1,6 @@
-"""Rigged avatars as USDZ, for Apple's tools, Omniverse, Blender and whoever reads UsdSkel.
+"""Rigged avatars as USDZ, for Apple's tools, Omniverse, Blender and other readers of UsdSkel.
 
-The file holds what the GLB holds: mesh at rest, skeleton, one blend shape per expression, the texture.
+The file has the same content as the GLB: mesh at rest, skeleton, one blend shape per expression, the texture.
 
 Source: Pixar, Universal Scene Description, schemas UsdGeom, UsdSkel and UsdPreviewSurface.
 """

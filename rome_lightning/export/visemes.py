@@ -1,6 +1,6 @@
 """Shapes mixed from ARKit's: the 15 mouth shapes of Oculus LipSync, and Ready Player Me's.
 
-Source of the names: Oculus (Meta) LipSync, Viseme reference. The mixes are ours, by how a mouth makes the
+Source of the names: Oculus (Meta) LipSync, Viseme reference. The mixes are ours, by how the mouth forms the
 sounds.
 """
 

@@ -1,4 +1,4 @@
-"""Avatars as VRM, the format of avatars that people wear: on stream, in games and in virtual worlds.
+"""Avatars as VRM, the format of avatars for streams, games and virtual worlds.
 
 A VRM file is a binary glTF whose skeleton is a standing human, with named expressions, the eyes' range and
 the terms of use. The skeleton's body has no mesh: only the bust moves. The joint of the bust is the chest's
@@ -45,7 +45,7 @@ _LIMBS: dict[str, tuple[str, tuple[float, float, float]]] = {
 _JOINTS = ("chest", "head", "jaw", "leftEye", "rightEye")
 """Bone of each of the head model's joints."""
 _UNMAPPED = ("jaw",)
-"""Joints that expressions move already, so that programs need not find them."""
+"""Joints that expressions already move, so that programs need not detect them."""
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "happy": {"mouthSmile*": 0.8, "cheekSquint*": 0.5, "eyeSquint*": 0.3},
@@ -98,7 +98,7 @@ LICENCE_URL = "https://vrm.dev/licenses/1.0/"
 
 @dataclass(frozen=True)
 class VrmMeta:
-    """Who is shown, and who answers for it; the terms of use are the standard's narrowest."""
+    """The person shown and the person responsible; the terms of use are the standard's most restrictive."""
 
     title: str
     author: str
@@ -118,13 +118,11 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
         version: of the standard. VRM 0 looks along -z, so everything is turned.
 
     Raises:
-        ValueError: the head has no ARKit expressions, or nobody answers for the avatar.
+        ValueError: the head has no ARKit expressions, or no author is given.
     """
     person.check()
     if not person.head.has_arkit:
-        raise ValueError(
-            f"VRM wants ARKit's expressions, which {person.head.name} has not; use the open head"
-        )
+        raise ValueError(f"VRM needs ARKit's expressions, which {person.head.name} lacks; use the open head")
     if not meta.author.strip():
         raise ValueError("a VRM file names its author; set --author")
     turn = 1.0 if version == "1.0" else -1.0

@@ -52,7 +52,7 @@ def export_web(
     """
     if neural:
         check_browser_networks(avatar)
-    # What cannot be had leaves no half of a page.
+    # A failed download must not leave half a page.
     tracker = _resolved(_TRACKER) if webcam else []
     runtime = _resolved(_RUNTIME) if neural else []
     written = []

@@ -247,9 +247,9 @@ def test_obj_and_ply_of_a_pose(avatar: Avatar, tmp_path: Path) -> None:
     place = (head.vertex_uvs * size).long().clamp(0, size - 1)
     near = picture[place[:, 1], place[:, 0]].astype(int)
     assert np.median(np.abs(near - ply.visual.vertex_colors[:, :3])) < 20
-    with pytest.raises(ValueError, match="rigged and holds no single pose"):
+    with pytest.raises(ValueError, match="rigged and has no single pose"):
         export_avatar(avatar, tmp_path / "a.glb", "glb", params)
-    with pytest.raises(ValueError, match="only glb files hold an animation"):
+    with pytest.raises(ValueError, match="only glb files support animations"):
         export_avatar(avatar, tmp_path / "a.obj", "obj", motion=Motion(params, torch.zeros(2), "a"))
 
 

@@ -119,7 +119,7 @@ def test_command(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "non-commercial" in capsys.readouterr().err
     for options, complaint in (
         (both[:1], "needs --body SMPLX_NEUTRAL.npz and --correspondence"),
-        ([*both, "--driver=a.mp4"], "holds every pose"),
+        ([*both, "--driver=a.mp4"], "contains every pose"),
         ([*both, f"--output={tmp_path / 'a.glb'}"], "writes a .npz file"),
         ([*both, f"--output={files.body}"], "is the body itself"),
         ([*both, "--format=glb"], "--body is for --format smplx"),
@@ -145,15 +145,15 @@ def test_files_of_another_layout_are_named(files: Files, tmp_path: Path) -> None
         np.save(tmp_path / f"{name}.npy", value)
         refused("belongs to another body model", ids=tmp_path / f"{name}.npy")
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    refused("is no .npy file of numbers", ids=tmp_path / "pickle.npy")
+    refused("is not an .npy file of numbers", ids=tmp_path / "pickle.npy")
     np.savez(tmp_path / "object.npz", v_template=np.array([{}], dtype=object))
     np.savez(tmp_path / "flat.npz", v_template=np.zeros(5))
     np.savez(tmp_path / "other.npz", vertices=np.zeros((5, 3)))
     (tmp_path / "cut.npz").write_bytes(files.body.read_bytes()[:1000])
-    refused(r"is no SMPL-X body.*allow_pickle", body=tmp_path / "object.npz")
+    refused(r"is not an SMPL-X body.*allow_pickle", body=tmp_path / "object.npz")
     refused(r"wanted floats \(n, 3\)", body=tmp_path / "flat.npz")
     for name in ("other", "cut"):
-        refused("is no SMPL-X body", body=tmp_path / f"{name}.npz")
+        refused("is not an SMPL-X body", body=tmp_path / f"{name}.npz")
     assert not output.exists()
 
 
