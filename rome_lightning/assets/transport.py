@@ -174,7 +174,7 @@ def find_sdist_link(pip_log: str, package: str, version: str) -> str | None:
 
 
 def read_address(address: str, target: Path, num_bytes: int | None, quiet: bool = False) -> None:
-    """Copies what an address holds into a file.
+    """Downloads an address to a file.
 
     Args:
         address: ``https:``, ``http:`` or ``file:``.
@@ -191,7 +191,7 @@ def read_address(address: str, target: Path, num_bytes: int | None, quiet: bool 
             stated = response.headers.get("Content-Length")
             # A length that differs is an error page or a pointer file: not worth downloading.
             if num_bytes is not None and stated is not None and int(stated) != num_bytes:
-                raise SourceError(f"the server has {int(stated):,} bytes, wanted {num_bytes:,}")
+                raise SourceError(f"the server has {int(stated):,} bytes, expected {num_bytes:,}")
             with _progress(target.name, int(stated) if stated else num_bytes, quiet) as advance:
                 received = copy_limited(response, target, num_bytes, advance)
     except (urllib.error.URLError, OSError, ValueError) as error:
@@ -243,7 +243,7 @@ def _run_client(command: list[str], folder: Path | None) -> str:
                 check=False,
             )
     except subprocess.TimeoutExpired:
-        raise SourceError(f"{name} gave no answer in {CLIENT_TIMEOUT_S:.0f} s") from None
+        raise SourceError(f"{name} did not answer within {CLIENT_TIMEOUT_S:.0f} s") from None
     except OSError as error:
         raise SourceError(f"{name} does not run: {error}") from error
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""What every head asset provides, whichever file it was read from."""
+"""The data of every head asset, regardless of its file format."""
 
 from __future__ import annotations
 

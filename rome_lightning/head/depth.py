@@ -10,8 +10,8 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.head.mouth import lower_roots
 
 DEPTH = 0.85
-"""Depth of everything behind the eyes in pictures, against the head model's. Chosen on 61 turned pairs of
-video: the head model is deeper than most people are."""
+"""Depth behind the eyes in photographs, relative to the head model's. Chosen on 61 turned pairs of video: the
+head model is deeper than most people."""
 DEPTH_BEHIND = 0.65
 """The same of scalp and neck behind the ears, on top of it. 0.5 to 0.7 draw turned heads alike, 1 clearly
 worse."""
@@ -37,7 +37,7 @@ def behind_ears(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, 
 
 
 def ear_plane(head: HeadModel) -> Int[Tensor, " m"]:
-    """Vertices of ears and scalp that are as far back as the ears on the mean head."""
+    """Vertices of ears and scalp in the plane of the ears on the mean head."""
     depth = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 2]
     near = (depth - depth[head.region("ears")].mean()).abs() < PLANE
     return (near & head.region("ears", "scalp")).nonzero()[:, 0]
@@ -56,7 +56,7 @@ def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tenso
         head: whose vertices they are.
         rest: heads at rest, metres.
 
-    Departure from ROME: its heads keep the depth of FLAME, whose back comes out too far on a turn.
+    Departure from ROME: its heads keep FLAME's depth, so the back of the head protrudes too far on a turn.
     """
     eyes, ears = (rest[:, head.region(name), 2].mean(1, keepdim=True) for name in ("eyes", "ears"))
     forward = (1 - DEPTH) * (eyes - rest[..., 2]).clamp_min(0)

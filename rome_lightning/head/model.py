@@ -77,7 +77,7 @@ class HeadModel(nn.Module):
             self.add_landmarks(name, embedding)
 
     def add_landmarks(self, name: str, embedding: LandmarkEmbedding) -> None:
-        """Take an embedding, as if the asset had it, in place of one of this name."""
+        """Add or replace the embedding with this name."""
         self.landmark_names = (*(known for known in self.landmark_names if known != name), name)
         self._register(f"landmark_corners_{name}", self.faces.cpu()[embedding.faces].to(self.faces.device))
         self._register(f"landmark_weights_{name}", embedding.barycentrics.to(self.faces.device))
@@ -156,7 +156,7 @@ class HeadModel(nn.Module):
 
     @full_precision
     def turn(self, vectors: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
-        """Turn vectors that are fixed to the vertices at rest as the posed skin turns there.
+        """Rotate vectors attached to the vertices at rest with the posed skin.
 
         Directions only: what linear blend skinning does to the difference of two points with the weights
         of one vertex. The global rotation is left to ``to_world``.
@@ -226,7 +226,7 @@ class HeadModel(nn.Module):
         return mask
 
     def landmark_indices(self, name: str) -> Int[Tensor, " l"] | None:
-        """Which points of the full set an embedding holds; ``None`` if it holds all of them."""
+        """The points of the full set that an embedding contains; ``None`` for all."""
         indices: Tensor | None = getattr(self, f"landmark_indices_{self._known_landmarks(name)}")
         return indices
 
@@ -245,7 +245,8 @@ class HeadModel(nn.Module):
     def _known_landmarks(self, name: str) -> str:
         if name not in self.landmark_names:
             raise ValueError(
-                f"{self.name} has no landmarks {name!r}, it has {', '.join(self.landmark_names) or 'none'}; "
-                "the open head has 'mediapipe' and 'ibug68', FLAME those whose official files lie beside it"
+                f"{self.name} has no landmarks {name!r}, it has "
+                f"{', '.join(self.landmark_names) or 'none'}; the open head has 'mediapipe' and 'ibug68', "
+                "FLAME those with official files beside it"
             )
         return name

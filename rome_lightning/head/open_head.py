@@ -46,7 +46,7 @@ def read_head(path: Path | None = None) -> HeadData:
     file = OPEN_HEAD_FILE if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"no head at {file}; `python -m rome_lightning.baking.head {file.name}` makes one (extra: bake)"
+            f"no head at {file}; `python -m rome_lightning.baking.head {file.name}` creates one (extra: bake)"
         )
     if path is None:
         digest = file_sha256(file)

@@ -1,7 +1,7 @@
 """Files that appear under their name only when they are complete.
 
-One guarantee for all of them: whoever reads the name, during the write or after a crash or power cut, finds
-the old content or all of the new. When a call returns, content and name are on disk. Several processes may
+One guarantee for all of them: a reader, even during the write or after a crash or power cut, finds either the
+old content or all of the new. When a call returns, content and name are on disk. Several processes may
 write one name; the last one to finish wins. A write that fails leaves the old file and nothing else.
 """
 
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 STALE_SECONDS = 3600.0
-"""A temporary file that nobody has written to for so long belongs to a killed process."""
+"""A temporary file unmodified for this long belongs to a killed process."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file; its folder is made if needed.
+    """Write a whole file; its folder is created if needed.
 
     Args:
         path: of the file.
@@ -38,13 +38,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_together(files: Mapping[Path, bytes | str]) -> None:
-    """Write several files, of which none takes its name before all of them are on disk.
+    """Write several files, none of which appears before all of them are on disk.
 
     Args:
         files: content by path, the one that names the others last; text is written as UTF-8.
 
     Raises:
-        OSError: one cannot be written; then all old ones are as they were.
+        OSError: one cannot be written; all old files are then unchanged.
     """
     with contextlib.ExitStack() as written:
         for path, data in reversed(list(files.items())):
@@ -63,13 +63,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """An empty file that becomes ``path`` at the end of the block, for libraries that want a name."""
+    """An empty file that becomes ``path`` at the end of the block, for libraries that need a name."""
     temporary = temporary_for(path)
     try:
         yield temporary
         commit(temporary, path)
     except BaseException:
-        # The reason of the failure is what the caller has to see.
+        # The caller must see the reason for the failure.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -122,7 +122,7 @@ def _sync_folder(folder: Path) -> None:
 
 @functools.cache
 def _collect_stale(folder: Path) -> None:
-    """Remove what killed processes left in a folder; looked for once per process."""
+    """Remove leftovers of killed processes in a folder, once per process."""
     for path in folder.glob(".*.tmp"):
         # Another process may have been faster.
         with contextlib.suppress(FileNotFoundError):

@@ -20,10 +20,10 @@ NO_SOUND = "the driver has no sound"
 
 
 def copy_audio(video: Path, source: Path, clock_offsets: Sequence[float]) -> str:
-    """Add the sound of another video to a video, at the time of the pictures that it belongs to.
+    """Add the sound of another video to a video, in sync with its frames.
 
-    Sound from before the first picture and from after the last one is left out. What players read from such
-    a file is not encoded anew; the rest becomes AAC, or Opus in WebM.
+    Sound before the first frame and after the last one is dropped. Codecs that players support in the
+    container are copied; others become AAC, or Opus in WebM.
 
     Args:
         video: one of ``codecs.FORMATS`` without sound that starts at 0; replaced.
@@ -31,7 +31,7 @@ def copy_audio(video: Path, source: Path, clock_offsets: Sequence[float]) -> str
         clock_offsets: ``Video.clock_offsets`` of ``source``: they take its clock to that of ``video``.
 
     Returns:
-        What was lost, as a clause for people; empty if ``video`` has the sound now.
+        What was lost, as a readable clause; empty if ``video`` now has the sound.
     """
     try:
         with open_container(source) as sounds:
@@ -77,7 +77,7 @@ def _join(video: Path, temporary: Path, sounds: Any, sound: Any, clock_offsets: 
             target.mux(packet)
             count += stream is heard
         if not count:
-            raise ValueError("none of it falls on the pictures")
+            raise ValueError("none of it overlaps the frames")
 
 
 def _decoding_time(item: tuple[Any, Any]) -> float:
@@ -107,7 +107,7 @@ def _moved(sounds: Any, sound: Any, clock_offsets: Sequence[float], end: float) 
 
 
 def _encoded(packets: Iterator[Packet], sound: Any, target: Any) -> Iterator[Packet]:
-    """The same sound, encoded anew."""
+    """The same sound, re-encoded."""
     resampler = av.AudioResampler(format=target.format, layout=target.layout, rate=target.rate)
     context = sound.codec_context
     for packet in packets:

@@ -1,4 +1,4 @@
-"""Waiting for jobs of a cluster, also where its database of finished jobs is missing."""
+"""Wait for cluster jobs, even without the database of finished jobs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from typing import Any
 
 MOST_TIME_LIMITS = 1000
-"""How often a job may be queued again at its time limit; submitit allows three unless told otherwise."""
+"""How often a job may be requeued at its time limit; submitit's default is three."""
 _POLL_S = 1.0
 _ASK_S = 30.0
-"""Time between two questions to the scheduler; a job gone for so long has no result to come."""
+"""Time between two queries to the scheduler; a job missing for this long will give no result."""
 
 
 def wait_for_job(job: Any, of_slurm: bool = True, ask_s: float | None = None) -> str:
-    """Wait for a job of submitit; gives why it failed, empty if it did not.
+    """Wait for a job of submitit; return why it failed, or "" if it did not.
 
-    submitit learns from ``sacct`` alone that a job was cancelled, and waits for ever where there is none. The
-    queue knows too: a job that left it without a result has none to come.
+    submitit detects a cancelled job only through ``sacct`` and waits forever without it. The queue shows it
+    too: a job that left it without a result will give none.
 
     Args:
         job: as ``submitit.Executor.submit`` gives it.
@@ -33,7 +33,7 @@ def wait_for_job(job: Any, of_slurm: bool = True, ask_s: float | None = None) ->
         if gone and not job.done():
             return (
                 f"job {job.job_id} left the queue without a result (cancelled, or lost with its machine); "
-                f"what it printed is in {job.paths.stderr}"
+                f"its output is in {job.paths.stderr}"
             )
         asked_s, gone = time.monotonic(), not is_queued(str(job.job_id))
     problem = job.exception()

@@ -1,4 +1,4 @@
-"""How videos are written, by the suffix of their file: for players, or with transparency."""
+"""Video formats by file suffix: for players, or with transparency."""
 
 from __future__ import annotations
 

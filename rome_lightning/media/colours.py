@@ -1,4 +1,4 @@
-"""Colours of other spaces and of high dynamic range as sRGB, the space of everything after reading."""
+"""Convert other colour spaces and high dynamic range to sRGB, the space of all images after reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Video containers: opening them, the picture in them, and a clock that only goes forward."""
+"""Video containers: opening them, their video stream, and a monotonic clock."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ SAFE_CONTAINERS = {
 
 
 def open_container(path: Path) -> Any:
-    """Open a file for reading; whatever its name looks like, it is a file.
+    """Open a file for reading; its name is never interpreted as an address.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is empty, no regular file, or no container that FFmpeg knows.
+        ValueError: it is empty, not a regular file, or not a container that FFmpeg knows.
     """
     if not path.exists():
         raise FileNotFoundError(f"no video at {path}")
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
     try:
@@ -51,7 +51,7 @@ def open_container(path: Path) -> Any:
     except av.FFmpegError as error:
         _say_animated_webp(path)
         raise ValueError(
-            f"cannot read {path} as a video ({error.strerror}); it is truncated or no video"
+            f"cannot read {path} as a video ({error.strerror}); it is truncated or not a video"
         ) from error
 
 

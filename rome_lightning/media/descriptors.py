@@ -1,4 +1,4 @@
-"""Open files: how many a process may have, and a limited set of them for reading at random."""
+"""Open files: their limit per process, and a bounded set of them for random reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_OPEN = 256
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files (``ulimit -n``) to the hard one; gives what is allowed now.
+    """Raise the soft limit of open files (``ulimit -n``) to the hard limit; return the new limit.
 
     Children inherit it. Only the soft limit is changed; raising the hard one needs root.
     """
@@ -29,7 +29,7 @@ def raise_file_limit() -> int:
 
 
 class OpenFiles:
-    """Descriptors of the files that were read last; the one unused for longest is closed for another.
+    """Descriptors of the most recently read files; the least recently used is closed to open another.
 
     Not for several threads at once. After a fork the child opens its own.
 
@@ -64,7 +64,7 @@ class OpenFiles:
             os.close(self._files.popitem(last=False)[1])
         handle = os.open(path, os.O_RDONLY)
         if hasattr(os, "posix_fadvise"):
-            # Otherwise the system reads the neighbourhood of every frame as well.
+            # Otherwise the system also reads ahead around every frame.
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
         self._files[path] = handle
         return handle

@@ -1,7 +1,7 @@
-"""A digest in every file that we write, so that a byte that has changed is found when the file is read.
+"""A digest in every file that we write, so that reading detects a changed byte.
 
-It finds accidents: bad disks, cut copies, careless editors. Who changes a file on purpose can change its
-digest too, so it says nothing about where a file comes from.
+It detects accidents: bad disks, truncated copies, careless edits. Whoever changes a file on purpose can
+change its digest too, so it does not prove where a file comes from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 _MARK = b"\nsha256:"
 SEAL_BYTES = len(_MARK) + hashlib.sha256().digest_size * 2
-"""Length of what ``seal`` appends."""
+"""Length of the suffix that ``seal`` appends."""
 _END_OF_ZIP = b"PK\5\6"
 _END_OF_ZIP_LENGTH = 22
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def check_seal(path: Path) -> bool:
 
 
 def unsealed(data: bytes) -> bytes:
-    """The bytes that were given to ``seal``; data without a digest as they are."""
+    """The bytes passed to ``seal``; data without a digest is returned unchanged."""
     return data[:-SEAL_BYTES] if data[-SEAL_BYTES:].startswith(_MARK) else data
 
 
@@ -87,7 +87,7 @@ def check_archive(path: Path) -> bool:
         Whether it has a digest.
 
     Raises:
-        ValueError: it is cut short, damaged or no archive.
+        ValueError: it is truncated, damaged or not an archive.
     """
     try:
         if check_seal(path):
@@ -96,8 +96,8 @@ def check_archive(path: Path) -> bool:
             damaged = archive.testzip()
             trailing = archive.comment
     except Exception as error:
-        # What damage makes the archive reader raise depends on where it is.
-        raise ValueError(f"cut short or damaged ({error})") from error
+        # The archive reader's exception depends on where the damage is.
+        raise ValueError(f"truncated or damaged ({error})") from error
     if damaged is not None:
         raise ValueError(f"{damaged} in it is damaged")
     if trailing or not _ends_as_archive(path):

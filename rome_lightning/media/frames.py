@@ -28,7 +28,7 @@ _TINY = 16
 def upright_rgb(
     frame: VideoFrame, pixel_aspect: Fraction | None = None, max_side: int | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """What a player shows of a frame.
+    """Convert a decoded frame to what a player shows.
 
     Colours follow the frame's matrix, range, primaries and transfer (BT.709 and BT.601 by size where it says
     nothing), wide gamuts and HDR (HLG, PQ) become sRGB, transparent pixels white; non-square pixels widen or
@@ -40,7 +40,7 @@ def upright_rgb(
         max_side: longer side of the result in pixels; larger frames are averaged down.
 
     Raises:
-        ValueError: the frame is larger than ``MAX_PIXELS``, or stored in colours that are not known here.
+        ValueError: the frame is larger than ``MAX_PIXELS``, or stored in unknown colours.
     """
     width, height = _square_size(frame, pixel_aspect)
     if max_side is not None and max(width, height) > max_side:
@@ -146,7 +146,7 @@ def _matrix(frame: VideoFrame) -> str | None:
         return "ITU709" if is_hd or frame.color_primaries == 1 else "ITU601"
     if frame.colorspace not in _MATRICES:
         raise ValueError(
-            f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not read; convert it with "
+            f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported; convert it with "
             "ffmpeg -vf scale=out_color_matrix=bt709"
         )
     return _MATRICES[frame.colorspace]

@@ -20,12 +20,12 @@ def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def to_uint8(image: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:
-    """Images in [0, 1] as image libraries take them: bytes, channels innermost, on the CPU."""
+    """Images in [0, 1] as image libraries expect them: bytes, channels last, on the CPU."""
     return quantize(image).movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], compression: int = 6) -> None:
-    """Write a PNG file, whole or not at all.
+    """Write a PNG file atomically.
 
     Args:
         path: of the file; its folder is made.

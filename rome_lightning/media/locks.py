@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 LOCK = ".rome.lock"
-"""Of a folder, while a process owns it."""
+"""Name of the lock file in a folder while a process owns it."""
 
 
 @contextmanager
 def owned(folder: Path, task: str, name: str = LOCK) -> Iterator[None]:
     """Keep other processes out of a folder.
 
-    The operating system releases the lock however a process ends; the file that a killed process leaves
-    behind locks nobody out.
+    The operating system releases the lock however a process ends; a file left by a killed process locks
+    nobody out.
 
     Args:
         folder: made if needed.
@@ -31,7 +31,7 @@ def owned(folder: Path, task: str, name: str = LOCK) -> Iterator[None]:
 
     Raises:
         OSError: the folder cannot be written to.
-        ValueError: another process owns it; says which, and since when.
+        ValueError: another process owns it; the message says which, and since when.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
@@ -70,10 +70,10 @@ def _take(path: Path) -> int:
 
 
 def _message(folder: Path, text: bytes) -> str:
-    """What to tell about the owner, whose note may be half written."""
+    """A description of the owner, whose note may be incomplete."""
     try:
         owner: Any = json.loads(text)
         who = f"{owner['task']} (process {owner['process']} on {owner['host']}, since {owner['since']})"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return f"{folder} is being written by {who}; wait for it, end it, or choose another folder"
+    return f"{folder} is being written by {who}; wait for it, stop it, or choose another folder"

@@ -29,7 +29,7 @@ class Mesh:
 
 
 def read_mesh(path: Path) -> Mesh:
-    """Read an OBJ or PLY file; polygons are cut into fans, colours and normals left out.
+    """Read an OBJ or PLY file; polygons become triangle fans, colours and normals are ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -43,7 +43,7 @@ def read_mesh(path: Path) -> Mesh:
         elif path.suffix.lower() == ".ply":
             vertices, polygons = _read_ply(path.read_bytes())
         else:
-            raise ValueError(f"{path.suffix} files are not read; give .obj or .ply")
+            raise ValueError(f"{path.suffix} files are not supported; pass .obj or .ply")
         faces = [(p[0], p[i], p[i + 1]) for p in polygons for i in range(1, len(p) - 1)]
         mesh = Mesh(
             torch.tensor(np.asarray(vertices), dtype=torch.float32), torch.tensor(faces, dtype=torch.long)
@@ -86,9 +86,10 @@ def _read_ply(data: bytes) -> tuple[list[list[float]], list[list[int]]]:
         elif line[0] == "property":
             elements[-1][2].append(line[1:])
     for name, count, properties in elements:
-        # Every number takes a byte at least; without the check a header of 100 bytes keeps us busy for ever.
+        # Every number takes a byte at least; without the check, a header of 100 bytes would keep us busy
+        # forever.
         if not 0 <= count * max(1, len(properties)) <= len(body):
-            raise ValueError(f"its header promises {count} of {name}, more than the file holds")
+            raise ValueError(f"its header promises {count} of {name}, more than the file contains")
     tokens = iter(body.split()) if kind == "ascii" else None
     order = ">" if kind == "binary_big_endian" else "<"
     stream = io.BytesIO(body)
@@ -133,14 +134,14 @@ def read_landmarks(path: Path) -> Float[Tensor, "n 3"]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        ValueError: it contains something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no landmarks at {path}")
     try:
         points = np.loadtxt(path, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"{path} is no list of points: {error}") from error
+        raise ValueError(f"{path} is not a list of points: {error}") from error
     if points.shape[1:] != (3,) or not np.isfinite(points).all():
         raise ValueError(f"{path} must have three finite numbers per line, got shape {points.shape}")
     return torch.from_numpy(points).float()

@@ -1,4 +1,4 @@
-"""Picture files of any kind as upright sRGB on white."""
+"""Read image files of any kind as upright sRGB on white."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     if not path.exists():
         raise FileNotFoundError(f"no image at {path}")
     if not path.is_file():
-        raise ValueError(f"cannot read {path} as an image: it is no regular file")
+        raise ValueError(f"cannot read {path} as an image: it is not a regular file")
     return decode_image(path.read_bytes(), str(path))
 
 
@@ -73,22 +73,22 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         if isinstance(error, Image.DecompressionBombError):
             text = f"it has more than {MAX_PIXELS:,} pixels; scale it down"
         elif isinstance(error, Image.UnidentifiedImageError):
-            text = "the format is not known, or the file is damaged"
+            text = "the format is unknown, or the file is damaged"
         raise ValueError(f"cannot read {name} as an image: {text}") from error
 
 
 def _check_kind(data: bytes) -> None:
-    """Refuse, with what to do, formats that Pillow does not know or would read a thumbnail of."""
+    """Refuse, with a remedy, formats that Pillow does not know or of which it would read a thumbnail."""
     if not data:
         raise ValueError("it is empty (0 bytes)")
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
-        raise ValueError(f"it is JPEG XL, which is not read; {_SAVE_AS}")
+        raise ValueError(f"it is JPEG XL, which is not supported; {_SAVE_AS}")
     raw = data[:15] == b"FUJIFILMCCD-RAW" or brand == b"crx " or data[8:10] == b"CR"
     if raw or data[:4] in (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM"):
         raise ValueError(f"it is a camera's raw file, which is not read; develop it and {_SAVE_AS}")
     if data[:5] == b"%PDF-" or b"<svg" in data[:1000]:
-        raise ValueError(f"it is a page or drawing, not a picture; {_SAVE_AS}")
+        raise ValueError(f"it is a page or drawing, not an image; {_SAVE_AS}")
     brands = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
     if brand in brands and b"avif" not in data[8:64]:
         try:
@@ -119,7 +119,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _PREDICTABLE:
-        # EXIF that cannot be read says nothing; viewers show such pictures as they are stored.
+        # Unreadable EXIF is ignored; viewers show such images as stored.
         return image
 
 
@@ -195,7 +195,7 @@ def _by_profile(image: Image.Image, icc: bytes | None, name: str) -> Image.Image
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        warnings.warn(f"{name}: its colour profile cannot be used and is left out ({error})", stacklevel=2)
+        warnings.warn(f"{name}: its colour profile cannot be used and is ignored ({error})", stacklevel=2)
         return None
 
 

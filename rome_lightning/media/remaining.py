@@ -1,4 +1,4 @@
-"""How long what goes on will take."""
+"""Estimate the remaining time of an operation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Signals that ask a run to stop: recorded at once, obeyed between two steps.
 
-From its start until its training begins a process stops at once, for there is nothing to save.
+Until its training begins, a process stops at once, because there is nothing to save.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import warnings
 from types import FrameType
 
 REQUEUE_SIGNAL = signal.SIGUSR1
-"""What a job script asks SLURM to send before the time limit (``--signal=SIGUSR1@120``)."""
+"""The signal that a job script asks SLURM to send before the time limit (``--signal=SIGUSR1@120``)."""
 _WATCHED = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
-"""submitit sends SIGUSR2 to its job and to what the job has started, and queues the job again itself."""
+"""submitit sends SIGUSR2 to its job and the job's children, and requeues the job itself."""
 _BEFORE_TRAINING = (signal.SIGTERM, REQUEUE_SIGNAL, signal.SIGUSR2)
 INTERRUPTED_CODES = (*(128 + int(s) for s in _WATCHED), *(-int(s) for s in _WATCHED))
 """Exit codes of a run that was asked to stop, by itself or by the signal."""
@@ -38,7 +38,7 @@ class RunStopped(SystemExit):
 
 
 class StopRequest:
-    """Notes the signals that ask a run to stop, so that a step is never cut in two.
+    """Records the signals that ask a run to stop, so that a step is never interrupted.
 
     A second Ctrl-C interrupts at once.
     """
@@ -70,7 +70,7 @@ class StopRequest:
 
 
 def watch_from_start() -> None:
-    """Stop in order at a signal that comes before ``StopRequest.install``.
+    """Stop cleanly at a signal that arrives before ``StopRequest.install``.
 
     While modules are imported, data is opened, or validation is tried.
     """
@@ -84,8 +84,8 @@ def watch_from_start() -> None:
 def end_watch() -> None:
     """Ignore the signals of ``watch_from_start`` from now on.
 
-    They are the business of ``StopRequest``, or come too late: a warning must not queue a run again that is
-    finished or has failed, nor a scheduler's SIGTERM cut off what a stopped run still has to close.
+    ``StopRequest`` handles them, or they come too late: a warning must not requeue a run that has finished or
+    failed, and a scheduler's SIGTERM must not interrupt the closing of a stopped run.
     """
     global _watching
     _watching = False
@@ -103,7 +103,7 @@ def _stop_at_once(signum: int, frame: FrameType | None) -> None:
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process of a run that speaks for all."""
+    """Whether this is the run's main process."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
     return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
@@ -125,7 +125,7 @@ def requeue_job() -> bool:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         warnings.warn(
-            f"job {job} could not be requeued: {error}; submit it again, it resumes where it stopped",
+            f"job {job} could not be requeued: {error}; submit it again to resume where it stopped",
             stacklevel=2,
         )
         return False

@@ -9,9 +9,9 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class _Member(tarfile.TarInfo):
-    """A header whose size cannot lead back to itself.
+    """A header whose size cannot point back to itself.
 
-    Python before 3.11.14, 3.12.12 and 3.13.6 reads such archives for ever (CVE-2025-8194).
+    Python before 3.11.14, 3.12.12 and 3.13.6 reads such archives forever (CVE-2025-8194).
     """
 
     def _block(self, count: int) -> int:
@@ -30,12 +30,12 @@ def open_tar(path: Path) -> tarfile.TarFile:
 
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
-    """All members of a tar that is not compressed.
+    """All members of an uncompressed tar.
 
-    ``tarfile`` itself takes a damaged header for the end of the archive.
+    ``tarfile`` itself mistakes a damaged header for the end of the archive.
 
     Raises:
-        ValueError: it is no tar, damaged, cut short, or several tars in a row.
+        ValueError: it is not a tar, damaged, truncated, or several tars in a row.
     """
     try:
         with tarfile.open(path, "r:", tarinfo=_Member) as tar:
@@ -52,14 +52,14 @@ def tar_members(path: Path) -> list[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, end: int, last: str) -> None:
-    """Refuse what ``tarfile`` would pass over."""
+    """Refuse what ``tarfile`` would silently skip."""
     with path.open("rb") as file:
         file.seek(end)
         if any(file.read(_BLOCK)):
-            raise ValueError(f"{path} is damaged: what follows {last} is no header of a tar")
+            raise ValueError(f"{path} is damaged: {last} is not followed by a tar header")
         while block := file.read(1 << 20):
             if any(block):
                 raise ValueError(
-                    f"{path} goes on after its end, as tars that were joined do; import them one by one, or "
+                    f"{path} continues after its end, like concatenated tars; import them one by one, or "
                     "join them with tar --concatenate"
                 )

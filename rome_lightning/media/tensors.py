@@ -1,4 +1,4 @@
-"""Tensors with a header in one safetensors file: nothing in it is executed, and a changed byte is found."""
+"""Tensors with a header in one safetensors file: it runs no code, and a changed byte is detected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def unpack_tensors(path: Path, known_intact: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that ``pack_tensors`` made, once its digest is found right.
+    """Tensors and metadata of a file from ``pack_tensors``, after verifying its digest.
 
     Args:
         path: of the file.
@@ -63,7 +63,7 @@ def unpack_tensors(path: Path, known_intact: bool = False) -> tuple[dict[str, Te
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if stated is None and not known_intact:
-        note_missing(path, "so damage to its numbers is not found; write it anew to have one")
+        note_missing(path, "so damage to its numbers goes undetected; rewrite it to add one")
     return tensors, metadata
 
 
@@ -80,11 +80,11 @@ def _metadata(data: bytes | bytearray) -> dict[str, str]:
     """The strings in a file's header."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(len(data) - 8, _MOST_HEADER_BYTES):
-        raise ValueError("it is cut short, or no safetensors file")
+        raise ValueError("it is truncated, or not a safetensors file")
     header = json.loads(data[8 : 8 + size])
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("its header is not one of a safetensors file")
+        raise ValueError("its header is not that of a safetensors file")
     return metadata
 
 

@@ -37,7 +37,7 @@ _TICKS = 120_000
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its picture, and what is in it."""
+    """Properties of a video file, and its actual content."""
 
     path: Path
     width: int
@@ -61,7 +61,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Video:
-    """Decoded frames and when they are shown."""
+    """Decoded frames and their time stamps."""
 
     frames: UInt8[np.ndarray, "n h w 3"]
     """RGB, upright."""
@@ -118,11 +118,11 @@ def read_video(
     Args:
         path: any container and codec that FFmpeg reads.
         max_frames: stop after so many returned frames.
-        fps: rate of the result; of each interval of 1/fps the first frame is kept, none is repeated, so
-            a slower video comes back as it is. Videos of variable frame rate keep their timestamps.
-        start_s: seconds to leave out at the beginning.
+        fps: rate of the result; the first frame of each interval of 1/fps is kept and none is repeated, so a
+            slower video is unchanged. Videos of variable frame rate keep their timestamps.
+        start_s: seconds to skip at the beginning.
         max_side: longer side of the result in pixels; larger frames are averaged down while decoding.
-        max_seconds: stop before frames that are shown so long after ``start_s``.
+        max_seconds: stop before frames this long after ``start_s``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -265,7 +265,9 @@ def _encode(
                 start = time if index == 0 else start
                 picture.pts, picture.time_base = round((time - start) * _TICKS), Fraction(1, _TICKS)
                 if picture.pts <= last:
-                    raise ValueError(f"the time stamps for {path} do not rise: frame {index} has {time} s")
+                    raise ValueError(
+                        f"the time stamps for {path} do not increase: frame {index} has {time} s"
+                    )
                 last = picture.pts
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
@@ -280,6 +282,6 @@ def _configure(stream: Any, shape: tuple[int, ...], kind: Format, transparent: b
     stream.width, stream.height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
     stream.pix_fmt = kind.alpha_pixels if transparent else kind.pixels
     context = stream.codec_context
-    # BT.709, limited range: what players assume, said aloud.
+    # BT.709, limited range: what players assume, stated explicitly.
     context.colorspace = context.color_primaries = context.color_trc = 1
     context.color_range = 1

@@ -15,7 +15,8 @@ from rome_lightning.pretrained.onnx_reader import OnnxGraph
 class OnnxNetwork(nn.Module):
     """Runs the operations of a graph one after the other with torch's own.
 
-    Only what recognition networks are made of is known: convolution, batch normalization (with its stored
+    Only the operations of recognition networks are supported: convolution, batch normalization (with its
+    stored
     statistics), PReLU, linear layers and elementwise arithmetic.
 
     Args:
@@ -30,12 +31,12 @@ class OnnxNetwork(nn.Module):
         unknown = sorted({node.kind for node in graph.nodes} - _OPERATIONS.keys())
         if unknown:
             raise ValueError(
-                f"the network has operations that are not known: {', '.join(unknown)}; known are "
+                f"the network has unknown operations: {', '.join(unknown)}; known are "
                 f"{', '.join(sorted(_OPERATIONS))}"
             )
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
             raise ValueError(
-                f"a network of one input and one output was expected, got {graph.inputs} and {graph.outputs}"
+                f"expected a network with one input and one output, got {graph.inputs} and {graph.outputs}"
             )
         self.nodes = graph.nodes
         self.input, self.output = graph.inputs[0], graph.outputs[0]

@@ -62,7 +62,7 @@ def read_onnx(path: Path) -> OnnxGraph:
             raise ValueError(f"{len(graphs)} graphs")
         return _graph(_bytes(graphs[0]))
     except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path} is not an ONNX file that can be read ({error}); fetch it again") from error
+        raise ValueError(f"{path} is not a readable ONNX file ({error}); fetch it again") from error
 
 
 def _graph(message: bytes) -> OnnxGraph:
@@ -135,9 +135,9 @@ def _tensor(message: bytes) -> tuple[str, Tensor]:
         elif number == 8:
             name = _bytes(value).decode()
         elif number in (13, 14):
-            raise ValueError(f"the tensor {name} lies in another file")
+            raise ValueError(f"the tensor {name} is in another file")
     if kind not in (FLOAT, INT64):
-        raise ValueError(f"the tensor {name} is neither of float32 nor of int64")
+        raise ValueError(f"the tensor {name} is neither float32 nor int64")
     dtype = "<f4" if kind == FLOAT else "<i8"
     array = np.array(integers, dtype) if integers else np.frombuffer(raw, dtype)
     return name, torch.from_numpy(array.reshape(shape).copy())

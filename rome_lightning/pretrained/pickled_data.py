@@ -1,4 +1,4 @@
-"""What a restricted pickle may hold, built as plain data: numbers, arrays, sparse matrices, chumpy objects.
+"""The content allowed in a restricted pickle: numbers, arrays, sparse matrices, chumpy objects.
 
 ``CONSTRUCTORS`` is the closed list of names that a pickle may call; each checks its arguments.
 """
@@ -133,7 +133,7 @@ def to_array(value: Any) -> NDArray[Any]:
         value = value.state["x"]
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"wanted numbers in the pickle, got {type(value).__name__} of {array.dtype}")
+        raise ValueError(f"expected numbers in the pickle, got {type(value).__name__} of {array.dtype}")
     return array
 
 
@@ -177,7 +177,7 @@ def _latin1(value: Any) -> bytes:
         return value.encode("latin1")
     if isinstance(value, bytes | bytearray):
         return bytes(value)
-    raise ValueError(f"wanted bytes in the pickle, got {type(value).__name__}")
+    raise ValueError(f"expected bytes in the pickle, got {type(value).__name__}")
 
 
 def _dtype(code: Any, *_: Any) -> DType:
@@ -218,7 +218,8 @@ def _make_array(content: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any
     raw = _latin1(content)
     if len(raw) != count * dtype.numpy().itemsize:
         raise ValueError(
-            f"the array in the pickle has {len(raw)} bytes, {dtype.code} of shape {shape} has not"
+            f"the array in the pickle has {len(raw)} bytes, which does not match {dtype.code} of shape "
+            f"{shape}"
         )
     values = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if order == "F" else "C")
     return values.astype(dtype.numpy().newbyteorder("="))
@@ -255,7 +256,7 @@ def _copyreg(kind: Any, base: Any, state: Any) -> Any:
 def _items(values: Any = ()) -> list[Any]:
     """Sets are kept as lists, because a restricted item need not be hashable."""
     if not isinstance(values, list | tuple):
-        raise ValueError(f"wanted a list in the pickle, got {type(values).__name__}")
+        raise ValueError(f"expected a list in the pickle, got {type(values).__name__}")
     return list(values)
 
 

@@ -43,7 +43,7 @@ def load_brisque(svm: Path, ranges: Path) -> SupportVectors:
     header, _, body = _existing(svm).read_text().partition("SV\n")
     settings = dict(line.split(maxsplit=1) for line in header.splitlines())
     if settings.get("svm_type") != "epsilon_svr" or settings.get("kernel_type") != "rbf":
-        raise ValueError(f"{svm} is no support vector regression with a Gaussian kernel; fetch it again")
+        raise ValueError(f"{svm} is not a support vector regression with a Gaussian kernel; fetch it again")
     rows = [line.split() for line in body.splitlines() if line.strip()]
     vectors = torch.zeros(len(rows), 36, dtype=torch.float64)
     for index, row in enumerate(rows):
@@ -54,7 +54,8 @@ def load_brisque(svm: Path, ranges: Path) -> SupportVectors:
         limits = loads(_existing(ranges).read_bytes())
         low, high = (torch.tensor(limits[name], dtype=torch.float64) for name in ("min_", "max_"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{ranges} does not hold two lists of numbers ({error}); fetch it again") from error
+        reason = f"{ranges} does not contain two lists of numbers ({error}); fetch it again"
+        raise ValueError(reason) from error
     coefficients = torch.tensor([float(row[0]) for row in rows], dtype=torch.float64)
     return SupportVectors(coefficients, vectors, float(settings["gamma"]), float(settings["rho"]), low, high)
 

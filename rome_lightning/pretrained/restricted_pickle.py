@@ -50,11 +50,11 @@ def load_npy_object(path: str | Path) -> Any:
         shape, _, dtype = read(file)
         if shape != () or not dtype.hasobject:
             raise ValueError(
-                f"{path} must hold one pickled object, got an array of {dtype} with shape {shape}"
+                f"{path} must contain one pickled object, got an array of {dtype} with shape {shape}"
             )
         content = loads(file.read())
     if not (isinstance(content, np.ndarray) and content.shape == () and content.dtype == object):
-        raise ValueError(f"{path} must hold one pickled object in an array without dimensions")
+        raise ValueError(f"{path} must contain one pickled object in an array without dimensions")
     return content.item()
 
 
@@ -224,7 +224,7 @@ class _Machine:
             raise ValueError(f"the pickle sets an item of a {type(target).__name__}; refused")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
-                # Nested ones that share their parts are small to store and take for ever to hash.
+                # Nested tuples that share their parts are small to store but take forever to hash.
                 raise ValueError(
                     "the pickle has nested tuples as keys, which a data file has no use for; refused"
                 )

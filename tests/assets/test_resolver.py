@@ -185,7 +185,7 @@ def test_the_users_own_file_must_exist_and_have_the_right_bytes(make, tmp_path):
 
 def test_a_user_supplied_asset_is_never_downloaded_and_any_edition_is_taken(make, tmp_path):
     flame = _asset("flame", sha256=None, num_bytes=None, sources=(), commercial_use=False)
-    with pytest.raises(FileNotFoundError, match="licensed and never downloaded"):
+    with pytest.raises(FileNotFoundError, match="licence forbids automatic download"):
         make(FakeTransport(web=CONTENT), flame).resolve("flame")
     (tmp_path / "any.pkl").write_bytes(b"any edition")
     environ = {"ROME_ASSET_FLAME": str(tmp_path / "any.pkl")}

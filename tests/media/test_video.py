@@ -298,5 +298,5 @@ def test_an_animated_webp_is_no_damaged_video(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(ValueError, match=r"pipe\.mp4 is no regular file"):
+    with pytest.raises(ValueError, match=r"pipe\.mp4 is not a regular file"):
         read_video(tmp_path / "pipe.mp4")

@@ -177,7 +177,7 @@ def test_the_array_pickle_of_these_tests_is_valid() -> None:
         (_array_pickle(b"J\xff\xff\xff\xff\x85", b"f8", b"U\x00"), "no valid shape"),
         (_array_pickle(b"K\x02\x85", b"V8", b"U\x10" + bytes(16)), "dtype 'V8'"),
         (_array_pickle(b"K\x02\x85", b"O8", b"U\x10" + bytes(16)), "list of 2"),
-        (_array_pickle(b"K\x02\x85", b"f8", b"K\x07"), "wanted bytes"),
+        (_array_pickle(b"K\x02\x85", b"f8", b"K\x07"), "expected bytes"),
         (b"T\xff\xff\xff\x7fabc.", "expected 2147483647 bytes"),
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.", "expected|large"),
         (b"(K\x01", "STOP|early"),
@@ -207,7 +207,7 @@ def test_a_huge_sparse_matrix_is_not_made_dense() -> None:
 def test_a_chain_of_chumpy_objects_ends(chumpy: Any) -> None:
     endless = chumpy.Ch()
     endless.x = endless
-    with pytest.raises(ValueError, match="wanted numbers"):
+    with pytest.raises(ValueError, match="expected numbers"):
         to_array(loads(pickle.dumps(endless, 2)))
     inner = chumpy.Select(a=chumpy.Select(a=np.ones(3), idxs=np.array([0])), idxs=np.array([0]))
     with pytest.raises(ValueError, match="nested"):

@@ -88,7 +88,7 @@ def test_object_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "vgg16.ckpt"
     layer = {"kernel": np.array([{}], dtype=object)}
     path.write_bytes(pickle.dumps({"VGG16_0": {f"Conv_{i}": layer for i in range(13)}}, protocol=4))
-    with pytest.raises(ValueError, match="wanted numbers"):
+    with pytest.raises(ValueError, match="expected numbers"):
         weights.load_vgg16_features(path)
 
 

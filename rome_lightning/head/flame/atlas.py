@@ -50,7 +50,7 @@ def compute_atlas(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, In
     uvs, uv_faces, start = [], np.zeros_like(faces), 0
     for (members, chart_uvs, chart_faces), (low, high) in zip(charts, boxes, strict=True):
         if (_signed_areas(chart_uvs, chart_faces) <= 0).any():
-            raise ValueError("no layout without folds was found for this mesh; give one with uv_path")
+            raise ValueError("no layout without folds was found for this mesh; pass one as uv_path")
         # Charts are drawn with v up; textures have v down.
         flipped = chart_uvs * [1, -1] / 2 + 0.5
         uvs.append(low + PADDING + flipped * (high - low - 2 * PADDING))
@@ -78,7 +78,7 @@ def _head_chart(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, IntA
     """The head as a rounded square: neck below, crown in the middle of the upper side."""
     loops = boundary_loops(faces)
     if not loops:
-        raise ValueError("the head has no opening at the neck; give a texture layout with uv_path")
+        raise ValueError("the head has no opening at the neck; pass a texture layout as uv_path")
     neck = min(loops, key=lambda loop: vertices[loop, 1].mean())
     used = np.unique(faces)
     back, crown = int(neck[vertices[neck, 2].argmin()]), int(used[vertices[used, 1].argmax()])

@@ -71,7 +71,7 @@ class FlameFiles:
 
     @classmethod
     def beside(cls, model: str | Path, release: str | Path = "") -> FlameFiles:
-        """The model and whichever official files lie in the same folder under their official names.
+        """The model and all official files in the same folder under their official names.
 
         Args:
             model: ``generic_model.pkl``.
@@ -115,15 +115,15 @@ def load_flame(
         files: companion files; by default those beside the model, see ``FlameFiles.beside``.
 
     Raises:
-        FileNotFoundError: if a file is missing; names where to get it.
-        ValueError: if a file is not what it should be, or asks to run anything.
+        FileNotFoundError: if a file is missing; the message says where to get it.
+        ValueError: if a file has the wrong content, or would run code.
     """
     files = files or FlameFiles.beside(path)
     for file in (getattr(files, field.name) for field in fields(files)):
         if file is not None and not file.is_file():
             raise FileNotFoundError(
-                f"no file at {file.absolute()}; if your FLAME has moved, put it back or give its new path "
-                f"(the head that comes with this package needs no file; FLAME is at {FLAME_PAGE} under its "
+                f"no file at {file.absolute()}; if you moved FLAME, put it back or pass its new path (the "
+                f"head that ships with this package needs no file; FLAME is at {FLAME_PAGE} under its "
                 f"licence: {FLAME_LICENCE})"
             )
     for name, count, limit in (
@@ -194,23 +194,23 @@ def read_arrays(path: Path) -> dict[str, FloatArray]:
     }
     missing = set(wanted) - set(content) if isinstance(content, dict) else set(wanted)
     if missing:
-        raise ValueError(f"{path} is no FLAME model: it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a FLAME model: it lacks {', '.join(sorted(missing))}")
     arrays: dict[str, Any] = {name: to_array(content[name]) for name in wanted}
     sizes = {"v": arrays["v_template"].shape[0], "f": arrays["f"].shape[0]}
     for name, shape in wanted.items():
         expected = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in shape)
         if arrays[name].shape != expected:
             raise ValueError(
-                f"{path} is no FLAME model: {name} wants shape {expected}, got {arrays[name].shape}"
+                f"{path} is not a FLAME model: {name} must have shape {expected}, got {arrays[name].shape}"
             )
         if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise ValueError(f"{path} is damaged: {name} has numbers that are not finite")
     if arrays["f"].min() < 0 or arrays["f"].max() >= sizes["v"]:
-        raise ValueError(f"{path} is damaged: its faces want vertices below {sizes['v']}")
+        raise ValueError(f"{path} is damaged: its faces need vertices below {sizes['v']}")
     parents = arrays["kintree_table"][0, 1:].astype(np.int64)
     if parents.tolist() != [0, 1, 1, 1]:
         raise ValueError(
-            f"{path} has another skeleton than FLAME: parents {parents.tolist()}, wanted [0, 1, 1, 1]"
+            f"{path} has a different skeleton than FLAME: parents {parents.tolist()}, expected [0, 1, 1, 1]"
         )
     return arrays
 
@@ -279,7 +279,7 @@ def _read_npz_layout(path: Path) -> tuple[FloatArray, IntArray]:
     with np.load(path, allow_pickle=False) as content:
         if not {"vt", "ft"} <= set(content.files):
             raise ValueError(
-                f"{path} has no texture layout: wanted arrays 'vt' and 'ft', got {content.files}"
+                f"{path} has no texture layout: expected arrays 'vt' and 'ft', got {content.files}"
             )
         return content["vt"].astype(np.float64), content["ft"].astype(np.int64)
 
@@ -295,11 +295,11 @@ def _read_obj_layout(path: Path, faces: IntArray) -> tuple[FloatArray, IntArray]
             parts = [word.split("/") for word in words[1:]]
             if len(parts) != 3 or any(len(part) < 2 or not part[1] for part in parts):
                 raise ValueError(
-                    f"{path} has no texture layout: wanted triangles with 'v/vt' corners, got {line!r}"
+                    f"{path} has no texture layout: expected triangles with 'v/vt' corners, got {line!r}"
                 )
             corners.append([[int(part[0]) - 1, int(part[1]) - 1] for part in parts])
     if not uvs or not corners:
-        raise ValueError(f"{path} has no texture layout: wanted 'vt' lines and faces with 'v/vt' corners")
+        raise ValueError(f"{path} has no texture layout: expected 'vt' lines and faces with 'v/vt' corners")
     places = {}
     for face in corners:
         for turn in range(3):
@@ -321,14 +321,14 @@ def _landmarks(files: FlameFiles, num_faces: int) -> dict[str, LandmarkEmbedding
         content = load_npy_object(files.ibug68)
         names = ("full_lmk_faces_idx", "full_lmk_bary_coords")
         if not isinstance(content, dict) or not set(names) <= set(content):
-            raise ValueError(f"{files.ibug68} is no landmark embedding: it lacks {' or '.join(names)}")
+            raise ValueError(f"{files.ibug68} is not a landmark embedding: it lacks {' or '.join(names)}")
         arrays = to_array(content[names[0]]).reshape(-1), to_array(content[names[1]]).reshape(-1, 3)
         embeddings["ibug68"] = _embedding(files.ibug68, *arrays, num_faces)
     if files.mediapipe is not None:
         with np.load(files.mediapipe, allow_pickle=False) as content:
             wanted = ("lmk_face_idx", "lmk_b_coords", "landmark_indices")
             if not set(wanted) <= set(content.files):
-                raise ValueError(f"{files.mediapipe} is no MediaPipe embedding: it lacks one of {wanted}")
+                raise ValueError(f"{files.mediapipe} is not a MediaPipe embedding: it lacks one of {wanted}")
             carriers, barycentrics, indices = (content[name] for name in wanted)
         embeddings["mediapipe105"] = _embedding(files.mediapipe, carriers, barycentrics, num_faces, indices)
     return embeddings
@@ -345,7 +345,7 @@ def _embedding(
     )
     if not fits or not np.allclose(barycentrics.sum(1), 1, atol=1e-3):
         raise ValueError(
-            f"{path} does not fit the model: wanted faces below {num_faces} with weights that sum to 1"
+            f"{path} does not fit the model: expected faces below {num_faces} with weights that sum to 1"
         )
     return LandmarkEmbedding(
         torch.from_numpy(faces),

@@ -42,7 +42,7 @@ def read_regions(path: Path, computed: dict[str, BoolArray]) -> dict[str, BoolAr
     needed = {name for names in _FLAME_MASKS.values() for name in names}
     missing = needed - set(content) if isinstance(content, dict) else needed
     if missing:
-        raise ValueError(f"{path} is no FLAME mask file: it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a FLAME mask file: it lacks {', '.join(sorted(missing))}")
     count = len(computed["face"])
     free = np.ones(count, dtype=bool)
     regions = {}
@@ -53,7 +53,7 @@ def read_regions(path: Path, computed: dict[str, BoolArray]) -> dict[str, BoolAr
             if indices.dtype.kind not in "iu" or (
                 len(indices) and not 0 <= indices.min() <= indices.max() < count
             ):
-                raise ValueError(f"{path} does not fit the head: {name!r} wants vertices below {count}")
+                raise ValueError(f"{path} does not fit the head: {name!r} needs vertices below {count}")
             mask[indices] = True
         regions[region] = mask & free
         free &= ~mask
@@ -78,7 +78,7 @@ def released_regions(
         components = torch.load(basis, map_location="cpu", weights_only=True)
         if components.shape[0] != 3 * count:
             raise ValueError(
-                f"{basis} does not fit the head: it has {components.shape[0]} rows, wanted {3 * count}"
+                f"{basis} does not fit the head: it has {components.shape[0]} rows, expected {3 * count}"
             )
         neck_mask &= (components.view(count, -1).abs().sum(1) > 0).numpy()
     regions = {name: mask & ~hair_mask & ~neck_mask for name, mask in others.items()}
@@ -96,7 +96,7 @@ def _listed(path: Path, count: int) -> BoolArray:
     """Mask of the vertices in a pickled list of indices."""
     indices = np.asarray(load_pickle(path))
     if indices.ndim != 1 or indices.dtype.kind not in "iu" or not 0 <= indices.min() <= indices.max() < count:
-        raise ValueError(f"{path} is no list of vertices below {count}")
+        raise ValueError(f"{path} is not a list of vertices below {count}")
     mask = np.zeros(count, dtype=bool)
     mask[indices] = True
     return mask

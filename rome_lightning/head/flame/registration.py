@@ -1,7 +1,7 @@
-"""MediaPipe's 478 landmarks on a FLAME mesh, carried over from the open head, so that FLAME can be fitted.
+"""MediaPipe's 478 landmarks on a FLAME mesh, transferred from the open head, so that FLAME can be fitted.
 
-No file of FLAME's is needed but the model: the open head is fitted to FLAME's mean head, and each of its
-landmarks goes to the nearest point of FLAME's surface.
+This needs only FLAME's model file: the open head is fitted to FLAME's mean head, and each of its landmarks
+maps to the nearest point of FLAME's surface.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _STEPS = 12
 _SHAPE_PRIOR = 2e-7
 """Cost of a squared standard deviation of the open head's identity, against squared metres per point."""
 _FAR_M = 0.03
-"""Points of the open head that are farther from FLAME's surface at first say nothing; falls to a fifth."""
+"""Points of the open head farther than this from FLAME's surface are ignored; the limit falls to a fifth."""
 _NUM_CANDIDATES = 24
 _NORMAL_M = 0.01
-"""What a turn of a normal by one radian counts among distances."""
+"""Distance equivalent of one radian between normals."""
 _LIP_REACH_M = 0.03
 """Along the skin, from the rims inside the mouth."""
 _FRONTAL = 0.1
-"""Least part towards the viewer of the normal of a lip's vertex."""
+"""Smallest component towards the viewer of a lip vertex's normal."""
 _OWN_LIP = 0.75
 """A vertex of a lip is nearer to its rim than this part of the distance to the other one's."""
 _SEEN_WIDTH = 0.9
@@ -44,8 +44,7 @@ _SEEN_WIDTH = 0.9
 _LIP_COLUMNS = 12
 """Across the mouth's width."""
 _FEATURES = (*range(36, 49), 54, *range(60, 68))
-"""Of the 68 points, those of eyes, inner lips and corners of the mouth: others slide along, or have been put
-elsewhere on FLAME."""
+"""The 68-point landmarks of eyes, inner lips and mouth corners; others slide, or lie elsewhere on FLAME."""
 _ANCHOR_SMOOTHING = 1e-4
 _ANCHOR_REACH_M = 0.03
 """Distance from an anchor at which its pull has fallen to a third."""
@@ -54,14 +53,14 @@ _LOWER_RATIO = 0.35
 
 
 def add_mediapipe(head: HeadModel) -> HeadModel:
-    """The head itself, which has MediaPipe's landmarks from now on if it had none."""
+    """The same head, with MediaPipe's landmarks added if it had none."""
     if "mediapipe" not in head.landmark_names:
         head.add_landmarks("mediapipe", register_mediapipe(head))
     return head
 
 
 def register_mediapipe(head: HeadModel) -> LandmarkEmbedding:
-    """Where MediaPipe's landmarks lie on a head of FLAME's skeleton and axes.
+    """MediaPipe's landmarks on a head with FLAME's skeleton and axes.
 
     Args:
         head: its region ``eyes``, its eye joints and the weights of its jaw are used.
@@ -294,7 +293,7 @@ def fit_open_head(
     target_joints: Float64[Tensor, "5 3"],
     known: KnownPoints | None = None,
 ) -> FittedHead:
-    """The open head in the shape of FLAME's mean head, as near as its identities come.
+    """The open head fitted to the shape of FLAME's mean head.
 
     Iterated closest points with point-to-plane distances: similarity and identity are solved together.
 

@@ -1,4 +1,4 @@
-"""What the ROME release adds to FLAME: its triangles, texture layout and moving vertices.
+"""The ROME release's additions to FLAME: triangles, texture layout and moving vertices.
 
 The files come with the release's code (https://github.com/SamsungLabs/rome, non-commercial research), except
 ``head_template.obj``, which comes with DECA. They belong to their users; none is shipped.
@@ -14,7 +14,7 @@ import torch
 from rome_lightning.head.topology import FloatArray, IntArray
 
 CONSEQUENCES = {
-    "head_template.obj": "the layout is computed, which the weights have not learned: colours are wrong",
+    "head_template.obj": "the layout is computed, which the weights were not trained with: colours are wrong",
     "faces_v2.pth": "the mouth is closed with other triangles: the lips differ by some pixels",
     "uvfaces_v2.pth": "the mouth's triangles have other texture coordinates: the lips' colours differ",
     "vertex_uvcoords.pth": "vertices at the seams are displaced as others: offsets differ by a millimetre",
@@ -22,7 +22,7 @@ CONSEQUENCES = {
     "neck_list.pkl": "neck and shoulders are guessed: other vertices move",
     "u_full.pt": "all listed neck vertices move, not only those of the release's basis",
 }
-"""The release's files, and what is wrong without each."""
+"""The release's files, and the effect of missing each."""
 
 
 def find_released(model: Path, folder: str | Path) -> dict[str, Path]:
@@ -65,7 +65,7 @@ def released_vertex_uvs(path: Path, count: int) -> FloatArray:
     """Texture coordinates of the vertices in [0, 1], v down; the file has them in [-1, 1], v down."""
     coordinates = _tensor(path).double().numpy()
     if coordinates.shape != (count, 2):
-        raise ValueError(f"{path} does not fit the head: wanted {(count, 2)}, got {coordinates.shape}")
+        raise ValueError(f"{path} does not fit the head: expected {(count, 2)}, got {coordinates.shape}")
     values: FloatArray = (coordinates + 1) / 2
     return values
 
@@ -73,7 +73,9 @@ def released_vertex_uvs(path: Path, count: int) -> FloatArray:
 def _indices(path: Path) -> IntArray:
     indices = _tensor(path)
     if indices.ndim != 2 or indices.shape[1] != 3 or indices.is_floating_point():
-        raise ValueError(f"{path} should hold corners of triangles, (n, 3), it has {tuple(indices.shape)}")
+        raise ValueError(
+            f"{path} should contain corners of triangles, (n, 3), but has {tuple(indices.shape)}"
+        )
     return indices.long().numpy()
 
 
@@ -84,5 +86,5 @@ def _tensor(path: Path) -> torch.Tensor:
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a tensor: {str(error).splitlines()[0]}") from error
     if not isinstance(content, torch.Tensor):
-        raise ValueError(f"{path} should hold one tensor, it holds {type(content).__name__}")
+        raise ValueError(f"{path} should contain one tensor, but contains {type(content).__name__}")
     return content.squeeze(0)
