@@ -55,7 +55,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
     panels: list[tuple[str, list[str], bool]] = [("loss", ["train/loss"], True)]
     panels.append(("weighted terms", sorted(k for k in curves if k.startswith("train/weighted_")), True))
     panels += [(_titled(key), [key], False) for key in sorted(curves) if key.startswith("val/")]
-    panels.append(("share of the time that waits for data", ["time/data_wait_ratio"], False))
+    panels.append(("share of time spent waiting for data", ["time/data_wait_ratio"], False))
     shown = [(title, [k for k in keys if k in curves], is_log) for title, keys, is_log in panels]
     shown = [panel for panel in shown if panel[1]]
     if not shown:

@@ -19,7 +19,7 @@ from rome_lightning.types import AvatarBatch
 class MemoryCheck(Callback):
     """Compute one pair of the first batch, scale what it keeps to the whole batch, compare with what is free.
 
-    Data workers, the caches of libraries and other programs come on top: the estimate is a lower bound.
+    Data workers, library caches and other programs need memory too, so the estimate is a lower bound.
 
     Args:
         refuse: end the run if memory does not suffice; else only warn.
@@ -56,8 +56,8 @@ class MemoryCheck(Callback):
             f"data.init_args.batch_size to {fitting}" if fitting else "a smaller data.init_args.image_size"
         )
         message = (
-            f"{text}, but only {_gb(free)} GB are free on {pl_module.device}: set {change}, or take smaller "
-            "networks (full/cpu); --memory-check warn goes on all the same"
+            f"{text}, but only {_gb(free)} GB are free on {pl_module.device}: set {change}, or use smaller "
+            "networks (full/cpu); --memory-check warn continues anyway"
         )
         if self.refuse:
             raise ValueError(message)

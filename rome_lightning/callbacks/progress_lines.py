@@ -1,4 +1,4 @@
-"""Progress of a training whose output is no terminal: a line now and then, where a bar would fill the log."""
+"""Training progress without a terminal: occasional lines, where a bar would fill the log."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ from rome_lightning.training.checkpointing import BEST, LAST, RUN_KEY, copy_as, 
 class RunCheckpoint(Checkpoint):
     """Keep ``last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints/``.
 
-    ``last`` is written after each validation, at the end of each epoch, every so many steps or minutes,
+    ``last`` is written after each validation, at the end of each epoch, at intervals of steps or minutes,
     and when a signal or an error stops the run. Each is a state between two steps, from which a run
     resumes as if it had not stopped. A step is a batch, however many optimizers it serves.
 
     Args:
         monitor: logged metric that decides which checkpoint is the best.
         mode: whether a small (``min``) or a large (``max``) value is good.
-        every_n_steps: also write ``last`` after so many steps.
-        every_n_minutes: also write ``last`` so long after the one before.
+        every_n_steps: also write ``last`` after this many steps.
+        every_n_minutes: also write ``last`` this long after the previous one.
         long_validation_s: a run stops inside of a validation that is expected to take longer; so ``last``
             is also written before it.
     """
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._can_leave = self._validation_s >= self.long_validation_s and self._save_last(trainer)
             self._validation_start_s = time.monotonic()
-            # To agree on more batches than every rank has would wait for ever.
+            # Agreeing on more batches than every rank has would wait forever.
             self._common_batches = [-n for n in _largest(trainer, *(-n for n in trainer.num_val_batches))]
         self._between_steps = False
 
@@ -137,7 +137,7 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop inside of a long validation; the resumed run goes on with the next step."""
+        """Stop during a long validation; the resumed run continues with the next step."""
         if (
             self._can_leave
             and not trainer.sanity_checking
@@ -166,7 +166,7 @@ class RunCheckpoint(Checkpoint):
             )
         score = float(trainer.callback_metrics[self.monitor])
         before = self.best_model_score
-        # No comparison holds for a score that is not a number: it is never the best.
+        # NaN compares false with everything, so it is never the best.
         better = score < (before if before is not None else math.inf)
         if self.mode == "max":
             better = score > (before if before is not None else -math.inf)
@@ -252,14 +252,14 @@ class RunCheckpoint(Checkpoint):
         if error is not None:
             self._failure = f"after {steps} steps: {error}"
             rank_zero_warn(f"no checkpoint {self._failure}; the previous one is kept, training continues")
-        # One rank writes, and all have to know what became of it: they decide by it where they meet next.
+        # One rank writes, and all must know the outcome, which decides where they synchronize next.
         [failed] = _largest(trainer, error is not None)
         if error is None:
             self._failure = f"after {steps} steps, by another process" if failed else None
         return not failed
 
     def _write(self, trainer: Trainer) -> OSError | None:
-        """Write ``last.ckpt``; gives what went wrong on this rank."""
+        """Write ``last.ckpt``; return the error on this rank, if any."""
         new = self._folder / ".new.ckpt"
         try:
             trainer.save_checkpoint(new)

@@ -56,7 +56,7 @@ def run_loggers(
 
 
 def record_settings(loggers: Sequence[Logger], config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Give Weights & Biases all that decides a run's result; Lightning gives them the model's options alone.
+    """Give Weights & Biases all that determines a run's result; Lightning passes only the model's options.
 
     Args:
         loggers: of the run.
@@ -65,7 +65,7 @@ def record_settings(loggers: Sequence[Logger], config: Mapping[str, Any], facts:
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            # Under names of their own: Lightning's stay as they are, and so do those that an agent sets.
+            # Under separate names: Lightning's stay unchanged, and so do those that an agent sets.
             logger.experiment.config.update(
                 {CONFIG_KEY: dict(config), FACTS_KEY: dict(facts)}, allow_val_change=True
             )

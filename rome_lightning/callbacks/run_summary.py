@@ -72,7 +72,7 @@ class RunSummary(Callback):
             self._best_of_each[key] = {"value": metrics[key], "step": step}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
+        """The state that a resumed run needs."""
         return {"best": self._best, "best_of_each": self._best_of_each, "wall_time_s": self._wall_time_s()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ class RunSummary(Callback):
         self._write(trainer, pl_module, finished=True)
 
     def _wall_time_s(self) -> float:
-        """Of all parts of the run, without what was lost when one was killed."""
+        """Wall time of all parts of the run, without time lost in a kill."""
         return round(self._earlier_s + time.monotonic() - self._start_s, 1)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, finished: bool = False) -> None:

@@ -62,7 +62,7 @@ class ValidationMetrics(Callback):
             for name in names:
                 spec = spec_of(name)
                 if kind not in spec.tasks or not spec.per_frame or name == "mask_iou":
-                    raise ValueError(f"{name} cannot be scored in {kind}-reenactment while training")
+                    raise ValueError(f"{name} cannot be scored in {kind}-reenactment during training")
         self.self_metrics, self.cross_metrics = list(self_metrics), list(cross_metrics)
         self.every_n_epochs = every_n_epochs
         self.max_clips, self.frames_per_clip = max_clips, frames_per_clip

@@ -27,7 +27,7 @@ def hinge_discriminator(
 
 
 def hinge_generator(fake_scores: Float[Tensor, "b 1 p q"]) -> Float[Tensor, ""]:
-    """What the generator minimizes: ``-mean D(fake)``.
+    """The generator's loss: ``-mean D(fake)``.
 
     Args:
         fake_scores: of predictions, unbounded.

@@ -12,7 +12,7 @@ from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLAT
 def aligned_faces(
     images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b l 2"]
 ) -> Float[Tensor, "b 3 112 112"]:
-    """Faces turned, scaled and moved so that eyes, nose and mouth lie where recognition expects them.
+    """Faces rotated, scaled and shifted so that eyes, nose and mouth lie where recognition expects them.
 
     The similarity is the one of least squares from the template's points to the image's; gradients flow
     into the images.

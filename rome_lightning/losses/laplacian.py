@@ -26,7 +26,8 @@ def laplacian(
     """
     if edges.shape[-1] != 2:
         raise ValueError(
-            f"laplacian takes edges (e, 2), got {tuple(edges.shape)}; make them once by unique_edges(faces)"
+            f"laplacian takes edges (e, 2), got {tuple(edges.shape)}; compute them once with "
+            "unique_edges(faces)"
         )
     if norm not in ("l1", "l2"):
         raise ValueError(f"the norm of the Laplacian is l1 or l2, got {norm!r}")

@@ -30,7 +30,7 @@ Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 class SFaceEmbedder:
     """Face detection with YuNet, alignment by five points, identity embedding with SFace.
 
-    Runs on the CPU through OpenCV. Copies and other processes load the networks anew at first use.
+    Runs on the CPU through OpenCV. Copies and other processes reload the networks on first use.
 
     Args:
         detector: the asset ``yunet``.

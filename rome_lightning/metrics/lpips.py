@@ -28,7 +28,7 @@ _BACKBONES = {
 def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
     """The network of the ``lpips`` package, version 0.1, with ImageNet backbone and learned weights.
 
-    The package would download its backbone from torchvision's server; here it comes from a checked file.
+    The package would download its backbone from torchvision's server; here it comes from a verified file.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``; values of different networks are not comparable.

@@ -28,7 +28,7 @@ from rome_lightning.training.skipped_steps import SkippedSteps
 from rome_lightning.types import AvatarBatch, Region, Rendered
 
 _COMPILED = (CompactUNet, OffsetMLP, PatchDiscriminator, TextureEncoder, UNet)
-"""Networks that ``compile_networks`` compiles, each by itself; the renderer between them stays as it is."""
+"""Networks that ``compile_networks`` compiles separately; the renderer between them is not compiled."""
 
 
 class RomeModule(LightningModule):
@@ -74,7 +74,7 @@ class RomeModule(LightningModule):
         return [(self.avatar, self.optimizer_config)]
 
     def reproduce(self, batch: AvatarBatch, background: Tensor | float) -> Rendered:
-        """Draw every target of the batch from its source."""
+        """Render every target of the batch from its source."""
         return self.avatar(batch.source, batch.target.params, background)
 
     def loss_of(self, batch: AvatarBatch) -> Tensor:
@@ -84,7 +84,7 @@ class RomeModule(LightningModule):
             NotImplementedError: the subclass has no objective.
         """
         # Only modules whose memory ``rome fit`` estimates have one.
-        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+        raise NotImplementedError(f"{type(self).__name__} does not define its loss")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One Adam per trained part, with warm-up and an optional cosine over the planned steps."""
@@ -131,9 +131,9 @@ class RomeModule(LightningModule):
                 tensor.copy_(self.trainer.strategy.broadcast(tensor))
 
     def training_step(self, batch: AvatarBatch, batch_idx: int) -> None:
-        """Train on a batch; if anything in it or made of it is not finite, the step changes nothing."""
+        """Train on a batch; if anything in it or computed from it is not finite, the step changes nothing."""
         self._batch, self._statistics = batch, RunningStatistics(self)
-        # Numbers that are not finite could end up as indices: they are replaced, the verdict skips the step.
+        # Non-finite numbers could become indices, so they are replaced, and the verdict skips the step.
         with bad_vertices_tolerated() as self._sound:
             self._sound.append(is_finite(batch))
             self.train_on(cleaned(batch), batch_idx)
@@ -149,7 +149,7 @@ class RomeModule(LightningModule):
         raise NotImplementedError
 
     def descend(self, part: int, loss: Tensor) -> None:
-        """Backward pass and step of one optimizer; what is not finite on any process changes nothing.
+        """Backward pass and step of one optimizer; a non-finite value on any process changes nothing.
 
         Args:
             part: index in ``trained_parts``.
@@ -207,7 +207,7 @@ class RomeModule(LightningModule):
     def log_terms(self, values: dict[str, Tensor], batch_size: int) -> None:
         """Log what a step computed, as the mean over all processes."""
         if self.trainer.world_size > 1:
-            # One exchange for all; Lightning's ``sync_dist`` takes one for each.
+            # One exchange for all values; Lightning's ``sync_dist`` needs one for each.
             means = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
             values = dict(zip(values, means.unbind(), strict=True))
         self.log_dict(values, batch_size=batch_size)
@@ -240,7 +240,7 @@ class RomeModule(LightningModule):
     def _score(self, batch: AvatarBatch, stage: str) -> None:
         rendered = self.reproduce(batch, 1.0)
         target = batch.target
-        # Nobody knows what is beyond the border of a picture: both show white there.
+        # The content beyond an image's border is unknown, so both show white there.
         known = 1 - target.region_mask(Region.OUTSIDE)
         wanted = torch.lerp(torch.ones_like(target.image), target.image, target.foreground_mask * known)
         predicted = torch.lerp(torch.ones_like(target.image), rendered.image.clamp(0, 1), known)
@@ -268,10 +268,10 @@ class RomeModule(LightningModule):
 
 
 def _finite(batch: AvatarBatch) -> AvatarBatch:
-    """The pairs that can be scored; says which clips cannot."""
+    """The pairs that can be scored; warns about the other clips."""
     part = finite_part(batch)
     if part is not batch:
-        rank_zero_warn(f"left out of the scores, because not finite: {describe(batch)}")
+        rank_zero_warn(f"excluded from the scores because not finite: {describe(batch)}")
     return part
 
 

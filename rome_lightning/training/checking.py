@@ -36,10 +36,10 @@ def check_run(trainer: Trainer, module: LightningModule, data: LightningDataModu
 
 
 def _check_length(trainer: Trainer) -> None:
-    """With ``max_steps`` Lightning forgets on resuming which epoch it was in, so data would repeat."""
+    """With ``max_steps`` Lightning forgets the current epoch on resuming, so data would repeat."""
     if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError(
-            f"trainer.max_steps = {trainer.max_steps} makes runs that cannot be resumed exactly; set "
+            f"trainer.max_steps = {trainer.max_steps} makes runs impossible to resume exactly; set "
             "trainer.max_epochs and data.init_args.pairs_per_epoch (or trainer.limit_train_batches) instead"
         )
 
@@ -83,7 +83,7 @@ def _check_averaging(average: WeightAveraging, later: list[Callback]) -> None:
         if is_overridden("on_validation_epoch_end", callback, Callback):
             raise ValueError(
                 f"{type(callback).__name__} comes after {name} in trainer.callbacks and would see "
-                f"weights that are not averaged; put {name} last"
+                f"unaveraged weights; put {name} last"
             )
     if getattr(average, "_use_buffers", False):
         raise ValueError(
@@ -107,7 +107,7 @@ def _check_head(module: LightningModule, data: LightningDataModule | None) -> No
 
 
 def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str) -> int:
-    """Refuse to resume a run with other settings than it was started with.
+    """Refuse to resume a run with different settings.
 
     Args:
         checkpoint: as read.
@@ -122,7 +122,7 @@ def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str)
     """
     instead = "to start another run from its weights use model.init_args.init_from instead of --ckpt-path"
     if "optimizer_states" not in checkpoint:
-        raise ValueError(f"{path} holds only weights, not a run that can be resumed; {instead}")
+        raise ValueError(f"{path} contains only weights, not a resumable run; {instead}")
     size = config["data"]["init_args"]["image_size"]
     if size != checkpoint["image_size"]:
         raise ValueError(
@@ -139,7 +139,7 @@ def check_continuation(checkpoint: dict[str, Any], config: Namespace, path: str)
         if before != value:
             raise ValueError(
                 f"{path} was trained with model.init_args.avatar.{key} = {before}, it is now {value}; "
-                f"{instead}, or leave the option as it was"
+                f"{instead}, or restore the option"
             )
     return int(checkpoint.get(RUN_KEY, {}).get("steps", 0))
 
@@ -156,7 +156,7 @@ def _leaves(options: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_class(class_path: Any, options: Any, configured: str, path: str) -> None:
-    """Refuse a checkpoint that wants anything imported but a model of ours or the one of the configuration.
+    """Refuse a checkpoint that names any class other than our models and the configuration's own.
 
     Args:
         class_path: what the checkpoint names.
@@ -169,12 +169,12 @@ def check_class(class_path: Any, options: Any, configured: str, path: str) -> No
     """
     if not isinstance(class_path, str) or class_path not in (*_MODELS, configured):
         raise ValueError(
-            f"{path} names the class {class_path!r}, which is not imported because a file says so; if it is "
-            "your own, set --model to it"
+            f"{path} names the class {class_path!r}, which is not imported just because a file names it; "
+            "if it is your own, set --model to it"
         )
     named = sorted(key for key in _keys(options) if key in ("class_path", "_class_path", "_instantiator"))
     if named:
-        raise ValueError(f"{path} has {named[0]} among the model's options, which are plain values")
+        raise ValueError(f"{path} has {named[0]} among the model's options, which must be plain values")
 
 
 def _keys(options: Any) -> Iterator[str]:

@@ -19,15 +19,15 @@ LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 RUN_KEY = "rome_run"
-"""Entry of a checkpoint that says which run it belongs to: code, configuration, data, steps."""
+"""Entry of a checkpoint that identifies its run: code, configuration, data, steps."""
 
 _NEWEST_FIRST = (LAST, PREVIOUS, BEST)
 
 
 def newest_valid(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder that is whole; None where there is none yet.
+    """The newest intact checkpoint of a run folder; None if there is none yet.
 
-    Says which damaged files it passed over.
+    Reports the damaged files that it skips.
 
     Raises:
         ValueError: there are checkpoints, and all of them are damaged.
@@ -48,7 +48,7 @@ def newest_valid(folder: Path) -> Path | None:
 
 
 def set_aside_damaged(path: Path) -> None:
-    """Rename a damaged file, so that it does not take the place of an older one that is whole."""
+    """Rename a damaged file, so that it does not replace an older intact one."""
     if not path.is_file():
         return
     try:
@@ -58,9 +58,9 @@ def set_aside_damaged(path: Path) -> None:
 
 
 def rotate(new: Path) -> None:
-    """Make a finished file ``last.ckpt`` of its folder, and what was last ``previous.ckpt``.
+    """Make a finished file ``last.ckpt`` of its folder, and the old one ``previous.ckpt``.
 
-    At every moment there is a whole file under one of the two names.
+    At every moment one of the two names has an intact file.
     """
     last, previous = new.with_name(LAST), new.with_name(PREVIOUS)
     if last.is_file():
@@ -92,7 +92,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Verify and read plain data, whatever the caller asks for."""
+        """Verify and read plain data, regardless of the caller's options."""
         verify_checkpoint(Path(path))
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return loaded

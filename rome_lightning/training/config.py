@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Ramp:
-    """When a term begins to count."""
+    """Schedule of a term's weight."""
 
     start: int = 0
     """Steps before which the term is not computed."""
@@ -66,13 +66,13 @@ class LossConfig:
     """Mean squared error of the silhouette, neck fixed, against hair, face and ears (paper: 10; the
     release's 10 times half of it is 5)."""
     occupancy_hair_region: Literal["beside_body", "everywhere"] = "beside_body"
-    """Pixels that count: ``beside_body`` leaves out neck, shoulders and clothes, where the mesh shows its
-    own; ``everywhere`` asks the mesh to uncover them (paper)."""
+    """Pixels that count: ``beside_body`` excludes neck, shoulders and clothes, where the mesh shows its own;
+    ``everywhere`` includes them (paper)."""
     occupancy_all: float = 1.0
     """The same, hair fixed, against the whole person (the release's 1 times half of it is 0.5)."""
     silhouette: Literal["antialiased", "soft", "official"] = "antialiased"
-    """How the silhouette of the occupancy terms gets its gradient; ``official`` repeats the release's
-    truncated sigmoid."""
+    """Gradient of the silhouette in the occupancy terms; ``official`` repeats the release's truncated
+    sigmoid."""
     chamfer: float = 0.01
     """Projected visible vertices against points of the person's mask (paper: 0.01)."""
     chamfer_points: int = 1024
@@ -84,11 +84,11 @@ class LossConfig:
     laplacian_norm: Literal["l1", "l2"] = "l1"
     """Norm of each vertex's Laplacian: ``l1`` (paper) or ``l2`` (release)."""
     landmarks: float = 0.0
-    """L1 of 68 projected points against the detected ones (release: 1). With parameters that are fitted
-    before training, it moves only the points that lie on vertices with offsets."""
+    """L1 of 68 projected points against the detected ones (release: 1). With parameters fitted before
+    training, it moves only landmarks on vertices with offsets."""
     schedules: dict[str, Ramp] = field(default_factory=dict)
-    """Ramps by term, such as ``{adversarial: {start: 2000, length: 1000}}``; the other terms count from the
-    first step on."""
+    """Ramps by term, such as ``{adversarial: {start: 2000, length: 1000}}``; the other terms apply from the
+    first step."""
 
     def __post_init__(self) -> None:
         negative = [name for name in TERMS if getattr(self, name) < 0]
@@ -101,7 +101,7 @@ class LossConfig:
             )
         if self.feature_matching > 0 and self.adversarial == 0:
             raise ValueError(
-                "losses.feature_matching compares features of the discriminator; set losses.adversarial"
+                "losses.feature_matching compares features of the discriminator; set losses.adversarial too"
             )
 
     def weight(self, term: str, step: int) -> float:
@@ -134,7 +134,7 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     """Largest Euclidean norm of all gradients together; longer ones are scaled down. 0: no clipping."""
     skip_budget: int = 20
-    """Steps that may be left out because their gradients are not finite; one more ends the run."""
+    """Number of steps that may be skipped because of non-finite gradients; one more ends the run."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How the networks are run; changes speed and rounding, not what is computed."""
+    """Execution of the networks; changes speed and rounding, not results."""
 
     compile_networks: bool = False
     """Compile each network with ``torch.compile``; minutes at the start, faster steps on a GPU."""
     channels_last: bool = False
-    """Keep images and filters with the channels innermost, which tensor cores prefer."""
+    """Use the channels-last memory format, which tensor cores prefer."""

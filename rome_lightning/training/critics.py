@@ -1,4 +1,4 @@
-"""Pretrained networks that losses look through, from their assets."""
+"""Pretrained networks of the losses, from their assets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def build_gaze(config: LossConfig) -> GazeLoss | None:
     """The gaze term's networks, ``None`` without the term.
 
     Raises:
-        FileNotFoundError: the term is wanted and its weights, which only the user can get, are not there.
+        FileNotFoundError: the term is enabled but its weights, which users must download themselves, are
+            missing.
     """
     return None if config.gaze == 0 else GazeLoss(*load_gaze_vgg16(resolve("gaze_vgg16")))
 

@@ -1,4 +1,4 @@
-"""Find and name values in a batch that are not finite, and keep them from the networks."""
+"""Find and name non-finite values in a batch, and keep them from the networks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def is_finite(batch: TensorStruct) -> Bool[Tensor, ""]:
 
 
 def not_finite(batch: TensorStruct) -> list[str]:
-    """Names of the tensors that hold NaN or infinity, such as ``target.image``."""
+    """Names of the tensors with NaN or infinity, such as ``target.image``."""
     return [name for name, tensor in _numbers(batch) if not bool(tensor.isfinite().all())]
 
 
 def cleaned(batch: AvatarBatch) -> AvatarBatch:
-    """The batch with 0 for every number that is not finite; finite numbers stay as they are."""
+    """The batch with 0 for every non-finite number; finite numbers are unchanged."""
 
     def clean(tensor: Tensor) -> Tensor:
         return tensor.nan_to_num(0.0, 0.0, 0.0) if tensor.is_floating_point() else tensor
@@ -59,7 +59,7 @@ def finite_part(batch: AvatarBatch) -> AvatarBatch:
 
 
 def describe(batch: AvatarBatch) -> str:
-    """What is not finite, and of which clips."""
+    """Names of the non-finite tensors and their clips."""
     rows = finite_rows(batch).tolist()
     # Synthetic pairs have no clips.
     clips = [clip for clip, good in zip(batch.clips, rows, strict=False) if not good]
@@ -67,7 +67,7 @@ def describe(batch: AvatarBatch) -> str:
 
 
 class RunningStatistics:
-    """What normalization layers note in a forward pass, to be taken back if the step is left out.
+    """Running statistics of normalization layers in a forward pass, to restore if the step is skipped.
 
     Args:
         network: whose layers are watched; most networks here have none that note anything.

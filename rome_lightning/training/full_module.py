@@ -35,10 +35,10 @@ class FullModule(RomeModule):
         losses: weights of the objective.
         optimizer: Adam and its schedule.
         discriminator: the adversary, built if ``losses.adversarial`` is positive.
-        execution: how the networks are run.
+        execution: execution of the networks.
         image_size: side of the images, pixels; linked from the data.
         views: how often a source is replaced by another view of the same photograph.
-        init_from: checkpoint whose weights are the initial ones; the run itself starts anew.
+        init_from: checkpoint with the initial weights; the run itself starts from scratch.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class FullModule(RomeModule):
     def _terms(
         self, batch: AvatarBatch, adversary: nn.Module | None
     ) -> tuple[LossTerms, ImagePair, AvatarBatch]:
-        """Terms of the loss, the images that they compare, and the batch as it was seen."""
-        # A random background keeps colour from leaking into a too small mask (ROME sec. 3.4).
+        """Terms of the loss, the compared images, and the batch as the model saw it."""
+        # A random background keeps colour from leaking into a mask that is too small (ROME sec. 3.4).
         background = torch.rand(len(batch.target), 3, device=self.device)
         if self.views is not None:
             batch = dataclasses.replace(batch, source=self.views(self.avatar, batch.source))

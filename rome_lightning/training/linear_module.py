@@ -75,7 +75,7 @@ class LinearModule(RomeModule):
     Source: ROME sec. 3.5: squared error on the coefficients, occupancy, and chamfer between meshes.
 
     Args:
-        full_checkpoint: model that was distilled; gives architecture and weights of all that is shared.
+        full_checkpoint: the distilled model, which provides architecture and weights of all shared parts.
         basis: written by ``rome distill basis``, with the coefficients beside it.
         regressors: the encoders.
         distillation: weights of the terms against the full model.

@@ -52,7 +52,7 @@ def step_bytes(kept_of_one: int, num_pairs: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free for this process on a device, None if the system does not tell."""
+    """Free memory of a device for this process; None if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -63,7 +63,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _available() -> int | None:
-    """``MemAvailable`` of Linux: what can be had without swapping."""
+    """``MemAvailable`` of Linux: memory available without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def _available() -> int | None:
 
 
 def _group_limit(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control group of a container or a job still allows."""
+    """Memory that the control group of a container or job still allows."""
     for limit, usage in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

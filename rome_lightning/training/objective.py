@@ -73,7 +73,7 @@ class ImagePair:
 def composited(
     rendered: Rendered, target: Frames, background: Float[Tensor, "b 3"], *, own_colours: bool = False
 ) -> ImagePair:
-    """Both images on one background; equal where nobody knows what the target looks like.
+    """Both images on one background; equal where the target is unknown.
 
     Args:
         rendered: the targets' reproductions, composited on ``background``.
@@ -145,7 +145,7 @@ class Objective(nn.Module):
             raw["matte"] = ((rendered.mask - batch.target.foreground_mask).abs() * images.valid).mean()
         raw |= self._geometry_terms(active, rendered, batch.target, images.valid)
         if not raw:
-            raise ValueError("no loss term has a positive weight; set one of those under losses")
+            raise ValueError("no loss term has a positive weight; set one under losses")
         weighted = {name: self.config.weight(name, step) * value for name, value in raw.items()}
         return LossTerms(raw, weighted, torch.stack(list(weighted.values())).sum())
 
@@ -171,7 +171,7 @@ class Objective(nn.Module):
     def _adversarial_terms(
         active: set[str], discriminator: nn.Module, images: ImagePair
     ) -> dict[str, Tensor]:
-        """What the discriminator says of the prediction."""
+        """Terms of the discriminator."""
         scores, features = discriminator(images.predicted)
         raw = {"adversarial": hinge_generator(scores)}
         if "feature_matching" in active:
@@ -184,7 +184,7 @@ class Objective(nn.Module):
     def _geometry_terms(
         self, active: set[str], rendered: Rendered, target: Frames, valid: Float[Tensor, "b 1 h w"]
     ) -> dict[str, Tensor]:
-        """Silhouette, chamfer and smoothness: what makes the mesh grow hair and shoulders."""
+        """Silhouette, chamfer and smoothness: the terms that make the mesh grow hair and shoulders."""
         raw: dict[str, Tensor] = {}
         person = target.foreground_mask * valid
         if "occupancy_hair" in active:

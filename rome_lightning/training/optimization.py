@@ -16,7 +16,7 @@ COSINE_FLOOR = 0.02
 
 
 def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Adam:
-    """Fused Adam: the only implementation that can leave a step out without asking the device first."""
+    """Fused Adam: the only implementation that can skip a step without synchronizing with the device."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return torch.optim.Adam(trained, config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
@@ -43,7 +43,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, to
 def finish_gradients(
     optimizer: torch.optim.Optimizer, clip_norm: float, scaler: torch.amp.GradScaler | None
 ) -> Tensor:
-    """Unscale and clip the gradients of an optimizer, and tell it to leave out a step that is not finite.
+    """Unscale and clip the gradients of an optimizer, and make it skip a non-finite step.
 
     Nothing here waits for the device: the fused step reads the verdict there.
 
@@ -53,7 +53,7 @@ def finish_gradients(
         scaler: what the loss was scaled by; updated here.
 
     Returns:
-        1 where the step is left out, else 0; a scalar on the device.
+        1 if the step is skipped, else 0; a scalar on the device.
     """
     if scaler is not None:
         scaler.unscale_(optimizer)

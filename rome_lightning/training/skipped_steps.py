@@ -38,11 +38,11 @@ class _Step:
 class SkippedSteps:
     """Count skipped steps, save the first batches for inspection, and end a run that has too many.
 
-    On a GPU the verdict of a step is read when it has arrived, at most two steps later, so that the host
-    does not wait for the device at every step.
+    On a GPU the verdict of a step is read when it arrives, at most two steps later, so that the host does not
+    wait for the device at every step.
 
     Args:
-        budget: steps that may be left out; one more is an error.
+        budget: steps that may be skipped; one more is an error.
     """
 
     def __init__(self, budget: int) -> None:
@@ -58,13 +58,13 @@ class SkippedSteps:
 
         Args:
             number: of the step.
-            left_out: 1 where the step was left out, else 0; a scalar on the device.
+            left_out: 1 if the step was skipped, else 0; a scalar on the device.
             batch: what the step was computed from.
             values: terms of the loss.
             folder: of the run.
 
         Raises:
-            ValueError: more steps than the budget were left out.
+            ValueError: more steps than the budget were skipped.
         """
         event = None
         if left_out.is_cuda:

@@ -23,21 +23,21 @@ _SIDES = (("Left", "Right"), ("left", "right"))
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """How often another view of the same person, drawn from the same photograph, replaces a source.
+    """How often another view of the same person, rendered from the same photograph, replaces a source.
 
-    Source: the way there and back: Zhou et al., Rotate-and-Render, CVPR 2020.
+    Source: the round trip of Zhou et al., Rotate-and-Render, CVPR 2020.
     """
 
     redrawn: float = 0.0
-    """Share of the sources that are drawn by the model itself under a random pose and another person's
-    expression first: single photographs then train large turns."""
+    """Share of the sources that the model itself re-renders under a random pose and another person's
+    expression, so that single photographs train large turns."""
     mirrored: float = 0.0
     """Share of the others that are mirrored: a head turned to the right teaches its left side."""
     mirror_from_deg: float = 8.0
     """Turn of the head from which mirroring shows another side, degrees."""
     erased: float = 0.0
     """Share of the remaining sources that lose everything beyond a random line beside the middle of the face:
-    the photograph itself then teaches what its hidden side looks like."""
+    the photograph itself then teaches its hidden side."""
     yaw_deg: float = 40.0
     """Largest turn of a redrawn source away from the photograph's, degrees, left and right."""
     pitch_deg: float = 15.0
@@ -45,7 +45,7 @@ class ViewsConfig:
     roll_deg: float = 8.0
     """The same, in the plane of the picture."""
     expression: float = 0.5
-    """Share of the redrawn sources that wear the expression of another picture of the batch."""
+    """Share of the redrawn sources with the expression of another image of the batch."""
 
     def __post_init__(self) -> None:
         for name in ("redrawn", "mirrored", "erased", "expression"):
@@ -129,7 +129,7 @@ class SourceViews(nn.Module):
         )
 
     def erased(self, frames: Frames) -> Frames:
-        """The photographs, unknown beyond a random line: what it hides is to be completed."""
+        """The photographs, unknown beyond a random line; the model must complete the hidden part."""
         count, (height, width) = len(frames), frames.image_size
         tilt, shift = torch.rand(2, count, 1, 1, device=frames.image.device)
         tilt = torch.deg2rad(_ERASED_TILT_DEG * (2 * tilt - 1))
@@ -146,7 +146,7 @@ class SourceViews(nn.Module):
 
     @torch.no_grad()
     def redrawn(self, model: AvatarModel, frames: Frames, expression: Float[Tensor, "b e"]) -> Frames:
-        """The people under random poses, as the model draws them.
+        """The people under random poses, rendered by the model.
 
         Args:
             model: in training.

@@ -245,7 +245,7 @@ def test_onnx_files_that_are_none_are_refused(tmp_path):
     for name, content in (("cut", whole[:-3]), ("empty", b""), ("text", b"no network")):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is not an ONNX file that can be read \(.*\); fetch it again"):
+        with pytest.raises(ValueError, match=r"is not a readable ONNX file \(.*\); fetch it again"):
             read_onnx(path)
     with pytest.raises(FileNotFoundError, match="rome assets fetch"):
         read_onnx(tmp_path / "nowhere")

@@ -63,5 +63,5 @@ def test_files_are_read_as_numbers_only(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"asks for \w+\.getcwd"):
         load_brisque(svm, ranges)
     svm.write_text("svm_type c_svc\nSV\n")
-    with pytest.raises(ValueError, match="no support vector regression"):
+    with pytest.raises(ValueError, match="not a support vector regression"):
         load_brisque(svm, ranges)

@@ -66,7 +66,9 @@ def test_what_is_wrong_names_the_setting(callbacks, options, complaint):
     "named", ["os.system", "evil.Model", "rome_lightning.training.full_module", "", None, 3, ["x"]]
 )
 def test_a_checkpoint_cannot_have_other_classes_imported(named):
-    with pytest.raises(ValueError, match=r"run\.ckpt names the class .* not imported because a file says so"):
+    with pytest.raises(
+        ValueError, match=r"run\.ckpt names the class .* not imported just because a file names it"
+    ):
         check_class(named, {}, "rome_lightning.training.FullModule", "run.ckpt")
 
 
