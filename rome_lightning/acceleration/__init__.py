@@ -1,6 +1,6 @@
 """Fused kernels in Warp: whether they can be used, and how they are started and launched.
 
-The kernels themselves stand beside the torch code that defines what they mean: ``geometry.kernels``,
+The kernels themselves are beside the torch code that defines their meaning: ``geometry.kernels``,
 ``networks.fast.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first
 use and caches the result.
 """

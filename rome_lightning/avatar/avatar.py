@@ -19,7 +19,7 @@ from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 
 REFINE_STEPS = 60
-"""Steps that fit an avatar's mesh to the outlines, unless told otherwise."""
+"""Default number of steps that fit an avatar's mesh to the outlines."""
 
 
 class Avatar:
@@ -80,7 +80,7 @@ class Avatar:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures that are drawn, pixels."""
+        """Height and width of the rendered images, pixels."""
         return self.source.image_size
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Avatar:
 
     @functools.cached_property
     def _drawing(self) -> AvatarModel:
-        """The model's fast copy, made when the first picture is wanted."""
+        """The model's fast copy, made for the first image."""
         return for_inference(self.model)
 
     @torch.no_grad()
@@ -158,8 +158,8 @@ class Avatar:
         basis.check(self.model.head)
         if self.code.offsets is None:
             raise ValueError(
-                "this avatar has no offsets at rest: its model has none, or computes them for every "
-                "expression; only models with avatar.offsets.expression_dependent false can be edited"
+                "this avatar has no offsets at rest: its model has none, or computes them per expression; "
+                "only models with avatar.offsets.expression_dependent false can be edited"
             )
         unknown = sorted(index for index in amounts if not 0 <= index < len(basis.components))
         if unknown:
@@ -168,7 +168,7 @@ class Avatar:
         basis = basis.to(str(offsets.device))
         for index, amount in amounts.items():
             offsets = offsets + amount * basis.std[index] * basis.components[index]
-        # The texture stays where it was observed: the surface carries it along.
+        # The texture stays where it was observed: it moves with the surface.
         code = dataclasses.replace(self.code, offsets=offsets)
         edited = type(self)(self.model, code, self.photos, self.network_size, self.photo_names)
         # The networks are the same: to make their fast copy takes longer than a picture.

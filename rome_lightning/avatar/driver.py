@@ -1,4 +1,4 @@
-"""What drives an avatar, from whatever it comes: a video, photographs, or recorded motion."""
+"""Drivers of an avatar from any source: a video, photographs, or recorded motion."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Driver:
         return RecordedMotion(self.params, times, True, self.lost)
 
     def shown(self, lost: LostFrames = "hold", own: HeadParams | None = None) -> tuple[HeadParams, Tensor]:
-        """Poses to draw, lost frames replaced, and the number of each in ``params``.
+        """Poses to render, with lost frames replaced, and the index of each in ``params``.
 
         Args:
             lost: see ``fill_lost``.

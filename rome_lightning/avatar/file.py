@@ -29,7 +29,7 @@ _AS_BYTES = ("image", "foreground_mask")
 
 
 class _Person(Protocol):
-    """What is written of an ``Avatar``."""
+    """Parts of an ``Avatar`` that are written."""
 
     model: AvatarModel
     code: AvatarCode
@@ -56,7 +56,7 @@ def write_avatar(avatar: _Person, path: Path) -> None:
     tensors = {f"model/{key}": value for key, value in avatar.model.state_dict().items()}
     tensors |= _tensors("code/", avatar.code) | _tensors("photo/", avatar.photos)
     for name in _AS_BYTES:
-        # What they were before tracking made numbers of them.
+        # Their original form before tracking.
         tensors[f"photo/{name}"] = (tensors[f"photo/{name}"] * 255).round().to(torch.uint8)
     if avatar.code.carried is not None:
         # Without loss: their values are those of half precision.
@@ -75,7 +75,7 @@ def write_avatar(avatar: _Person, path: Path) -> None:
 
 
 def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int, tuple[str, ...]]:
-    """What ``Avatar`` is made of, from a file of ``write_avatar``; errors as for ``Avatar.load``."""
+    """The parts of an ``Avatar`` from a file of ``write_avatar``; errors as for ``Avatar.load``."""
     header, tensors = _read(path)
     try:
         model = AvatarModel(config_from_dict(header["config"]))
@@ -99,16 +99,16 @@ def read_avatar(path: Path) -> tuple[AvatarModel, AvatarCode, Frames, int, tuple
         photos = Frames(**{k: v for k, v in photo.items() if "/" not in k}, params=params)
         restored = AvatarCode(code["texture"], code["shape"], code.get("offsets"), _carried(code))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole avatar file: {error}") from error
+        raise ValueError(f"{path} is not a complete avatar file: {error}") from error
     # Files of earlier versions have no names.
     names = header.get("photo_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} is not a whole avatar file: its photo_names are not names")
+        raise ValueError(f"{path} is not a complete avatar file: its photo_names are not names")
     return model.eval().requires_grad_(False), restored, photos, header["image_size"], tuple(names)
 
 
 def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
-    """The photographs that a deferred renderer with ``carry`` draws with."""
+    """The photographs that a deferred renderer with ``carry`` uses."""
     parts = _group(code, "carried/")
     if not parts:
         return None
@@ -127,7 +127,7 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Checked header and tensors of an avatar file."""
     if not path.is_file():
-        raise FileNotFoundError(f"no avatar at {path}; make one with `rome avatar create PHOTO -o FOLDER`")
+        raise FileNotFoundError(f"no avatar at {path}; create one with `rome avatar create PHOTO -o FOLDER`")
     try:
         tensors, metadata = unpack_tensors(path)
         header = json.loads(metadata.get("rome", "{}"))
@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     wrong = [key for key, kind in _HEADER.items() if not isinstance(header.get(key), kind)]
     if wrong:
-        raise ValueError(f"{path} is not a whole avatar file: its header lacks {', '.join(wrong)}")
+        raise ValueError(f"{path} is not a complete avatar file: its header lacks {', '.join(wrong)}")
     return header, tensors
 
 

@@ -24,7 +24,7 @@ class LiveFrame:
     """One frame of the driver and its result."""
 
     image: UInt8[np.ndarray, "h w 3"] | None
-    """The avatar, if it is drawn."""
+    """The avatar's image, if it is rendered."""
     driver: UInt8[np.ndarray, "h w 3"]
     """The driver's frame, cropped."""
     params: HeadParams
@@ -77,15 +77,15 @@ def drive(
     by_network: bool = False,
     draws: bool = True,
 ) -> Iterator[LiveFrame]:
-    """Draw the avatar for each frame as it comes.
+    """Render the avatar for each frame as it arrives.
 
     Args:
         avatar: the person to draw.
         tracker: calibrated.
         frames: of the driver, RGB.
         timing: filled; the time that the caller keeps a frame is the stage ``out``.
-        by_network: let the model's own driver network read each frame instead of detector and fit.
-        draws: whether pictures are wanted, or the motion alone.
+        by_network: use the model's own driver network instead of detector and fit.
+        draws: whether to render images, or only track the motion.
     """
     params = avatar.source.params
     iterator = iter(frames)

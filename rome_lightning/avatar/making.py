@@ -14,7 +14,7 @@ from rome_lightning.tracking.foreign import FlameTrack
 from rome_lightning.types import Frames
 
 PHOTO_SIZE = 512
-"""Side of the crop that an avatar keeps of its photographs and is drawn at, pixels."""
+"""Side of the crop that an avatar keeps of its photographs, and of its images, pixels."""
 SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
@@ -65,7 +65,7 @@ def read_person(
 
 
 def _warn_of_others(frames: Frames, names: Sequence[str], warn: Callable[[str], None]) -> None:
-    """Say which photographs seem to show somebody else than the first."""
+    """Warn about photographs that seem to show somebody other than the first."""
     # Torchmetrics, which takes seconds to import, is for several photographs only.
     from rome_lightning.metrics import SFaceEmbedder, csim
 
@@ -79,6 +79,6 @@ def _warn_of_others(frames: Frames, names: Sequence[str], warn: Callable[[str], 
     for index, name in enumerate(names[1:], start=1):
         if bool(found[0] & found[index]) and float(similar[index]) < SAME_PERSON:
             warn(
-                f"{name} may show another person than {names[0]} (similarity {float(similar[index]):.2f}, "
+                f"{name} may not show the same person as {names[0]} (similarity {float(similar[index]):.2f}, "
                 f"one person's photos usually have more than {SAME_PERSON})"
             )

@@ -1,4 +1,4 @@
-"""What drives an avatar: replacement of lost frames, and motion relative to a pose."""
+"""Motion of an avatar: replacement of lost frames, and motion relative to a pose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.types import HeadParams
 
 LostFrames = Literal["hold", "interpolate", "skip"]
-"""What is shown while the driver is lost: the last pose, an interpolation to the next one, or nothing."""
+"""Output while the driver is lost: the last pose, an interpolation to the next one, or no frame."""
 
 _ROTATIONS = ("global_pose", "neck_pose", "jaw_pose")
 
@@ -48,7 +48,7 @@ def fill_lost(params: HeadParams, lost: Bool[Tensor, " n"], how: LostFrames) -> 
     share = (numbers - first) / (last - first).clamp_min(1)
     share = torch.where(lost & (last > first), share.clamp(0, 1), 0.0)
     filled, exact = _between(params[first], params[last], share), params[first]
-    # Frames that were found, and the held ends, stay as they are to the bit.
+    # Found frames and the held ends stay identical to the bit.
     still = (share == 0)[:, None]
     return HeadParams(
         **{name: torch.where(still, value, getattr(filled, name)) for name, value in vars(exact).items()}

@@ -47,7 +47,7 @@ class RecordedMotion:
     framed: bool
     """Whether the camera means anything."""
     lost: Bool[Tensor, " n"]
-    """Frames in which nobody was found."""
+    """Frames without a face."""
 
     @property
     def fps(self) -> float:
@@ -71,7 +71,7 @@ def write_motion(motion: RecordedMotion, path: Path, head: HeadModel) -> Path:
         write_atomic(path, _as_csv(motion, head))
         return path
     if path.suffix.lower() != ".npz":
-        raise ValueError(f"a motion is written as .csv (Live Link Face) or .npz (all parameters), got {path}")
+        raise ValueError(f"motion files are .csv (Live Link Face) or .npz (all parameters), got {path}")
     params = motion.params
     left, right = params.eye_pose.split(3, dim=-1)
     tensors = {
@@ -106,16 +106,16 @@ def read_motion(path: Path, head: HeadModel) -> RecordedMotion:
         raise FileNotFoundError(f"no motion at {path}")
     motion = _from_csv(path, head) if path.suffix.lower() == ".csv" else _from_arrays(path, head)
     if not all(bool(tensor.isfinite().all()) for tensor in (*vars(motion.params).values(), motion.times_s)):
-        raise ValueError(f"{path} has numbers that are not finite")
+        raise ValueError(f"{path} has non-finite numbers")
     if bool((motion.times_s[1:] <= motion.times_s[:-1]).any()):
-        raise ValueError(f"the times of {path} do not rise")
+        raise ValueError(f"the times of {path} do not increase")
     return motion
 
 
 def _check_arkit(head: HeadModel, path: Path) -> None:
     if not head.has_arkit:
         raise ValueError(
-            f"{path} has ARKit's expressions, which {head.name} has not; use an .npz of `rome avatar track` "
+            f"{path} has ARKit's expressions, which {head.name} lacks; use an .npz of `rome avatar track` "
             "with this head"
         )
 
@@ -182,13 +182,13 @@ def _from_csv(path: Path, head: HeadModel) -> RecordedMotion:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file: {error}") from error
+        raise ValueError(f"{path} is not a CSV file: {error}") from error
     if not rows or len(rows) > _MOST_FRAMES:
-        raise ValueError(f"{path} has {len(rows)} frames; wanted 1 to {_MOST_FRAMES}")
+        raise ValueError(f"{path} has {len(rows)} frames; expected 1 to {_MOST_FRAMES}")
     columns = {name.strip().lower(): name for name in rows[0] if name}
     missing = [name for name in head.expression_names if name.lower() not in columns]
     if missing:
-        raise ValueError(f"{path} is no Live Link Face CSV: it has no column {_column(missing[0])}")
+        raise ValueError(f"{path} is not a Live Link Face CSV: it has no column {_column(missing[0])}")
 
     def value(row: dict[str, str], name: str) -> float:
         column = columns.get(name.lower())
@@ -200,9 +200,9 @@ def _from_csv(path: Path, head: HeadModel) -> RecordedMotion:
         angles = torch.tensor([[value(row, name) for name in turns] for row in rows])
         times = _times([row.get(columns.get("timecode", ""), "") for row in rows])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} has a line that cannot be read: {error}") from error
+        raise ValueError(f"{path} has an unreadable line: {error}") from error
     if bool((angles.abs() > 2 * math.pi).any()):
-        raise ValueError(f"{path} has angles beyond a whole turn; they are wanted in radians")
+        raise ValueError(f"{path} has angles beyond a full turn; they must be in radians")
     neck, left, right = (_turned(part) for part in angles.split(3, dim=-1))
     still = HeadParams.neutral(len(rows), head.num_shape, head.num_expression)
     params = HeadParams(
@@ -236,7 +236,7 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
             lost: NDArray[np.bool_] | None = file["lost"] if "lost" in file.files else None
     # Damaged files make numpy, zipfile and zlib raise errors that share no base.
     except Exception as error:
-        raise ValueError(f"{path} is no recording of parameters, or damaged: {error}") from error
+        raise ValueError(f"{path} is not a recording of parameters, or damaged: {error}") from error
     if str(found.pop("head")) != head.name:
         raise ValueError(f"{path} was recorded with another head model than {head.name}; track it again")
     count = len(np.atleast_1d(found["expression"]))
@@ -244,7 +244,9 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
     for name, width in zip(names, widths, strict=True):
         shape, kind = found[name].shape, found[name].dtype
         if shape != (count, width) or count == 0 or kind.kind not in "fiu":
-            raise ValueError(f"{path}: {name} is {kind} of shape {shape}, wanted numbers ({count}, {width})")
+            raise ValueError(
+                f"{path}: {name} is {kind} of shape {shape}, expected numbers ({count}, {width})"
+            )
     tensors = {name: torch.from_numpy(found[name].astype(np.float32)) for name in names}
     times = np.arange(count) / DEFAULT_FPS if times is None else times
     lost = np.zeros(count, dtype=np.bool_) if lost is None else lost

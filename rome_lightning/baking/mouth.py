@@ -15,7 +15,7 @@ how far it lies below it, metres."""
 
 
 def seat_mouth(template: FloatArray, base: BaseMesh, mesh: HeadMesh) -> FloatArray:
-    """The mean head with teeth and tongue where an open mouth of a person shows them.
+    """The mean head with teeth and tongue placed as in people's open mouths.
 
     Args:
         template: carriers of the mean head, metres, (n, 3); not changed.

@@ -1,4 +1,4 @@
-"""The offsets that a model gives to the people of a dataset, on disk, a block of clips at a time."""
+"""A model's offsets for the people of a dataset, on disk, in blocks of clips."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class OffsetStore:
             other = sorted(key for key in found.keys() | spec.keys() if found.get(key) != spec.get(key))
             if other:
                 raise ValueError(
-                    f"{folder} holds offsets made with another {', '.join(other)}; delete the folder or "
+                    f"{folder} contains offsets made with another {', '.join(other)}; delete the folder or "
                     "write to another output"
                 )
 

@@ -1,4 +1,4 @@
-"""What a basis looks like: its components as shaded heads, and what it keeps."""
+"""Figures of a basis: its components as shaded heads, and the variance that it keeps."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ _FLAT_M = 1e-6
 
 @dataclass(frozen=True)
 class Curve:
-    """What a part of the basis keeps, by the number of components used."""
+    """Variance and error of a part of the basis by number of components."""
 
     explained: Float[Tensor, " k"]
-    """Share of the variance of the offsets it was made of, cumulative."""
+    """Cumulative share of the variance of the offsets that it was computed from."""
     error_mm: Float[Tensor, " n"]
     """Root of the mean square distance of a vertex with 0, 1, ... components, millimetres."""
     held_out_mm: Float[Tensor, " n"] | None
-    """The same for people that the basis has not seen; ``None`` without any."""
+    """The same for people not in the basis; ``None`` without any."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fit_basis(
         num_hair: components of the scalp.
         num_neck: components of neck and shoulders.
         provenance: kept in the basis.
-        train: split that the basis is made of.
+        train: split that the basis is computed from.
         held_out: split that only measures it.
 
     Raises:
@@ -119,7 +119,7 @@ def _fit_part(
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"], Curve]:
     if count <= wanted:
         raise ValueError(
-            f"{wanted} {name} components need at least {wanted + 1} sources, the data give {count}; set "
+            f"{wanted} {name} components need at least {wanted + 1} sources, the data provide {count}; set "
             f"--{name} to at most {count - 1}, raise --sources-per-clip, or use more clips"
         )
     pca = StreamingPCA(mean[local].flatten())
@@ -129,7 +129,8 @@ def _fit_part(
     rank = int((std > _FLAT_M * len(local) ** 0.5).sum())
     if rank < wanted:
         raise ValueError(
-            f"the model's {name} offsets vary in only {rank} directions, {wanted} components are requested; "
+            f"the model's {name} offsets vary in only {rank} directions, {wanted} but {wanted} components "
+            "are requested;  "
             + (f"set --{name} to at most {rank}" if rank else "the model gives everybody the same offsets")
             + ", train the model longer, or use --refine-steps"
         )

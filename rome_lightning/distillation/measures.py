@@ -1,4 +1,4 @@
-"""What distillation keeps and what it saves: geometry against the truth, and time per stage."""
+"""Quality and cost of distillation: geometry against ground truth, and time per stage."""
 
 from __future__ import annotations
 

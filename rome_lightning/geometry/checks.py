@@ -24,7 +24,7 @@ def check_indices(name: str, index: Tensor, count: int, lowest: int = 0) -> None
         ValueError: an index is outside.
     """
     if index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(f"{name} must hold integers, got {index.dtype}")
+        raise ValueError(f"{name} must contain integers, got {index.dtype}")
     if index.numel() == 0 or index.is_cuda:
         return
     low, high = index.aminmax()
@@ -60,11 +60,11 @@ def check_batches(**tensors: tuple[Tensor, bool]) -> None:
     batch = max(size for size, _ in sizes.values())
     if batch == 0 or any(size != batch and not (shared and size == 1) for size, shared in sizes.values()):
         listed = ", ".join(f"{size} of {name}" for name, (size, _) in sizes.items())
-        raise ValueError(f"images of a batch must be at least one and as many everywhere, got {listed}")
+        raise ValueError(f"all tensors must have the same batch size of at least 1, got {listed}")
 
 
 class _Held:
-    """A tensor that is remembered by its place, not by its content."""
+    """A tensor that is identified by its memory, not by its content."""
 
     def __init__(self, tensor: Tensor, place: tuple[object, ...]) -> None:
         self.tensor, self.place = tensor, place

@@ -1,4 +1,4 @@
-"""Geometry is computed in float32, whatever the precision of the networks around it."""
+"""Compute geometry in float32, regardless of the precision of the networks around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an avatar is drawn on: a colour, the photograph without the person, a picture, or nothing."""
+"""Backgrounds of an avatar: a colour, the photograph without the person, an image, or transparency."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def read_background(text: str, avatar: Avatar, image_size: tuple[int, int]) -> F
         return F.interpolate(empty, image_size, mode="bilinear", antialias=True)[0]
     if text.startswith("#"):
         if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-            raise ValueError(f"a background colour is #rrggbb, got {text}")
+            raise ValueError(f"a background colour must be #rrggbb, got {text}")
         colour = torch.tensor(list(bytes.fromhex(text[1:]))) / 255
         return colour.view(3, 1, 1).expand(3, height, width)
     path = Path(text)
     if not path.exists():
         raise FileNotFoundError(
-            f"no background {text}: it is white, photo, transparent, #rrggbb or a picture file"
+            f"no background {text}: use white, photo, transparent, #rrggbb or an image file"
         )
     picture = Image.fromarray(read_image(path))
     scale = max(width / picture.width, height / picture.height)
@@ -73,7 +73,7 @@ def read_background(text: str, avatar: Avatar, image_size: tuple[int, int]) -> F
 def without_person(
     image: Float[Tensor, "b 3 s s"], person: Float[Tensor, "b 1 s s"]
 ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-    """What may be behind a person: a smooth continuation of what is around.
+    """A plausible background behind a person: a smooth continuation of the surroundings.
 
     Args:
         image: RGB in [0, 1].

@@ -84,8 +84,8 @@ def photo_pasting(avatar: Avatar, photo: UInt8[np.ndarray, "h w 3"]) -> Pasting:
             if float((square - kept.image.cpu()).abs().mean()) < _SAME:
                 return Pasting(photo, crop, kept.foreground_mask.cpu())
     raise ValueError(
-        "--paste-back wants the photograph that the avatar was made of, upright and uncut; no face in this "
-        "one has the same square around it"
+        "--paste-back needs the photograph that the avatar was made from, upright and uncropped; no face "
+        "in this one has the same square around it"
     )
 
 

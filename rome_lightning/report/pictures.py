@@ -1,4 +1,4 @@
-"""Rows of pictures that show what an avatar does, beside what it should do."""
+"""Rows of images that show an avatar beside its driver."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def driven_frames(
     images: Iterable[Float[Tensor, "3 h w"]] | None = None,
     batch_size: int = 8,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The avatar drawn under each of the driver's poses, on white.
+    """The avatar rendered in each of the driver's poses, on white.
 
     Args:
         avatar: the person to draw.

@@ -1,4 +1,4 @@
-"""What rules for choosing frames need to know about a clip."""
+"""Properties of a clip for rules that choose frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class FrameState:
-    """What a tracker saw in a frame."""
+    """A tracker's measurements in a frame."""
 
     head_pose: tuple[float, float, float]
     """Rotation of the head, bust and neck together: axis-angle, radians."""

@@ -1,4 +1,4 @@
-"""What a tracker estimates and a head model consumes."""
+"""Parameters that a tracker estimates and a head model consumes."""
 
 from __future__ import annotations
 

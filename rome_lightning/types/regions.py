@@ -13,4 +13,4 @@ class Region(IntEnum):
     CLOTHES = 4
     OTHER = 5
     OUTSIDE = 6
-    """Beyond the border of the video: nobody knows what is there, so no loss and no metric counts it."""
+    """Beyond the border of the video: the content is unknown, so losses and metrics ignore it."""

@@ -1,4 +1,4 @@
-"""What the renderer hands to losses, metrics and reports."""
+"""Output of the renderer for losses, metrics and reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rome_lightning.types.struct import TensorStruct
 
 @dataclass(frozen=True)
 class Rendered(TensorStruct):
-    """Images of an avatar and the geometry they were drawn from."""
+    """Images of an avatar and the geometry they were rendered from."""
 
     image: Float[Tensor, "b 3 h w"]
     """RGB in [0, 1], composited on the background that the caller gave."""

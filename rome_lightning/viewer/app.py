@@ -21,7 +21,7 @@ _KEPT_S = 3600
 _PAUSE_S = 600
 """Seconds between searches for files that are to be removed."""
 _ONE = {"concurrency_id": "model", "concurrency_limit": 1}
-"""All work stands in one queue: Gradio's own limit would be one at a time of each button."""
+"""All work shares one queue: Gradio's own limit would be one task per button."""
 _BUTTONS = ["download", "fullscreen"]
 """Of pictures: Gradio's own offer would send them to another host."""
 _WAITING = 20
@@ -106,8 +106,8 @@ class _Page:
         ) as app:
             avatar = gr.State(None, time_to_live=_KEPT_S)
             gr.Markdown(
-                "# Avatar of a photograph\nDrop one or several photographs of one person, or take one. Use "
-                "your own face, or one that you may use."
+                "# Avatar from a photograph\nDrop one or several photographs of one person, or take one. "
+                "Use your own face, or one that you have permission to use."
             )
             with gr.Row():
                 with gr.Column():
@@ -123,7 +123,7 @@ class _Page:
     def _creation(self, avatar: Any) -> Any:
         gr = self.gradio
         photos = gr.File(
-            label="Photographs of one person, the best first", file_count="multiple", file_types=["image"]
+            label="Photographs of one person, best first", file_count="multiple", file_types=["image"]
         )
         camera = gr.Image(label="or the camera", sources=["webcam"], type="filepath", height=220)
         face = gr.Number(0, label="Person, from the left (0: the largest face)", precision=0, minimum=0)
@@ -170,7 +170,7 @@ class _Page:
 
     def _animation(self, avatar: Any, look: list[Any]) -> None:
         gr, limits = self.gradio, self.studio.limits
-        with gr.Accordion("Let a video drive it", open=False), gr.Row():
+        with gr.Accordion("Drive it with a video", open=False), gr.Row():
             with gr.Column():
                 driver = gr.Video(label=f"Driving video; the first {limits.max_seconds:g} s are used")
                 motion = gr.File(label="or recorded motion", file_types=[".csv", ".npz"])
@@ -189,7 +189,7 @@ class _Page:
         gr = self.gradio
         with gr.Accordion("Take it elsewhere", open=True):
             with gr.Row():
-                name = gr.Textbox("avatar", label="Name of the file", max_length=40)
+                name = gr.Textbox("avatar", label="File name", max_length=40)
                 author = gr.Textbox(label="Author (VRM)", max_length=80)
             with gr.Row():
                 buttons = {kind: gr.Button(kind.upper(), elem_id=f"export-{kind}") for kind in EXPORTS}
@@ -199,7 +199,7 @@ class _Page:
 
     def _batch(self) -> None:
         gr = self.gradio
-        with gr.Accordion("An avatar of each photograph", open=False):
+        with gr.Accordion("One avatar per photograph", open=False):
             photos = gr.File(label="Photographs", file_count="multiple", file_types=["image"])
             button = gr.Button("Make them all", elem_id="each")
             gallery = gr.Gallery(label="Avatars", interactive=False, buttons=_BUTTONS)
@@ -209,7 +209,7 @@ class _Page:
         button.click(self._tracked(self._make_each), [photos], [gallery, archive, notes], **_ONE)
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
-        """Run what a visitor asked for; what is wrong with it becomes a sentence on the page."""
+        """Run a visitor's request; errors become a sentence on the page."""
         try:
             return work()
         except (ValueError, OSError, ImportError) as error:
@@ -217,7 +217,7 @@ class _Page:
 
     def _with(self, avatar: Avatar | None) -> Avatar:
         if avatar is None:
-            raise self.gradio.Error("make an avatar first", print_exception=False)
+            raise self.gradio.Error("create an avatar first", print_exception=False)
         return avatar
 
     def _tracked(self, work: Callable[..., Any]) -> Callable[..., Any]:

@@ -77,7 +77,7 @@ def take_screenshot(
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"{command[0]} did not show {url} within {_PATIENCE_S} s") from error
     if done.returncode != 0 or not path.is_file():
-        raise ValueError(f"{command[0]} took no picture of {url}: {' '.join(done.stderr.split())[-300:]}")
+        raise ValueError(f"{command[0]} took no screenshot of {url}: {' '.join(done.stderr.split())[-300:]}")
     if 'data-state="ready"' not in done.stdout:
         status = re.search(r'id="status"[^>]*>([^<]*)', done.stdout)
         raise ValueError(

@@ -53,7 +53,7 @@ _REASONS |= {413: "Content Too Large", 500: "Internal Server Error", 503: "Servi
 
 
 class _Answer(NamedTuple):
-    """What a request is answered with."""
+    """Response to a request."""
 
     status: int
     content: bytes
@@ -152,7 +152,7 @@ class ViewerServer:
             answer = self._dispatch(request)
         except Exception as error:
             print(f"rome: error: {request['REQUEST_METHOD']}: {printable(error)}", file=sys.stderr)
-            answer = _refusal(500, f"{type(error).__name__}; the terminal says more")
+            answer = _refusal(500, f"{type(error).__name__}; see the terminal for details")
         headers = {**_HEADERS, "Content-Type": answer.kind, "Content-Length": str(len(answer.content))}
         if answer.duration_ms is not None:
             headers["X-Render-Ms"] = f"{answer.duration_ms:.1f}"
@@ -161,7 +161,7 @@ class ViewerServer:
 
     def _dispatch(self, request: dict[str, Any]) -> _Answer:
         if not self._is_ours(request):
-            return _refusal(403, "only pages of this machine are answered")
+            return _refusal(403, "only pages of this machine are served")
         path = request["PATH_INFO"]
         if request["REQUEST_METHOD"] == "GET":
             return self._get(path)
@@ -201,9 +201,9 @@ class ViewerServer:
         return b""
 
     def _wait_for_page(self) -> _Answer:
-        """Answer once the page says that it is drawn; one page at a time, so that threads are left."""
+        """Answer once the page reports that it is rendered; one page at a time, to keep threads free."""
         if not self._picture.acquire(blocking=False):
-            return _refusal(503, "another page is being drawn for a picture")
+            return _refusal(503, "another page is being rendered for a screenshot")
         try:
             self.drawn.clear()
             if not self._closing.is_set():
@@ -233,7 +233,7 @@ class ViewerServer:
         try:
             with self.lock:
                 if self._closing.is_set():
-                    return _refusal(503, "the server is being stopped")
+                    return _refusal(503, "the server is shutting down")
                 content = work()
         except (ValueError, OverflowError) as error:
             return _refusal(400, str(error))

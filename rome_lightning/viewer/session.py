@@ -1,4 +1,4 @@
-"""What the page asks for: the mesh file, and the neural render of a state of its sliders."""
+"""Content of the page: the mesh file, and the neural render of a state of its sliders."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ViewerSession:
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"amounts of components must be numbers: {error}") from error
         if any(not abs(amount) <= MAX_AMOUNT for amount in wanted.values()):
-            raise ValueError(f"amounts of components must lie within {MAX_AMOUNT} standard deviations")
+            raise ValueError(f"amounts of components must be within {MAX_AMOUNT} standard deviations")
         self.avatar = self.original.edited(self.basis, wanted)
 
     def about(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def check_state(text: str, expressions: Sequence[str], num_components: int = 0) 
             if value not in LOOKS:
                 raise ValueError(f"--state: look is one of {', '.join(LOOKS)}, got {value!r}")
         elif not all(map(_is_number, value.split(",") if name == "turn" else [value])):
-            raise ValueError(f"--state: {name} wants a number, got {value!r}")
+            raise ValueError(f"--state: {name} must be a number, got {value!r}")
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the app's page does, apart from the page: photographs in, pictures, videos and files out."""
+"""The app's work behind the page: photographs in, images, videos and files out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXPORTS: tuple[FileFormat, ...] = ("glb", "vrm", "vrm0", "usd", "obj", "ply", "p
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask of the machine."""
+    """Limits per visitor."""
 
     max_photos: int = 12
     """At once."""
@@ -118,7 +118,7 @@ class Studio:
         stems = [path.stem for path in paths]
         if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
             raise ValueError(
-                f"the files are named after the photographs, and {repeated[0]} is given more than once"
+                f"the files are named after the photographs, but {repeated[0]} is given more than once"
             )
         pictures, problems, report = [], [], progress or _quiet
         archive = folder / "avatars.zip"
@@ -193,7 +193,7 @@ class Studio:
         silent = found.write(output, frames(), numbers)
         note = f"{len(params)} frames"
         if lost := int(found.lost.sum()):
-            note += f", {lost} of them without a face: the last pose is held"
+            note += f", {lost} of them without a face: the last pose is repeated"
         if silent not in ("", NO_SOUND, NO_VIDEO):
             note += f"; the video is silent: {silent}"
         return output, note
@@ -222,7 +222,7 @@ class Studio:
         megabytes = path.stat().st_size / 1e6
         if megabytes > self.limits.max_megabytes:
             raise ValueError(
-                f"{path.name} has {megabytes:.0f} MB, at most {self.limits.max_megabytes} MB are taken"
+                f"{path.name} has {megabytes:.0f} MB, the limit is {self.limits.max_megabytes} MB"
             )
 
 
@@ -236,7 +236,7 @@ def _tracking(report: AppProgress) -> Callable[[str, int, int], None]:
 
 
 def _plain(name: str) -> str:
-    """A file name that a visitor cannot lead elsewhere with."""
+    """A file name that cannot point to another folder."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "avatar"
 
 

@@ -100,9 +100,9 @@ def test_versions_and_heads_that_do_not_fit_are_refused(
 def test_missing_tensors_are_named(path: Path, tmp_path: Path) -> None:
     header, tensors = contents(path)
     for lost, complaint in (
-        ("code/texture", "not a whole avatar file"),
-        ("photo/image", "not a whole avatar file"),
-        ("photo/params/shape", "not a whole avatar file"),
+        ("code/texture", "not a complete avatar file"),
+        ("photo/image", "not a complete avatar file"),
+        ("photo/params/shape", "not a complete avatar file"),
         ("model/renderer.network.head.weight", "another architecture"),
     ):
         assert lost in tensors
@@ -153,5 +153,5 @@ def test_a_file_needs_no_suffix(path: Path, tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="make one with `rome avatar create"):
+    with pytest.raises(FileNotFoundError, match="create one with `rome avatar create"):
         Avatar.load(tmp_path / "nobody.safetensors")

@@ -96,8 +96,8 @@ def test_turning_to_the_left_moves_the_nose_to_the_left(head: HeadModel, tmp_pat
     [
         ("a,b\n1,2\n", "no column"),
         ("", "has 0 frames"),
-        ("{header}\n{zeros},nonsense\n", "line that cannot be read"),
-        ("{header}\n{zeros},700\n", "wanted in radians"),
+        ("{header}\n{zeros},nonsense\n", "unreadable line"),
+        ("{header}\n{zeros},700\n", "must be in radians"),
         ("{header}\n{zeros},nan\n", "not finite"),
     ],
 )
@@ -125,14 +125,14 @@ def test_arrays_of_other_kinds_are_refused(motion: RecordedMotion, head: HeadMod
         read_motion(tmp_path / "still.npz", head)
     for name, value in {"camera": np.array([["a"] * 3] * 4), "expression": np.float32(1)}.items():
         np.savez(tmp_path / "text.npz", **arrays | {name: value})
-        with pytest.raises(ValueError, match="wanted numbers"):
+        with pytest.raises(ValueError, match="expected numbers"):
             read_motion(tmp_path / "text.npz", head)
     np.savez(tmp_path / "times.npz", **arrays | {"times_s": np.float32(1)})
     with pytest.raises(ValueError, match="must have 4 values"):
         read_motion(tmp_path / "times.npz", head)
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, arrays["camera"])
-    with pytest.raises(ValueError, match="no recording of parameters"):
+    with pytest.raises(ValueError, match="not a recording of parameters"):
         read_motion(tmp_path / "one.npz", head)
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="cut"):

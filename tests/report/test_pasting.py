@@ -74,5 +74,5 @@ def test_the_photograph_is_found_again(avatar: Avatar) -> None:
 
 
 def test_another_photograph_is_refused(avatar: Avatar) -> None:
-    with pytest.raises(ValueError, match="--paste-back wants the photograph"):
+    with pytest.raises(ValueError, match="--paste-back needs the photograph"):
         photo_pasting(avatar, data.astronaut())

@@ -278,7 +278,7 @@ def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> 
             page.goto(address)
             # Nothing to export yet: a sentence.
             page.locator("#export-glb").click()
-            page.get_by_text("make an avatar first").first.wait_for()
+            page.get_by_text("create an avatar first").first.wait_for()
             photos = page.locator("input[type=file]").first
             photos.set_input_files(tmp_path / "coffee.png")
             page.locator("#make").click()

@@ -29,9 +29,9 @@ def test_what_the_page_knows_passes(text):
         ("component.3=1", "counted from 1"),
         ("component.0=1", "counted from 1"),
         ("look=shiny", "look is one of texture"),
-        ("jawOpen=wide", "wants a number"),
-        ("turn=1,b", "wants a number"),
-        ("jawOpen=nan", "wants a number"),
+        ("jawOpen=wide", "must be a number"),
+        ("turn=1,b", "must be a number"),
+        ("jawOpen=nan", "must be a number"),
         ("jawOpen", "NAME=VALUE"),
     ],
 )
