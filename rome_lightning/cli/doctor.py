@@ -87,7 +87,7 @@ def check_torch() -> Iterator[Check]:
             "torch",
             "torchvision",
             "broken",
-            f"{reason}; not torch's build: `pip install --force-reinstall torch torchvision`",
+            f"{reason}; it does not match torch: `pip install --force-reinstall torch torchvision`",
         )
     else:
         yield Check("torch", "torchvision", "ok", f"{torchvision.__version__}, matches torch")

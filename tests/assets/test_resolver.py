@@ -178,7 +178,7 @@ def test_the_users_own_file_must_exist_and_have_the_right_bytes(make, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"\$ROME_ASSET_MODEL is /nowhere"):
         make(transport, environ={"ROME_ASSET_MODEL": "/nowhere"}).resolve("model")
     (tmp_path / "bad").write_bytes(b"the w3ights")
-    with pytest.raises(ValueError, match=r"wanted 11 bytes with sha256 \w{64}, got 11 bytes"):
+    with pytest.raises(ValueError, match=r"expected 11 bytes with sha256 \w{64}, got 11 bytes"):
         make(transport, environ={"ROME_ASSET_MODEL": str(tmp_path / "bad")}).resolve("model")
     assert transport.calls == []
 

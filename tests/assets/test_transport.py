@@ -54,7 +54,7 @@ def test_a_file_arrives(server, tmp_path):
     [
         ("absent", 1000, "Not Found"),
         ("truncated", 1000, "Incomplete|ended after 500 of 1,000 bytes"),
-        ("file", 999, "the server has 1,000 bytes, wanted 999"),
+        ("file", 999, "the server has 1,000 bytes, expected 999"),
     ],
 )
 def test_failures_are_reasons_not_crashes(server, tmp_path, path, num_bytes, reason):

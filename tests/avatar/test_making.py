@@ -73,4 +73,4 @@ def test_photographs_of_another_person_are_named(
     frames = read_person(tracker, paths, warnings.append, [path.name for path in paths])
     assert len(frames) == 4
     assert len(warnings) == 1
-    assert warnings[0].startswith("b.png may show another person than a.png (similarity 0.00")
+    assert warnings[0].startswith("b.png may not show the same person as a.png (similarity 0.00")

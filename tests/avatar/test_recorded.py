@@ -98,7 +98,7 @@ def test_turning_to_the_left_moves_the_nose_to_the_left(head: HeadModel, tmp_pat
         ("", "has 0 frames"),
         ("{header}\n{zeros},nonsense\n", "unreadable line"),
         ("{header}\n{zeros},700\n", "must be in radians"),
-        ("{header}\n{zeros},nan\n", "not finite"),
+        ("{header}\n{zeros},nan\n", "non-finite"),
     ],
 )
 def test_damaged_csv_is_refused(text: str, complaint: str, head: HeadModel, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_arrays_of_other_kinds_are_refused(motion: RecordedMotion, head: HeadMod
     with pytest.raises(ValueError, match="neck_pose is float64 of shape"):
         read_motion(tmp_path / "short.npz", head)
     np.savez(tmp_path / "still.npz", **arrays | {"times_s": np.zeros(4)})
-    with pytest.raises(ValueError, match="do not rise"):
+    with pytest.raises(ValueError, match="do not increase"):
         read_motion(tmp_path / "still.npz", head)
     for name, value in {"camera": np.array([["a"] * 3] * 4), "expression": np.float32(1)}.items():
         np.savez(tmp_path / "text.npz", **arrays | {name: value})

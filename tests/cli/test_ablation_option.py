@@ -39,7 +39,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("given", [["--ablation"], ["--ablation", "--config=x"], ["--ablation="]])
 def test_a_name_is_needed(given):
-    with pytest.raises(ValueError, match="--ablation wants a name"):
+    with pytest.raises(ValueError, match="--ablation needs a name"):
         expand_ablations(given)
 
 

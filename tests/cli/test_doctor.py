@@ -60,7 +60,7 @@ def test_a_torchvision_of_another_build_is_explained(without):
     without("torchvision", RuntimeError("operator torchvision::nms does not exist\nmore"))
     check = _by_name(doctor.check_torch())["torchvision"]
     assert check.state == "broken"
-    assert "operator torchvision::nms does not exist; not of torch's build" in check.detail
+    assert "operator torchvision::nms does not exist; it does not match torch" in check.detail
 
 
 def test_torch_and_devices_are_reported():

@@ -146,7 +146,7 @@ def test_exits_of_parsers_keep_their_code(command, code, expected):
 def test_a_parsers_complaint_is_one_line_and_code_2(command, capsys):
     command(_raise(argparse.ArgumentError(None, "no option\n  --x")))
     assert cli.main(["probe"]) == 2
-    assert capsys.readouterr().err == "rome: error: no option --x; `rome probe --help` lists what it takes\n"
+    assert capsys.readouterr().err == "rome: error: no option --x; `rome probe --help` lists the options\n"
 
 
 def test_an_interrupt_is_quiet(command, capsys):

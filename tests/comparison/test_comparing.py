@@ -91,7 +91,7 @@ def test_one_seed_each_makes_no_claim_about_configurations(tmp_path):
 def test_checkpoints_can_be_compared_without_seeds(tmp_path):
     comparison = _compare(*_pair_of_runs(tmp_path), scope="checkpoints", metrics=["psnr"])
     assert comparison.results[1].verdict == "better"
-    assert "about these checkpoints" in render(comparison, "table")
+    assert "apply to these checkpoints" in render(comparison, "table")
 
 
 def test_another_configuration_tells_how_much_seeds_matter(seeded, tmp_path):
@@ -168,7 +168,7 @@ def test_pairs_given_twice_are_refused(tmp_path):
     base, wide = _pair_of_runs(tmp_path)
     pairs = read_pairs(wide)
     write_evaluation(wide, pd.concat([pairs, pairs.iloc[:2]]))
-    with pytest.raises(ValueError, match="holds 2 pairs twice"):
+    with pytest.raises(ValueError, match="contains 2 pairs twice"):
         _compare(base, wide)
 
 
@@ -297,7 +297,7 @@ def test_training_metrics_are_compared_without_a_verdict(seeded, capsys):
         (["{0}", "{3}", "--format", "html"], "--output FILE.html"),
         (
             ["{0}", "{3}", "--baseline", "nobody"],
-            "no configuration 'nobody' to be the baseline; there are base, wide",
+            "no configuration 'nobody' for the baseline; there are base, wide",
         ),
         (["{0}", "{3}", "--protocol", "vfhq"], "no finished evaluation under vfhq (finished: demo)"),
         (["{0}", "{3}", "--confidence", "95"], "confidence must be in [0.5, 1)"),

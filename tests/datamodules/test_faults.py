@@ -158,7 +158,7 @@ def test_shards_are_made_again_from_their_videos(tmp_path: Path, monkeypatch: py
 
     # A shard whose video is not at hand is left as it is.
     (failed,) = rebuild([videos / "anna.mp4"])
-    assert failed == f"{second.name}: it needs bert.mp4: give these videos, or their folder, with --videos"
+    assert failed == f"{second.name}: it needs bert.mp4: pass these videos, or their folder, with --videos"
     assert (folder / f"{second.name}.tar").stat().st_size == 1000
     # So is one of another schema, whose bytes cannot be made here.
     with monkeypatch.context() as later:

@@ -195,7 +195,7 @@ BAD_MEMBERS = {
     "circle": (_circle(), ""),
     "cut": (picture(1, 5)[:2000], "cannot read"),
     "empty": (b"", "0 bytes"),
-    "text": (b"no picture", "not known"),
+    "text": (b"no picture", "format is unknown"),
 }
 """Members of a clip, and what is said of it; nothing where the picture itself is whole."""
 

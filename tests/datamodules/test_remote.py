@@ -228,7 +228,9 @@ def test_a_damaged_index_at_its_address_is_named(served: Server, joined: Manifes
     assert entry is not None
     path = tmp_path / "served" / entry.name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=rf"{served.address}/{entry.name} arrived 3 times other than"):
+    with pytest.raises(
+        ValueError, match=rf"{served.address}/{entry.name} arrived 3 times with the wrong content"
+    ):
         clips_of(served.address)
     assert not list((tmp_path / "cache").rglob("*.index.safetensors"))
 

@@ -150,7 +150,7 @@ def test_held_out_people_measure_the_basis(model: AvatarModel, tmp_path: Path) -
 def test_too_few_sources_say_what_to_set(model: AvatarModel, tmp_path: Path) -> None:
     store, _ = fill(model, tmp_path)
     with pytest.raises(
-        ValueError, match=r"50 hair components need at least 51 sources, the data give 14; set --hair"
+        ValueError, match=r"50 hair components need at least 51 sources, the data provide 14; set --hair"
     ):
         fit_basis(store, model.head, 50, 10, {})
 

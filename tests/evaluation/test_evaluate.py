@@ -171,7 +171,7 @@ def test_another_evaluation_is_not_mixed_in(
     protocol = shrunk("demo", pixels_only)
     assert evaluate(protocol, tmp_path, "--baseline", "source", "--data", dataset) == 0
     assert evaluate(protocol, tmp_path, "--baseline", "mean", "--data", dataset) == 1
-    assert "holds another evaluation (its system differs)" in capsys.readouterr().err
+    assert "contains another evaluation (its system differs)" in capsys.readouterr().err
     assert evaluate(protocol, tmp_path, "--baseline", "mean", "--data", dataset, "--restart", "true") == 0
     assert summary_of(tmp_path)["system"]["baseline"] == "mean"
 
@@ -269,7 +269,7 @@ def test_what_is_missing_or_broken_is_counted_with_its_reason(
     failures = summary_of(tmp_path / "gaps")["failures"]["self"]
     assert failures["num_missing"] == 4
     assert failures["reasons"]["no frame"] == 1
-    assert failures["reasons"]["another size"] == 1
+    assert failures["reasons"]["wrong size"] == 1
     assert failures["reasons"]["not finite"] == 1
     cell = numbers(tmp_path / "gaps")["self"]["psnr/full"]
     assert cell["num"] == 5

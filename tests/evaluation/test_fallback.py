@@ -97,7 +97,7 @@ def test_one_person_is_scored_without_the_tasks_that_need_two(dataset, protocol)
 
 def test_a_protocol_that_only_needs_two_people_says_how_many_are_scored(dataset, protocol):
     only_cross = dataclasses.replace(protocol, tasks={"cross": protocol.tasks["cross"]})
-    with pytest.raises(ValueError, match="needs two people, the clips that are scored show 1"):
+    with pytest.raises(ValueError, match="needs two people, but the scored clips show 1"):
         pairs_of(only_cross, DEMO, StoredClips(dataset, "val", SIZE).clips)
 
 

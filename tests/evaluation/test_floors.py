@@ -25,11 +25,11 @@ def test_scores_that_are_worse_than_a_copy_are_found():
 
 def test_the_sentence_says_why():
     note = floor_note("self", METRICS)
-    assert "Below the floor: psnr/full, lpips_alex/full: a copy keeps the details" in note
-    assert "csim_sface: the copy is a real picture of the person" in note
+    assert "Below the floor: psnr/full, lpips_alex/full: a copy keeps details" in note
+    assert "csim_sface: the copy is a real image of the person" in note
     assert "driver's own face" in floor_note("cross", METRICS)
 
 
 def test_nothing_is_said_where_nothing_is_below():
     assert floor_note("self", {"psnr/full": _cell(25.0, 25.0)}) == ""
-    assert floor_note("temporal", {"jitter_px": _cell(0.5, 0.0, False)}).endswith("it does not tremble.")
+    assert floor_note("temporal", {"jitter_px": _cell(0.5, 0.0, False)}).endswith("it has no jitter.")

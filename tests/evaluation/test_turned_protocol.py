@@ -235,7 +235,7 @@ def test_an_untrained_model_is_built_from_a_configuration(
 def test_files_without_an_avatar_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"wrong\.yaml holds no options of an avatar"):
+    with pytest.raises(ValueError, match=r"wrong\.yaml has no options of an avatar"):
         read_avatar_config(path)
     with pytest.raises(FileNotFoundError, match="no configuration at"):
         read_avatar_config(tmp_path / "absent.yaml")

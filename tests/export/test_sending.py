@@ -154,7 +154,7 @@ def test_a_target_out_of_reach_is_named_once_and_the_others_go_on(
             sender.send(params)
         assert len({listener.recv(65536) for _ in range(2)}) == 2
     assert len(warnings) == 1
-    assert warnings[0].startswith("vmc does not reach 255.255.255.255:39539: ")
+    assert warnings[0].startswith("vmc cannot reach 255.255.255.255:39539: ")
 
 
 def test_no_arkit_no_sending(head: HeadModel) -> None:

@@ -96,7 +96,7 @@ def test_a_program_that_gives_something_else_is_not_left(
     pytest.importorskip("onnxscript")
     wrong = {"vertices": torch.zeros(1)}
     monkeypatch.setattr(browser_networks, "run_network", lambda path, inputs: wrong)
-    with pytest.raises(ValueError, match=r"mesh\.onnx gives other results than PyTorch"):
+    with pytest.raises(ValueError, match=r"mesh\.onnx differs from PyTorch"):
         export_browser_networks(avatar, tmp_path)
     assert not list(tmp_path.iterdir())
 

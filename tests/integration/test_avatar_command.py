@@ -287,7 +287,7 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
         (("--video", folder / "face.mp4"), "no output; pass --output"),
         (("--video", folder / "coffee.mp4", "-o", output), "no face found"),
         (("--video", tmp_path / "no.mp4", "-o", output), "no video at"),
-        (("--camera", 97, "-o", output), "no camera 97"),
+        (("--camera", 97, "-o", output), "cannot read camera 97"),
         (("--video", folder / "face.mp4", "-o", output, "--driver-network"), "avatar.driver.encoder"),
     ):
         code, error = rome("live", avatar, *arguments)

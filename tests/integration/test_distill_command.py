@@ -100,7 +100,7 @@ def test_parts_of_the_work_in_processes_of_their_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hair": 50}, "50 hair components need at least 51 sources, the data give 6; set --hair"),
+        ({"hair": 50}, "50 hair components need at least 51 sources, the data provide 6; set --hair"),
         ({"part": "2/2"}, "--part must be I/N"),
         ({"output": "basis.bin"}, "must be a .safetensors file"),
         ({"checkpoint": "nothing.ckpt"}, "no checkpoint at nothing.ckpt"),

@@ -236,7 +236,7 @@ def _onnx_file(path: Path, kind: str = "Mul") -> Path:
 def test_onnx_files_are_read_as_data(tmp_path):
     network = OnnxNetwork(read_onnx(_onnx_file(tmp_path / "double.onnx")))
     assert network(torch.tensor([[1.0, -3.0]])).tolist() == [[2.0, -6.0]]
-    with pytest.raises(ValueError, match="operations that are not known: Loop; known are Add, "):
+    with pytest.raises(ValueError, match="unknown operations: Loop; known are Add, "):
         OnnxNetwork(read_onnx(_onnx_file(tmp_path / "loop.onnx", kind="Loop")))
 
 

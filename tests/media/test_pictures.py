@@ -262,7 +262,7 @@ def test_not_a_number_is_refused() -> None:
         (tiff(scene(), extratags=[(50706, "B", 4, b"\1\4\0\0", True)]), "raw file"),
         (b"%PDF-1.7" + bytes(100), "page or drawing"),
         (b"", "empty"),
-        (b"\0" * 100, "format is not known"),
+        (b"\0" * 100, "format is unknown"),
     ],
 )
 def test_what_is_not_read_is_named(data: bytes, message: str) -> None:

@@ -137,7 +137,7 @@ def test_uneven_times_are_kept(tmp_path: Path) -> None:
     )
     assert read_video(path).timestamps == pytest.approx(np.array(UNEVEN), abs=1e-4)
     assert [time for time, _ in stream_video(path)] == pytest.approx(UNEVEN, abs=1e-4)
-    with pytest.raises(ValueError, match="do not rise"):
+    with pytest.raises(ValueError, match="do not increase"):
         write_video(path, [grey(0)] * 3, 25.0, timestamps=[0.0, 0.5, 0.5])
 
 

@@ -51,7 +51,7 @@ def test_sunglasses_are_taken_with_a_warning(tracker: Tracker, photo: np.ndarray
         draw.ellipse((x - 20, y - 14, x + 20, y + 16), fill=(15, 15, 20))
     frames, said = tracked(tracker, np.asarray(picture))
     assert len(frames) == 1
-    assert "me.jpg: glasses or another thing before the eyes" in said
+    assert "me.jpg: glasses or another object in front of the eyes" in said
     assert "hand or object" not in said
 
 
@@ -59,7 +59,7 @@ def test_sunglasses_are_taken_with_a_warning(tracker: Tracker, photo: np.ndarray
 def test_a_turned_photo_is_set_upright(tracker: Tracker, photo: np.ndarray, turns: int) -> None:
     upright, _ = tracked(tracker, photo)
     frames, said = tracked(tracker, np.ascontiguousarray(np.rot90(photo, turns)))
-    assert f"me.jpg was turned by {90 * (4 - turns)} degrees counter-clockwise" in said
+    assert f"me.jpg was rotated by {90 * (4 - turns)} degrees counter-clockwise" in said
     torch.testing.assert_close(frames.landmarks, upright.landmarks, atol=0.01, rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_a_face_at_the_border_is_taken(tracker: Tracker, photo: np.ndarray) -> N
     # The border cuts the cheek.
     left = int(points[:, 0].min() + 0.12 * (points[:, 0].max() - points[:, 0].min()))
     frames, said = tracked(tracker, np.ascontiguousarray(photo[:, left:]))
-    assert "me.jpg: the face reaches beyond the photo" in said
+    assert "me.jpg: the face extends beyond the photo" in said
     assert bool(torch.isfinite(frames.params.camera).all())
 
 

@@ -192,7 +192,7 @@ def test_files_are_removed_after_their_time() -> None:
 def test_files_in_an_archive_have_names_of_their_own(studio: Studio, tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         Image.fromarray(skimage.data.coffee()[:64, :64]).save(tmp_path / name)
-    with pytest.raises(ValueError, match="named after the photographs, and a is given more than once"):
+    with pytest.raises(ValueError, match="named after the photographs, but a is given more than once"):
         studio.create_each([tmp_path / "a.png", tmp_path / "a.jpg"], tmp_path)
     assert not (tmp_path / "avatars.zip").exists()
 
@@ -204,7 +204,7 @@ def test_limits_are_sentences(studio: Studio, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 2 photographs"):
         studio.create([tmp_path / "a.png"] * 3)
     (tmp_path / "b.png").write_bytes(bytes(2_000_000))
-    with pytest.raises(ValueError, match=r"b\.png has 2 MB, at most 1 MB"):
+    with pytest.raises(ValueError, match=r"b\.png has 2 MB, the limit is 1 MB"):
         studio.create([tmp_path / "b.png"])
 
 

@@ -216,7 +216,7 @@ def test_landmark_files(flame_path: Path, head: HeadModel) -> None:
         ({"weights": None}, "lacks weights"),
         (
             {"shapedirs": np.zeros((1200, 3, 10))},
-            r"shapedirs wants shape \(1200, 3, 400\), got \(1200, 3, 10\)",
+            r"shapedirs must have shape \(1200, 3, 400\), got \(1200, 3, 10\)",
         ),
         ({"kintree_table": np.zeros((2, 5), dtype=np.int64)}, "a different skeleton"),
         ({"f": np.full((3, 3), 9999)}, "vertices below 1200"),
