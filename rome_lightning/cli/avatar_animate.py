@@ -149,11 +149,11 @@ def animate(args: argparse.Namespace) -> int:
 
     _check(args)
     first = Avatar.load(args.avatar[0])
-    # One after the other, so that one at a time is in memory.
+    # Loaded one after another, so that only one is in memory.
     rest = (Avatar.load(path) for path in args.avatar[1:])
     driver = load_driver(first, args.driver, args.max_frames, args.fps)
     if args.compare and driver.crops is None:
-        raise ValueError(f"--compare shows the driver's frames, and {args.driver} has none")
+        raise ValueError(f"--compare shows the driver's frames, but {args.driver} has none")
 
     def of_one_head(avatar: Avatar, path: Path) -> Avatar:
         if mesh_fingerprint(avatar.model.head) != mesh_fingerprint(first.model.head):
@@ -176,7 +176,7 @@ def animate(args: argparse.Namespace) -> int:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """What avatars are called: the name of the folder or file; numbers tell equal ones apart."""
+    """Names of avatars, from their folder or file; numbers distinguish equal ones."""
     from rome_lightning.avatar.file import AVATAR_FILE
 
     plain = [(path.resolve().parent if path.name == AVATAR_FILE else path.resolve()).stem for path in paths]
@@ -189,7 +189,7 @@ def _names(paths: list[Path]) -> list[str]:
 def _animate(
     args: argparse.Namespace, avatars: list[Avatar], driver: Driver, output: Path, names: list[str]
 ) -> None:
-    """One output: of one avatar, or of several side by side."""
+    """Write one output: of one avatar, or of several side by side."""
     from rome_lightning.avatar.motion import runs
 
     relative = args.relative or args.paste_back is not None
@@ -239,10 +239,10 @@ def _check(args: argparse.Namespace) -> None:
     if suffix in FORMATS:
         format_of(args.output, transparent)
     if args.compare and not args.grid and (args.background != "white" or args.size or args.draw != "neural"):
-        raise ValueError("--compare has its own pictures; leave out --background, --size and --draw")
+        raise ValueError("--compare has its own layout; omit --background, --size and --draw")
     if args.paste_back and (args.background != "white" or args.size or args.compare or args.grid):
         raise ValueError(
-            "--paste-back shows the photograph as it is; leave out --background, --size, --compare and --grid"
+            "--paste-back shows the photograph as it is; omit --background, --size, --compare and --grid"
         )
     if args.paste_back and len(args.avatar) > 1:
         raise ValueError("--paste-back takes the photograph of one avatar; animate one at a time")
