@@ -129,8 +129,8 @@ def _fit_part(
     rank = int((std > _FLAT_M * len(local) ** 0.5).sum())
     if rank < wanted:
         raise ValueError(
-            f"the model's {name} offsets vary in only {rank} directions, {wanted} but {wanted} components "
-            "are requested;  "
+            f"the model's {name} offsets vary in only {rank} directions, but {wanted} components "
+            "are requested; "
             + (f"set --{name} to at most {rank}" if rank else "the model gives everybody the same offsets")
             + ", train the model longer, or use --refine-steps"
         )

@@ -161,7 +161,7 @@ def test_flat_offsets_say_what_to_do(model: AvatarModel, tmp_path: Path) -> None
     direction = torch.randn(1, num_moving, 3, generator=torch.Generator().manual_seed(0))
     lengths = torch.linspace(-0.01, 0.01, 8)[:, None, None]
     store.write("train", 0, Block(("clip",) * 8, lengths * direction))
-    with pytest.raises(ValueError, match=r"vary in only 1 directions, 3 components.*--hair to at most 1"):
+    with pytest.raises(ValueError, match=r"vary in only 1 directions, but 3 components.*--hair to at most 1"):
         fit_basis(store, model.head, 3, 1, {})
     store.write("train", 0, Block(("clip",) * 8, torch.full((8, num_moving, 3), 0.01)))
     with pytest.raises(ValueError, match="gives everybody the same offsets"):
