@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
 
     draws = args.output is not None or args.show or args.virtual_camera
     if not draws and not args.send:
-        raise ValueError("no output; give --output FILE.mp4, --show, --virtual-camera or --send")
+        raise ValueError("no output; pass --output FILE.mp4, --show, --virtual-camera or --send")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output must be an .mp4 file, got {args.output}")
     targets = [parse_target(text) for text in args.send]
