@@ -90,7 +90,7 @@ def blend(
     gap = hair_gaps(torch.maximum(prior, mesh_mask.to(prior.dtype)), hair) * (1 - layers[:, OWN_VIEW])
     gap = (gap * ~mesh_mask).detach()
     prior = prior + (1 - prior) * gap
-    rgb = torch.lerp(rgb, push_pull(layers[:, RGB], hair.detach().clamp(0, 1)), gap)
+    rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair.detach()), gap)
     # Gradients pass it by: which of two nearly equal pixels is the larger is decided by rounding.
     drawn = soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask, layers[:, OWN_VIEW])
     prior = prior + (drawn - prior).detach()
@@ -109,12 +109,26 @@ def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"])
         opacity: of each pixel, [0, 1].
         hair: of it, that of hair.
     """
-    reach = max(1, round(GAP * int(opacity.shape[-1])))
-    closed = erode(dilate(opacity, reach), reach)
-    gaps = (closed - opacity).clamp_min(0) * dilate(hair, reach)
+    # Half the resolution does: the result is smooth.
+    coarse, coarse_hair = _halved(torch.cat([opacity, hair], dim=1)).split(1, dim=1)
+    reach = max(1, round(GAP * int(coarse.shape[-1])))
+    closed = erode(dilate(coarse, reach), reach)
+    gaps = (closed - coarse).clamp_min(0) * dilate(coarse_hair, reach)
     # Squares that closed the gap leave corners.
     width = reach | 1
-    return F.avg_pool2d(gaps, width, stride=1, padding=width // 2)
+    gaps = F.avg_pool2d(gaps, width, stride=1, padding=width // 2)
+    return F.interpolate(gaps, opacity.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _hair_colour(rgb: Float[Tensor, "b 3 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """The colour of hair, continued smoothly around it."""
+    sums, weight = _halved(torch.cat([rgb * hair, hair], dim=1)).split([3, 1], dim=1)
+    filled = push_pull(sums / weight.clamp_min(1e-6), weight.clamp(0, 1))
+    return F.interpolate(filled, rgb.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    return F.avg_pool2d(image, 2, ceil_mode=True)
 
 
 def without_slivers(

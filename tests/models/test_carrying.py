@@ -256,7 +256,7 @@ def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
     hair = torch.zeros_like(opacity)
     hair[..., 106:140] = 1
     gaps = hair_gaps(opacity, hair)
-    assert gaps[..., 20:180, 101:105].min() > 0.5
+    assert gaps[..., 20:180, 101:105].min() > 0.4
     # What is wider than a gap stays open, and so does a gap beside something else.
     assert gaps[..., 150:].max() == 0
     assert hair_gaps(opacity, torch.zeros_like(hair)).max() == 0
