@@ -24,6 +24,8 @@ from rome_lightning.models.official import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "experiments" / "full" / "base.yaml"
+NUM_FRAMES = 5
+"""Of the videos that commands are driven with."""
 IMAGE_SIZE = 64
 SPLITS = {"train": (0, 1), "val": (2,)}
 """Persons by split."""

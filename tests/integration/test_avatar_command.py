@@ -1,64 +1,23 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-import shutil
-import socket
 import struct
-import sys
-import wave
-from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import skimage.data
 import torch
 from PIL import Image
-from tiny_run import IMAGE_SIZE, need
+from tiny_run import IMAGE_SIZE, NUM_FRAMES, need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
 from rome_lightning.head import HeadModel
-from rome_lightning.media.audio import copy_audio
 from rome_lightning.media.video import read_video, write_video
-from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, LinearBasis
+from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.viewer.browser import find_browser
-
-NUM_FRAMES = 5
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photograph of a face, one without, a video of each, and damaged copies."""
-    folder = tmp_path_factory.mktemp("media")
-    face, coffee = skimage.data.astronaut(), skimage.data.coffee()[:384, :384]
-    Image.fromarray(face).save(folder / "face.png")
-    Image.fromarray(coffee).save(folder / "coffee.png")
-    wide = np.pad(face, ((0, 0), (32, 32), (0, 0)), mode="edge")
-    write_video(folder / "face.mp4", [wide[:, 8 * i : 8 * i + 512] for i in range(NUM_FRAMES)], 25.0)
-    write_video(folder / "coffee.mp4", [coffee] * NUM_FRAMES, 25.0)
-    for name in ("face.png", "face.mp4"):
-        whole = (folder / name).read_bytes()
-        (folder / f"damaged_{name}").write_bytes(whole[: len(whole) // 8])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def checkpoint(run_folder: Path) -> Path:
-    return run_folder / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="session")
-def avatar(folder: Path, checkpoint: Path) -> Path:
-    need("face_landmarker", "selfie_multiclass", "modnet")
-    output = folder / "avatar"
-    arguments = ["avatar", "create", folder / "face.png", "-o", output, "--checkpoint", checkpoint]
-    arguments += ["--photo-size", IMAGE_SIZE]
-    assert cli.main([str(argument) for argument in arguments]) == cli.EXIT_OK
-    return output
 
 
 def test_a_photograph_becomes_an_avatar(avatar):
@@ -272,111 +231,6 @@ def test_small_files_and_levels_of_detail(avatar, tmp_path, rome):
     assert sizes[1] < 0.6 * sizes[0]
     code, error = rome("avatar", "export", avatar, "--format", "obj", "--lod", "0.5")
     assert (code, "--lod is for --format glb" in error) == (cli.EXIT_FAILURE, True)
-
-
-def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
-    output = tmp_path / "live.mp4"
-    assert rome("live", avatar, "--video", folder / "face.mp4", "-o", output) == (0, "")
-    assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
-    record = json.loads(output.with_suffix(".json").read_text())
-    assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
-    stages = record["stages"]
-    assert set(stages) == {"read", "track", "render", "out", "latency"}
-    assert 0 < stages["track"]["median_ms"] < stages["latency"]["median_ms"] <= stages["latency"]["p95_ms"]
-    for arguments, complaint in (
-        (("--video", folder / "face.mp4"), "no output; pass --output"),
-        (("--video", folder / "coffee.mp4", "-o", output), "no face found"),
-        (("--video", tmp_path / "no.mp4", "-o", output), "no video at"),
-        (("--camera", 97, "-o", output), "cannot read camera 97"),
-        (("--video", folder / "face.mp4", "-o", output, "--driver-network"), "avatar.driver.encoder"),
-    ):
-        code, error = rome("live", avatar, *arguments)
-        assert code == cli.EXIT_FAILURE
-        assert complaint in error
-
-
-def test_live_keeps_the_sound_and_sends(avatar, folder, tmp_path, rome):
-    sounding = Path(shutil.copy(folder / "face.mp4", tmp_path / "sounding.mp4"))
-    with wave.open(str(tmp_path / "tone.wav"), "wb") as tone:
-        tone.setparams((1, 2, 48000, 0, "NONE", ""))
-        tone.writeframes((8000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes())
-    assert copy_audio(sounding, tmp_path / "tone.wav", [0.0]) == ""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.settimeout(5)
-        target = f"vmc://127.0.0.1:{listener.getsockname()[1]}"
-        output = tmp_path / "live.mp4"
-        assert rome("live", avatar, "--video", sounding, "-o", output, "--send", target) == (0, "")
-        packets = [listener.recv(65536) for _ in range(NUM_FRAMES)]
-        assert all(packet.startswith(b"#bundle") for packet in packets)
-        # Sending alone draws nothing.
-        assert rome("live", avatar, "--video", sounding, "--send", target) == (0, "")
-        assert len([listener.recv(65536) for _ in range(NUM_FRAMES)]) == NUM_FRAMES
-    with av.open(str(output)) as container:
-        assert sum(frame.samples for frame in container.decode(audio=0)) > 0
-
-
-def test_live_is_a_camera_for_other_programs(avatar, folder, tmp_path, rome, monkeypatch):
-    cameras = pytest.importorskip("pyvirtualcam")
-    opened = []
-
-    class InMemory:
-        """A device of the library's own interface, in place of the system's driver."""
-
-        def __init__(self, *, width, height, fps, fourcc, device, **_):
-            self.shape, self.fps, self.frames, self.is_open = (height, width, 3), fps, [], True
-            opened.append(self)
-
-        def device(self):
-            return "in memory"
-
-        def native_fourcc(self):
-            return None
-
-        def send(self, frame):
-            self.frames.append(np.array(frame).reshape(self.shape))
-
-        def close(self):
-            self.is_open = False
-
-    monkeypatch.setattr(cameras.camera, "BACKENDS", {"memory": InMemory})
-    output = tmp_path / "frames.mp4"
-    arguments = ("live", avatar, "--video", folder / "face.mp4", "--virtual-camera")
-    assert rome(*arguments, "-o", output) == (0, "")
-    (camera,) = opened
-    assert (camera.shape, camera.fps, camera.is_open) == ((IMAGE_SIZE, IMAGE_SIZE, 3), 25.0, False)
-    written = read_video(output).frames
-    assert len(camera.frames) == NUM_FRAMES
-    assert np.abs(np.stack(camera.frames).astype(int) - written).mean() < 4
-    # Alone it is an output too.
-    assert rome(*arguments) == (0, "")
-    assert len(opened[1].frames) == NUM_FRAMES
-    monkeypatch.setattr(cameras.camera, "BACKENDS", {})
-    code, error = rome(*arguments)
-    assert (code, "load v4l2loopback on Linux" in error) == (cli.EXIT_FAILURE, True)
-    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    code, error = rome(*arguments)
-    assert (code, "pip install rome-lightning[camera]" in error) == (cli.EXIT_FAILURE, True)
-
-
-def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_path, rome):
-    """Of random weights: what it draws means nothing, that and how fast it draws is what counts."""
-    made = Avatar.load(avatar / "avatar.safetensors")
-    config = dataclasses.replace(
-        made.model.config,
-        offsets=dataclasses.replace(made.model.config.offsets, kind="basis"),
-        basis=BasisConfig(2, 1, "mobilenet_v3_small", IMAGE_SIZE),
-        driver=DriverConfig("mobilenet_v3_small", IMAGE_SIZE),
-    )
-    model = AvatarModel(config, made.model.head).eval()
-    Avatar(model, made.code, made.photos, IMAGE_SIZE).save(tmp_path / "linear" / "avatar.safetensors")
-    output = tmp_path / "live.mp4"
-    arguments = (tmp_path / "linear", "--video", folder / "face.mp4", "-o", output)
-    assert rome("live", *arguments, "--driver-network") == (0, "")
-    assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
-    record = json.loads(output.with_suffix(".json").read_text())
-    assert (record["frames"], record["lost"]) == (NUM_FRAMES, None)
-    assert record["stages"]["track"]["median_ms"] > 0
 
 
 def test_a_flip_book_of_a_driver(avatar, folder, tmp_path, rome):
