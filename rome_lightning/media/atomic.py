@@ -8,6 +8,7 @@ write one name; the last one to finish wins. A write that fails leaves the old f
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -16,11 +17,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 STALE_SECONDS = 3600.0
 """A temporary file unmodified for this long belongs to a killed process."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+"""The disk or a quota is full, a limit of file sizes is reached, the disk is broken."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -68,11 +71,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         commit(temporary, path)
-    except BaseException:
+    except BaseException as error:
         # The caller must see the reason for the failure.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if _is_of(error, temporary):
+            # They carry no name, or one that nobody has chosen.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _is_of(error: BaseException, temporary: Path) -> TypeGuard[OSError]:
+    """Whether the disk refused to take the file."""
+    return (
+        isinstance(error, OSError)
+        and error.errno in _DISK_ERRORS
+        and (error.filename is None or temporary.name in str(error.filename))
+    )
 
 
 def temporary_for(path: Path) -> Path:

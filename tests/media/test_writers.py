@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,6 +106,23 @@ def test_a_full_disk_leaves_all_old_files_and_nothing_else(kind, tmp_path, monke
     write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert all((tmp_path / name).read_bytes() != b"old" for name in names)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_disk_that_takes_no_more_is_named_with_the_file(kind, tmp_path):
+    """A limit of the system, for which Python needs no rights, stands for a quota and a full disk."""
+    names, write = WRITERS[kind]
+    for name in names:
+        (tmp_path / name).write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as refused:
+            write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Path(refused.value.filename) in [tmp_path / name for name in names]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(names, b"old")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
