@@ -135,6 +135,13 @@ def validation(folder: Path) -> None:
     len(_module(folder).val_dataloader())
 
 
+def verifying(folder: Path) -> None:
+    """Read every byte, as `rome shards verify` does."""
+    from datamodules.verifying import verify
+
+    assert not any(problems for _, problems in verify(folder, Manifest.load(folder, check_files=False)))
+
+
 def leftovers(folder: Path) -> None:
     """Look for what killed builders left, for every shard and video."""
     from datamodules.prepare.parts import remove_leftovers
@@ -164,7 +171,8 @@ def look_alikes(folder: Path) -> None:
 
 
 STEPS: tuple[Callable[[Path], None], ...] = (
-    *(joined_index, opening, planning, first_batch, resuming, validation, leftovers, ids, look_alikes),
+    *(joined_index, opening, planning, first_batch, resuming, validation),
+    *(verifying, leftovers, ids, look_alikes),
 )
 
 

@@ -6,7 +6,6 @@ In a checkout they are the top-level folder; the build of a wheel copies them in
 from __future__ import annotations
 
 import difflib
-import shutil
 from pathlib import Path
 
 SUFFIXES = (".yaml", ".sh")
@@ -102,7 +101,6 @@ def copy_experiments(names: list[str], target: Path) -> list[Path]:
     if there:
         raise FileExistsError(f"{', '.join(there[:3])} exists already; name another folder with --output")
     for source, copy in zip(sources, copies, strict=True):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+        write_atomic(copy, source.read_bytes())
         copy.chmod(source.stat().st_mode & 0o777)
     return copies

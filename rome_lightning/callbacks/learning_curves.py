@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rome_lightning.callbacks.run_logger import BEST
-from rome_lightning.media.atomic import atomic_file
+from rome_lightning.media.image import write_figure
 
 _PANEL_SIZE = (4.2, 2.8)
 _NUM_COLUMNS = 3
@@ -64,8 +64,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
     figure = Figure((_PANEL_SIZE[0] * _NUM_COLUMNS, _PANEL_SIZE[1] * num_rows), layout="constrained")
     for index, (title, keys, is_log) in enumerate(shown):
         _draw_panel(figure.add_subplot(num_rows, _NUM_COLUMNS, index + 1), title, keys, is_log, curves)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    write_figure(path, figure)
 
 
 def _titled(key: str) -> str:

@@ -105,7 +105,6 @@ def _fetch() -> dict[str, Path]:
 def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
     """Drive and export one photograph without any training: what newcomers want to see first."""
     import skimage.data
-    from PIL import Image
 
     from rome_lightning import Avatar
     from rome_lightning.models.shipped import SHIPPED
@@ -114,7 +113,7 @@ def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
     folder = output / "avatars" / "shipped"
     folder.mkdir(parents=True, exist_ok=True)
     photo = folder / "astronaut.png"
-    Image.fromarray(skimage.data.astronaut()).save(photo)
+    write_png(photo, skimage.data.astronaut())
     avatar = Avatar.from_photo(photo)
     avatar.save(folder / "avatar.safetensors")
     driver, fps = _track_driver(clips[DRIVER_CLIP], avatar, SHIPPED_FRAMES)
@@ -163,7 +162,6 @@ def _fit(output: Path, steps: int) -> Path:
 def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> dict[str, Avatar]:
     """One avatar of a photograph, one of the first frame of the held-back clip."""
     import skimage.data
-    from PIL import Image
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.cli import avatar as command
@@ -171,9 +169,9 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
 
     photos = output / "photos"
     photos.mkdir(exist_ok=True)
-    Image.fromarray(skimage.data.astronaut()).save(photos / "astronaut.png")
+    write_png(photos / "astronaut.png", skimage.data.astronaut())
     frame = read_video(clips[HELD_BACK_CLIP], max_frames=1).frames[0]
-    Image.fromarray(frame).save(photos / "unseen.png")
+    write_png(photos / "unseen.png", frame)
     avatars = {}
     for name in ("astronaut", "unseen"):
         folder = output / "avatars" / name
@@ -293,9 +291,8 @@ def _evaluate(
 def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path: Path) -> Media:
     """One row per clip: the last frame that the source is driven to."""
     import torch
-    from PIL import Image
 
-    from rome_lightning.media.image import to_uint8
+    from rome_lightning.media.image import to_uint8, write_png
     from rome_lightning.report.page import Media
     from rome_lightning.report.pictures import COLUMNS, comparison_rows
 
@@ -306,16 +303,15 @@ def _sheet(evaluation: Evaluation, system: AvatarSystem, clips: list[str], path:
         driver = evaluation.clips.frames(clip, [pair.frame]).resized(system.image_size)
         rendered = system.render(system.code((clip, pair.source), source), driver)
         rows += list(comparison_rows(source.resized(system.image_size), driver, rendered))
-    Image.fromarray(to_uint8(torch.cat(rows, dim=1))).save(path)
+    write_png(path, to_uint8(torch.cat(rows, dim=1)))
     return Media(path.name, f"Columns: {', '.join(COLUMNS)}; one row per clip")
 
 
 def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Media:
     """Rows of both avatars in frames spread over the driver."""
     import torch
-    from PIL import Image
 
-    from rome_lightning.media.image import to_uint8
+    from rome_lightning.media.image import to_uint8, write_png
     from rome_lightning.report.page import Media
     from rome_lightning.report.pictures import COLUMNS, comparison_rows
 
@@ -324,7 +320,7 @@ def _cross_sheet(avatars: dict[str, Avatar], driver: Frames, output: Path) -> Me
     for avatar in avatars.values():
         rendered = next(avatar.draw(picked.params))
         rows += list(comparison_rows(avatar.source.repeat_interleave(len(picked)), picked, rendered))
-    Image.fromarray(to_uint8(torch.cat(rows, dim=1))).save(output / "contact_sheet.png")
+    write_png(output / "contact_sheet.png", to_uint8(torch.cat(rows, dim=1)))
     return Media("contact_sheet.png", f"Columns: {', '.join(COLUMNS)}")
 
 

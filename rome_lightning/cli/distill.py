@@ -126,13 +126,14 @@ def _transfer(argv: list[str]) -> int:
     from rome_lightning.distillation.fitting import beside
     from rome_lightning.distillation.transfer import transfer_basis
     from rome_lightning.head import load_head
+    from rome_lightning.media.image import write_figure
     from rome_lightning.models import LinearBasis
 
     target = load_head(args.target)
     carried = transfer_basis(LinearBasis.load(args.basis), load_head(args.source), target)
     carried.save(args.output)
     picture = beside(args.output, "_components.png")
-    components_figure(carried, target).savefig(picture, dpi=120)
+    write_figure(picture, components_figure(carried, target), dpi=120)
     print(f"{args.output}: basis of {carried.head}; look at {picture}")
     return 0
 

@@ -29,6 +29,7 @@ from rome_lightning.callbacks.run_logger import RunCSVLogger, record_settings, r
 from rome_lightning.cli.ablations import check_ablations, expand_ablations
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
 from rome_lightning.cli.fit_help import add_run_options, fit_help
+from rome_lightning.media.escaping import file_name
 from rome_lightning.media.locks import owned
 from rome_lightning.media.provenance import code_and_versions
 from rome_lightning.media.stopping import RunStopped
@@ -213,7 +214,7 @@ def _folder_of_agent(argv: list[str]) -> list[str]:
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     if not (sweep and run) or any(word.split("=")[0] in ("--run_dir", "--run-dir") for word in argv):
         return []
-    return [f"--run_dir=runs/sweeps/{sweep}/{run}"]
+    return [f"--run_dir=runs/sweeps/{file_name(sweep)}/{file_name(run)}"]
 
 
 def _lines_for_bar(options: Namespace) -> bool:

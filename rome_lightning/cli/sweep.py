@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rome_lightning.assets.experiments import find_experiment
 from rome_lightning.cli.config_parsing import HintingParser, config_parser
-from rome_lightning.media.escaping import printable
+from rome_lightning.media.escaping import file_name, printable
 from rome_lightning.media.remaining import time_left
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     sweep = read_sweep(file)
     if config.engine == "wandb":
         return run_wandb(sweep, config.count, config.project, config.entity)
-    output = config.output or Path("runs") / "sweeps" / sweep.name
+    output = config.output or Path("runs") / "sweeps" / file_name(sweep.name)
     folder = SweepFolder.create(file, output, config.count, config.seed, _extra(config))
     if config.retry_failed:
         print(f"{forget_failures(folder)} failed trials run again", file=sys.stderr)

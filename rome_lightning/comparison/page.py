@@ -14,7 +14,7 @@ from PIL import Image
 from rome_lightning.comparison.comparing import Comparison
 from rome_lightning.comparison.figures import curve_figure, interval_figure
 from rome_lightning.comparison.tables import bins_table, differences_table, digits_of, results_table
-from rome_lightning.media.image import write_png
+from rome_lightning.media.image import write_figure, write_png
 from rome_lightning.report.page import Media, Section, Table, write_report
 
 Truth = Callable[[dict[str, str]], UInt8[np.ndarray, "h w 3"]]
@@ -100,7 +100,7 @@ def _tasks(comparison: Comparison) -> list[str]:
 def _intervals(comparison: Comparison, media: Path) -> list[Media]:
     if not any(result.interval for result in comparison.results):
         return []
-    interval_figure(comparison).savefig(media / "intervals.svg")
+    write_figure(media / "intervals.svg", interval_figure(comparison))
     about = "Differences to the baseline (line) with their intervals; grey is undecided."
     return [Media(f"{media.name}/intervals.svg", about)]
 
@@ -109,7 +109,7 @@ def _curves(comparison: Comparison, media: Path) -> list[Section]:
     figure = curve_figure(comparison.configurations)
     if figure is None:
         return []
-    figure.savefig(media / "curves.svg")
+    write_figure(media / "curves.svg", figure)
     about = "From each run's metrics.csv; one line per seed."
     return [Section("Learning curves", pictures=[Media(f"{media.name}/curves.svg", about)])]
 

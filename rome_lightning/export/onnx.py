@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import rome_lightning
-from rome_lightning.media.atomic import atomic_path, write_atomic
+from rome_lightning.media.atomic import atomic_paths
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.carrying import NUM_CARRIED
@@ -39,6 +39,7 @@ FORMAT = "rome-networks/1"
 OUTSIDE = {
     "head": "vertices = skin(template + shape_basis shape + expression_basis expression): linear blend "
     "skinning with the joints of head.npz; offsets are added after turning with the blended rotation",
+    "offsets": "with config.offsets.kind fitted no network gives them: refine_offsets fits them",
     "camera": "x_px = (scale (x + t_x) + 1) width / 2 - 0.5; y_px = (1 - scale (y + t_y)) height / 2 - 0.5; "
     "after rotating by global_pose about the root joint; pixel centres are integers, y points down",
     "observe": "colour: the photograph sampled bilinearly at each texel's surface point; visibility: 1 where "
@@ -122,30 +123,49 @@ def export_networks(
     require_onnx()
     model = model.cpu().eval().requires_grad_(False)
     folder.mkdir(parents=True, exist_ok=True)
-    differences, described = {}, {}
-    for part in _parts(model, image_size):
-        path = folder / f"{part.name}.onnx"
-        program = torch.export.export(part.module, tuple(part.inputs.values()))
-        with atomic_path(path) as temporary:
-            torch.onnx.export(
-                program,
-                f=str(temporary),
-                input_names=list(part.inputs),
-                output_names=list(part.outputs),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        if programs:
-            torch.export.save(program, str(path.with_suffix(".pt2")))
-        differences[part.name] = _compare(path, part)
-        described[part.name] = {
+    parts = _parts(model, image_size)
+    endings = ("onnx", "pt2") if programs else ("onnx",)
+    names = [f"{part.name}.{ending}" for part in parts for ending in endings]
+    names += ["head.npz", "model.json"]
+    with atomic_paths([folder / name for name in names]) as temporaries:
+        files = dict(zip(names, temporaries, strict=True))
+        differences = {part.name: _write_part(part, folder, files) for part in parts}
+        _write_head(model, files["head.npz"])
+        document = _description(model, image_size, parts)
+        files["model.json"].write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return differences
+
+
+def _write_part(part: _Part, folder: Path, files: dict[str, Path]) -> float:
+    """Write a network into its files, by name, and compare it."""
+    program = torch.export.export(part.module, tuple(part.inputs.values()))
+    name = f"{part.name}.onnx"
+    torch.onnx.export(
+        program,
+        f=str(files[name]),
+        input_names=list(part.inputs),
+        output_names=list(part.outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    if program_file := files.get(f"{part.name}.pt2"):
+        with program_file.open("wb") as file:
+            torch.export.save(program, file)
+    return _compare(files[name], part, folder / name)
+
+
+def _description(model: AvatarModel, image_size: int, parts: list[_Part]) -> dict[str, Any]:
+    """Content of ``model.json``."""
+    described = {
+        part.name: {
             "inputs": {name: list(value.shape) for name, value in part.inputs.items()},
             "outputs": list(part.outputs),
         }
-    _write_head(model, folder / "head.npz")
-    document = {
+        for part in parts
+    }
+    return {
         "format": FORMAT,
         "version": rome_lightning.__version__,
         "head": model.head.name,
@@ -155,8 +175,6 @@ def export_networks(
         "config": dataclasses.asdict(model.config),
         "outside": OUTSIDE,
     }
-    write_atomic(folder / "model.json", json.dumps(document, indent=2) + "\n")
-    return differences
 
 
 def run_network(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -214,7 +232,8 @@ def _parts(model: AvatarModel, image_size: int) -> list[_Part]:
         run = _Function(texture_model, texture_model.complete)
     parts = [_Part("texture", run, inputs, ("texture",), exact)]
     texture = rand(config.texture.channels, texture_size, texture_size)
-    if model.offset_network is not None:
+    # Offsets that are fitted to each person come from no network.
+    if isinstance(model.offset_network, OffsetNetwork | BasisOffsets):
         parts.append(_offsets_part(model, texture, rand(3, *size), rand(1, *size)))
     normals = torch.nn.functional.normalize(rand(3, *size) - 0.5, dim=1)
     covered = (rand(1, *size) > 0.4).float()
@@ -282,8 +301,14 @@ def _offsets_part(model: AvatarModel, texture: Tensor, image: Tensor, mask: Tens
     )
 
 
-def _compare(path: Path, part: _Part) -> float:
-    """Largest difference between the file and PyTorch on the example, in double precision if need be."""
+def _compare(path: Path, part: _Part, name: Path) -> float:
+    """Largest difference between the file and PyTorch on the example, in double precision if need be.
+
+    Args:
+        path: of the file.
+        part: what it holds.
+        name: that the file is going to have.
+    """
     expected = _outputs(part, part.module)
     found = run_network(path, part.inputs)
     limit = TOLERANCE * max(1.0, *(float(value.abs().max()) for value in expected.values()))
@@ -293,7 +318,7 @@ def _compare(path: Path, part: _Part) -> float:
         expected = exact
     worst = _largest_difference(found, expected)
     if not worst <= limit:
-        raise ValueError(f"{path} differs from PyTorch by up to {worst:.2g}")
+        raise ValueError(f"{name} differs from PyTorch by up to {worst:.2g}")
     return worst
 
 
@@ -328,4 +353,5 @@ def _write_head(model: AvatarModel, path: Path) -> None:
     if head.pose_basis is not None:
         arrays["pose_basis"] = head.pose_basis
     values = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
-    np.savez_compressed(path, expression_names=np.array(head.expression_names), **values)
+    with path.open("wb") as file:
+        np.savez_compressed(file, expression_names=np.array(head.expression_names), **values)

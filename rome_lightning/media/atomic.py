@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
@@ -55,6 +55,23 @@ def write_together(files: Mapping[Path, bytes | str]) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Empty files, of which none takes its name before all of them are on disk.
+
+    Args:
+        paths: of files that belong together, the one that names the others last.
+
+    Yields:
+        Their temporary files, for libraries that want names.
+    """
+    with contextlib.ExitStack() as written:
+        temporaries = [written.enter_context(atomic_path(path)) for path in reversed(paths)]
+        yield temporaries[::-1]
+        for temporary in temporaries:
+            _sync(temporary)
 
 
 @contextmanager
@@ -101,13 +118,9 @@ def temporary_for(path: Path) -> Path:
 
 def commit(temporary: Path, path: Path) -> None:
     """Give a closed or flushed file its final name, once its content is on disk."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(temporary)
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def alias(source: Path, target: Path) -> None:
@@ -123,12 +136,12 @@ def alias(source: Path, target: Path) -> None:
     finally:
         # Renaming one name of a file to another name of the same file does nothing.
         temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    _sync(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.atomic import atomic_file, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -38,6 +42,16 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], compression: int =
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=compression)
     write_atomic(path, file.getvalue())
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 100) -> None:
+    """Write a figure of Matplotlib, whole or not at all, in the format of the file's ending.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=dpi)
 
 
 def encode_png(texture: Float[Tensor, "3 h w"]) -> bytes:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rome_lightning.acceleration.operator import operator
-from rome_lightning.renderer.mesh_check import check_mesh
+from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 AREA_EPSILON = 1e-8
@@ -47,6 +47,7 @@ def _released_ids(
 ) -> Tensor:
     """Opaque to graph capture, because the work depends on data."""
     check_mesh(vertices_px, faces)
+    check_image_size(height, width)
     unit = 2 / min(height, width)
     x, y, z = vertices_px.unbind(-1)
     depth = z * unit + DEPTH_SHIFT / 2 + DEPTH_SHIFT / 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from rome_lightning.comparison.runs import read_json
 from rome_lightning.comparison.wandb_runs import upload_run
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.cluster_jobs import MOST_TIME_LIMITS, wait_for_job
+from rome_lightning.media.escaping import file_name
 from rome_lightning.media.stopping import INTERRUPTED_CODES
 from rome_lightning.sweeps.file import SweepFile, read_sweep
 from rome_lightning.sweeps.methods import num_trials, settings_of
@@ -74,8 +74,7 @@ class SweepFolder:
                     f"{folder} holds another sweep ({SWEEP_FILE}, {STATE_FILE}); choose another --output"
                 )
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+            write_atomic(copy, file.read_bytes())
         made = cls(folder, read_sweep(copy), seed, total, Path.cwd(), extra)
         state = {"seed": seed, "count": total, "directory": str(made.directory), "extra": extra}
         write_atomic(folder / STATE_FILE, json.dumps(state, indent=1) + "\n")
@@ -365,7 +364,7 @@ def run_submitit(
         folder=folder.path.resolve() / "jobs", cluster=cluster, slurm_max_num_timeout=MOST_TIME_LIMITS
     )
     arrays = {"slurm_array_parallelism": parallel} if executor.cluster == "slurm" else {}
-    executor.update_parameters(**{"name": folder.sweep.name[:40], **arrays, **parameters})
+    executor.update_parameters(**{"name": file_name(folder.sweep.name)[:40], **arrays, **parameters})
     with folder.only_one():
         waiting = [trial for trial in folder.trials() if not trial.is_over]
         while True:

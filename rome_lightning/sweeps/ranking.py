@@ -17,6 +17,7 @@ from rome_lightning.comparison.figures import curve_figure
 from rome_lightning.comparison.runs import Configuration, Run
 from rome_lightning.comparison.tables import as_markdown
 from rome_lightning.media.escaping import csv_cell
+from rome_lightning.media.image import write_figure
 from rome_lightning.report.page import Media, Section, Table, write_report
 from rome_lightning.sweeps.engine import SweepFolder
 from rome_lightning.sweeps.file import Parameter, SweepFile, Value
@@ -201,15 +202,15 @@ def write_ranking(path: Path, ranking: Ranking, provenance: dict[str, Any] | Non
     media = path.with_name(f"{path.stem}_files")
     media.mkdir(parents=True, exist_ok=True)
     pictures = []
-    if ranking.scored:
-        settings_figure(ranking).savefig(media / "settings.svg")
+    if ranking.scored and ranking.sweep.free:
+        write_figure(media / "settings.svg", settings_figure(ranking))
         about = "Each trial's value over each setting; the best in red, those stopped early hollow."
         pictures.append(Media(f"{media.name}/settings.svg", about))
     top = [Configuration(trial.folder.name, (Run(trial.folder),)) for trial in ranking.scored[:_MOST_CURVES]]
     figure = curve_figure(top)
     curves = []
     if figure is not None:
-        figure.savefig(media / "curves.svg")
+        write_figure(media / "curves.svg", figure)
         curves.append(Media(f"{media.name}/curves.svg", f"The {len(top)} best trials."))
     sections = [
         Section("Trials", tables=[trials_table(ranking)]),

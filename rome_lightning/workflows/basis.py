@@ -12,6 +12,7 @@ from rome_lightning.distillation.fitting import beside, targets_of
 from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.digest import file_sha256
+from rome_lightning.media.image import write_figure
 from rome_lightning.media.provenance import code_and_versions
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import load_avatar
@@ -105,5 +106,5 @@ def _collect(
 def _draw(output: Path, fit: BasisFit, head: HeadModel) -> None:
     """Curves and pictures beside the basis."""
     write_atomic(beside(output, "_curves.csv"), curves_csv(fit))
-    curves_figure(fit).savefig(beside(output, "_curves.png"), dpi=120)
-    components_figure(fit.basis, head).savefig(beside(output, "_components.png"), dpi=120)
+    write_figure(beside(output, "_curves.png"), curves_figure(fit), dpi=120)
+    write_figure(beside(output, "_components.png"), components_figure(fit.basis, head), dpi=120)

@@ -29,5 +29,7 @@ def test_trials_of_an_agent_have_folders_of_their_own(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "run")
     assert _folder_of_agent(["fit"]) == ["--run_dir=runs/sweeps/sweep/run"]
+    monkeypatch.setenv("WANDB_RUN_ID", "../../../run")
+    assert _folder_of_agent(["fit"]) == ["--run_dir=runs/sweeps/sweep/_.._.._run"]
     assert _folder_of_agent(["fit", "--run_dir", "mine"]) == []
     assert _folder_of_agent(["fit", "--run_dir=mine"]) == []

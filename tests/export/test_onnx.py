@@ -162,6 +162,12 @@ def test_programs_run(folder: Path, model: AvatarModel) -> None:
     torch.testing.assert_close(program(*seen), model.texture_model.complete(*seen))
 
 
+def test_offsets_that_are_fitted_come_from_no_network(head: HeadModel) -> None:
+    """Those of the models that come with the package."""
+    fitted = AvatarModel(small_config(kind="fitted"), head).eval()
+    assert [part.name for part in export._parts(fitted, SIZE)] == ["texture", "decoder"]
+
+
 def test_a_file_that_differs_is_refused(
     model: AvatarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,8 +175,11 @@ def test_a_file_that_differs_is_refused(
     monkeypatch.setattr(
         export, "run_network", lambda path, inputs: {k: v + 0.01 for k, v in run(path, inputs).items()}
     )
-    with pytest.raises(ValueError, match=r"texture\.onnx differs from PyTorch"):
+    (tmp_path / "model.json").write_text("old")
+    with pytest.raises(ValueError, match=rf"{tmp_path}/texture\.onnx differs from PyTorch"):
         export.export_networks(model, SIZE, tmp_path)
+    # What belongs together changes together.
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model.json", "old")]
 
 
 def test_missing_packages_are_named(

@@ -26,7 +26,7 @@ IN_PLACE = {
     "rome_lightning/comparison/wandb_runs.py": "copies in the folder that W&B uploads and forgets",
     "rome_lightning/export/usd.py": "a temporary folder",
     "rome_lightning/sweeps/engine.py": "locks, and logs that grow",
-    "rome_lightning/cli/demo.py": "photographs made anew at every start",
+    "rome_lightning/export/onnx.py": "the temporary files of atomic_paths",
     "datamodules/fetching.py": "the temporary file of atomic_path",
     "datamodules/split_index.py": "the temporary file of temporary_for",
     "datamodules/shards.py": "the temporary file of atomic_path",
@@ -34,8 +34,14 @@ IN_PLACE = {
 """Modules that write otherwise than through ``media.atomic``, and to what."""
 
 
+_SAVERS = ("copyfile", "savefig", "savez", "savez_compressed", "to_csv", "to_parquet", "tofile")
+"""What else writes a file that it is given the name of."""
+_OPEN_FILES = ("buffer", "file", "picture")
+"""How open files are called."""
+
+
 def _writes_in_place(source: str) -> Iterator[int]:
-    """Lines that open a file for writing, or write one by a method of paths or pictures."""
+    """Lines that open a file for writing, or write one by a method of paths, pictures, figures or tables."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -48,11 +54,10 @@ def _writes_in_place(source: str) -> Iterator[int]:
             text = mode[0].value if mode and isinstance(mode[0], ast.Constant) else "r"
             if isinstance(text, str) and set(text) <= set("rwxab+t") and set(text) & set("wxa+"):
                 yield node.lineno
-        if (
-            name == "save"
-            and "Image.fromarray" in ast.unparse(node.func)
-            and isinstance(node.args[0], ast.BinOp)
-        ):
+        pictures = name == "save" and "Image.fromarray" in ast.unparse(node.func)
+        # Without a file some give a text.
+        is_named = bool(node.args) and ast.unparse(node.args[0]) not in _OPEN_FILES
+        if (pictures or name in _SAVERS) and is_named:
             yield node.lineno
 
 

@@ -117,7 +117,7 @@ def test_attributes_and_texture_coordinates_that_there_are_not(fused):
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
-@pytest.mark.parametrize("backend", ["torch", pytest.param("warp", marks=_WARP)])
+@pytest.mark.parametrize("backend", ["torch", "release", pytest.param("warp", marks=_WARP)])
 def test_images_without_pixels(backend, size):
     vertices, faces, _ = _mesh()
     with pytest.raises(ValueError, match="image_size must be at least 1 pixel"):

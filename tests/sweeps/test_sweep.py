@@ -297,6 +297,15 @@ def test_ranking_is_a_comparison_too(trainings, tmp_path, capsys):
     assert lines[1].startswith("0002,")
 
 
+@pytest.mark.parametrize(("name", "folder"), [("../../x", "_.._x"), ("/etc/x", "_etc_x"), ("a b", "a_b")])
+def test_no_name_leads_out_of_the_folder(trainings, tmp_path, monkeypatch, name, folder):
+    file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}}, name=name)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.main(["sweep", str(file)]) == cli.EXIT_OK
+    assert (tmp_path / "here" / "runs" / "sweeps" / folder / "ranking.html").is_file()
+
+
 def test_a_trial_of_the_state_file_survives_a_round_trip(tmp_path):
     trial = Trial(tmp_path / "0001", 1, {"x": 1.5, "y": None, "z": True}, "stopped", 0.25, "poor")
     trial.save()
