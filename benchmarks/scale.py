@@ -136,7 +136,7 @@ def validation(folder: Path) -> None:
 
 
 def verifying(folder: Path) -> None:
-    """Read every byte and index it anew, as `rome shards verify` does; it misses the `NAME.json` of shards."""
+    """Read every byte and index it anew, as `rome shards verify` does; it misses `NAME.json`."""
     from datamodules.verifying import verify
 
     for _ in verify(folder, Manifest.load(folder, check_files=False)):

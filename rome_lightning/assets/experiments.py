@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from rome_lightning.media.atomic import write_atomic
+
 SUFFIXES = (".yaml", ".sh")
 """Of what has a name: configurations, and job scripts."""
 _PACKAGE = Path(__file__).parents[1]

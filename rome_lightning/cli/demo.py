@@ -107,6 +107,7 @@ def _use_shipped_model(clips: dict[str, Path], output: Path) -> Section:
     import skimage.data
 
     from rome_lightning import Avatar
+    from rome_lightning.media.image import write_png
     from rome_lightning.models.shipped import SHIPPED
     from rome_lightning.report.page import Media, Section
 
@@ -165,6 +166,7 @@ def _create_avatars(checkpoint: Path, clips: dict[str, Path], output: Path) -> d
 
     from rome_lightning.avatar import Avatar
     from rome_lightning.cli import avatar as command
+    from rome_lightning.media.image import write_png
     from rome_lightning.media.video import read_video
 
     photos = output / "photos"
