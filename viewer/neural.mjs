@@ -84,25 +84,37 @@ export function nearestCovered(ids, size) {
   return nearest;
 }
 
-/** Loads the programs of a folder; resolves to a function from expressions and poses to pictures. */
-export async function loadNeural(address) {
+/** onnxruntime, for WebGPU or for WebAssembly alone. */
+async function loadRuntime(address, onGpu) {
+  const kind = onGpu ? "ort-wasm-simd-threaded.jsep" : "ort-wasm-simd-threaded";
+  const ort = await import(address(onGpu ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs"));
+  ort.env.wasm.wasmPaths = { mjs: address(`${kind}.mjs`), wasm: address(`${kind}.wasm`) };
+  // Browsers share memory between threads only on pages that a host isolates by its headers.
+  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1;
+  const create = (name, provider) => ort.InferenceSession.create(address(name), { executionProviders: [provider] });
+  // What is posed is rasterized by this script, so that only the picture gains from WebGPU.
+  const mesh = await create("mesh.onnx", "wasm");
+  return { ort, mesh, picture: await create("picture.onnx", onGpu ? "webgpu" : "wasm") };
+}
+
+/**
+ * Loads the programs of a folder; resolves to a function from expressions and poses to pictures.
+ *
+ * Its `backend` says what runs them: WebGPU, if it is wanted and the browser has it, or WebAssembly.
+ */
+export async function loadNeural(address, wantsGpu = false) {
   const answer = await fetch(address("neural.json"));
   if (!answer.ok) throw new Error("this folder has no neural render; export it with --neural");
   const about = await answer.json();
-  const ort = await import(address("ort.wasm.min.mjs"));
-  ort.env.wasm.wasmPaths = {
-    mjs: address("ort-wasm-simd-threaded.mjs"),
-    wasm: address("ort-wasm-simd-threaded.wasm"),
-  };
-  // Browsers share memory between threads only on pages that a host isolates by its headers.
-  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1;
-  const create = (name) => ort.InferenceSession.create(address(name), { executionProviders: ["wasm"] });
-  const [mesh, picture] = [await create("mesh.onnx"), await create("picture.onnx")];
+  const adapter = wantsGpu ? await navigator.gpu?.requestAdapter().catch(() => null) : null;
+  // A graphics card that cannot run the network is no reason to show nothing.
+  const onGpu = adapter && (await loadRuntime(address, true).catch((error) => void console.warn(error)));
+  const { ort, mesh, picture } = onGpu || (await loadRuntime(address, false));
   const faces = new Uint16Array(await (await fetch(address("faces.bin"))).arrayBuffer());
   const { size } = about;
 
   /** Straight RGBA of weights by name, and rotation vectors of root, neck, jaw, left and right eye. */
-  return async function draw(weights, rotations) {
+  async function draw(weights, rotations) {
     const floats = (values) => new ort.Tensor("float32", Float32Array.from(values), [1, values.length]);
     const { vertices } = await mesh.run({
       expression: floats(about.expressions.map((name) => weights[name] ?? 0)),
@@ -119,5 +131,6 @@ export async function loadNeural(address) {
       for (let channel = 0; channel < 4; channel += 1) pixels[4 * pixel + channel] = 255 * values[channel * size * size + pixel];
     }
     return new ImageData(pixels, size, size);
-  };
+  }
+  return Object.assign(draw, { backend: onGpu ? "WebGPU" : "WebAssembly" });
 }

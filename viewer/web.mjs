@@ -44,7 +44,9 @@ function range() {
 
 /** The neural render's programs, loaded once; they may be asked for again after a failure. */
 function neuralPrograms() {
-  page.programs ??= loadNeural((name) => new URL(`neural/${name}`, document.baseURI).href).catch((error) => {
+  const address = (name) => new URL(`neural/${name}`, document.baseURI).href;
+  const wantsGpu = parts.includes("webgpu") && options.get("webgpu") !== "0";
+  page.programs ??= loadNeural(address, wantsGpu).catch((error) => {
     page.programs = null;
     throw error;
   });
@@ -128,6 +130,10 @@ const avatar = {
     canvas.style.opacity = wanted ? 0 : 1;
     page.needsDrawing = true;
     if (wanted) await drawNeural();
+  },
+  /** What computes the neural render: WebGPU or WebAssembly. */
+  async backend() {
+    return (await neuralPrograms()).backend;
   },
   /** The neural render of what is shown, as ImageData with straight alpha. */
   async picture() {
@@ -391,7 +397,9 @@ async function drawNeural() {
   try {
     page.image = await avatar.picture();
     showImage();
-    element("rate").textContent = `neural render: ${Math.round(performance.now() - began)} ms a picture`;
+    const took = performance.now() - began;
+    const rate = `${Math.round(took)} ms a picture, ${(1000 / took).toFixed(1)} frames/s`;
+    element("rate").textContent = `neural render: ${rate} (${await avatar.backend()})`;
   } catch (error) {
     element("status").textContent = error.message;
   } finally {

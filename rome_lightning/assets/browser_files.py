@@ -66,6 +66,27 @@ BROWSER_FILES = tuple(
             11_210_254,
         ),
         (
+            "web_networks_gpu",
+            _ONNXRUNTIME,
+            "ort.webgpu.min.mjs",
+            "e131e81c9324807e1e6f9103e8f8e936112827dcc9993cde9407a333b1f07ae0",
+            357_582,
+        ),
+        (
+            "web_networks_gpu_loader",
+            _ONNXRUNTIME,
+            "ort-wasm-simd-threaded.jsep.mjs",
+            "1cbcba8f2c769c1eecbab66a1b1e55ef11704515bf4306373e3db3c37cf6dcd8",
+            44_677,
+        ),
+        (
+            "web_networks_gpu_wasm",
+            _ONNXRUNTIME,
+            "ort-wasm-simd-threaded.jsep.wasm",
+            "b45970d0632383a057c27ca5b660b216f8e00c17cf8db9f6207b5e4abc839368",
+            21_872_216,
+        ),
+        (
             "web_tracker",
             _MEDIAPIPE,
             "vision_bundle.mjs",

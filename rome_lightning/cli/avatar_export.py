@@ -92,6 +92,13 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "folder (50 MB, of which 11 are fetched once; needs `pip install rome-lightning[onnx]`).",
     )
     export.add_argument(
+        "--webgpu",
+        action="store_true",
+        default=None,
+        help="web, with --neural: let the page use WebGPU where the viewer's browser has it (22 MB more, "
+        "fetched once).",
+    )
+    export.add_argument(
         "--copyright",
         help="Owner of the photograph for the file's copyright notice, such as '2026 Jane Doe, CC BY 4.0' "
         "(default: names the photograph).",
@@ -143,7 +150,8 @@ def export(args: argparse.Namespace) -> int:
 
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
-            written = export_web(avatar, output, motion, args.copyright, bool(args.webcam), bool(args.neural))
+            parts = {name: bool(getattr(args, name)) for name in ("webcam", "neural", "webgpu")}
+            written = export_web(avatar, output, motion, args.copyright, **parts)
     elif args.lod is not None:
         from rome_lightning.export.person import export_lods
 
@@ -227,6 +235,7 @@ def _export_file(args: argparse.Namespace) -> Path:
         "lod": ("glb",),
         "webcam": ("web",),
         "neural": ("web",),
+        "webgpu": ("web",),
         "copyright": ("glb", "vrm", "vrm0", "web"),
         "author": ("vrm", "vrm0"),
         "max_frames": ("flipbook", "glb", "web"),

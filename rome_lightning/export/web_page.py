@@ -19,6 +19,8 @@ _TRACKER = ("web_tracker", "web_tracker_loader", "web_tracker_wasm", "face_landm
 """Assets with which the page follows a webcam."""
 _RUNTIME = ("web_networks", "web_networks_loader", "web_networks_wasm")
 """Assets with which the page runs networks."""
+_GPU_RUNTIME = ("web_networks_gpu", "web_networks_gpu_loader", "web_networks_gpu_wasm")
+"""Assets with which the page runs them by WebGPU."""
 _LICENCE = "LICENSE.txt"
 """Of the assets in a folder, beside them."""
 
@@ -30,6 +32,7 @@ def export_web(
     rights: str | None = None,
     webcam: bool = False,
     neural: bool = False,
+    webgpu: bool = False,
 ) -> list[Path]:
     """Write the page, its script, which contains three.js, and the person's ``avatar.glb``.
 
@@ -41,32 +44,36 @@ def export_web(
         webcam: add MediaPipe, with which the page follows a face, in the folder ``tracking``.
         neural: add the networks and onnxruntime, with which the page shows the neural render, in the folder
             ``neural``.
+        webgpu: add onnxruntime for WebGPU too, which the page uses where the viewer's browser has WebGPU.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: the model has no neural render for browsers.
+        ValueError: the model has no neural render for browsers, or ``webgpu`` without ``neural``.
         ImportError: ``neural`` needs packages that are missing.
         OSError: a file cannot be fetched or written.
     """
+    if webgpu and not neural:
+        raise ValueError("--webgpu is for the neural render; give --neural too")
     if neural:
         check_browser_networks(avatar)
     # A failed download must not leave half a page.
     tracker = _resolved(_TRACKER) if webcam else []
-    runtime = _resolved(_RUNTIME) if neural else []
+    runtime = _resolved((*_RUNTIME, *_GPU_RUNTIME * webgpu)) if neural else []
     written = []
     if webcam:
         written += _copied(tracker, "mediapipe", folder / "tracking")
     else:
         _remove(folder / "tracking", _TRACKER)
+    _remove(folder / "neural", _GPU_RUNTIME * (not webgpu))
     if neural:
         written += export_browser_networks(avatar, folder / "neural")
         written += _copied(runtime, "onnxruntime", folder / "neural")
     else:
         _remove(folder / "neural", _RUNTIME, browser_networks.FILES)
     written.append(export_glb(folder / "avatar.glb", rigged_person(avatar, rights=rights), motion=motion))
-    parts = ["tracking"] * webcam + ["neural"] * neural
+    parts = ["tracking"] * webcam + ["neural"] * neural + ["webgpu"] * webgpu
     index = _shipped("index.html").replace(b'data-parts=""', f'data-parts="{" ".join(parts)}"'.encode())
     pages = {"avatar.js": _shipped("avatar.js"), "embed.html": _shipped("embed.html"), "index.html": index}
     for name, content in pages.items():

@@ -87,19 +87,32 @@ def test_visemes_join_those_of_a_program(
 
 
 def test_parts_of_a_page_are_asked_for(avatar: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[tuple[bool, ...]] = []
+    parts: list[set[str]] = []
 
-    def export(*given: Any) -> list[Path]:
-        parts.append(given[4:])
+    def export(*given: Any, **wanted: bool) -> list[Path]:
+        assert set(wanted) == {"webcam", "neural", "webgpu"}
+        parts.append({name for name, value in wanted.items() if value})
         return []
 
     monkeypatch.setattr(web_page, "export_web", export)
-    for options in ([], ["--webcam"], ["--neural"], ["--neural", "--webcam"]):
+    for options in ([], ["--webcam"], ["--neural"], ["--neural", "--webcam"], ["--neural", "--webgpu"]):
         assert main(["avatar", "export", avatar, "--format", "web", *options]) == 0
-    assert parts == [(False, False), (True, False), (False, True), (True, True)]
+    assert parts == [set(), {"webcam"}, {"neural"}, {"neural", "webcam"}, {"neural", "webgpu"}]
 
 
-@pytest.mark.parametrize("option", ["--webcam", "--neural", "--profile=three", "--visemes"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--webcam",
+        "--neural",
+        "--webgpu",
+        "--profile=three",
+        "--visemes",
+        "--compress=draco",
+        "--texture=webp",
+        "--lod=0.5",
+    ],
+)
 def test_options_of_other_formats_are_refused(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
 from rome_lightning.renderer.nearest_fill import nearest_covered
 from rome_lightning.types import HeadParams
+from rome_lightning.viewer import browser
 
 NUM_STATES = 10
 SIZE = 64
@@ -196,3 +198,63 @@ def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> No
         assert np.square(picture - reference).mean() < 1e-4
     # The states differ from each other by far more.
     assert np.square(expected[0] - expected[1]).mean() > 3e-4
+
+
+GPU_PAGE = """<!doctype html><html><body style="margin:0">
+<iframe id="f" style="width:1000px;height:760px;border:0"></iframe>
+<script type="module">
+FINISH
+const frame = document.getElementById("f");
+const encoded = (data) => btoa(Array.from(data, (value) => String.fromCharCode(value)).join(""));
+const hasAdapter = Boolean(await navigator.gpu?.requestAdapter());
+const found = { hasAdapter, backends: [], pictures: [], rates: [] };
+try {
+  // Once by WebGPU, and once where the address declines it.
+  for (const options of ["", "?webgpu=0"]) {
+    frame.src = "me/index.html" + options;
+    await new Promise((done) => addEventListener("message", (event) => event.data?.avatar?.ready && done()));
+    const { avatar, document: inner } = frame.contentWindow;
+    avatar.set({ jawOpen: 0.5, mouthSmileLeft: 0.7 });
+    found.backends.push(await avatar.backend());
+    if (options) await avatar.neural();
+    found.pictures.push(encoded((await avatar.picture()).data));
+    found.rates.push(inner.getElementById("rate").textContent);
+  }
+  finish(found);
+} catch (error) { finish({ ...found, error: String(error.stack ?? error) }); }
+</script></body></html>""".replace("FINISH", FINISH)
+
+
+@pytest.mark.slow
+def test_webgpu_draws_what_webassembly_draws(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a software adapter, which takes half a minute a picture."""
+    pytest.importorskip("onnxscript")
+    written = export_web(avatar, tmp_path / "me", neural=True, webgpu=True)
+    assert tmp_path / "me" / "neural" / REGISTRY["web_networks_gpu_wasm"].file in written
+    monkeypatch.setattr(browser, "_PATIENCE_S", 400)
+    (tmp_path / "index.html").write_text(GPU_PAGE)
+    folders = {"me": tmp_path / "me", "index.html": tmp_path / "index.html"}
+    options = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-webgpu-adapter=swiftshader"]
+    found = show(folders, "index.html", tmp_path / "gpu.png", options=options)
+    if not found["hasAdapter"]:
+        pytest.skip("this browser has no WebGPU")
+    assert "error" not in found, found
+    assert found["backends"] == ["WebGPU", "WebAssembly"]
+    assert re.fullmatch(
+        r"neural render: \d+ ms a picture, [\d.]+ frames/s \(WebAssembly\)", found["rates"][1]
+    )
+    gpu, wasm = (
+        np.frombuffer(base64.b64decode(text), np.uint8).reshape(SIZE, SIZE, 4).astype(float)
+        for text in found["pictures"]
+    )
+    assert wasm.std() > 20
+    # 50 dB of bytes.
+    assert np.square(gpu - wasm).mean() < 0.65
+
+
+def test_webgpu_goes_with_the_neural_render(avatar: Avatar, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--webgpu is for the neural render; give --neural too"):
+        export_web(avatar, tmp_path / "me", webgpu=True)
+    assert not (tmp_path / "me").exists()
