@@ -126,12 +126,15 @@ class WandbServer:
         run = self.runs.get(given["name"])
         bucket = None
         if run is not None:
+            # By the client's own record of itself it knows a run that was begun.
+            own = run.config.get("_wandb", {}).get("value", {})
             tail = [json.dumps(run.history[index]) for index in sorted(run.history)[-1:]]
             bucket = {
                 "id": run.name, "name": run.name, "summaryMetrics": json.dumps(run.summary),
                 "displayName": run.display_name, "logLineCount": 0, "historyLineCount": len(run.history),
                 "eventsLineCount": 0, "historyTail": json.dumps(tail), "eventsTail": "[]",
-                "config": json.dumps(run.config), "tags": [], "notes": None, "wandbConfig": "{}",
+                "config": json.dumps(run.config), "tags": [], "notes": None,
+                "wandbConfig": json.dumps({"t": own.get("t")} if "t" in own else {}),
             }  # fmt: skip
         return {"model": _project(given["project"]) | {"bucket": bucket}}
 

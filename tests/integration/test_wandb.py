@@ -132,3 +132,19 @@ def test_an_agent_runs_a_trial_of_a_sweep(dataset: Path, tmp_path: Path) -> None
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["model"]["init_args"]["optimizer"]["learning_rate"] == 0.00123
     _assert_arrived(run, folder)
+
+
+def test_an_offline_run_is_sent_later_with_its_evaluation(dataset: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    with WandbServer() as server:
+        overlay = _overlay(dataset, tmp_path) | {"wandb": "offline"}
+        _rome(server, tmp_path, *tiny_arguments("fit", overlay, tmp_path))
+        assert not server.runs
+        (run_folder / "evaluation" / "demo").mkdir(parents=True)
+        (run_folder / "evaluation" / "demo" / "summary.json").write_text('{"psnr": 20.0}')
+        said = _rome(server, tmp_path, "sweep", "sync", str(run_folder), "--entity", ENTITY)
+    assert "1 of 1 offline runs sent" in said
+    assert server.unknown == []
+    (run,) = server.runs.values()
+    _assert_arrived(run, run_folder)
+    assert run.files["rome/evaluation/demo/summary.json"] == b'{"psnr": 20.0}'
