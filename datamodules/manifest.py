@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ManifestShard:
     """One shard of a dataset."""
 

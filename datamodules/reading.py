@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -70,11 +71,14 @@ class ClipReader:
         self.image_size = manifest.image_size
         self.has_offsets = bool(manifest.configuration.get("fit_outline", False))
         """Whether the clips have offsets that were fitted to the person's outline."""
-        # Without people's names, which workers do not need.
-        self.shards = [replace(shard, identities=[]) for shard in manifest.split(split)]
+        # Without what workers do not need: of many shards it takes megabytes in each of them.
+        nobody: list[str] = []
+        self.shards = [
+            replace(shard, split=split, spec_hash="", identities=nobody) for shard in manifest.split(split)
+        ]
         self._zlib_labels = manifest.schema in WITH_ZLIB_LABELS
-        self._starts = [0, *accumulate(shard.clips for shard in self.shards)]
-        self._frame_starts = [0, *accumulate(shard.frames for shard in self.shards)]
+        self._starts = array("q", [0, *accumulate(shard.clips for shard in self.shards)])
+        self._frame_starts = array("q", [0, *accumulate(shard.frames for shard in self.shards)])
         self._index = self._open_index(manifest)
         self._files = OpenFiles()
         self._metas: OrderedDict[int, tuple[dict[str, np.ndarray], dict[str, str]]] = OrderedDict()
