@@ -120,7 +120,7 @@ def test_pair_lists_survive_the_round_trip_and_hold_ids_only(tmp_path: Path) -> 
     [
         ("self\tz-9\t0\tz-9\t5", "names 1 clips or frames that the dataset does not have: z-9"),
         ("self\ta-0\t0\ta-0\t7", "a-0 frame 7"),
-        ("self\ta-0\t0\ta-0", "line 3: wanted task clip source"),
+        ("self\ta-0\t0\ta-0", "line 3: expected task clip source"),
         ("self\ta-0\tx\ta-0\t5", "line 3"),
     ],
 )
