@@ -185,7 +185,9 @@ def carry(
     matte = matte * torch.maximum(torch.lerp(full_hair, layers[:, HAIR], scalp), alike)
     hidden = (1 - around) * (1 - same) * ~mask
     matte = (
-        matte - fragments_beside(matte, mask.repeat_interleave(count, dim=0)) * hidden.flatten(0, 1)[:, None]
+        matte
+        - fragments_beside(matte.detach(), mask.repeat_interleave(count, dim=0))
+        * hidden.flatten(0, 1)[:, None]
     )
     # What comes out from behind a face may have lain farther beside it, and full hair on the head.
     beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
@@ -301,7 +303,9 @@ def _places(
     same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
     # An eyelid or a fold of the ear on the outline is not the outline of the head.
     reach = max(1, round(FRAGMENT * int(mask.shape[-1])))
-    same = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
+    # Gradients pass it by, see ``blend``.
+    opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
+    same = same + (opening - same).detach()
     same, _ = extend_outside(same, mask, nearest)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))

@@ -56,10 +56,16 @@ def test_the_training_forward_is_one_graph(silhouette):
         torch.manual_seed(1)  # the chamfer term draws points
         loss = function(batch, background)
         loss.backward()
-        gradient = torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
-        results.append((loss.detach(), gradient))
-    torch.testing.assert_close(results[0][0], results[1][0])
-    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5, rtol=1e-4)
+        gradients = {name: p.grad.clone() for name, p in step.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients))
+    (loss, plain), (compiled_loss, compiled) = results
+    torch.testing.assert_close(compiled_loss, loss)
+    assert compiled.keys() == plain.keys()
+    for name, gradient in plain.items():
+        # A weight's gradient is a sum over all pixels, whose terms cancel, in an order of its own: rounding is
+        # in proportion to the terms, not to the sum.
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(compiled[name], gradient, atol=1e-3 * scale + 1e-7, rtol=1e-4)
 
 
 @pytest.mark.gpu
