@@ -62,8 +62,8 @@ def test_the_training_forward_is_one_graph(silhouette):
     torch.testing.assert_close(compiled_loss, loss)
     assert compiled.keys() == plain.keys()
     for name, gradient in plain.items():
-        # A weight's gradient is a sum over all pixels, whose terms cancel, in an order of its own: rounding is
-        # in proportion to the terms, not to the sum.
+        # A weight's gradient is a sum over all pixels, whose terms cancel, in no fixed order: rounding is in
+        # proportion to the terms, not to the sum.
         scale = float(gradient.abs().max())
         torch.testing.assert_close(compiled[name], gradient, atol=1e-3 * scale + 1e-7, rtol=1e-4)
 
