@@ -6,13 +6,14 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-all test-engines bench bench-gpu viewer lint format docs clean
+.PHONY: help install demo test test-all test-engines bench bench-gpu gpu-check viewer lint format docs clean
 
 help:
 	@echo "make demo      train on a few real clips on the CPU, drive avatars, write runs/demo/report.html"
 	@echo "make test      the tests that take minutes together (PYTEST_ARGS=... is handed on)"
 	@echo "make test-all  all tests, slow ones included"
 	@echo "make test-engines  real SLURM, Ray and S3 on this machine; installs them from Debian and PyPI"
+	@echo "make gpu-check eight minutes on one GPU: equality, waiting, speed, memory, then training"
 	@echo "make bench     every figure of docs/performance.md beside its peers, on the CPU; make bench-gpu: on a GPU"
 	@echo "make viewer    builds the page of rome avatar view anew (needs npm; its result is in the repository)"
 	@echo "make docs      the documentation as a site in build/site; a broken link ends it"
@@ -67,6 +68,10 @@ bench: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py --device cuda $(BENCH_ARGS)
+
+# Eight minutes on one GPU: equality, waiting, speed, memory, then training for the time left.
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK_ARGS)
 
 # The pages of `rome avatar view` and `export --format web`, each with three.js in one file; kept in the repository.
 viewer:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lightning.geometry import axis_angle_to_matrix
+from rome_lightning.geometry import axis_angle_to_matrix, full_precision
 from rome_lightning.head import HeadModel
 from rome_lightning.types import HeadParams
 
@@ -34,10 +34,12 @@ class Perspective:
         self.head = head
         self.distance = distance
 
+    @full_precision
     def seen(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:
         """World points where weak perspective has to draw them, metres; their depth is kept."""
         return self._scaled(world, 1 / self._farther(world))
 
+    @full_precision
     def lifted(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Offsets at rest with which the head looks as it does in weak perspective with these, metres.
 
@@ -48,6 +50,7 @@ class Perspective:
         world = self._world(offsets, params)
         return offsets + self._at_rest(self._scaled(world, self._farther(world)) - world, params)
 
+    @full_precision
     def flattened(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The inverse of ``lifted``."""
         world = self._world(offsets, params)

@@ -36,6 +36,18 @@ def posed(model: AvatarModel) -> tuple[Frames, torch.Tensor]:
     return dataclasses.replace(frames, params=params, offsets=offsets), offsets
 
 
+def test_networks_in_half_precision_leave_the_geometry_alone(model: AvatarModel) -> None:
+    frames, offsets = posed(model)
+    assert model.perspective is not None
+    single = model.perspective.lifted(offsets, frames.params)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.perspective.lifted(offsets, frames.params), single)
+        # The whole model too, from a photograph to a picture.
+        drawn = model(frames, frames.params, torch.ones(2, 3))
+    assert drawn.vertices_px.dtype == torch.float32
+    assert drawn.image.isfinite().all()
+
+
 def test_its_own_photograph_looks_as_it_was_fitted(model: AvatarModel) -> None:
     """The mesh of the avatar lies where weak perspective, in which the offsets were fitted, has it."""
     photo, offsets = posed(model)
