@@ -259,7 +259,7 @@ class TestStrangeVideos:
         found = reasons(manifest)
         assert set(found) == {path.name for path in folder.iterdir()} - {"copy 2.mp4"}
         assert found["empty.mp4"] == "cannot be read: the file is empty (0 bytes)"
-        assert "no video" in found["text.mp4"]
+        assert "not a video" in found["text.mp4"]
         assert found["cut off.mp4"].startswith("cut off.mp4 is damaged after 0 frames")
         assert "only audio" in found["sound.mp4"]
         assert found["three frames.mp4"].startswith("2 of 3 frames can be used, needs 4")
