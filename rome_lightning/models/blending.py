@@ -128,7 +128,11 @@ def _hair_colour(rgb: Float[Tensor, "b 3 h w"], hair: Float[Tensor, "b 1 h w"]) 
 
 
 def _halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    return F.avg_pool2d(image, 2, ceil_mode=True)
+    # WebGPU's pooling cannot round sizes up.
+    height, width = (int(side) for side in image.shape[-2:])
+    if height % 2 or width % 2:
+        image = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    return F.avg_pool2d(image, 2)
 
 
 def without_slivers(
