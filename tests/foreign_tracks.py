@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
 from rome_lightning.geometry import project
@@ -21,6 +23,20 @@ SIZE = 128
 
 
 CROP = Crop(left=40, top=-20, side=420, frame_size=(480, 640))
+
+
+def write_codes(path: Path, content: dict[str, np.ndarray]) -> None:
+    """Arrays in the format of the file's suffix, as trackers save them, compressed where it can be."""
+    if path.suffix == ".npz":
+        np.savez_compressed(path, **content)
+    elif path.suffix == ".npy":
+        np.save(path, np.array(content, dtype=object), allow_pickle=True)
+    elif path.suffix == ".pt":
+        torch.save({name: torch.from_numpy(array) for name, array in content.items()}, path)
+    elif path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        savemat(path, content, do_compression=True)
 
 
 def clip_of(head: HeadModel, pixels: np.ndarray, crop: Crop = CROP) -> TrackedClip:

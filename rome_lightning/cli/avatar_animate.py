@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -300,7 +300,9 @@ def _side_by_side(
     from rome_lightning.report.grid import grid
 
     side = args.size or max(avatar.image_size[0] for avatar in avatars)
-    cells = [_drawn(*each, (side, side)) for each in zip(avatars, repeat(args), poses, strict=False)]
+    cells = [
+        _drawn(avatar, args, params, (side, side)) for avatar, params in zip(avatars, poses, strict=True)
+    ]
     if args.compare:
         assert driver.crops is not None
         frames = zip(driver.crops(shown, side), driver.lost[shown].tolist(), strict=True)

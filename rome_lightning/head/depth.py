@@ -1,4 +1,4 @@
-"""How deep a head is in photographs, and parts of it that depend on where they lie."""
+"""How deep a head is in photographs, and parts of a head by their position."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DEPTH_BEHIND = 0.65
 """The same of scalp and neck behind the ears, on top of it. 0.5 to 0.7 draw turned heads alike, 1 clearly
 worse."""
 ROOTS = 0.007
-"""How far the roots of the lower teeth are moved back, metres: without it they come out of the chin of a
-mouth that is wide open, by up to 6 mm."""
+"""How far the roots of the lower teeth are moved back, metres: they would stick out of the chin by up to 6 mm
+when the mouth is wide open."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
 PLANE = 0.01

@@ -1,4 +1,4 @@
-"""Pieces of the inside of the mouth."""
+"""Tongue and teeth of a head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.head.topology import face_components
 
 ROOT_FROM, ROOT_AT = 0.006, 0.009
-"""Distance from the edge of a lower tooth at which its root begins, and from which all is root, metres."""
+"""Distance from the edge of the lower teeth at which roots start to fade in, and are complete, metres."""
 
 
 def mouth_parts(head: HeadModel) -> tuple[Bool[Tensor, " v"], Bool[Tensor, " v"], Bool[Tensor, " v"]]:
@@ -24,7 +24,7 @@ def mouth_parts(head: HeadModel) -> tuple[Bool[Tensor, " v"], Bool[Tensor, " v"]
 def _mouth_parts(
     head: HeadModel, device: torch.device
 ) -> tuple[Bool[Tensor, " v"], Bool[Tensor, " v"], Bool[Tensor, " v"]]:
-    """Kept: each avatar asks for them."""
+    """Cached, because every avatar needs them."""
     labels = torch.from_numpy(face_components(head.faces.cpu().numpy()))
     pieces = torch.zeros(head.num_vertices, dtype=torch.long)
     pieces[head.faces.cpu().flatten()] = labels.repeat_interleave(3)

@@ -22,7 +22,7 @@ from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 
 NUM_NETWORK_LAYERS = 8
-"""How many channels of the carried photographs the network sees: all up to the visibility."""
+"""Channels of the carried photographs that the network sees: all up to the visibility."""
 NUM_CORRECTIONS = 5
 """Outputs of the network: three of the colour, one of the choice of source, one of the matte."""
 SURE = 0.98
@@ -75,7 +75,7 @@ def blend(
     preference, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
     choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + _bounded(preference, bound))
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
-    # Teeth and tongue have edges of their own, which no matte draws.
+    # No matte smooths the edges of teeth and tongue.
     smooth = F.avg_pool2d(rgb, 3, stride=1, padding=1, count_include_pad=False)
     rgb = torch.lerp(rgb, smooth, layers[:, IN_MOUTH] * (1 - choice))
     # Beyond the border of the photograph the mesh is all there is.
@@ -86,11 +86,13 @@ def blend(
     beside = layers[:, MATTE] * layers[:, KNOWN] * loose
     # No point of the outline is seen well: the photograph's matte draws it, or background stays as a line.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
-    hair = layers[:, CARRIED_HAIR] * torch.where(mesh_mask, shown, beside)
-    gap = hair_gaps(torch.maximum(prior, mesh_mask.to(prior.dtype)), hair) * (1 - layers[:, OWN_VIEW])
-    gap = (gap * ~mesh_mask).detach()
+    # In its own view a photograph shows no gap that is not there.
+    hair = (layers[:, CARRIED_HAIR] * torch.where(mesh_mask, shown, beside)).detach()
+    gap = (
+        hair_gaps(torch.where(mesh_mask, 1.0, prior.detach()), hair) * ~mesh_mask * (1 - layers[:, OWN_VIEW])
+    )
     prior = prior + (1 - prior) * gap
-    rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair.detach()), gap)
+    rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair), gap)
     # Gradients pass it by: which of two nearly equal pixels is the larger is decided by rounding.
     drawn = soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask, layers[:, OWN_VIEW])
     prior = prior + (drawn - prior).detach()
@@ -103,18 +105,18 @@ def blend(
 def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     """How far each pixel lies in a narrow gap beside hair, [0, 1].
 
-    Between a jaw that turned away and the hair behind it the photograph showed the jaw: there is hair too.
+    When a jaw turns away, it uncovers hair that it hid in the photograph.
 
     Args:
         opacity: of each pixel, [0, 1].
-        hair: of it, that of hair.
+        hair: the part of it that is hair.
     """
-    # Half the resolution does: the result is smooth.
+    # The result is smooth, so half the resolution is enough.
     coarse, coarse_hair = _halved(torch.cat([opacity, hair], dim=1)).split(1, dim=1)
     reach = max(1, round(GAP * int(coarse.shape[-1])))
     closed = erode(dilate(coarse, reach), reach)
     gaps = (closed - coarse).clamp_min(0) * dilate(coarse_hair, reach)
-    # Squares that closed the gap leave corners.
+    # Closing with squares leaves corners.
     width = reach | 1
     gaps = F.avg_pool2d(gaps, width, stride=1, padding=width // 2)
     return F.interpolate(gaps, opacity.shape[-2:], mode="bilinear", align_corners=False)
@@ -128,7 +130,7 @@ def _hair_colour(rgb: Float[Tensor, "b 3 h w"], hair: Float[Tensor, "b 1 h w"]) 
 
 
 def _halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    # WebGPU's pooling cannot round sizes up.
+    """The picture at half its size; odd sizes are rounded up, which WebGPU's pooling cannot do by itself."""
     height, width = (int(side) for side in image.shape[-2:])
     if height % 2 or width % 2:
         image = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")

@@ -27,14 +27,14 @@ NUM_LAYERS = 7
 """How many of them ``carry`` returns first."""
 NUM_CARRIED = NUM_LAYERS + 4
 VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_CARRIED))
-"""Number of all channels, and those behind, [0, 1] each: the share in which each pixel of the mesh is taken
-from the photographs, 0 beside the mesh; hair; how far the view is that of a photograph; inside the mouth."""
+"""Number of channels of ``carry``, and the last ones, [0, 1] each: the photographs' share of each pixel, 0
+beside the mesh; hair; how close the view is to a photograph's; 1 inside the mouth."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
 taken from the photograph, and from which it is."""
 STRETCHED_FACE, NOT_STRETCHED_FACE = 0.4, 0.8
-"""The same on the face: on smooth skin, a shadow or a strand at the photograph's outline, stretched over a
-cheek, shows as a band. Hair and ears would lose more with their detail."""
+"""The same on the face: a shadow or a strand at the photograph's outline shows as a band when it is stretched
+over smooth skin. Hair and ears need their detail more."""
 OUTLINE = 0.5
 """How far a point may face the camera to lie on the outline."""
 SAME_OUTLINE = 0.3
@@ -45,7 +45,7 @@ TURNED, TURNED_AWAY = 0.1, 0.2
 """Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them holds,
 and from which it does not: about 15 and 28 degrees."""
 ANOTHER_VIEW = 0.1
-"""Mean difference of the cosines from which a view is another than the photograph's: about 15 degrees."""
+"""Mean difference of the cosines above which a view is not the photograph's own: about 15 degrees."""
 SAME_VIEW = 0.15
 """Difference of the cosines up to which both views look at a point alike."""
 LEAST_FACING = 0.05
@@ -55,12 +55,12 @@ EDGE = 0.01
 UNCOVERED = 0.008
 """How far beside the source's mesh something has to lie to come out from behind a face, image widths."""
 FRAGMENT = 0.014
-"""Half the width up to which what comes out from behind a face is taken for a fault, image widths."""
+"""Half the width below which anything beside a face is an artefact, image widths."""
 FULL_BESIDE = 0.03
-"""How far beside the source's mesh the hair of a full head of hair lies, image widths."""
+"""Distance from the source's mesh beyond which only full hair reaches, image widths."""
 NOT_FULL, FULL = 0.015, 0.055
-"""Share of a photograph's hair that lies so far out up to which hair lies on the head, and from which it
-surrounds it. Of 40 people, 33 were below the first, 7 above the second, none between."""
+"""Share of the hair beyond ``FULL_BESIDE`` up to which hair lies close to the head, and from which it is
+full. Of 40 people, 33 were below the first, 7 above the second, none between."""
 FLAT = 0.01
 """Spread of a plane's points, image widths, below which they say nothing of its slope."""
 _SHARPNESS = 4
@@ -162,44 +162,70 @@ def carry(
     mask = (face_ids >= 0)[:, None]
     mesh = _on_mesh(photos, vertices_px, faces, face_ids, parts, ear_plane)
     place, same, around = _places(mesh, mask, distance, nearest)
-    there, now = mesh.there, mesh.now
-    stretched = STRETCHED_FACE + (STRETCHED - STRETCHED_FACE) * mesh.around
-    not_stretched = NOT_STRETCHED_FACE + (NOT_STRETCHED - NOT_STRETCHED_FACE) * mesh.around
-    flatness = (there / now.clamp_min(LEAST_FACING) - stretched) / (not_stretched - stretched)
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
-    layers = _sampled(photos.layers.flatten(0, 1), grid)
-    inside = ((grid.abs() <= 1).all(-1))[:, None]
-    surface = _is_surface(layers[:, MATTE].view_as(visibility), there, now, mesh.turned)
-    # Hair that hangs before a cheek hangs beside it in another view.
+    layers = _sampled(photos.layers.flatten(0, 1), grid).unflatten(0, (batch, count))
+    inside = (grid.abs() <= 1).all(-1).view_as(visibility)
+    hair, matte, beside = (layers[:, :, channel].squeeze(2) for channel in (HAIR, MATTE, BESIDE))
     own_view = _own_view(photos, vertices_px, faces).expand_as(visibility)
-    skin = 1 - mesh.lower * layers[:, HAIR].view_as(visibility) * (1 - own_view)
-    shown = visibility * flatness.clamp(0, 1) * surface * skin
-    outline = _is_outline(there, now) * mesh.turned
-    believed = torch.where(mask, torch.maximum(shown, outline), 1.0).flatten(0, 1)[:, None]
-    matte = torch.lerp(torch.ones_like(believed), layers[:, MATTE], believed)
-    # Skin and clothes beside one outline are not beside another; hair is beside a scalp, and full hair beside
-    # a face too.
-    alike = torch.where(mask, 1.0, (2 * same - 1).clamp_min(0)).flatten(0, 1)[:, None]
-    full_hair = layers[:, HAIR] * _has_full_hair(photos).flatten(0, 1)[:, None]
-    scalp = around.repeat_interleave(count, dim=0)
-    matte = matte * torch.maximum(torch.lerp(full_hair, layers[:, HAIR], scalp), alike)
-    hidden = (1 - around) * (1 - same) * ~mask
-    matte = (
-        matte
-        - fragments_beside(matte.detach(), mask.repeat_interleave(count, dim=0))
-        * hidden.flatten(0, 1)[:, None]
-    )
+    # Hair in front of a cheek is beside it in any other view.
+    skin = 1 - mesh.lower * hair * (1 - own_view)
+    shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
+    full_hair = hair * _has_full_hair(photos)
+    opacity = _opacity_on_mesh(matte, shown, mesh)
+    opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full_hair, same, around, mask))
     # What comes out from behind a face may have lain farther beside it, and full hair on the head.
-    beside, apart = layers[:, BESIDE], distance.repeat_interleave(count, dim=0)
-    uncovered = (1 - around).repeat_interleave(count, dim=0) * (beside / UNCOVERED).clamp_max(1)
-    beside = torch.lerp(beside, apart, torch.maximum(uncovered, full_hair))
-    known = layers[:, KNOWN] * inside
-    layers = torch.cat([layers[:, RGB], matte, known, beside, layers[:, LOOSE], layers[:, HAIR]], dim=1)
-    if count > 1:
-        layers = _best_view(layers.unflatten(0, (batch, count)), shown, mask)
-        shown, own_view = shown.amax(1, keepdim=True), own_view.amax(1, keepdim=True)
-    layers, hair = layers.split([NUM_LAYERS, 1], dim=1)
-    return torch.cat([layers, shown, hair, own_view, mesh.in_mouth], dim=1)
+    uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1)
+    beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full_hair))
+    known = layers[:, :, KNOWN].squeeze(2) * inside
+    given = torch.stack([opacity, known, beside], dim=2)
+    layers = torch.cat([layers[:, :, RGB], given, layers[:, :, LOOSE], hair[:, :, None]], dim=2)
+    best = _best_view(layers, shown, mask) if count > 1 else layers[:, 0]
+    of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
+    return torch.cat(
+        [best[:, :NUM_LAYERS], of_best[0], best[:, NUM_LAYERS:], of_best[1], mesh.in_mouth], dim=1
+    )
+
+
+def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
+    """How far a point may be taken from each photograph without being stretched too much, [0, 1]."""
+    none = STRETCHED_FACE + (STRETCHED - STRETCHED_FACE) * mesh.around
+    full = NOT_STRETCHED_FACE + (NOT_STRETCHED - NOT_STRETCHED_FACE) * mesh.around
+    return ((mesh.there / mesh.now.clamp_min(LEAST_FACING) - none) / (full - none)).clamp(0, 1)
+
+
+def _opacity_on_mesh(
+    matte: Float[Tensor, "b n h w"], shown: Float[Tensor, "b n h w"], mesh: _OnMesh
+) -> Float[Tensor, "b n h w"]:
+    """The matte where a photograph shows the point or its outline is the mesh's; opaque elsewhere."""
+    outline = _is_outline(mesh.there, mesh.now) * mesh.turned
+    return torch.lerp(torch.ones_like(matte), matte, torch.maximum(shown, outline))
+
+
+def _opacity_beside(
+    matte: Float[Tensor, "b n h w"],
+    hair: Float[Tensor, "b n h w"],
+    full_hair: Float[Tensor, "b n h w"],
+    same: Float[Tensor, "b n h w"],
+    around: Float[Tensor, "b 1 h w"],
+    mask: Bool[Tensor, "b 1 h w"],
+) -> Float[Tensor, "b n h w"]:
+    """The matte of what stays beside the mesh.
+
+    Skin and clothes stay beside the outline that they have in the photograph, hair beside any scalp, and full
+    hair beside a face too. Gradients pass the removal of thin pieces by, see ``blend``.
+
+    Args:
+        matte: of each photograph.
+        hair: 1 on hair.
+        full_hair: 1 on full hair.
+        same: how far the nearest outline of the mesh is the photograph's, [0, 1].
+        around: 1 beside scalp, ears, neck and shoulders, 0 beside the face.
+        mask: pixels of the mesh.
+    """
+    kept = torch.maximum(torch.lerp(full_hair, hair, around), (2 * same - 1).clamp_min(0))
+    matte = matte * kept
+    pieces = fragments_beside(matte.detach(), mask)
+    return matte - pieces * (1 - around) * (1 - same)
 
 
 class _OnMesh(NamedTuple):
@@ -251,7 +277,7 @@ def _on_mesh(
 
 
 def _has_full_hair(photos: CarriedPhotos) -> Float[Tensor, "b n 1 1"]:
-    """How far each photograph shows hair that surrounds the head instead of lying on it, [0, 1]."""
+    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1]."""
     hair = photos.layers[:, :, HAIR] * photos.layers[:, :, MATTE]
     outside = hair * (photos.layers[:, :, BESIDE] > FULL_BESIDE)
     share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
@@ -261,7 +287,7 @@ def _has_full_hair(photos: CarriedPhotos) -> Float[Tensor, "b n 1 1"]:
 def _own_view(
     photos: CarriedPhotos, vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
 ) -> Float[Tensor, "b n 1 1"]:
-    """How far the driven view is that of each photograph, whose matte then draws the outline, [0, 1]."""
+    """How close the driven view is to each photograph's own, in which its matte draws the outline, [0, 1]."""
     change = (photos.vertices[..., 2] - facing_camera(vertices_px, faces)[:, None, :, 0]).abs().mean(-1)
     return (1 - change / ANOTHER_VIEW).clamp_min(0)[..., None, None]
 
@@ -301,7 +327,7 @@ def _places(
     # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
     # shows the next piece of the surface, which is hidden here.
     same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
-    # An eyelid or a fold of the ear on the outline is not the outline of the head.
+    # An eyelid or a fold of the ear may lie on the outline but says nothing about the head's.
     reach = max(1, round(FRAGMENT * int(mask.shape[-1])))
     # Gradients pass it by, see ``blend``.
     opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
@@ -362,23 +388,16 @@ def _plane_displacement(
     return (away @ slope + mean).transpose(1, 2).unflatten(2, pixels.shape[1:])
 
 
-def _is_surface(
-    matte: Float[Tensor, "b n h w"],
-    there: Float[Tensor, "b n h w"],
-    now: Float[Tensor, "b 1 h w"],
-    turned: Float[Tensor, "b n h w"],
-) -> Float[Tensor, "b n h w"]:
-    """How far what the photograph has at a point is the point itself, [0, 1].
+def _is_surface(matte: Float[Tensor, "b n h w"], mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
+    """How far what a photograph shows at a point is the point itself, [0, 1].
 
     Background that the source's mesh covers is background in the same view only; others show the surface.
 
     Args:
         matte: of the photograph.
-        there: cosine between normal and camera in the photograph.
-        now: the same in the driven view.
-        turned: see ``_OnMesh``.
+        mesh: at the pixels of the driven view.
     """
-    same_view = (1 - (there - now).abs() / SAME_VIEW).clamp(0, 1) * turned
+    same_view = (1 - (mesh.there - mesh.now).abs() / SAME_VIEW).clamp(0, 1) * mesh.turned
     return torch.maximum((2 * matte - 1).clamp(0, 1), same_view)
 
 
@@ -392,9 +411,9 @@ def _is_outline(there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]) 
 
 
 def fragments_beside(
-    matte: Float[Tensor, "b 1 h w"], mask: Bool[Tensor, "b 1 h w"]
-) -> Float[Tensor, "b 1 h w"]:
-    """The opacity of what is too thin beside the mesh to be hair: edges of an ear that the face now hides."""
+    matte: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b n h w"]:
+    """Opacity beside the mesh that is too thin to be hair, such as the edge of an ear behind a face."""
     reach = max(1, round(FRAGMENT * int(matte.shape[-1])))
     person = torch.where(mask, 1.0, matte)
     return person - opened(person, reach)

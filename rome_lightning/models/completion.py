@@ -22,7 +22,7 @@ FACE_BRIGHTNESS = 0.55
 STRAND_REACH = 0.1
 """Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
 FACE_SPREAD = 0.06
-"""Mean difference between a face's largest and smallest channel from which a photograph is in colour."""
+"""Mean spread of the three channels of a face above which a photograph is in colour."""
 ASYMMETRY = 0.10
 """Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
 MAX_LOG_GAIN = 0.7
@@ -30,8 +30,7 @@ MAX_LOG_GAIN = 0.7
 ENOUGH = 0.2
 """Visibility from which a texel is not filled at all."""
 ENOUGH_FACE = 0.7
-"""The same on the face, whose skin is smooth: at its outline, a photograph shows mostly shadow, light from
-behind and strands of hair."""
+"""The same on the face: its outline is mostly shadow, light from behind and strands of hair."""
 CELLS = 32
 """Cells across the maps of gain and symmetry, which must not follow single strands of hair."""
 LEAST_SEEN = 3e-4
@@ -145,7 +144,7 @@ class Completion(nn.Module):
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
         weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
-        # Skin at the outline is in the shadow or in the light from behind: the rest says what colour it has.
+        # Skin at the outline is in shadow or lit from behind, so the rest decides the colour.
         weight[:, FACE] = weight[:, FACE] * known
         # A fill is smooth: half the resolution does.
         total = F.avg_pool2d(torch.cat([weight.flatten(1, 2), known], dim=1), 2)

@@ -30,12 +30,12 @@ GAP, GAP_DARKNESS = 0.0012, 0.45
 """Width of the shade between two teeth, metres, and how dark it is."""
 
 TONGUE_EDGE = 0.4
-"""Share of its half width from which the tongue grows as dark as the cavity towards its sides."""
+"""Share of the tongue's half width beyond which it fades to the colour of the cavity."""
 FURROW, FURROW_DARKNESS = 0.0015, 0.2
-"""Half the width of the furrow in the middle of the tongue, metres, and how dark it is."""
+"""Half the width of the furrow in the middle of the tongue, metres, and its darkness."""
 MOLARS_FROM, MOLARS_AT, MOLARS_DARKNESS = 0.012, 0.03, 0.6
-"""Distance behind the front teeth from which the cheeks shade the others, and at which they do, metres; and
-how dark they are there."""
+"""Distance behind the front teeth at which the shadow of the cheeks starts and is complete, metres; its
+darkness."""
 
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.0059, 0.0024
 """Metres."""
@@ -67,7 +67,7 @@ def interior_colours(
 
 
 def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
-    """A tongue whose sides lie in the shadow of the cheeks, with a furrow.
+    """Colours of a tongue with a furrow and with sides in the shadow of the cheeks.
 
     Args:
         x: to the subject's left on the mean head, metres.

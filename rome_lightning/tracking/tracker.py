@@ -39,13 +39,36 @@ from rome_lightning.types.struct import TensorStruct
 
 
 @dataclass(frozen=True)
-class TrackedClip(TensorStruct):
+class TrackedMotion(TensorStruct):
+    """How one person moves in a video, without pictures."""
+
+    params: HeadParams
+    """One row per frame, identity repeated. Frames that are not valid hold the nearest valid frame's."""
+    problems: Int16[Tensor, " n"]
+    """Bits of ``Problem``; 0 for a frame to be used."""
+    crop: Crop
+    """The square of the frames that the camera of ``params`` refers to."""
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    @property
+    def valid(self) -> Bool[Tensor, " n"]:
+        """Frames without a problem."""
+        return self.problems == 0
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The most telling problem of each frame, one of ``REASONS``; empty for a frame to be used."""
+        return reasons_of(self.problems)
+
+
+@dataclass(frozen=True)
+class TrackedClip(TrackedMotion):
     """Cropped frames of one person with the tracking results; a photo is a clip of one frame."""
 
     images: UInt8[Tensor, "n s s 3"]
     """RGB crops; pixels outside the video repeat its border."""
-    params: HeadParams
-    """One row per frame, identity repeated. Frames that are not valid hold the nearest valid frame's."""
     landmarks: Float[Tensor, "n 478 2"]
     """MediaPipe landmarks, pixels of ``images``; 0 where no face was found."""
     regions: UInt8[Tensor, "n s s"]
@@ -58,23 +81,6 @@ class TrackedClip(TensorStruct):
     covered: Float[Tensor, " n"]
     """Share of the face behind hands or objects, eyewear left out, [0, 1]; NaN where no face was found or no
     mask drawn."""
-    problems: Int16[Tensor, " n"]
-    """Bits of ``Problem``; 0 for a frame to be used."""
-    crop: Crop
-    """Where ``images`` lie in the frames."""
-
-    def __len__(self) -> int:
-        return self.images.shape[0]
-
-    @property
-    def valid(self) -> Bool[Tensor, " n"]:
-        """Frames without a problem."""
-        return self.problems == 0
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The most telling problem of each frame, one of ``REASONS``; empty for a frame to be used."""
-        return reasons_of(self.problems)
 
     @property
     def confidence(self) -> Float[Tensor, " n"]:
@@ -91,28 +97,6 @@ class TrackedClip(TensorStruct):
             landmarks=self.landmarks,
             params=self.params,
         )
-
-
-@dataclass(frozen=True)
-class TrackedMotion:
-    """How one person moves in a video, without pictures."""
-
-    params: HeadParams
-    """As ``TrackedClip.params``."""
-    problems: Int16[Tensor, " n"]
-    """Bits of ``Problem``; 0 for a frame to be used."""
-    crop: Crop
-    """The square of the frames that the camera of ``params`` refers to."""
-
-    @property
-    def valid(self) -> Bool[Tensor, " n"]:
-        """Frames without a problem."""
-        return self.problems == 0
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """As ``TrackedClip.reasons``."""
-        return reasons_of(self.problems)
 
 
 @dataclass(frozen=True)

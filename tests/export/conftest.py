@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rome_lightning.export.person import Person
 from rome_lightning.head import HeadModel, load_head
 
 
@@ -24,3 +25,10 @@ def offsets(head: HeadModel) -> torch.Tensor:
     offsets = torch.zeros(head.num_vertices, 3)
     offsets[head.region("scalp"), 1] = 0.02
     return offsets
+
+
+@pytest.fixture(scope="session")
+def person(head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor) -> Person:
+    """With a smooth texture: JPEG is made for pictures, not for noise."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    return Person(head, shape, offsets, torch.stack([rows, columns, 1 - rows]))

@@ -18,17 +18,10 @@ from scipy.spatial.transform import Rotation
 from rome_lightning.export import Person, export_glb
 from rome_lightning.export.packing import whole_weights
 from rome_lightning.export.profiles import PLAIN
-from rome_lightning.head import HeadModel
 
 HEIGHT = 0.25
 """Of a head, metres."""
 KINDS = ("quantize", "draco")
-
-
-@pytest.fixture(scope="module")
-def person(head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor) -> Person:
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
-    return Person(head, shape, offsets, torch.stack([rows, columns, 1 - rows]))
 
 
 @pytest.fixture(scope="module")

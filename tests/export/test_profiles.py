@@ -37,13 +37,6 @@ HEIGHT = 0.25
 
 
 @pytest.fixture(scope="module")
-def person(head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor) -> Person:
-    # Smooth: JPEG is made for pictures, not for noise.
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
-    return Person(head, shape, offsets, torch.stack([rows, columns, 1 - rows]))
-
-
-@pytest.fixture(scope="module")
 def files(person: Person, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("profiles")
     return {name: export_glb(folder / f"{name}.glb", person, profile=PROFILES[name]) for name in PROFILES}

@@ -11,6 +11,7 @@ from rome_lightning.renderer import (
     extend_outside,
     get_rasterizer,
     interpolate,
+    push_pull,
     sample_texture,
     unproject,
 )
@@ -180,3 +181,13 @@ def test_layout_moves_with_its_module():
     assert not layout.state_dict()
     assert layout.to("cpu").face_ids.device.type == "cpu"
     assert get_rasterizer("auto").name in ("warp", "torch")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 64), (256, 512), (64, 7)])
+def test_pictures_of_any_shape_are_filled_from_what_is_known(size: tuple[int, int]) -> None:
+    """Twice as wide as high, the smallest scale is not a single pixel."""
+    known = torch.zeros(1, 1, *size)
+    known[..., 0, 0] = 1
+    assert torch.allclose(push_pull(torch.full((1, 3, *size), 0.4) * known, known), torch.tensor(0.4))
+    nothing = torch.zeros_like(known)
+    assert push_pull(torch.ones(1, 3, *size), nothing).abs().max() == 0

@@ -6,7 +6,6 @@ The references are those projections written out point by point, after the formu
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from foreign_tracks import (
     vhap_export,
     vhap_file,
     vhap_pixels,
+    write_codes,
 )
 from scipy.spatial.transform import Rotation
 
@@ -40,18 +40,9 @@ def test_deca_is_exact(
     tforms = np.stack([similarity(0.6, angle, -40 + 5 * k, -30) for k in range(3)])
     path = tmp_path / f"codes.{suffix}"
     content = {**codes, "tform": tforms}
-    if suffix == "npz":
-        np.savez(path, images=np.zeros((3, 3, 224, 224)), **content)
-    elif suffix == "npy":
-        np.save(path, np.array(content, dtype=object), allow_pickle=True)
-    elif suffix == "pt":
-        torch.save({name: torch.from_numpy(array) for name, array in content.items()}, path)
-    elif suffix == "pkl":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        from scipy.io import savemat
-
-        savemat(path, content)
+    # EMOCA keeps its pictures beside them.
+    pictures = {"images": np.zeros((3, 3, 224, 224))} if suffix == "npz" else {}
+    write_codes(path, content | pictures)
     track = read_track(path)
     assert track.kind == "deca"
     world = posed(head, codes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_tracks import clip_of, posed, similarity, vhap_export, vhap_file
+from foreign_tracks import clip_of, posed, similarity, vhap_export, vhap_file, write_codes
 
 from rome_lightning.head import HeadModel
 from rome_lightning.head.open_head import load_open_head
@@ -137,18 +137,7 @@ def test_damaged_files_are_refused(codes: dict[str, np.ndarray], tmp_path: Path,
     path = tmp_path / f"codes.{suffix}"
     # Numbers that compress, so that damage hits the deflated stream itself.
     content = {name: np.round(array, 1) for name, array in codes.items()}
-    if suffix == "npz":
-        np.savez_compressed(path, **content)
-    elif suffix == "npy":
-        np.save(path, np.array(content, dtype=object), allow_pickle=True)
-    elif suffix == "pt":
-        torch.save({name: torch.from_numpy(array) for name, array in content.items()}, path)
-    elif suffix == "pkl":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        from scipy.io import savemat
-
-        savemat(path, content, do_compression=True)
+    write_codes(path, content)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     damaged = [b"", whole[:10], whole[: len(whole) // 2], rng.bytes(1000)]
