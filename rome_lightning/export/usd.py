@@ -7,6 +7,7 @@ Source: Pixar, Universal Scene Description, schemas UsdGeom, UsdSkel and UsdPrev
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,42 @@ def export_usd(
     offsets: Float[Tensor, "v 3"] | None,
     colour_texture: Float[Tensor, "3 t t"],
 ) -> Path:
-    """Write one person as a rigged ``.usdz``; arguments as for ``export_glb``."""
+    """Write one person as a rigged ``.usdz``; arguments as for ``export_glb``.
+
+    Raises:
+        OSError: the file, or its parts in the temporary folder, cannot be written.
+    """
     load_usd()
-    from pxr import Sdf, UsdUtils
+    from pxr import Tf
 
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory() as folder:
-        texture = Path(folder) / "colour.png"
-        texture.write_bytes(encode_png(colour_texture))
-        stage_file = Path(folder) / "avatar.usdc"
-        _write_stage(stage_file, texture.name, head, shape, offsets)
-        packed = Path(folder) / "avatar.usdz"
-        if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(stage_file)), str(packed)):
-            raise ValueError(f"USD could not pack {path}")
-        write_atomic(path, packed.read_bytes())
+        try:
+            packed = _packed(Path(folder), head, shape, offsets, colour_texture)
+        except (OSError, Tf.ErrorException) as error:
+            # USD reports "Error in 'function' at line 1 in file x : 'cause'", several at once.
+            first = re.search(r" : '(.*?)'", str(error))
+            cause = first[1] if first else str(error)
+            raise OSError(
+                f"{path} was not written: its parts do not fit into {folder} ({cause}); free space there, or "
+                "set TMPDIR to another folder"
+            ) from error
+        write_atomic(path, packed)
     return path
+
+
+def _packed(
+    folder: Path, head: HeadModel, shape: Tensor, offsets: Tensor | None, colour_texture: Tensor
+) -> bytes:
+    """The package, made of files in a temporary folder: USD cannot write to memory."""
+    from pxr import Sdf, UsdUtils
+
+    texture, stage_file, package = (folder / name for name in ("colour.png", "avatar.usdc", "avatar.usdz"))
+    texture.write_bytes(encode_png(colour_texture))
+    _write_stage(stage_file, texture.name, head, shape, offsets)
+    if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(stage_file)), str(package)):
+        raise OSError("USD could not pack the files")
+    return package.read_bytes()
 
 
 def _write_stage(file: Path, texture: str, head: HeadModel, shape: Tensor, offsets: Tensor | None) -> None:

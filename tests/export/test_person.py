@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +309,26 @@ def test_usd_holds_mesh_skeleton_and_shapes(avatar: Avatar, tmp_path: Path) -> N
     assert skinning.ComputeSkinnedPoints([Gf.Matrix4d(1), turn, turn, turn, turn], skinned)
     expected = avatar.posed_mesh(posed(avatar, neck_pose=vector)).vertices[0]
     np.testing.assert_allclose(np.asarray(skinned), expected, atol=3e-5)
+
+
+def test_a_full_temporary_folder_names_the_usd_file_that_is_not_written(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pxr", reason="needs usd-core")
+    path, parts = tmp_path / "a.usdz", tmp_path / "parts"
+    parts.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(parts))
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the texture, not for the mesh, which USD writes by itself.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.usdz was not written.*parts.*File too large.*TMPDIR"):
+            export_avatar(avatar, path, "usd")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert not list(parts.iterdir())
 
 
 def test_without_the_usd_library_its_name_is_said(
