@@ -69,9 +69,10 @@ def _check_callbacks(callbacks: list[Callback]) -> None:
             _check_averaging(callback, callbacks[index + 1 :])
         if isinstance(callback, ModelCheckpoint):
             raise ValueError(
-                "ModelCheckpoint saves at points from which a run cannot be resumed exactly; replace it "
-                "in trainer.callbacks by "
-                "rome_lightning.callbacks.RunCheckpoint, or set trainer.enable_checkpointing to false"
+                "ModelCheckpoint, which Lightning adds where there is no RunCheckpoint, saves at points "
+                "from which a run cannot be resumed exactly. Begin with a complete configuration, such as "
+                "--config full/base, or put rome_lightning.callbacks.RunCheckpoint into trainer.callbacks, "
+                "or set trainer.enable_checkpointing to false"
             )
 
 

@@ -138,7 +138,11 @@ def test_base_files_resolve_to_the_golden_configuration(path):
     After one: ``python tests/configs/test_experiment_files.py``.
     """
     golden = GOLDEN / f"{path.parent.name}_base.json"
-    assert resolve_configuration("--config", str(path)) == json.loads(golden.read_text())
+    config = resolve_configuration("--config", str(path))
+    assert config == json.loads(golden.read_text())
+    # Complete: `rome fit` refuses a run that cannot be resumed.
+    callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert "rome_lightning.callbacks.RunCheckpoint" in callbacks
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=_name)

@@ -158,6 +158,18 @@ def test_commands_take_the_options_that_the_pages_give_them():
     assert [found for found in unknown if found[2]] == []
 
 
+def test_training_begins_with_a_complete_configuration():
+    """Overlays alone lack the trainer's settings: such a run is refused."""
+    first = {}
+    for page in PAGES:
+        for command in re.findall(r"rome fit [^`\n]*", page.read_text()):
+            configs = re.findall(r"(?:-c|--config)[ =](\S+)", command)
+            if configs:
+                first[f"{page.name}: {command}"] = configs[0]
+    assert len(first) > 10
+    assert {line: name for line, name in first.items() if not re.search(r"\bbase(\.yaml)?$", name)} == {}
+
+
 def test_an_option_that_a_command_lacks_is_found():
     assert _unknown(["avatar", "create", "a.jpg", "--out", "me", "--face=2"]) == {"--out"}
 

@@ -51,7 +51,7 @@ def test_what_is_right_passes():
         (
             [ModelCheckpoint()],
             {},
-            r"by rome_lightning\.callbacks\.RunCheckpoint",
+            r"put rome_lightning\.callbacks\.RunCheckpoint",
         ),
     ],
     # Not of the callbacks: their names hold addresses, and processes must agree on what a test is called.
