@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from rome_lightning.losses import hinge_discriminator
 from rome_lightning.models import AvatarConfig, AvatarModel
-from rome_lightning.models.checkpoint import avatar_weights, load_state, read_checkpoint
+from rome_lightning.models.checkpoint import load_state
 from rome_lightning.models.config import check_sizes
+from rome_lightning.models.shipped import model_weights
 from rome_lightning.networks import PatchDiscriminator
 from rome_lightning.training.base import RomeModule
 from rome_lightning.training.config import DiscriminatorConfig, ExecutionConfig, LossConfig, OptimizerConfig
@@ -38,7 +39,8 @@ class FullModule(RomeModule):
         execution: execution of the networks.
         image_size: side of the images, pixels; linked from the data.
         views: how often a source is replaced by another view of the same photograph.
-        init_from: checkpoint with the initial weights; the run itself starts from scratch.
+        init_from: initial weights: a checkpoint, a model file or the name of a shipped model; the run itself
+            starts from scratch.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class FullModule(RomeModule):
             _build_discriminator(self.discriminator_config) if losses.adversarial > 0 else None
         )
         if init_from is not None:
-            load_state(self.avatar, avatar_weights(read_checkpoint(init_from)), init_from)
+            load_state(self.avatar, model_weights(init_from), init_from)
 
     def trained_parts(self) -> list[tuple[nn.Module, OptimizerConfig]]:
         """The avatar and, if the objective is adversarial, the discriminator."""

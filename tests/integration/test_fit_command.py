@@ -186,7 +186,7 @@ def test_a_checkpoint_that_is_none_is_one_line(dataset, tmp_path, rome):
     arguments = tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path)
     for path, complaint in (
         (wrong, "is not a readable checkpoint"),
-        (tmp_path / "no.ckpt", "no checkpoint at"),
+        (tmp_path / "no.ckpt", "neither a file nor one of the shipped models"),
     ):
         code, error = rome(*arguments, "--model.init_args.init_from", path)
         assert code == cli.EXIT_FAILURE

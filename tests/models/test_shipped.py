@@ -12,6 +12,8 @@ from rome_lightning.models import AvatarModel
 from rome_lightning.models import shipped as module
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.models.shipped import SHIPPED, ShippedModel, open_model, write_model
+from rome_lightning.training import FullModule
+from rome_lightning.training.config import LossConfig, OptimizerConfig
 
 
 @pytest.fixture
@@ -70,6 +72,15 @@ def test_shipped_models_are_whole_and_have_a_card(name: str, caplog: pytest.LogC
     assert SHIPPED[name].path.stat().st_size < 12e6
     assert model.image_size == 256
     assert SHIPPED[name].card.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_training_begins_with_the_weights_of_a_shipped_model() -> None:
+    wanted = open_model("open-1")
+    module = FullModule(
+        wanted.config, LossConfig(perceptual=0.0), OptimizerConfig(), init_from=Path("open-1")
+    )
+    begun = module.avatar.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in wanted.state_dict().items())
 
 
 @pytest.mark.parametrize("model", SHIPPED.values(), ids=list(SHIPPED))

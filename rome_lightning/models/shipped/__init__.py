@@ -93,21 +93,44 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
     """
     if model is None:
         model = next(iter(SHIPPED))
-    if str(model) in SHIPPED:
-        shipped = SHIPPED[str(model)]
-        digest = file_sha256(shipped.path)
-        if digest != shipped.sha256:
-            raise ValueError(
-                f"{shipped.path} is damaged: expected SHA-256 {shipped.sha256[:12]}..., got "
-                f"{digest[:12]}...; reinstall rome-lightning"
-            )
-        return _read_model(shipped.path, rasterizer, known_intact=True)
-    path = Path(model)
+    path = _found(model)
+    if path.suffix != ".safetensors":
+        return load_avatar(path, rasterizer)
+    return _read_model(path, rasterizer, known_intact=str(model) in SHIPPED)
+
+
+def model_weights(model: str | Path) -> dict[str, Tensor]:
+    """Weights of a model's avatar in single precision, to begin another training with.
+
+    Args:
+        model: as for ``open_model``.
+
+    Raises:
+        FileNotFoundError: there is neither a model of that name nor such a file.
+        ValueError: the file is damaged.
+    """
+    path = _found(model)
+    if path.suffix != ".safetensors":
+        return avatar_weights(read_checkpoint(path))
+    tensors, _ = read_tensors(path, FORMAT, known_intact=str(model) in SHIPPED)
+    return {name: _single(value) for name, value in tensors.items()}
+
+
+def _found(model: str | Path) -> Path:
+    """The file of a model by name or path, which exists; a shipped one is intact."""
+    path = model_file(model)
     if not path.is_file():
         raise FileNotFoundError(
             f"no model {str(model)!r}: neither a file nor one of the shipped models ({model_names()})"
         )
-    return _read_model(path, rasterizer) if path.suffix == ".safetensors" else load_avatar(path, rasterizer)
+    if str(model) in SHIPPED:
+        digest, wanted = file_sha256(path), SHIPPED[str(model)].sha256
+        if digest != wanted:
+            raise ValueError(
+                f"{path} is damaged: expected SHA-256 {wanted[:12]}..., got {digest[:12]}...; reinstall "
+                "rome-lightning"
+            )
+    return path
 
 
 def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
@@ -133,7 +156,7 @@ def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
     write_tensors(path, weights, header)
 
 
-def _read_model(path: Path, rasterizer: str | None, known_intact: bool = False) -> AvatarModel:
+def _read_model(path: Path, rasterizer: str | None, known_intact: bool) -> AvatarModel:
     tensors, header = read_tensors(path, FORMAT, known_intact)
     config = config_from_dict(header["config"])
     if rasterizer is not None:
