@@ -76,6 +76,11 @@ class Manifest:
         """The joined index of a split; None if its shards have only their own."""
         return next((index for index in self.indices if index.split == split), None)
 
+    @property
+    def people(self) -> set[str]:
+        """Identities of all splits."""
+        return {person for shard in self.shards for person in shard.identities}
+
     def split(self, name: str) -> list[ManifestShard]:
         """Shards of a split (``train``, ``val`` or ``test``)."""
         if name not in SPLITS:

@@ -109,11 +109,10 @@ def main(argv: list[str]) -> int:
     if len(runs) < 2:
         parser.error("nothing to compare; give at least two run folders")
     if options.protocol == TRAINING:
-        from rome_lightning.comparison.tables import as_markdown
         from rome_lightning.comparison.training_metrics import training_table
 
         table = training_table(_configurations(runs, options), options.metrics)
-        text = as_markdown(table) if options.format == "md" else f"{table.as_text()}\n{table.caption}"
+        text = table.as_markdown() if options.format == "md" else f"{table.as_text()}\n{table.caption}"
         return _write(options, text + "\n")
     with shown("comparing"):
         comparison = _compare(runs, options)

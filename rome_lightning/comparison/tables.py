@@ -7,7 +7,7 @@ from typing import Any
 
 from rome_lightning.comparison.comparing import Comparison
 from rome_lightning.comparison.judging import Result
-from rome_lightning.media.escaping import csv_cell, markdown_cell, printable
+from rome_lightning.media.escaping import csv_cell, printable
 from rome_lightning.report.page import Table
 
 _MARKS = {"better": "+ better", "worse": "- worse", "baseline": "baseline"}
@@ -142,15 +142,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"...{text[-_LONGEST_VALUE + 3 :]}"
 
 
-def as_markdown(table: Table) -> str:
-    """A pipe table with its caption."""
-    lines = [table.columns, *table.rows]
-    escaped = [[markdown_cell(cell) for cell in line] for line in lines]
-    head, *body = (f"| {' | '.join(line)} |" for line in escaped)
-    rule = "|" + "|".join(["---", *["---:"] * (len(table.columns) - 1)]) + "|"
-    return "\n".join([head, rule, *body, *(["", markdown_cell(table.caption)] if table.caption else [])])
-
-
 _LATEX = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -206,5 +197,5 @@ def render(comparison: Comparison, style: str) -> str:
     if comparison.bins:
         tables.insert(1, bins_table(comparison))
     if style == "md":
-        return "\n\n".join(map(as_markdown, tables)) + "\n"
+        return "\n\n".join(table.as_markdown() for table in tables) + "\n"
     return "\n\n".join("\n".join([*([t.as_text()] if t.rows else []), t.caption]) for t in tables) + "\n"

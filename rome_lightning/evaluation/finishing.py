@@ -12,6 +12,7 @@ from filelock import FileLock
 from rome_lightning.assets.registry import REGISTRY
 from rome_lightning.evaluation import page, results
 from rome_lightning.evaluation.evaluator import Evaluation
+from rome_lightning.evaluation.groups import Groups, group_scores, write_groups
 from rome_lightning.evaluation.protocol import text_hash
 from rome_lightning.evaluation.results import Rows
 from rome_lightning.evaluation.scoring import Scorer
@@ -28,8 +29,11 @@ def finish(
     checkpoint: Path | None = None,
     predictions: Path | None = None,
     speed: dict[str, float] | None = None,
+    groups: Groups | None = None,
 ) -> tuple[dict[str, Rows], dict[str, Any]]:
     """Write ``summary.json``, ``pairs.parquet``, pictures and page of an evaluation without missing units.
+
+    With groups, ``groups.csv`` and ``groups.md`` too.
 
     Args:
         evaluation: whose units are all scored.
@@ -39,6 +43,7 @@ def finish(
         checkpoint: what was evaluated, for the summary.
         predictions: the same.
         speed: of the system's stages, if it was measured.
+        groups: of the people, to be scored apart.
 
     Returns:
         Values of all pairs by task, and the content of ``summary.json``.
@@ -52,9 +57,11 @@ def finish(
             "checkpoint": str(checkpoint) if checkpoint else None,
             "predictions": str(predictions) if predictions else None,
             "speed": speed or {},
+            "groups": {} if groups is None else group_scores(evaluation, rows, groups),
         }
         provenance = {**_run_facts(run), "code": code_and_versions()}
         summary = results.write_summary(evaluation, rows, networks, provenance, extra)
+        write_groups(evaluation.folder, summary, page.number)
         sheets, kept = ({}, []) if evaluation.protocol.mesh else page.write_pictures(evaluation, rows, scorer)
         if not keep_all_frames:
             results.prune_frames(evaluation, kept)

@@ -15,6 +15,7 @@ from torch import Tensor
 from rome_lightning.evaluation.bins import bins_table, largest_turns
 from rome_lightning.evaluation.evaluator import Evaluation, write_png
 from rome_lightning.evaluation.floors import floor_note
+from rome_lightning.evaluation.groups import groups_tables
 from rome_lightning.evaluation.metric_table import kind_of, result_name, spec_of
 from rome_lightning.evaluation.pairs import PairItem
 from rome_lightning.evaluation.results import Rows
@@ -73,6 +74,7 @@ def text_tables(summary: dict[str, Any]) -> str:
         parts.append(f"{task}\n{task_table(task, metrics).as_text()}" + (f"\n{note}" if note else ""))
     if summary["bins"]:
         parts.append(bins_table(summary, number).as_text())
+    parts += [f"{table.as_text()}\n{table.caption}" for table in groups_tables(summary, number).values()]
     return "\n\n".join([*parts, failure_table(summary["failures"]).as_text()])
 
 
@@ -205,6 +207,8 @@ def write_page(
     """Write ``report.html`` beside the summary."""
     protocol = evaluation.protocol
     sections = [_bins_section(summary)] if summary["bins"] else []
+    if summary["groups"]:
+        sections.append(_groups_section(summary))
     for task, metrics in summary["metrics"].items():
         pictures = [
             Media(
@@ -246,7 +250,9 @@ def write_page(
             f" This dataset has {summary['num_clips']} clips, the published protocol "
             f"{protocol.dataset.num_clips}: the scores are not comparable with the published ones."
         )
-    write_report(path, title, lead, sections, {k: v for k, v in summary.items() if k != "metrics"})
+    write_report(
+        path, title, lead, sections, {k: v for k, v in summary.items() if k not in ("metrics", "groups")}
+    )
     return path
 
 
@@ -256,6 +262,15 @@ def _bins_section(summary: dict[str, Any]) -> Section:
         "Angle between the tracked heads of source and driver; each bin is a task below.",
         tables=[bins_table(summary, number)],
         pictures=[Media(TURNS, "Largest turn of each person: source, driver, prediction, difference.")],
+    )
+
+
+def _groups_section(summary: dict[str, Any]) -> Section:
+    return Section(
+        "By group",
+        "Each group on its own, by the person in the source image, so that no mean hides one. Intervals that "
+        "overlap do not show a difference.",
+        tables=list(groups_tables(summary, number).values()),
     )
 
 

@@ -74,13 +74,19 @@ class PairItem:
 
 
 def impossible_tasks(protocol: Protocol, clips: Sequence[ClipInfo]) -> dict[str, str]:
-    """Tasks that are impossible because they need two people and the clips show one, with that reason."""
+    """Tasks that need two people, or two frames of one, which the clips do not show, with that reason."""
     people = {clip.identity for clip in clips}
-    return {
-        name: f"it needs two people, but the scored clips show {len(people)}"
-        for name, task in protocol.tasks.items()
-        if task.pairs.file is None and task.pairs.kind == "next_identity" and len(people) < 2
-    }
+    single = all(len(clip.frames) < 2 for clip in clips)
+    reasons = {}
+    for name, task in protocol.tasks.items():
+        rule = task.pairs
+        if rule.file is not None:
+            continue
+        if rule.kind == "next_identity" and len(people) < 2:
+            reasons[name] = f"it needs two people, but the scored clips show {len(people)}"
+        elif rule.needs_two_frames and single:
+            reasons[name] = "it needs two frames or photographs of a person, but every clip has one"
+    return reasons
 
 
 def pairs_of(protocol: Protocol, protocol_path: Path, clips: Sequence[ClipInfo]) -> list[PairItem]:

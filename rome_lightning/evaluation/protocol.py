@@ -61,6 +61,11 @@ class PairRule:
     """Pair list beside the protocol; replaces the rule."""
 
     @property
+    def needs_two_frames(self) -> bool:
+        """Whether another frame of the source's clip is the driver."""
+        return self.kind == "within_clip" and self.frames != "own" and not self.include_source
+
+    @property
     def selects(self) -> bool:
         """Whether drivers are chosen by content, so that a dataset may have none."""
         return any(x is not None for x in (self.rotation_deg, self.max_eye_opening, self.min_mouth_opening))

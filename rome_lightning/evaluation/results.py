@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,19 @@ class Rows:
     reasons: list[str]
     features: dict[str, Moments] = field(default_factory=dict)
     """Moments of Inception features: of the predictions, of real frames, of the sources."""
+
+    def of_people(self, people: Collection[str]) -> Rows:
+        """The pairs whose source shows one of some people; without moments, which are of all together."""
+        index = [place for place, pair in enumerate(self.pairs) if pair.identity in people]
+        return Rows(
+            [self.pairs[place] for place in index],
+            {name: value[index] for name, value in self.values.items()},
+            {name: value[index] for name, value in self.defined.items()},
+            {name: value[index] for name, value in self.floor.items()},
+            self.undetected_prediction[index],
+            self.undetected_target[index],
+            [self.reasons[place] for place in index],
+        )
 
 
 def hierarchical_mean(values: Sequence[float], clips: Sequence[str], people: Sequence[str]) -> float:
@@ -166,7 +179,7 @@ def _clip_of(pair: PairItem) -> tuple[str, int, str]:
 
 def metric_table(evaluation: Evaluation, rows: dict[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
     """Aggregates by task and metric, as ``summary.json`` holds them."""
-    return {task: _task_table(evaluation, task, of_task) for task, of_task in rows.items()}
+    return {task: _task_table(evaluation, task, of_task) for task, of_task in rows.items() if of_task.pairs}
 
 
 def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict[str, Any]]:
@@ -176,7 +189,7 @@ def _task_table(evaluation: Evaluation, task: str, rows: Rows) -> dict[str, dict
     table = {}
     for metric in evaluation.protocol.tasks[task].metrics:
         spec, name = spec_of(metric), result_name(metric, resolution)
-        if metric == "fid_inception":
+        if metric == "fid_inception" and rows.features:
             table[name] = _fid(rows)
         if name not in rows.values:
             continue
@@ -284,7 +297,7 @@ def write_summary(
         rows: its values.
         networks: sha256 by asset.
         provenance: ``code``, ``seed``, ``config_hash``.
-        extra: what else is known of the system, such as ``checkpoint`` and ``speed``.
+        extra: what else is known of the system, such as ``checkpoint``, ``speed`` and ``groups``.
     """
     protocol = evaluation.protocol
     wanted = protocol.dataset.num_clips

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rome_lightning.media.atomic import write_atomic
-from rome_lightning.media.escaping import printable
+from rome_lightning.media.escaping import markdown_cell, printable
 from rome_lightning.media.image import write_png
 from rome_lightning.media.video import read_video
 
@@ -34,6 +34,13 @@ class Table:
             )
             for line in lines
         )
+
+    def as_markdown(self) -> str:
+        """A pipe table with its caption."""
+        lines = [[markdown_cell(cell) for cell in line] for line in (self.columns, *self.rows)]
+        head, *body = (f"| {' | '.join(line)} |" for line in lines)
+        rule = "|" + "|".join(["---", *["---:"] * (len(self.columns) - 1)]) + "|"
+        return "\n".join([head, rule, *body, *(["", markdown_cell(self.caption)] if self.caption else [])])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from rome_lightning.comparison.figures import curve_figure
 from rome_lightning.comparison.runs import Configuration, Run
-from rome_lightning.comparison.tables import as_markdown
 from rome_lightning.media.escaping import csv_cell
 from rome_lightning.media.image import write_figure
 from rome_lightning.report.page import Media, Section, Table, write_report
@@ -193,7 +192,7 @@ def ranking_text(ranking: Ranking, style: str) -> str:
     if style == "latex":
         raise ValueError("a sweep's ranking can be table, md, csv or html; latex is for comparisons of runs")
     if style == "md":
-        return "\n\n".join(map(as_markdown, tables)) + "\n"
+        return "\n\n".join(table.as_markdown() for table in tables) + "\n"
     return "\n\n".join(f"{table.as_text()}\n{table.caption}" for table in tables) + "\n"
 
 

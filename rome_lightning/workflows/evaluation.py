@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from datamodules.evaluation import SyntheticPeople
+from datamodules.evaluation import StoredClips, SyntheticPeople
 from rome_lightning.evaluation import submission
 from rome_lightning.evaluation.baselines import Baseline
 from rome_lightning.evaluation.evaluator import Evaluation
@@ -22,6 +22,7 @@ from rome_lightning.evaluation.geometry import (
     ScannedPeople,
     SyntheticTruth,
 )
+from rome_lightning.evaluation.groups import Groups, check_people, read_groups
 from rome_lightning.evaluation.pairs import ClipSource, PairItem, impossible_tasks, pairs_of
 from rome_lightning.evaluation.predictions import (
     FolderPredictions,
@@ -145,9 +146,12 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int, reporter: Repo
         clear_results(config)
     if config.targets is not None:
         protocol = for_videos(protocol)
+    groups = None if config.groups is None else read_groups(config.groups)
     clips = _clips(config, protocol, reporter)
     assert config.protocol is not None
     pairs = pairs_of(protocol, config.protocol, clips.clips)
+    if groups is not None:
+        _check_groups(config, groups, clips, pairs)
     if rank == 0:
         for task, reason in impossible_tasks(protocol, clips.clips).items():
             reporter.warn(f"task {task} is skipped: {reason}")
@@ -165,8 +169,20 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int, reporter: Repo
         return None
     keep_all = config.keep_frames == "all"
     given = config.checkpoint, config.predictions
-    speed = measured_speed(evaluation)
-    return Scores(folder, finish(evaluation, scorer, _run_folder(config), keep_all, *given, speed)[1])
+    speed, run = measured_speed(evaluation), _run_folder(config)
+    return Scores(folder, finish(evaluation, scorer, run, keep_all, *given, speed, groups)[1])
+
+
+def _check_groups(config: EvaluateConfig, groups: Groups, clips: ClipSource, pairs: list[PairItem]) -> None:
+    """Before the scoring, which takes long."""
+    assert config.groups is not None
+    known = {clip.identity for clip in clips.clips}
+    if isinstance(clips, StoredClips):
+        known |= clips.manifest.people
+        # People without a usable picture are in no split; the manifest has only the paths of their files.
+        failed = [Path(failure["input"]) for failure in clips.manifest.failed]
+        known |= {name for path in failed for name in (*path.parts, path.stem)}
+    check_people(groups, config.groups, {pair.identity for pair in pairs}, known)
 
 
 def _protocol(config: EvaluateConfig) -> Protocol:

@@ -30,6 +30,9 @@ class EvaluateConfig:
     split: str | None = None
     """Split of the dataset (default: the protocol's, or the last frames of the training clips if the dataset
     lacks it)."""
+    groups: Path | None = None
+    """CSV table with a column `identity` and columns of groups, such as gender or glasses: each group is
+    scored on its own too."""
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""

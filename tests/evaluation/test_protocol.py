@@ -12,7 +12,7 @@ from rome_lightning.types.clip import ClipInfo
 
 NAMES = {
     "demo", "rome_eccv22", "vfhq_self_cross", "fomm_vox256", "geometry_h3ds", "geometry_synthetic", "turned",
-    "nersemble_svfr",
+    "nersemble_svfr", "open_faces",
 }  # fmt: skip
 CLIPS = [
     ClipInfo("a-0", "anna", (0, 5, 10, 15), 10),
