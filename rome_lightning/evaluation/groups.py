@@ -158,12 +158,13 @@ def groups_tables(summary: dict[str, Any], number: Number) -> dict[str, Table]:
 
 def _table(column: str, groups: dict[str, dict[str, Any]], summary: dict[str, Any], number: Number) -> Table:
     everybody = sum(group["num_people"] for group in groups.values())
-    all_of_them = {"num_people": everybody, "too_few": False, "metrics": summary["metrics"]}
-    shown = [*groups.values(), all_of_them]
+    shown = [*groups.values(), {"num_people": everybody, "metrics": summary["metrics"]}]
     rows = []
     for task, metrics in summary["metrics"].items():
         for metric in metrics:
             cells = [group["metrics"].get(task, {}).get(metric) for group in shown]
+            if all(cell is None or cell["mean"] is None for cell in cells):
+                continue
             rows.append([f"{task}: {metric}", *map(_cell(metric, "mean", number), shown, cells)])
             if any(cell is not None and cell["penalised"] != cell["mean"] for cell in cells):
                 rows.append(

@@ -117,7 +117,7 @@ def summary_with(
 
 
 def cell(
-    mean: float, penalised: float, people: int, interval: tuple[float, float] | None = None
+    mean: float | None, penalised: float | None, people: int, interval: tuple[float, float] | None = None
 ) -> dict[str, Any]:
     return {"mean": mean, "penalised": penalised, "num_people": people, "interval": interval}
 
@@ -132,6 +132,8 @@ def test_failures_of_one_group_are_not_hidden_in_its_mean() -> None:
         },
         cell(0.867, 0.717, 9, (0.8, 0.93)),
     )
+    # A mouth that everybody keeps shut has no row.
+    summary["metrics"]["own"] = {"psnr/mouth": cell(None, None, 0)}
     shown = groups_tables(summary, number)["hair"]
     assert shown.columns == ["hair", "long: 8", "none: 3 (too few)", "odd: 1 (too few)", "everybody: 12"]
     assert shown.rows == [
