@@ -130,15 +130,9 @@ class Avatar:
         params, head = self.photos.params, self.model.head
         mesh = self.posed_mesh(params)
         vertices_px = self.model.project(mesh.vertices, params, self.photos.image_size)
+        face_ids = self.model.rasterizer.face_ids(vertices_px, head.faces, self.photos.image_size)
         surface = surface_of(head, size)
-        observed = observe(
-            self.photos,
-            vertices_px,
-            head.faces,
-            surface.layout,
-            self.model.rasterizer,
-            surface.completion,
-        )
+        observed = observe(self.photos, vertices_px, head.faces, face_ids, surface.layout, surface.completion)
         if len(self.photos) == 1:
             return observed
         return fuse(observed, texels_of_the_head(head, surface.layout))

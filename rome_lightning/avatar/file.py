@@ -16,7 +16,7 @@ from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
-from rome_lightning.models.carrying import NUM_STORED, CarriedPhotos
+from rome_lightning.models.carrying import NUM_STORED, CarriedPhotos, full_hair
 from rome_lightning.models.checkpoint import config_from_dict, load_state
 from rome_lightning.types import Frames, HeadParams
 
@@ -118,10 +118,12 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
             f"its photographs have {layers.shape[2]} layers, this version knows {NUM_STORED}; update "
             "rome-lightning, or create the avatar again"
         )
-    # Avatars of earlier versions do not know which pixels are hair, nor what depends on the mouth.
+    # Avatars of earlier versions do not know which pixels are hair, what depends on the mouth, nor how full
+    # the hair is.
     layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
     own_mouth = parts.get("own_mouth", torch.zeros_like(parts["visibility"]))
-    return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_mouth)
+    full = parts["full_hair"] if "full_hair" in parts else full_hair(layers)
+    return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_mouth, full)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from rome_lightning.acceleration import plain_torch
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.onnx import OPSET, TOLERANCE, require_onnx, run_network
 from rome_lightning.media.atomic import atomic_path, write_atomic
-from rome_lightning.renderer.nearest_fill import nearest_covered
+from rome_lightning.renderer import nearest_covered
 from rome_lightning.types import HeadParams
 from rome_lightning.types.params import at_rest
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.head.model import HeadModel
-from rome_lightning.media.digest import file_sha256
+from rome_lightning.media.tensors import read_shipped
 
 OPEN_HEAD_FILE = Path(__file__).with_name("open_head.safetensors")
 OPEN_HEAD_SHA256 = "e84c097b35c78639c2ac0e5e6b87e85655a6a91e8f09b5fed8760af3a47d3bfd"
@@ -49,12 +49,7 @@ def read_head(path: Path | None = None) -> HeadData:
             f"no head at {file}; `python -m rome_lightning.baking.head {file.name}` creates one (extra: bake)"
         )
     if path is None:
-        digest = file_sha256(file)
-        if digest != OPEN_HEAD_SHA256:
-            raise ValueError(
-                f"{file} is damaged: expected SHA-256 {OPEN_HEAD_SHA256[:12]}..., got {digest[:12]}...; "
-                "reinstall rome-lightning"
-            )
+        return _unpack(*read_shipped(file, OPEN_HEAD_SHA256))
     with safe_open(file, framework="pt") as handle:
         metadata = handle.metadata() or {}
         if metadata.get("format") != FORMAT:

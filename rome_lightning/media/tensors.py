@@ -15,7 +15,8 @@ from torch import Tensor
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.digest import note_missing
 
-_HEADER = "rome"
+HEADER = "rome"
+"""Name of the metadata that hold the header, as JSON."""
 _DIGEST = "sha256"
 _BLANK = "0" * 64
 _MOST_HEADER_BYTES = 100_000_000
@@ -37,12 +38,29 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return data[:place] + digest + data[place + len(digest) :]
 
 
-def unpack_tensors(path: Path, known_intact: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file from ``pack_tensors``, after verifying its digest.
+def read_shipped(path: Path, sha256: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that is part of this package.
 
     Args:
         path: of the file.
-        known_intact: the caller has compared the whole file with a digest of its own.
+        sha256: of the file, compared before anything is parsed.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
+    """
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} is damaged: expected SHA-256 {sha256[:12]}..., got {found[:12]}...; "
+            "reinstall rome-lightning"
+        )
+    return load(data), _metadata(data)
+
+
+def unpack_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file from ``pack_tensors``, after verifying its digest.
 
     Raises:
         OSError: the file cannot be read.
@@ -62,7 +80,7 @@ def unpack_tensors(path: Path, known_intact: bool = False) -> tuple[dict[str, Te
         tensors: dict[str, Tensor] = load(bytes(data))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if stated is None and not known_intact:
+    if stated is None:
         note_missing(path, "so damage to its numbers goes undetected; rewrite it to add one")
     return tensors, metadata
 
@@ -106,25 +124,22 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
         tensors: on any device.
         header: plain data; must have a ``format``.
     """
-    write_atomic(path, pack_tensors(tensors, {_HEADER: json.dumps(header)}))
+    write_atomic(path, pack_tensors(tensors, {HEADER: json.dumps(header)}))
 
 
-def read_tensors(
-    path: Path, file_format: str, known_intact: bool = False
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, file_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of what ``write_tensors`` wrote.
 
     Args:
         path: of the file.
         file_format: its header must have this ``format``.
-        known_intact: as in ``unpack_tensors``.
 
     Raises:
         ValueError: the file is damaged or has another format.
     """
     try:
-        tensors, metadata = unpack_tensors(path, known_intact)
-        header = json.loads(metadata.get(_HEADER, "{}"))
+        tensors, metadata = unpack_tensors(path)
+        header = json.loads(metadata.get(HEADER, "{}"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged or not a {file_format} file: {error}") from error
     found = header.get("format") if isinstance(header, dict) else None

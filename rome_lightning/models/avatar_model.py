@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from rome_lightning.geometry import project
@@ -83,7 +83,7 @@ class AvatarModel(nn.Module):
             None if config.camera_distance is None else Perspective(self.head, config.camera_distance)
         )
         self.rasterizer = get_rasterizer(config.rasterizer)
-        self.texture_model = build_texture_model(config.texture, self.head, self.rasterizer)
+        self.texture_model = build_texture_model(config.texture, self.head)
         self.offset_network = build_offset_source(config, self.head)
         self.driver_network = (
             DriverEncoder(config.driver, self.head) if config.driver.encoder != "none" else None
@@ -131,16 +131,16 @@ class AvatarModel(nn.Module):
             return None
         texture = None
         if part.needs_texture:
-            # The unprojected one only serves the offsets: it is taken again through the mesh that grows.
+            # An unprojected one only serves the offsets: it is taken again through the mesh that grows.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.texture_sees_mesh):
-                texture = self._texture(source, None)[0]
+                texture = self._bare_texture(source)
         return part.rest_offsets(source, texture, self.rest(source.params))
 
     def reconstruct(self, source: Frames) -> HeadMesh:
         """The mesh of each source frame alone, without the texture that it would be drawn with."""
         part = self.offset_network
         needs_texture = part is not None and part.expression_dependent
-        texture = self._texture(source, None)[0] if needs_texture else None
+        texture = self._bare_texture(source) if needs_texture else None
         offsets = self._lifted(self.rest_offsets(source), source.params)
         return self._deform(texture, source.params.shape, offsets, source.params)
 
@@ -161,11 +161,14 @@ class AvatarModel(nn.Module):
             photos: the same frames at the resolution to carry; ``source`` if not given.
         """
         offsets = self._lifted(offsets, source.params)
-        mesh_offsets = None if offsets is None else offsets.detach()
-        texture, seen = self._texture(source, mesh_offsets, photos)
+        if not isinstance(self.texture_model, UnprojectedTexture):
+            return AvatarCode(self.texture_model(source), source.params.shape, offsets)
+        seen, fine, view = self._looks(source, photos, offsets)
+        texture = self.texture_model(seen) if fine is None else self.texture_model.detailed(seen, *fine)
         carried = None
-        if seen is not None and self.config.decoder.carry:
-            carried = self._carried(photos or source, mesh_offsets, seen.unhidden, seen.own_mouth)
+        if self.config.decoder.carry:
+            shown = seen if fine is None else fine[0]
+            carried = carried_photos(photos or source, *view, shown.unhidden, shown.own_mouth, self.head)
         return AvatarCode(texture, source.params.shape, offsets, carried)
 
     def person_appearance(
@@ -188,18 +191,17 @@ class AvatarModel(nn.Module):
         if len(source) == 1:
             return self.appearance(source, offsets, photos)
         offsets = self._lifted(offsets, source.params[slice(0, 1)])
-        every = None if offsets is None else offsets.detach().expand(len(source), -1, -1)
         if not isinstance(self.texture_model, UnprojectedTexture):
-            texture, _ = self._texture(source, every)
-            return AvatarCode(texture.mean(0, keepdim=True), shape[:1], offsets)
-        seen = self.texture_model.observe(source, self._source_px(source, every))
+            texture = self.texture_model(source).mean(0, keepdim=True)
+            return AvatarCode(texture, shape[:1], offsets)
+        every = None if offsets is None else offsets.expand(len(source), -1, -1)
+        seen, fine, view = self._looks(source, photos, every)
         trusted = texels_of_the_head(self.head, self.texture_model.layout)
-        surface = self._finer_surface(photos)
-        if photos is None or surface is None:
-            texture = self.texture_model(fuse(seen, trusted))
+        fused = fuse(seen, trusted)
+        if fine is None:
+            texture = self.texture_model(fused)
         else:
-            fused = fuse(seen, trusted)
-            seen = self.texture_model.observe(photos, self._source_px(photos, every), surface)
+            seen, surface = fine
             trusted = texels_of_the_head(self.head, surface.layout)
             texture = self.texture_model.detailed(fused, fuse(seen, trusted), surface)
         carried = None
@@ -207,30 +209,53 @@ class AvatarModel(nn.Module):
             shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
             # Of a further photograph's mouth nothing is trusted where the first shows one.
             own_mouth = torch.cat([seen.own_mouth[:1], torch.zeros_like(seen.own_mouth[1:])])
-            each = self._carried(photos or source, every, shown, own_mouth)
+            each = carried_photos(photos or source, *view, shown, own_mouth, self.head)
             carried = each.map(lambda tensor: tensor.transpose(0, 1))
         return AvatarCode(texture, shape[:1], offsets, carried)
 
-    def _texture(
-        self, source: Frames, offsets: Float[Tensor, "b v 3"] | None, photos: Frames | None = None
-    ) -> tuple[Float[Tensor, "b c s s"], Observation | None]:
-        """Neural texture of each source and, if unprojected, the observation behind it.
+    def _bare_texture(self, source: Frames) -> Float[Tensor, "b c s s"]:
+        """Neural texture of each source as it looks through the bare head."""
+        if isinstance(self.texture_model, UnprojectedTexture):
+            texture: Tensor = self.texture_model(self._looks(source, None, None)[0])
+        else:
+            texture = self.texture_model(source)
+        return texture
 
-        Photographs of more pixels than the texture has give it a finer one.
+    def _looks(
+        self, source: Frames, photos: Frames | None, offsets: Float[Tensor, "b v 3"] | None
+    ) -> tuple[Observation, tuple[Observation, Surface] | None, tuple[Tensor, Tensor]]:
+        """What frames show of the surface, through their mesh with these offsets; no gradient reaches those.
+
+        Returns:
+            The observation at the networks' size; a finer one and its surface if the photographs have more
+            pixels than the texture; and ``_view`` of the photographs, or of the source if there are none.
         """
-        if not isinstance(self.texture_model, UnprojectedTexture):
-            return self.texture_model(source), None
-        seen = self.texture_model.observe(source, self._source_px(source, offsets))
+        assert isinstance(self.texture_model, UnprojectedTexture)
+        vertices = self.head(source.params)
+        if offsets is not None:
+            offsets, turning = offsets.detach(), self.config.basis.turning
+            vertices = vertices + (self.head.turn(offsets, source.params) if turning else offsets)
+        view = self._view(source, vertices)
+        seen = self.texture_model.observe(source, *view)
+        if photos is None:
+            return seen, None, view
+        if photos.image_size != source.image_size:
+            view = self._view(photos, vertices)
         surface = self._finer_surface(photos)
-        if photos is None or surface is None:
-            return self.texture_model(seen), seen
-        fine = self.texture_model.observe(photos, self._source_px(photos, offsets), surface)
-        return self.texture_model.detailed(seen, fine, surface), fine
+        fine = None if surface is None else (self.texture_model.observe(photos, *view, surface), surface)
+        return seen, fine, view
 
-    def _finer_surface(self, photos: Frames | None) -> Surface | None:
+    def _view(
+        self, frames: Frames, vertices: Float[Tensor, "b v 3"]
+    ) -> tuple[Float[Tensor, "b v 3"], Int32[Tensor, "b h w"]]:
+        """Posed vertices in pixels of each frame, and the face that each of its pixels shows."""
+        vertices_px = self.project(vertices, frames.params, frames.image_size)
+        return vertices_px, self.rasterizer.face_ids(vertices_px, self.head.faces, frames.image_size)
+
+    def _finer_surface(self, photos: Frames) -> Surface | None:
         """The surface in the detail of these photographs; ``None`` if the texture has as much."""
         config = self.config.texture
-        if photos is None or not config.mirror or config.source != "unprojected":
+        if not config.mirror:
             return None
         size = min(max(photos.image_size), MAX_TEXTURE_SIZE)
         return surface_of(self.head, size) if size > config.size else None
@@ -242,24 +267,6 @@ class AvatarModel(nn.Module):
         if offsets is None or self.perspective is None:
             return offsets
         return self.perspective.lifted(offsets, params)
-
-    def _source_px(self, source: Frames, offsets: Float[Tensor, "b v 3"] | None) -> Float[Tensor, "b v 3"]:
-        """The mesh in each source frame, pixels."""
-        vertices = self.head(source.params)
-        if offsets is not None:
-            turning = self.config.basis.turning
-            vertices = vertices + (self.head.turn(offsets, source.params) if turning else offsets)
-        return self.project(vertices, source.params, source.image_size)
-
-    def _carried(
-        self,
-        photos: Frames,
-        offsets: Float[Tensor, "b v 3"] | None,
-        visibility: Float[Tensor, "b 1 s s"],
-        own_mouth: Float[Tensor, "b 1 s s"],
-    ) -> CarriedPhotos:
-        vertices_px = self._source_px(photos, offsets)
-        return carried_photos(photos, vertices_px, visibility, own_mouth, self.head, self.rasterizer)
 
     def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The bare heads at rest, metres."""

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.foreground import foreground_colour
-from rome_lightning.renderer import Rasterizer, extend_outside, interpolate, push_pull
+from rome_lightning.renderer import interpolate, nearest_covered, push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
+from rome_lightning.renderer.nearest_fill import values_of
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
@@ -80,29 +81,30 @@ class CarriedPhotos(TensorStruct):
     """Whether each photograph shows each texel, [0, 1]."""
     own_mouth: Float[Tensor, "b n s s"]
     """The part of it that holds only while the mouth is open as in the photograph."""
+    full_hair: Float[Tensor, "b n 1 1"]
+    """Of each photograph, see ``full_hair``."""
 
 
 def carried_photos(
     photos: Frames,
     vertices_px: Float[Tensor, "b v 3"],
+    face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b 1 s s"],
     own_mouth: Float[Tensor, "b 1 s s"],
     head: HeadModel,
-    rasterizer: Rasterizer,
 ) -> CarriedPhotos:
     """One photograph per avatar, ready to be carried.
 
     Args:
         photos: at any resolution.
         vertices_px: the fitted mesh, in pixels of its photograph.
+        face_ids: visible face per pixel of the photograph, -1 beside the mesh.
         visibility: of the texels, ``Observation.unhidden``.
         own_mouth: see ``Observation``.
         head: whose mesh it is.
-        rasterizer: for the mesh's outline.
     """
     height, width = photos.image_size
-    mask = (rasterizer.face_ids(vertices_px, head.faces, (height, width)) >= 0)[:, None]
-    _, beside = extend_outside(mask.float(), mask)
+    beside = nearest_covered(face_ids >= 0)[1][:, None]
     known = 1 - photos.region_mask(Region.OUTSIDE)
     ears = vertices_px[:, head.region("ears"), 1].amax(1)
     rows = torch.arange(height, device=known.device, dtype=known.dtype)
@@ -113,8 +115,20 @@ def carried_photos(
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as avatar files store them, so that a saved avatar draws the same picture.
-    layers = layers.half().float()
-    return CarriedPhotos(layers[:, None], place[:, None], visibility, own_mouth)
+    layers = layers.half().float()[:, None]
+    return CarriedPhotos(layers, place[:, None], visibility, own_mouth, full_hair(layers))
+
+
+def full_hair(layers: Float[Tensor, "b n 8 h w"]) -> Float[Tensor, "b n 1 1"]:
+    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1].
+
+    Args:
+        layers: see ``CarriedPhotos``.
+    """
+    hair = layers[:, :, HAIR] * layers[:, :, MATTE]
+    outside = hair * (layers[:, :, BESIDE] > FULL_BESIDE)
+    share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
+    return ((share - NOT_FULL) / (FULL - NOT_FULL)).clamp(0, 1)[..., None]
 
 
 def facing_camera(vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 1"]:
@@ -132,7 +146,7 @@ def carry(
     parts: Float[Tensor, "1 v 4"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
-    nearest: Int32[Tensor, "b h w"] | None = None,
+    nearest: Int32[Tensor, "b h w"],
 ) -> Float[Tensor, "b 11 h w"]:
     """The photographs as the driven mesh carries them, and how well they show each point.
 
@@ -151,7 +165,7 @@ def carry(
             1 on the face below the eyes; and 1 inside the mouth; 0 elsewhere.
         ear_plane: vertices of the head that are as far back as the ears.
         distance: of each pixel to the driven mesh, image widths.
-        nearest: see ``extend_outside``.
+        nearest: of ``nearest_covered``, where ``face_ids`` shows the mesh.
 
     Returns:
         The first seven channels of ``CarriedPhotos.layers``, whose opacity is 1 on the mesh where the
@@ -160,22 +174,23 @@ def carry(
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
-    mesh = _on_mesh(photos, vertices_px, faces, face_ids, parts, ear_plane)
+    facing = facing_camera(vertices_px, faces)
+    mesh = _on_mesh(photos, vertices_px, facing, faces, face_ids, parts, ear_plane)
     place, same, around = _places(mesh, mask, distance, nearest)
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = _sampled(photos.layers.flatten(0, 1), grid).unflatten(0, (batch, count))
     inside = (grid.abs() <= 1).all(-1).view_as(visibility)
     hair, matte, beside = (layers[:, :, channel].squeeze(2) for channel in (HAIR, MATTE, BESIDE))
-    own_view = _own_view(photos, vertices_px, faces).expand_as(visibility)
+    own_view = _own_view(photos, facing).expand_as(visibility)
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
     shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
-    full_hair = hair * _has_full_hair(photos)
+    full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
-    opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full_hair, same, around, mask))
+    opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
     # What comes out from behind a face may have lain farther beside it, and full hair on the head.
     uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1)
-    beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full_hair))
+    beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full))
     known = layers[:, :, KNOWN].squeeze(2) * inside
     given = torch.stack([opacity, known, beside], dim=2)
     layers = torch.cat([layers[:, :, RGB], given, layers[:, :, LOOSE], hair[:, :, None]], dim=2)
@@ -253,18 +268,19 @@ class _OnMesh(NamedTuple):
 def _on_mesh(
     photos: CarriedPhotos,
     vertices_px: Float[Tensor, "b v 3"],
+    facing_now: Float[Tensor, "b v 1"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
     parts: Float[Tensor, "1 v 4"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
-    """The mesh at the pixels of the driven view; arguments as for ``carry``."""
+    """The mesh at the pixels of the driven view; its ``facing_camera``, the rest as for ``carry``."""
     batch, count = photos.vertices.shape[:2]
     size = vertices_px.new_tensor(face_ids.shape[:0:-1])
     here = (vertices_px[..., :2] + 0.5) / size
     # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
-    facing, facing_now = photos.vertices[..., 2].transpose(1, 2), facing_camera(vertices_px, faces)
+    facing = photos.vertices[..., 2].transpose(1, 2)
     around, torso, lower, in_mouth = parts.expand(batch, -1, -1).split(1, dim=-1)
     # The mesh knows shoulders better than a photograph from another side does. It does not know hair.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
@@ -276,19 +292,14 @@ def _on_mesh(
     return _OnMesh(displacement, plane, there, now, around, lower, in_mouth, turned)
 
 
-def _has_full_hair(photos: CarriedPhotos) -> Float[Tensor, "b n 1 1"]:
-    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1]."""
-    hair = photos.layers[:, :, HAIR] * photos.layers[:, :, MATTE]
-    outside = hair * (photos.layers[:, :, BESIDE] > FULL_BESIDE)
-    share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
-    return ((share - NOT_FULL) / (FULL - NOT_FULL)).clamp(0, 1)[..., None]
+def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:
+    """How close the driven view is to each photograph's own, in which its matte draws the outline, [0, 1].
 
-
-def _own_view(
-    photos: CarriedPhotos, vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
-) -> Float[Tensor, "b n 1 1"]:
-    """How close the driven view is to each photograph's own, in which its matte draws the outline, [0, 1]."""
-    change = (photos.vertices[..., 2] - facing_camera(vertices_px, faces)[:, None, :, 0]).abs().mean(-1)
+    Args:
+        photos: of each avatar.
+        facing: how far each vertex of the driven mesh faces the camera.
+    """
+    change = (photos.vertices[..., 2] - facing[:, None, :, 0]).abs().mean(-1)
     return (1 - change / ANOTHER_VIEW).clamp_min(0)[..., None, None]
 
 
@@ -310,7 +321,7 @@ def _places(
     mesh: _OnMesh,
     mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
-    nearest: Int32[Tensor, "b h w"] | None,
+    nearest: Int32[Tensor, "b h w"],
 ) -> tuple[Float[Tensor, "b n 2 h w"], Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]:
     """Where the photographs show what each pixel shows, shares of width and height, also beyond the mesh.
 
@@ -332,7 +343,7 @@ def _places(
     # Gradients pass it by, see ``blend``.
     opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
     same = same + (opening - same).detach()
-    same, _ = extend_outside(same, mask, nearest)
+    same = values_of(nearest, same)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
     return _pixel_centres(mask[:, 0]) + displacement.unflatten(1, (-1, 2)), same, around

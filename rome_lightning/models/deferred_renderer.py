@@ -17,12 +17,13 @@ from rome_lightning.models.mouth import lip_vertices, same_mouth
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import (
     Rasterizer,
-    extend_outside,
     interpolate,
+    nearest_covered,
     released_share,
     render_texture,
     sample_texture,
 )
+from rome_lightning.renderer.nearest_fill import distance_to, values_of
 from rome_lightning.types import Rendered
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
@@ -148,13 +149,16 @@ class DeferredRenderer(nn.Module):
                 sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture)
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
-            if self.config.extend_outside:
-                sampled, distance = extend_outside(sampled, mesh_mask, nearest)
             layers = None
-            if carried is not None:
-                visibility = sampled[:, self.texture_channels :] * mesh_mask
-                sampled = sampled[:, : self.texture_channels]
-                layers = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
+            if self.config.extend_outside:
+                nearest, away = (
+                    nearest_covered(face_ids >= 0) if nearest is None else (nearest, distance_to(nearest))
+                )
+                sampled, distance = values_of(nearest, sampled), away[:, None]
+                if carried is not None:
+                    visibility = sampled[:, self.texture_channels :] * mesh_mask
+                    sampled = sampled[:, : self.texture_channels]
+                    layers = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         return rgb, mask, normals
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +15,7 @@ from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
 from rome_lightning.models.mouth import between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
-from rome_lightning.renderer import Rasterizer, UVLayout, push_pull, unproject
+from rome_lightning.renderer import UVLayout, push_pull, unproject
 from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
@@ -64,11 +64,9 @@ def _surface(head: HeadModel, size: int, device: torch.device) -> Surface:
     return Surface(layout, Completion(head, layout).to(device))
 
 
-def build_texture_model(config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> nn.Module:
-    """The module that ``config.source`` names; called with source frames and their projected vertices."""
-    if config.source == "direct":
-        return DirectTexture(config)
-    return UnprojectedTexture(config, head, rasterizer)
+def build_texture_model(config: TextureConfig, head: HeadModel) -> nn.Module:
+    """The module that ``config.source`` names."""
+    return DirectTexture(config) if config.source == "direct" else UnprojectedTexture(config, head)
 
 
 class DirectTexture(nn.Module):
@@ -99,14 +97,13 @@ class UnprojectedTexture(nn.Module):
 
     prior_mask: Tensor
 
-    def __init__(self, config: TextureConfig, head: HeadModel, rasterizer: Rasterizer) -> None:
+    def __init__(self, config: TextureConfig, head: HeadModel) -> None:
         super().__init__()
         if config.channels < 3:
             raise ValueError(
                 f"an unprojected texture needs at least 3 channels for the colour, got {config.channels}; "
                 "set avatar.texture.channels"
             )
-        self.rasterizer = rasterizer
         self.layout = UVLayout(head.faces, head.uvs, head.uv_faces, config.size)
         self.register_buffer("faces", head.faces, persistent=False)
         self.completion = Completion(head, self.layout) if config.mirror else None
@@ -124,12 +121,16 @@ class UnprojectedTexture(nn.Module):
                 parameter[:3].zero_()
 
     def observe(
-        self, source: Frames, vertices_px: Float[Tensor, "b v 3"], surface: Surface | None = None
+        self,
+        source: Frames,
+        vertices_px: Float[Tensor, "b v 3"],
+        face_ids: Int32[Tensor, "b h w"],
+        surface: Surface | None = None,
     ) -> Observation:
         """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
         layout = self.layout if surface is None else surface.layout
         completion = self.completion if surface is None else surface.completion
-        return observe(source, vertices_px, self.faces, layout, self.rasterizer, completion)
+        return observe(source, vertices_px, self.faces, face_ids, layout, completion)
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
         """Neural texture of what was observed."""
@@ -185,8 +186,8 @@ def observe(
     source: Frames,
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
     layout: UVLayout,
-    rasterizer: Rasterizer,
     completion: Completion | None = None,
 ) -> Observation:
     """Colour of each texel in the source image, how well it is seen and whether it is hair.
@@ -195,8 +196,8 @@ def observe(
         source: the identity frames.
         vertices_px: the mesh of each source frame, in pixels of its image; no gradient flows back.
         faces: triangles of the mesh.
+        face_ids: visible face per pixel of each source frame, -1 on the background.
         layout: texels of the texture.
-        rasterizer: for the visibility.
         completion: knows the regions of the texture: what the photograph shows of a collar behind the chin,
             of hair before a cheek and of teeth is not skin, and of its mouth only a mouth like it takes the
             inside.
@@ -207,7 +208,7 @@ def observe(
     teeth = widened(between_lips(source.landmarks, source.image_size))
     image = torch.cat([source.image, inner, *labels, teeth], dim=1)
     vertices_px = vertices_px.detach()
-    observed, visibility, unhidden = unproject(image, vertices_px, faces, layout, rasterizer)
+    observed, visibility, unhidden = unproject(image, vertices_px, faces, face_ids, layout)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
     hair, clothes, teeth = observed[:, 4:].split(1, dim=1)
     own_mouth = torch.zeros_like(unhidden)

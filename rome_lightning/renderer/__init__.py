@@ -8,7 +8,7 @@ pixel-centre rule are those of ``rome_lightning.geometry``: x right, y down, sma
 
 from rome_lightning.renderer.fill import push_pull
 from rome_lightning.renderer.interpolation import interpolate
-from rome_lightning.renderer.nearest_fill import extend_outside
+from rome_lightning.renderer.nearest_fill import extend_outside, nearest_covered
 from rome_lightning.renderer.rasterizer import Rasterizer, available_rasterizers, get_rasterizer
 from rome_lightning.renderer.released import released_share
 from rome_lightning.renderer.silhouette import coverage
@@ -29,6 +29,7 @@ __all__ = [
     "extend_outside",
     "get_rasterizer",
     "interpolate",
+    "nearest_covered",
     "push_pull",
     "released_share",
     "render_texture",

@@ -14,26 +14,28 @@ _MAX_ELEMENTS = 1 << 24
 
 
 def extend_outside(
-    values: Float[Tensor, "b c h w"],
-    mask: Bool[Tensor, "b 1 h w"],
-    nearest: Int32[Tensor, "b h w"] | None = None,
+    values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """Give every pixel the values of the nearest covered pixel.
 
     Args:
         values: kept where ``mask`` is true.
         mask: covered pixels.
-        nearest: where ``nearest_covered`` has been asked already, its first result.
 
     Returns:
-        The extended values, differentiable, and the distance to the nearest covered pixel in pixels
-        divided by the width, 0 on the mask. Among equally near pixels the leftmost column, then the
-        upper row is taken. An image without a covered pixel gives values 0 and distance 1.
+        The extended values, differentiable, and the distance of ``nearest_covered``. An image without a
+        covered pixel gives values 0 and distance 1.
     """
+    nearest, distance = nearest_covered(mask[:, 0])
+    extended = values_of(nearest, values)
+    return extended, distance.to(extended.dtype)[:, None]
+
+
+def values_of(nearest: Int32[Tensor, "b h w"], values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The values of the pixel that ``nearest_covered`` found for each pixel, differentiable; 0 if none."""
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    source, distance = _nearest(mask[:, 0]) if nearest is None else (nearest, _distance(nearest))
-    extended: Tensor = _carry(values.to(dtype), source, has_kernels(values))
-    return extended, distance.to(dtype)[:, None]
+    carried: Tensor = _carry(values.to(dtype), nearest, has_kernels(values))
+    return carried
 
 
 @operator("carry")
@@ -81,13 +83,23 @@ def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
 _carry.register_autograd(_backward, setup_context=_setup_context)
 
 
+def nearest_covered(
+    mask: Bool[Tensor, "b h w"],
+) -> tuple[Int32[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """Flat index of the nearest covered pixel of the same image, and its distance in image widths.
+
+    Among equally near pixels the leftmost column wins, then the upper row. An image without a covered pixel
+    gives -1 and 1.
+    """
+    nearest, distance = _nearest(mask)
+    return nearest, distance
+
+
 @operator("nearest_covered")
 def _nearest(mask: Tensor) -> tuple[Tensor, Tensor]:
     """See ``nearest_covered``."""
     check_batches(mask=(mask, False))
-    if has_kernels(mask):
-        return kernels("renderer").nearest_covered(mask)
-    return nearest_covered(mask)
+    return kernels("renderer").nearest_covered(mask) if has_kernels(mask) else _search(mask)
 
 
 @_nearest.register_fake
@@ -95,21 +107,16 @@ def _(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask.new_empty(mask.shape, dtype=torch.int32), mask.new_empty(mask.shape, dtype=torch.float32)
 
 
-def nearest_covered(
-    mask: Bool[Tensor, "b h w"],
-) -> tuple[Int32[Tensor, "b h w"], Float[Tensor, "b h w"]]:
-    """Flat index of the nearest covered pixel of the same image, and how far it is in image widths.
-
-    Where there is none, -1 and 1.
-    """
+def _search(mask: Bool[Tensor, "b h w"]) -> tuple[Int32[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """``nearest_covered`` without the kernels."""
     height, width = mask.shape[1:]
     part = max(1, _MAX_ELEMENTS // (height * width * width))
     source = torch.cat([_nearest_in(images) for images in mask.split(part)])
-    return source.to(torch.int32), _distance(source)
+    return source.to(torch.int32), distance_to(source)
 
 
-def _distance(source: Int64[Tensor, "b h w"] | Int32[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """From each pixel to its source, image widths."""
+def distance_to(source: Int64[Tensor, "b h w"] | Int32[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """From each pixel to the pixel of its flat index, image widths; 1 for the index -1."""
     height, width = source.shape[1:]
     row = torch.arange(height, device=source.device)[:, None] - source // width
     column = torch.arange(width, device=source.device) - source % width

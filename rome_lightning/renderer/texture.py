@@ -12,7 +12,6 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.geometry.checks import check_batches, check_faces
 from rome_lightning.renderer.interpolation import interpolate
 from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_mesh
-from rome_lightning.renderer.rasterizer import Rasterizer
 from rome_lightning.renderer.released import released_faces, released_share
 from rome_lightning.renderer.torch_visibility import visible_faces
 
@@ -205,8 +204,8 @@ def unproject(
     image: Float[Tensor, "b c h w"],
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
     layout: UVLayout,
-    rasterizer: Rasterizer,
 ) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
     """Carry an image to texture space along the surface it shows.
 
@@ -214,8 +213,8 @@ def unproject(
         image: any unit.
         vertices_px: pixels of ``image``.
         faces: corner indices.
+        face_ids: visible face per pixel of ``image``, -1 on the background.
         layout: the mesh's UV layout.
-        rasterizer: visibility backend.
 
     Returns:
         The image's value at each texel's surface point, not multiplied by visibility (0 outside the
@@ -230,38 +229,36 @@ def unproject(
     inside = layout.mask[None, None]
     # Zeros would darken the texels that the image's border shows.
     values = F.grid_sample(image.to(points.dtype), grid, padding_mode="border", align_corners=False) * inside
-    unhidden, facing = texel_visibility(vertices_px, faces, layout, rasterizer, (height, width))
+    unhidden, facing = _texel_visibility(points, vertices_px, faces, face_ids, layout)
     ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
     return values, unhidden * ramp * ramp * (3 - 2 * ramp), unhidden
 
 
 @torch.no_grad()
-def texel_visibility(
+def _texel_visibility(
+    points: Float[Tensor, "b 3 s s"],
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
+    face_ids: Int32[Tensor, "b h w"],
     layout: UVLayout,
-    rasterizer: Rasterizer,
-    image_size: tuple[int, int],
 ) -> tuple[Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
     """Whether the surface point of each texel shows in an image, and how far it faces the camera.
 
     Args:
+        points: of the texels, pixels.
         vertices_px: pixels.
         faces: corner indices.
+        face_ids: visible face per pixel of the image, -1 on the background.
         layout: the mesh's UV layout.
-        rasterizer: visibility backend.
-        image_size: (height, width), pixels.
 
     Returns:
         1 where the point is seen, 0 where it is hidden, beyond the image or outside the layout, in between
         where bilinear sampling mixes both: a depth test at its four pixels. And the cosine between normal and
         direction to the camera, [-1, 1].
     """
-    height, width = image_size
-    points = layout.gather(vertices_px)
-    ids = rasterizer.face_ids(vertices_px, faces, image_size)
-    depth = interpolate(vertices_px, faces, ids, vertices_px[..., 2:])
-    depth = torch.where(ids[:, None] >= 0, depth, torch.inf).flatten(1)
+    height, width = face_ids.shape[1:]
+    depth = interpolate(vertices_px, faces, face_ids, vertices_px[..., 2:])
+    depth = torch.where(face_ids[:, None] >= 0, depth, torch.inf).flatten(1)
     # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
     facing = layout.gather(-vertex_normals(vertices_px, faces)[..., 2:])
     # One pixel of slack, plus what the depth of the surface changes over a pixel at this angle.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
-from rome_lightning.renderer import extend_outside
+from rome_lightning.renderer import nearest_covered
 from rome_lightning.tracking.gauss_newton import FrameState
 
 POINT_STRIDE = 4
@@ -54,7 +54,7 @@ class SilhouetteTerm:
         """
         carriers = head.region("scalp", "ears")[: head.num_carriers].nonzero().flatten()[::POINT_STRIDE]
         person = F.interpolate(foreground[:, None].float(), (FIELD_SIZE, FIELD_SIZE), mode="area") > 0.5
-        _, distance = extend_outside(person.float(), person)
+        distance = nearest_covered(person[:, 0])[1][:, None]
         # A frame without any person says nothing.
         distance = distance * person.flatten(1).any(1)[:, None, None, None] * side
         slope_y, slope_x = torch.gradient(distance, spacing=side / FIELD_SIZE, dim=(2, 3))

@@ -127,7 +127,7 @@ def test_a_changed_byte_is_found(path: Path, tmp_path: Path) -> None:
 
 
 def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Path) -> None:
-    """Earlier ones do not know which pixels are hair; what later ones know cannot be drawn."""
+    """Earlier ones lack what is known of hair; what later ones know cannot be drawn."""
     header, tensors = contents(path)
     target, layers = tmp_path / "other.safetensors", tensors["code/carried/layers"]
     assert avatar.code.carried is not None
@@ -140,6 +140,9 @@ def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Pat
     torch.testing.assert_close(earlier.code.carried.layers[:, :, :-1], own[:, :, :-1], atol=0, rtol=0)
     assert not earlier.code.carried.layers[:, :, -1].any()
     assert next(earlier.draw(avatar.source.params)).image.isfinite().all()
+    without = {name: value for name, value in tensors.items() if name != "code/carried/full_hair"}
+    save_file(without, target, {"rome": json.dumps(header)})
+    assert torch.equal(Avatar.load(target).code.carried.full_hair, avatar.code.carried.full_hair)
     later = torch.cat([layers, layers[:, :, :1]], dim=2)
     save_file(tensors | {"code/carried/layers": later}, target, {"rome": json.dumps(header)})
     with pytest.raises(ValueError, match=r"have 9 layers, this version knows 8; update rome-lightning"):

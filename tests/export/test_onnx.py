@@ -18,7 +18,7 @@ from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig, Textur
 from rome_lightning.models.carrying import carry
 from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.models.texture import Observation
-from rome_lightning.renderer import extend_outside, interpolate, render_texture
+from rome_lightning.renderer import extend_outside, interpolate, nearest_covered, render_texture
 from rome_lightning.types.params import at_rest
 
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
@@ -59,8 +59,13 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     expected_code = model.encode(photo)
     vertices = model.head(photo.params)
 
+    def observed(points: torch.Tensor) -> Observation:
+        vertices_px = model.project(points, photo.params, photo.image_size)
+        face_ids = model.rasterizer.face_ids(vertices_px, model.head.faces, photo.image_size)
+        return model.texture_model.observe(photo, vertices_px, face_ids)
+
     def texture_of(points: torch.Tensor) -> torch.Tensor:
-        seen = model.texture_model.observe(photo, model.project(points, photo.params, photo.image_size))
+        seen = observed(points)
         return export.run_network(folder / "texture.onnx", texture_inputs(seen))["texture"]
 
     rest = model.head(at_rest(photo.params))
@@ -70,7 +75,7 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     texture = texture_of(vertices + model.head.turn(expected_code.offsets, photo.params))
     # In double precision: the perturbed network makes a thousandth of float32's rounding.
     points = vertices + model.head.turn(expected_code.offsets, photo.params)
-    seen = model.texture_model.observe(photo, model.project(points, photo.params, photo.image_size))
+    seen = observed(points)
     exact = copy.deepcopy(model.texture_model).double()
     expected = exact.complete(*(value.double() for value in texture_inputs(seen).values())).float()
     torch.testing.assert_close(texture, expected, atol=1e-3, rtol=0)
@@ -78,13 +83,14 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     rendered = model.render(expected_code, photo.params, (SIZE, SIZE))
     head = model.head
     mesh = (rendered.vertices_px, head.faces, rendered.face_ids)
+    nearest, _ = nearest_covered(rendered.face_ids >= 0)
     uv, distance = extend_outside(interpolate(*mesh, head.uvs[None], head.uv_faces), rendered.mesh_mask)
     inputs = {"texture": expected_code.texture, "uv": uv, "normals": rendered.normals, "distance": distance}
     inputs["mesh_mask"] = rendered.mesh_mask.float()
     carried = expected_code.carried
     visibility = render_texture(*mesh, head.uvs, head.uv_faces, carried.visibility) * rendered.mesh_mask
     parts, plane = model.renderer.parts, model.renderer.ear_plane
-    inputs["layers"] = carry(carried, *mesh, visibility, parts, plane, distance)
+    inputs["layers"] = carry(carried, *mesh, visibility, parts, plane, distance, nearest)
     drawn = export.run_network(folder / "decoder.onnx", inputs)
     torch.testing.assert_close(drawn["rgb"], rendered.rgb, atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn["mask"], rendered.mask, atol=1e-3, rtol=0)

@@ -21,7 +21,7 @@ from rome_lightning.models.carrying import (
     fragments_beside,
 )
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.renderer import extend_outside, interpolate, render_texture
+from rome_lightning.renderer import interpolate, nearest_covered, render_texture
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.landmarks import NOSE_TIP
@@ -52,9 +52,10 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
     visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
     visibility = visibility * rendered.mesh_mask
-    _, distance = extend_outside(visibility, rendered.mesh_mask)
+    nearest, distance = nearest_covered(rendered.face_ids >= 0)
     parts, plane = model.renderer.parts, model.renderer.ear_plane
-    return carry(code.carried, *mesh, visibility, parts, plane, distance), rendered.mesh_mask
+    layers = carry(code.carried, *mesh, visibility, parts, plane, distance[:, None], nearest)
+    return layers, rendered.mesh_mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
+from torch import Tensor
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.models import AvatarModel
@@ -34,14 +35,20 @@ def photo_of(model: AvatarModel, label: Region) -> Frames:
     )
 
 
+def view_of(model: AvatarModel, photo: Frames) -> tuple[Tensor, Tensor]:
+    """The bare mesh in a photograph, pixels, and the face that each of its pixels shows."""
+    vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
+    return vertices_px, model.rasterizer.face_ids(vertices_px, model.head.faces, photo.image_size)
+
+
 def test_a_collar_is_no_part_of_the_face_in_any_texture(model: AvatarModel) -> None:
     skin, cloth = (photo_of(model, label) for label in (Region.FACE_SKIN, Region.CLOTHES))
-    vertices_px = model.project(model.head(skin.params), skin.params, skin.image_size)
+    vertices_px, face_ids = view_of(model, skin)
     layout = model.texture_model.layout
     face, chest = (
         layout.gather(model.head.region(n).float()[None, :, None]) > 0.99 for n in ("face", "shoulders")
     )
-    seen, hidden = (model.texture_model.observe(photo, vertices_px) for photo in (skin, cloth))
+    seen, hidden = (model.texture_model.observe(photo, vertices_px, face_ids) for photo in (skin, cloth))
     for field in ("visibility", "unhidden"):
         plain, covered = getattr(seen, field), getattr(hidden, field)
         assert plain[face].mean() > 0.1
@@ -55,10 +62,10 @@ def test_a_collar_is_no_part_of_the_face_in_any_texture(model: AvatarModel) -> N
 
 def test_the_photograph_of_a_mouth_reaches_a_little_beyond_what_is_seen(model: AvatarModel) -> None:
     photo = photo_of(model, Region.FACE_SKIN)
-    vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
+    vertices_px, face_ids = view_of(model, photo)
     surface = surface_of(model.head, 256)
-    exact = observe(photo, vertices_px, model.head.faces, surface.layout, model.rasterizer)
-    reached = model.texture_model.observe(photo, vertices_px, surface)
+    exact = observe(photo, vertices_px, model.head.faces, face_ids, surface.layout)
+    reached = model.texture_model.observe(photo, vertices_px, face_ids, surface)
     eyes = (surface.completion.is_interior > 0.5) & (surface.completion.is_mouth < 0.5)
     assert torch.equal(reached.visibility[eyes], exact.visibility[eyes])
     grown = (reached.unhidden - exact.unhidden)[eyes]
@@ -71,7 +78,7 @@ def test_the_photograph_of_a_mouth_reaches_a_little_beyond_what_is_seen(model: A
 def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
     """A mouth that the tracker takes for closed is open by 8 % of the picture, and the reverse."""
     photo = photo_of(model, Region.FACE_SKIN)
-    vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
+    vertices_px, face_ids = view_of(model, photo)
     surface = surface_of(model.head, 256)
     completion = surface.completion
     places = surface.layout.gather(vertices_px)[0, :2]
@@ -80,12 +87,14 @@ def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
     points = model.head.landmarks(vertices_px, "mediapipe")[..., :2]
     centre = points[:, list(INNER_LIPS_OUTLINE)].mean(1)[0]
     near = (places - centre[:, None, None]).norm(dim=0)
-    exact = observe(photo, vertices_px, model.head.faces, surface.layout, model.rasterizer)
+    exact = observe(photo, vertices_px, model.head.faces, face_ids, surface.layout)
     for radius in (0.5, 0.08 * SIZE):
         circle = torch.linspace(0, 2 * math.pi, len(INNER_LIPS_OUTLINE) + 1)[:-1]
         opened = points.clone()
         opened[0, list(INNER_LIPS_OUTLINE)] = centre + radius * torch.stack([circle.cos(), circle.sin()], -1)
-        seen = model.texture_model.observe(dataclasses.replace(photo, landmarks=opened), vertices_px, surface)
+        seen = model.texture_model.observe(
+            dataclasses.replace(photo, landmarks=opened), vertices_px, face_ids, surface
+        )
         # Teeth are no skin: lips that show them are their own only as long as the mouth is that far open.
         between = skin & (near < radius - 2)
         torch.testing.assert_close(seen.own_mouth[0, 0, between], exact.unhidden[0, 0, between])

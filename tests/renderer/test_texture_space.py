@@ -33,6 +33,12 @@ def smooth_image() -> torch.Tensor:
     return torch.stack([rows / 64, columns / 64, torch.sin(rows / 9) * torch.cos(columns / 7)])[None]
 
 
+def unprojected(image, vertices, faces, layout, rasterizer):
+    """``unproject`` of an image through the faces that the mesh shows in it."""
+    face_ids = rasterizer.face_ids(vertices, faces, image.shape[-2:])
+    return unproject(image, vertices, faces, face_ids, layout)
+
+
 def test_texels_see_their_own_uv():
     _, _, uvs, layout = front_of_sphere()
     uv = layout.gather(uvs[None])
@@ -72,7 +78,7 @@ def test_unprojected_image_renders_back(rasterizer):
     """Image to texture and back is the image, up to two bilinear lookups."""
     vertices, faces, uvs, layout = front_of_sphere(96)
     image = smooth_image()
-    texture, visibility, _ = unproject(image, vertices, faces, layout, rasterizer)
+    texture, visibility, _ = unprojected(image, vertices, faces, layout, rasterizer)
     ids = rasterizer.face_ids(vertices, faces, (IMAGE_SIZE, IMAGE_SIZE))
     uv = interpolate(vertices, faces, ids, uvs[None])
     rendered = sample_texture(texture, uv)
@@ -85,7 +91,7 @@ def test_unprojected_image_renders_back(rasterizer):
 def test_values_are_the_image_at_the_surface(rasterizer):
     vertices, faces, _, layout = front_of_sphere()
     columns = torch.arange(float(IMAGE_SIZE)).expand(1, 1, IMAGE_SIZE, IMAGE_SIZE).contiguous()
-    values, visibility, _ = unproject(columns, vertices, faces, layout, rasterizer)
+    values, visibility, _ = unprojected(columns, vertices, faces, layout, rasterizer)
     x = layout.gather(vertices)[:, :1]
     seen = visibility > 0.5
     torch.testing.assert_close(values[seen], x[seen], atol=1e-3, rtol=0)
@@ -103,7 +109,7 @@ def test_hidden_averted_and_outside_texels_are_not_visible(rasterizer):
     third = torch.tensor([1 / 3, 1.0])
     uvs = torch.cat([(square * 0.96 + 0.02 + torch.tensor([float(i), 0.0])) * third for i in range(3)])
     layout = UVLayout(faces, uvs, faces, 60)
-    _, visibility, _ = unproject(torch.ones(1, 1, 64, 64), vertices, faces, layout, rasterizer)
+    _, visibility, _ = unprojected(torch.ones(1, 1, 64, 64), vertices, faces, layout, rasterizer)
     back, front, averted = (visibility[0, 0, :, 20 * i : 20 * (i + 1)] for i in range(3))
     assert front[30, 10] > 0.999
     assert (averted == 0).all()
@@ -120,7 +126,7 @@ def test_hidden_averted_and_outside_texels_are_not_visible(rasterizer):
 
 def test_visibility_falls_towards_grazing_angles(rasterizer):
     vertices, faces, _, layout = front_of_sphere()
-    _, visibility, _ = unproject(smooth_image(), vertices, faces, layout, rasterizer)
+    _, visibility, _ = unprojected(smooth_image(), vertices, faces, layout, rasterizer)
     row = visibility[0, 0, layout.size // 2]
     assert row[layout.size // 2] == 1
     left = row[: layout.size // 2]
@@ -144,7 +150,7 @@ def brute_force_nearest(mask: np.ndarray) -> np.ndarray:
 def test_nearest_pixel_equals_brute_force(share):
     mask = torch.rand(3, 19, 26, generator=torch.Generator().manual_seed(1)) < share
     expected = np.stack([brute_force_nearest(item) for item in mask.numpy()])
-    for found, distance in (extension.nearest_covered(mask), extension._nearest(mask)):
+    for found, distance in (extension._search(mask), extension.nearest_covered(mask)):
         assert np.array_equal(found.numpy(), expected)
         rows, columns = np.divmod(expected, 26)
         away = np.hypot(rows - np.arange(19)[:, None], columns - np.arange(26)) / 26

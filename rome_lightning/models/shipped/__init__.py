@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import rome_lightning
 from rome_lightning.media.digest import file_sha256
-from rome_lightning.media.tensors import read_tensors, write_tensors
+from rome_lightning.media.tensors import HEADER, read_shipped, read_tensors, write_tensors
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import (
     CONFIG_KEY,
@@ -96,7 +97,14 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
     path = _found(model)
     if path.suffix != ".safetensors":
         return load_avatar(path, rasterizer)
-    return _read_model(path, rasterizer, known_intact=str(model) in SHIPPED)
+    tensors, header = _read(model, path)
+    config = config_from_dict(header["config"])
+    if rasterizer is not None:
+        config = dataclasses.replace(config, rasterizer=rasterizer)
+    avatar = AvatarModel(config)
+    load_state(avatar, {name: _single(value) for name, value in tensors.items()}, path)
+    avatar.image_size = int(header["image_size"])
+    return avatar.eval().requires_grad_(False)
 
 
 def model_weights(model: str | Path) -> dict[str, Tensor]:
@@ -112,25 +120,26 @@ def model_weights(model: str | Path) -> dict[str, Tensor]:
     path = _found(model)
     if path.suffix != ".safetensors":
         return avatar_weights(read_checkpoint(path))
-    tensors, _ = read_tensors(path, FORMAT, known_intact=str(model) in SHIPPED)
+    tensors, _ = _read(model, path)
     return {name: _single(value) for name, value in tensors.items()}
 
 
 def _found(model: str | Path) -> Path:
-    """The file of a model by name or path, which exists; a shipped one is intact."""
+    """The file of a model by name or path, which exists."""
     path = model_file(model)
     if not path.is_file():
         raise FileNotFoundError(
             f"no model {str(model)!r}: neither a file nor one of the shipped models ({model_names()})"
         )
-    if str(model) in SHIPPED:
-        digest, wanted = file_sha256(path), SHIPPED[str(model)].sha256
-        if digest != wanted:
-            raise ValueError(
-                f"{path} is damaged: expected SHA-256 {wanted[:12]}..., got {digest[:12]}...; reinstall "
-                "rome-lightning"
-            )
     return path
+
+
+def _read(model: str | Path, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a model's file; a shipped one must be intact to the byte."""
+    if str(model) not in SHIPPED:
+        return read_tensors(path, FORMAT)
+    tensors, metadata = read_shipped(path, SHIPPED[str(model)].sha256)
+    return tensors, json.loads(metadata[HEADER])
 
 
 def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
@@ -154,17 +163,6 @@ def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
         "checkpoint_sha256": file_sha256(checkpoint),
     }
     write_tensors(path, weights, header)
-
-
-def _read_model(path: Path, rasterizer: str | None, known_intact: bool) -> AvatarModel:
-    tensors, header = read_tensors(path, FORMAT, known_intact)
-    config = config_from_dict(header["config"])
-    if rasterizer is not None:
-        config = dataclasses.replace(config, rasterizer=rasterizer)
-    avatar = AvatarModel(config)
-    load_state(avatar, {name: _single(value) for name, value in tensors.items()}, path)
-    avatar.image_size = int(header["image_size"])
-    return avatar.eval().requires_grad_(False)
 
 
 def _half(value: Tensor) -> Tensor:
