@@ -60,7 +60,7 @@ WITHOUT: dict[str, list[Change]] = {
         (carrying, "NOT_STRETCHED_FACE", carrying.NOT_STRETCHED),
     ],
     "full hair beside faces": [
-        (carrying, "_has_full_hair", lambda photos: torch.zeros_like(photos.visibility[:, :, :1, :1]))
+        (carrying, "full_hair", lambda layers: torch.zeros_like(layers[:, :, 0, :1, :1]))
     ],
     "hair in gaps": [(blending, "hair_gaps", lambda opacity, _: torch.zeros_like(opacity))],
     "slivers removed": [(blending, "without_slivers", lambda opacity, *_: opacity)],
