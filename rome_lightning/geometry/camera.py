@@ -17,7 +17,7 @@ def rotate_about(
     Args:
         points: metres.
         rotation: axis-angle, radians.
-        centre: metres, kept in place.
+        centre: fixed point, metres.
     """
     turn = axis_angle_to_matrix(rotation).transpose(1, 2)
     centre = centre[:, None]

@@ -1,4 +1,4 @@
-"""Checks of arguments before they reach kernels, which check nothing themselves."""
+"""Argument checks for kernels, which check nothing themselves."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def check_indices(name: str, index: Tensor, count: int, lowest: int = 0) -> None:
-    """Refuse indices that would reach outside of what they index.
+    """Raise an error for indices that are out of range.
 
-    On CUDA, reading a tensor makes the host wait, so only lists that stay the same are checked there, see
+    On CUDA, reading a tensor makes the host wait, so only constant lists are checked there, see
     ``check_faces``.
 
     Args:
         name: of the argument, for the message.
         index: integers.
-        count: entries that they index.
-        lowest: smallest index, -1 where that stands for nothing.
+        count: number of entries.
+        lowest: smallest valid index; -1 if that stands for none.
 
     Raises:
-        ValueError: an index is outside.
+        ValueError: an index is out of range.
     """
     if index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"{name} must contain integers, got {index.dtype}")
@@ -32,9 +32,9 @@ def check_indices(name: str, index: Tensor, count: int, lowest: int = 0) -> None
 
 
 def check_faces(name: str, faces: Tensor, count: int) -> None:
-    """Refuse corner indices of another shape than (faces, 3) or outside of what they index.
+    """Raise an error for corner indices whose shape is not (faces, 3) or that are out of range.
 
-    On CUDA the host waits for the first check of a list only.
+    On CUDA the host waits only for the first check of a list.
 
     Raises:
         ValueError: names the argument.
@@ -48,10 +48,10 @@ def check_faces(name: str, faces: Tensor, count: int) -> None:
 
 
 def check_batches(**tensors: tuple[Tensor, bool]) -> None:
-    """Refuse batches that are empty or of different sizes.
+    """Raise an error for batches that are empty or differ in size.
 
     Args:
-        tensors: by the name of the argument, each with whether a batch of 1 stands for all images.
+        tensors: by argument name, each with whether a batch of 1 may be shared by all images.
 
     Raises:
         ValueError: names the arguments.
@@ -64,7 +64,7 @@ def check_batches(**tensors: tuple[Tensor, bool]) -> None:
 
 
 class _Held:
-    """A tensor that is identified by its memory, not by its content."""
+    """A tensor identified by its memory, not by its content."""
 
     def __init__(self, tensor: Tensor, place: tuple[object, ...]) -> None:
         self.tensor, self.place = tensor, place
@@ -78,7 +78,7 @@ class _Held:
 
 @lru_cache(maxsize=8)
 def _bounds(held: _Held) -> tuple[int, int]:
-    """Smallest and largest number; the cache keeps the tensor, so that its place is not given to another."""
+    """Smallest and largest value; the cache keeps the tensor alive, so that its memory is not reused."""
     low, high = held.tensor.aminmax()
     return int(low), int(high)
 

@@ -1,5 +1,5 @@
-"""Kernels of ``mesh.vertex_normals``, for the CPU: one thread per mesh adds its faces one after the other."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+"""CPU kernels of ``mesh.vertex_normals``: one thread per mesh adds its faces in order."""
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import torch

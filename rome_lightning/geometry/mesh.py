@@ -1,4 +1,4 @@
-"""Functions of triangle meshes whose topology is shared over the batch."""
+"""Functions of triangle meshes with one topology per batch."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
@@ -11,11 +11,11 @@ from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_faces
 
 _SHORTEST = 1e-12
-"""Sums of cross products that are shorter are not brought to length 1."""
+"""Shorter sums of cross products are not normalized to length 1."""
 
 
 def face_normals(vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b f 3"]:
-    """Outward normals with length twice the face's area."""
+    """Outward normals whose length is twice the face's area."""
     a, b, c = vertices[:, faces].unbind(2)
     return torch.linalg.cross(b - a, c - a)
 
@@ -28,8 +28,8 @@ def vertex_normals(
     Args:
         vertices: any space.
         faces: corner indices.
-        fused: use the Warp kernels, which mean the same; by default where they can be used: on a CPU, and not
-            while a program is exported.
+        fused: use the equivalent Warp kernels; by default wherever they can run: on a CPU, and not during
+            export.
     """
     if fused is None:
         fused = vertices.device.type == "cpu" and not torch.compiler.is_exporting() and has_kernels(vertices)
@@ -39,7 +39,7 @@ def vertex_normals(
     per_face = face_normals(vertices, faces)
     per_corner = per_face.repeat_interleave(3, dim=1)
     if torch.jit.is_tracing():
-        # For ONNX, which has no index_add; elsewhere that one also adds in a fixed order on GPUs.
+        # ONNX has no index_add; elsewhere index_add also adds in a fixed order on GPUs.
         index = faces.long().reshape(1, -1, 1).expand(len(vertices), -1, 3)
         sums = torch.zeros_like(vertices).scatter_add(1, index, per_corner)
     else:
@@ -49,7 +49,7 @@ def vertex_normals(
 
 @operator("vertex_normals")
 def _vertex_normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Normals, and the sums of cross products that they are made of. Needs Warp."""
+    """Normals, and the sums of cross products they come from. Needs Warp."""
     check_batches(vertices=(vertices, False))
     check_faces("faces", faces, vertices.shape[1])
     normals, sums = kernels("geometry").vertex_normals(vertices, faces, _SHORTEST)
@@ -89,6 +89,6 @@ _vertex_normals.register_autograd(_backward, setup_context=_setup_context)
 
 
 def unique_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
-    """Undirected edges, each once, smaller vertex index first, sorted."""
+    """Unique undirected edges, smaller vertex index first, sorted."""
     pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     return pairs.sort(dim=1).values.unique(dim=0)

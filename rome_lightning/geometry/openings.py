@@ -12,7 +12,7 @@ _MOUTH_CORNERS = (78, 308)
 
 
 def eye_opening(landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, " b"]:
-    """Mean of both eyes' aspect ratio: about 0.3 for open eyes, below 0.15 for closed lids.
+    """Mean aspect ratio of both eyes: about 0.3 for open eyes, below 0.15 for closed lids.
 
     Args:
         landmarks: MediaPipe's, in any unit.
@@ -27,7 +27,7 @@ def eye_opening(landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, " b"]:
 
 
 def mouth_opening(landmarks: Float[Tensor, "b 478 2"]) -> Float[Tensor, " b"]:
-    """Gap between the middles of the inner lips over the distance of the inner corners; 0 for a closed mouth.
+    """Gap between the inner lips, divided by the distance between the mouth's inner corners; 0 when closed.
 
     Args:
         landmarks: MediaPipe's, in any unit.

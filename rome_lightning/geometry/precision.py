@@ -1,4 +1,4 @@
-"""Compute geometry in float32, regardless of the precision of the networks around it."""
+"""Geometry in float32, whatever the precision of the networks around it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Result = TypeVar("Result")
 
 
 def full_precision(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Switch autocasting off inside a function: products in half precision move vertices by pixels."""
+    """Disable autocast inside a function: half-precision products move vertices by whole pixels."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
         active = [device for device in ("cuda", "cpu") if torch.is_autocast_enabled(device)]
-        # Outside of autocast nothing is changed, so that tracing and export see plain code.
+        # Without autocast nothing is wrapped, so that tracing and export see plain code.
         if not active:
             return function(*args, **kwargs)
         with torch.autocast(active[0], enabled=False):

@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """Rodrigues' formula, smooth and differentiable at zero rotation.
+    """Rotation matrices by Rodrigues' formula, differentiable at zero rotation.
 
     Args:
         axis_angle: radians; direction is the axis, length the angle.
     """
     squared = (axis_angle * axis_angle).sum(-1)[..., None, None]
     small = squared < 1e-6
-    # sqrt has no finite gradient at 0: the Taylor branch is used there, on a safe operand here.
+    # sqrt has no finite gradient at 0: the Taylor series is used there, with a safe operand for this branch.
     angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
     sine = torch.where(small, 1 - squared / 6, angle.sin() / angle)
     cosine = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle.square())

@@ -1,9 +1,9 @@
 """Differentiable rendering of triangle meshes: one id buffer, everything differentiable on top of it.
 
-A ``Rasterizer`` supplies visibility only: the index of the face seen at each pixel centre. The rest is
-shared by all backends: ``interpolate`` carries attributes to pixels, ``coverage`` gives the silhouette
-its gradient, ``sample_texture`` and ``UVLayout`` connect pixels, texels and vertices. Spaces and the
-pixel-centre rule are those of ``rome_lightning.geometry``: x right, y down, smaller z nearer.
+A ``Rasterizer`` only determines visibility: the index of the face at each pixel centre. All backends share
+the rest: ``interpolate`` evaluates attributes at pixels, ``coverage`` gives the silhouette its gradient, and
+``sample_texture`` and ``UVLayout`` connect pixels, texels and vertices. Spaces and the pixel-centre rule are
+those of ``rome_lightning.geometry``: x right, y down, smaller z nearer.
 """
 
 from rome_lightning.renderer.fill import push_pull

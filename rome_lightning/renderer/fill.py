@@ -1,4 +1,4 @@
-"""Completing a partly observed texture with its surroundings."""
+"""Filling a partly observed texture from its surroundings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 def push_pull(
     texture: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """Fill texels of little weight from the nearest scale at which something was observed.
+    """Fill texels of low weight from the finest scale at which something was observed.
 
     Args:
         texture: any values; ignored where ``weight`` is 0.

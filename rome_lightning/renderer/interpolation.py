@@ -1,4 +1,4 @@
-"""Attributes of vertices or corners carried to pixels, with a hand-written backward."""
+"""Interpolation of vertex or corner attributes at pixels, with a hand-written backward pass."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
@@ -21,8 +21,8 @@ def interpolate(
 ) -> Float[Tensor, "b c h w"]:
     """Barycentric interpolation at pixel centres.
 
-    Weights are affine in the image, which is exact for a weak-perspective camera. Gradients reach the
-    attributes and x and y of the vertices; the contour's own motion is left to ``coverage``.
+    Weights are affine in the image, which is exact for a weak-perspective camera. Gradients flow to the
+    attributes and to x and y of the vertices; ``coverage`` handles the motion of the contour.
 
     Args:
         vertices_px: pixels; a batch of 1 is shared.
@@ -30,11 +30,11 @@ def interpolate(
         face_ids: visible face per pixel, -1 on the background; a batch of 1 is shared.
         attributes: any unit; a batch of 1 is shared.
         attribute_faces: corner indices into the attributes where they are not per vertex, e.g. for UVs.
-        fused: use the Warp kernels, which mean the same; by default where they can be used.
+        fused: use the equivalent Warp kernels; by default wherever they can run.
 
     Returns:
-        Interpolated attributes, 0 on the background; in channels-last memory, which keeps the channels of a
-        pixel together for the kernels and for the networks that follow.
+        Interpolated attributes, 0 on the background; channels-last, so that the channels of a pixel are
+        contiguous for the kernels and for the networks that follow.
     """
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     attribute_faces = faces if attribute_faces is None else attribute_faces
@@ -94,7 +94,7 @@ def _interpolate_backward(
     to_vertices: bool,
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Backward; a gradient that nobody asked for has no elements.
+    """Backward; a gradient that is not needed is empty.
 
     The value at a pixel is an affine function of the position. Moving corner k by d moves that function
     by ``weight_k d`` at the pixel, so its value changes by ``-weight_k (slope . d)``.
@@ -157,7 +157,7 @@ _interpolate.register_autograd(_backward, setup_context=_setup_context)
 def _barycentrics(
     vertices_px: Float[Tensor, "#b v 3"], faces: Int[Tensor, "f 3"], face_ids: Int32[Tensor, "#b h w"]
 ) -> tuple[Float[Tensor, "#b 3 n"], Float[Tensor, "#b 3 n"], Float[Tensor, "#b 3 n"]]:
-    """Weights of the corners at pixel centres and their change per pixel along x and y.
+    """Barycentric weights at pixel centres and their change per pixel along x and y.
 
     All are 0 on the background.
     """

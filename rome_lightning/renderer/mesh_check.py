@@ -1,4 +1,4 @@
-"""Checks of meshes: bad vertices are refused or, in training, drawn at the origin and reported."""
+"""Mesh checks: bad vertices raise an error or, in training, are drawn at the origin and reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from rome_lightning.geometry.checks import check_batches, check_faces, check_indices
 
 LARGEST_PX = 1e9
-"""Coordinates beyond it overflow in products of four of them, and no image is that large."""
+"""Larger coordinates overflow in products of four, and no image is that large."""
 _verdicts: ContextVar[list[Tensor] | None] = ContextVar("verdicts", default=None)
 _late: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 """Verdicts of a GPU that the host has not read yet."""
@@ -22,10 +22,10 @@ _DIVERGED = "the networks or the head parameters have diverged"
 
 @contextmanager
 def bad_vertices_tolerated() -> Iterator[list[Tensor]]:
-    """Draw vertices that are not finite or too far away at the origin, instead of refusing the mesh.
+    """Draw vertices that are not finite or too far away at the origin instead of raising an error.
 
     Yields:
-        A list that gets a scalar per check, on the device of the mesh: whether all its vertices were good.
+        A list that receives one scalar per check, on the mesh's device: whether all its vertices were good.
     """
     verdicts: list[Tensor] = []
     token = _verdicts.set(verdicts)
@@ -36,10 +36,10 @@ def bad_vertices_tolerated() -> Iterator[list[Tensor]]:
 
 
 def check_mesh(vertices_px: Tensor, faces: Tensor) -> Tensor:
-    """Refuse shapes and indices that do not fit, and vertices that are not finite or too far away.
+    """Raise an error for wrong shapes and indices, and for vertices that are not finite or too far away.
 
-    On a GPU the host does not wait for the verdict: bad vertices are drawn at the origin, and one of the next
-    calls raises the error.
+    On a GPU the host does not wait for the verdict: bad vertices are drawn at the origin, and a later call
+    raises the error.
 
     Returns:
         The vertices, all of them finite.
@@ -69,18 +69,18 @@ def check_mesh(vertices_px: Tensor, faces: Tensor) -> Tensor:
 
 
 def bounded(vertices_px: Tensor) -> Tensor:
-    """Vertices with those at the origin that are not finite or too far away."""
+    """The vertices, with those that are not finite or too far away moved to the origin."""
     return torch.where(vertices_px.abs() <= LARGEST_PX, vertices_px, 0)
 
 
 def check_face_ids(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, shared: bool = False) -> None:
-    """Refuse visible faces that do not go with a mesh.
+    """Raise an error for visible faces that do not belong to a mesh.
 
     Args:
         vertices_px: of the mesh.
         faces: corner indices.
-        face_ids: to be checked, -1 on the background.
-        shared: whether a batch of 1 may stand for all images.
+        face_ids: visible face per pixel, -1 on the background.
+        shared: whether a batch of 1 may be shared by all images.
 
     Raises:
         ValueError: says what is wrong.
@@ -92,7 +92,7 @@ def check_face_ids(vertices_px: Tensor, faces: Tensor, face_ids: Tensor, shared:
 
 
 def check_image_size(height: int, width: int) -> None:
-    """Refuse images without pixels.
+    """Raise an error for images without pixels.
 
     Raises:
         ValueError: says the size.
@@ -102,13 +102,13 @@ def check_image_size(height: int, width: int) -> None:
 
 
 def _refuse_late(good: Tensor) -> None:
-    """Raise the error of an earlier mesh whose verdict has arrived from the GPU; note that of this one."""
+    """Raise the error of an earlier mesh whose verdict has arrived from the GPU, and queue this one's."""
     if torch.cuda.is_current_stream_capturing():
         return
     while _late and _late[0][0].query():
         if not _late.popleft()[1]:
             _late.clear()
-            raise ValueError(f"vertices_px of a mesh drawn before must be finite; {_DIVERGED}")
+            raise ValueError(f"vertices_px of an earlier mesh must be finite; {_DIVERGED}")
     verdict = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(good, non_blocking=True)
     event = torch.cuda.Event()
     event.record()

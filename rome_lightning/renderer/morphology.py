@@ -1,6 +1,6 @@
-"""Grey-scale morphology of images with squares: dilation, erosion and opening.
+"""Greyscale morphology with square structuring elements: dilation, erosion and opening.
 
-Pixels beyond the border of an image count for nothing.
+Pixels beyond the border of an image are ignored.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 def dilate(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
     """The largest value of each channel within a square around each pixel.
 
-    A running maximum that doubles its width in each step, along rows, then columns: on a CPU a pooling layer
-    takes 15 times as long at a reach of 3 pixels, 40 times at 6.
+    A running maximum that doubles its width in each step, along rows, then columns. On a CPU, max pooling
+    takes 15 times as long at a reach of 3 pixels and 40 times as long at 6.
 
     Args:
         image: any values.
-        reach: half the side of the square without its centre, pixels; 0 changes nothing.
+        reach: pixels from the centre of the square to its sides; 0 returns the image.
     """
     if reach == 0:
         return image
@@ -40,7 +40,7 @@ def erode(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w
 
 
 def opened(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
-    """The morphological opening: without what is brighter and thinner than the square.
+    """The morphological opening: removes what is brighter than its surroundings but thinner than the square.
 
     Arguments as for ``dilate``.
     """

@@ -1,4 +1,4 @@
-"""Values of a mask carried to the pixels outside it."""
+"""Nearest-neighbour fill: values inside a mask extended to the pixels outside it."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
@@ -10,7 +10,7 @@ from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_indices
 
 _MAX_ELEMENTS = 1 << 24
-"""Elements of the largest intermediate tensor; wider batches are worked through in parts."""
+"""Elements of the largest intermediate tensor; larger batches are processed in parts."""
 
 
 def extend_outside(
@@ -32,7 +32,7 @@ def extend_outside(
 
 
 def values_of(nearest: Int32[Tensor, "b h w"], values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The values of the pixel that ``nearest_covered`` found for each pixel, differentiable; 0 if none."""
+    """The value at the pixel that ``nearest_covered`` found for each pixel, differentiable; 0 without one."""
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     carried: Tensor = _carry(values.to(dtype), nearest, has_kernels(values))
     return carried
@@ -88,8 +88,8 @@ def nearest_covered(
 ) -> tuple[Int32[Tensor, "b h w"], Float[Tensor, "b h w"]]:
     """Flat index of the nearest covered pixel of the same image, and its distance in image widths.
 
-    Among equally near pixels the leftmost column wins, then the upper row. An image without a covered pixel
-    gives -1 and 1.
+    Of equally near pixels the one in the leftmost column wins, then the upper one. An image without a covered
+    pixel gives -1 and 1.
     """
     nearest, distance = _nearest(mask)
     return nearest, distance

@@ -1,4 +1,4 @@
-"""PyTorch3D's rasterizer behind the same contract, for parity with the official release."""
+"""PyTorch3D's rasterizer behind the same interface, for parity with the official release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALL_PAGE = "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.
 
 
 def pytorch3d_status() -> str:
-    """Say "ok", or why PyTorch3D cannot be used."""
+    """Return "ok", or the reason why PyTorch3D cannot be used."""
     if importlib.util.find_spec("pytorch3d") is None:
         return f"PyTorch3D is not installed; it has no wheel on PyPI, see {INSTALL_PAGE}"
     return "ok"
@@ -23,8 +23,8 @@ def pytorch3d_status() -> str:
 class PyTorch3DRasterizer:
     """Hard rasterization by PyTorch3D.
 
-    On the CPU it loops over all faces at every pixel. Pixel centres that lie on an edge may go to the
-    other face than in our backends.
+    On the CPU it loops over all faces at every pixel. A pixel centre on an edge may be assigned to a
+    different face than in our backends.
     """
 
     name = "pytorch3d"

@@ -1,4 +1,4 @@
-"""Choice of the visibility backend and its registration with torch."""
+"""The visibility backends and their registration with torch."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 from typing import Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 
 @runtime_checkable
 class Rasterizer(Protocol):
-    """Supplies visibility; everything differentiable is built on its ids."""
+    """A visibility backend; everything differentiable is built on its face ids."""
 
     name: str
 
@@ -33,19 +33,19 @@ class Rasterizer(Protocol):
                 perspective camera every finite depth is in front of the viewer.
             faces: corner indices.
             image_size: (height, width).
-            cull_backfaces: leave out faces seen from inside.
+            cull_backfaces: skip faces seen from inside.
 
         Returns:
             Face index, -1 on the background. No gradient.
 
         Raises:
-            ValueError: a vertex is not finite, or shapes do not fit.
+            ValueError: a vertex is not finite, or the shapes do not match.
         """
         ...
 
 
 class _Builtin:
-    """Backends whose visibility is an operator of this package."""
+    """Backends whose visibility test is an operator of this package."""
 
     name: str
 
@@ -66,16 +66,16 @@ class _Builtin:
 
 
 class TorchRasterizer(_Builtin):
-    """Reference backend, always there."""
+    """The reference backend, always available."""
 
     name = "torch"
 
 
 class WarpRasterizer(_Builtin):
-    """One compiled kernel on CPU and CUDA, without host synchronisation; float64 is left to torch.
+    """One compiled kernel on CPU and CUDA, without host synchronisation; torch handles float64.
 
-    The first use on a machine compiles for some seconds, then Warp's cache is used. Render in the
-    training process, never in data loader workers: the CPU kernel has one thread.
+    The first use on a machine compiles for some seconds; later runs use Warp's cache. Render in the training
+    process, never in data loader workers: the CPU kernel is single-threaded.
     """
 
     name = "warp"
@@ -85,7 +85,7 @@ class WarpRasterizer(_Builtin):
 def _face_ids(
     vertices_px: Tensor, faces: Tensor, height: int, width: int, cull_backfaces: bool, fused: bool
 ) -> Tensor:
-    """Opaque to graph capture, because the work depends on data."""
+    """Opaque to graph capture, because the amount of work depends on the data."""
     check_image_size(height, width)
     vertices_px = check_mesh(vertices_px, faces)
     if fused:
@@ -101,17 +101,17 @@ def _(
 
 
 def available_rasterizers() -> dict[str, str]:
-    """Names of the backends with "ok", or the reason why one cannot be used here."""
+    """The backends by name, each with "ok" or the reason why it cannot be used here."""
     from rome_lightning.renderer.pytorch3d_rasterizer import pytorch3d_status
 
     return {"warp": warp_status(), "torch": "ok", "release": "ok", "pytorch3d": pytorch3d_status()}
 
 
 def get_rasterizer(name: str = "auto") -> Rasterizer:
-    """Make a backend by name.
+    """Create a backend by name.
 
     Args:
-        name: a key of ``available_rasterizers``, or ``auto``: Warp where it is installed, else torch.
+        name: a key of ``available_rasterizers``, or ``auto``: Warp if it is installed, else torch.
 
     Raises:
         ImportError: the backend's package is missing; the message says where to get it.

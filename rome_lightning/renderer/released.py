@@ -1,8 +1,8 @@
-"""What PyTorch3D's rasterizer gives, in torch: the released weights have learned with it.
+"""PyTorch3D's rasterizer in torch, for the released weights, which were trained with it.
 
-It differs from ours in three ways that a picture shows: pixel centres on an edge belong to no face; of faces
-that cover a pixel the one of smaller float32 depth is seen, the depth being moved away from the viewer
-first; and barycentric weights are divided by the area plus a constant, so that they sum to less than 1.
+It differs visibly from ours in three ways: a pixel centre on an edge belongs to no face; of the faces that
+cover a pixel, the one with the smallest float32 depth is visible, after the depth has been moved away from
+the viewer; and barycentric weights are divided by the area plus a constant, so they sum to less than 1.
 
 Source: Ravi et al., Accelerating 3D deep learning with PyTorch3D, 2020 (rasterize_meshes, its CPU version).
 """
@@ -17,15 +17,15 @@ from rome_lightning.renderer.mesh_check import check_image_size, check_mesh
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 AREA_EPSILON = 1e-8
-"""Added to twice the area of a triangle, NDC squared; triangles that are not larger are not drawn."""
+"""Added to twice the area of a triangle, NDC squared; triangles no larger than this are not drawn."""
 DEPTH_SHIFT = 20.0
 """Depth that the release adds before it rasterizes, NDC, in two steps: it costs three bits of the depth."""
 _MARGIN_PX = 1e-2
-"""Widens the boxes in which pixels are tested, so that rounding leaves none out."""
+"""Widens the bounding boxes in which pixels are tested, so that rounding drops none."""
 
 
 class ReleasedRasterizer:
-    """Visibility as PyTorch3D's CPU rasterizer decides it, on any device."""
+    """Visibility by the rules of PyTorch3D's CPU rasterizer, on any device."""
 
     name = "release"
 
@@ -66,9 +66,9 @@ def released_faces(
     image_size: tuple[int, int],
     cull_backfaces: bool = False,
 ) -> Int32[Tensor, "b h w"]:
-    """Index of the face of smallest depth at each pixel centre, -1 on the background.
+    """Index of the face with the smallest depth at each pixel centre, -1 on the background.
 
-    The operations and their order are PyTorch3D's, so that rounding decides ties as it does there.
+    Operations and their order match PyTorch3D's, so that rounding breaks ties the same way.
 
     Args:
         points: PyTorch3D's space: x left, y up, [-1, 1] along the shorter side, positive depth.
@@ -106,14 +106,14 @@ def released_faces(
 
 
 def _edge(point: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Twice the area of a triangle, positive if its corners turn one way."""
+    """Twice the signed area of a triangle."""
     return (point[..., 0] - start[..., 0]) * (end[..., 1] - start[..., 1]) - (
         point[..., 1] - start[..., 1]
     ) * (end[..., 0] - start[..., 0])
 
 
 def _range(positions: Float[Tensor, "n 3"], size: int) -> tuple[Tensor, Tensor]:
-    """First pixel in the range of three corners along one axis, and the one behind the last."""
+    """First pixel in the range of three corners along one axis, and one past the last."""
     low = (positions.amin(1) - _MARGIN_PX).ceil().clamp(0, size)
     high = (positions.amax(1) + _MARGIN_PX).floor().clamp(-1, size - 1)
     return low.long(), high.long() + 1
@@ -130,12 +130,12 @@ def released_share(
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "#b h w"],
 ) -> Float[Tensor, "b 1 h w"]:
-    """What PyTorch3D's barycentric weights sum to at each pixel: interpolated values are that much smaller.
+    """Sum of PyTorch3D's barycentric weights at each pixel, by which interpolated values are scaled.
 
     Args:
         vertices_px: pixels.
         faces: corner indices.
-        face_ids: visible face per pixel; the share is 1 on the background, -1.
+        face_ids: visible face per pixel; the sum is 1 on the background, -1.
     """
     unit = 2 / min(face_ids.shape[1:])
     xy = vertices_px[..., :2] * unit

@@ -1,4 +1,4 @@
-"""Silhouettes with gradients to the vertices that make the contour."""
+"""Silhouettes with gradients for the vertices on the contour."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
@@ -11,7 +11,7 @@ from rome_lightning.renderer.mesh_check import bounded, check_face_ids, check_me
 from rome_lightning.renderer.torch_visibility import EMPTY, _expand
 
 TILE = 8
-"""Side of the squares that the kernels leave out if no contour passes through them, pixels."""
+"""Side of the tiles that the kernels skip if no contour passes through them, pixels."""
 
 
 def coverage(
@@ -22,16 +22,16 @@ def coverage(
 ) -> Float[Tensor, "b 1 h w"]:
     """Anti-aliased silhouette: the share of each pixel that the mesh covers.
 
-    Where a covered pixel has an uncovered neighbour, the outermost mesh edge between their centres says
-    how far the mesh reaches, and the pair is blended by it. Each edge counts along one axis only, rows
-    for steep and columns for flat edges: the sum of the image then moves with a vertex as the true area
-    does, where counting both axes would double the gradient. Only vertices of the contour get gradients.
+    Where a covered pixel has an uncovered neighbour, the outermost mesh edge between their centres
+    determines how far the mesh reaches, and blends the pair. Each edge counts along one axis only: rows for
+    steep edges, columns for flat ones. The sum of the image then changes with a vertex as the true area
+    does; counting both axes would double the gradient. Only vertices on the contour receive gradients.
 
     Args:
         vertices_px: pixels.
         faces: corner indices.
         face_ids: visible face per pixel of the same mesh without culling, -1 on the background.
-        fused: use the Warp kernels, which mean the same; by default where they can be used.
+        fused: use the equivalent Warp kernels; by default wherever they can run.
 
     Returns:
         Coverage in [0, 1]; 0 or 1 away from the contour.
@@ -47,11 +47,11 @@ def coverage(
 def _coverage(
     vertices_px: Tensor, faces: Tensor, face_ids: Tensor, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coverage, the same before clamping, the contour, and what the kernels keep of it.
+    """Coverage, coverage before clamping, the contour, and the kernels' record of it.
 
     The contour is an int32 tensor (b, 2, h, w): entry (0, y, x) is the pair (y, x), (y, x + 1) and entry
-    (1, y, x) the pair (y, x), (y + 1, x). If one of both is covered, the value is 3 face + corner of the
-    outermost edge between them, which starts at that corner; else -1.
+    (1, y, x) the pair (y, x), (y + 1, x). If exactly one of the two is covered, the value is 3 face + corner
+    of the outermost edge between them, which starts at that corner; else -1.
     """
     vertices_px = check_mesh(vertices_px, faces)
     check_face_ids(vertices_px, faces, face_ids)
@@ -130,7 +130,7 @@ def _coverage_backward(
     tiles: Tensor,
     fused: bool,
 ) -> Tensor:
-    """Gradient of the reach of each pair, carried to both ends of its edge."""
+    """Gradient of the reach of each pair, passed to both ends of its edge."""
     vertices_px = bounded(vertices_px)
     if fused:
         mesh = (vertices_px, faces, face_ids, contour, tiles)
@@ -185,7 +185,7 @@ def _pairs(
     Float[Tensor, " n"],
     list[tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"]]],
 ]:
-    """Contour pairs: covered pixel, its neighbour, reach, and (vertex, derivative of the reach) twice.
+    """Contour pairs: covered pixel, neighbour, reach, and (vertex, derivative of the reach) for both ends.
 
     The reach is the distance from the border between the two pixels to the contour, positive when the
     mesh extends into the uncovered one; between -1/2 and 1/2. Pixels and vertices are flat indices over
@@ -202,12 +202,12 @@ def _pairs(
     tail = image * vertices_px.shape[1] + faces.long().reshape(-1)[edge]
     head = image * vertices_px.shape[1] + faces.long().roll(-1, dims=1).reshape(-1)[edge]
     a, b = vertices_px.reshape(-1, 3)[tail], vertices_px.reshape(-1, 3)[head]
-    # Flat edges count along columns, all others along rows: each on one axis only.
+    # Flat edges count along columns, all others along rows: each along one axis only.
     dx, dy = (b - a).double().abs()[:, :2].unbind(1)
     counts = torch.where(axis == 0, dy >= dx, dx > dy)
     axis, row, column, first_covered = axis[counts], row[counts], column[counts], first_covered[counts]
     inner, outer, tail, head, a, b = (item[counts] for item in (inner, outer, tail, head, a, b))
-    along = axis[:, None]  # 0: pairs lie along x and the crossing is found at a row, 1: the reverse
+    along = axis[:, None]  # 0: pairs along x, crossing at a row; 1: the reverse
     across = 1 - along
     line = torch.where(axis == 0, row, column)
     start = torch.where(axis == 0, column, row)

@@ -1,4 +1,4 @@
-"""The probabilistic silhouette of SoftRas, whose gradient reaches vertices near the contour."""
+"""The probabilistic silhouette of SoftRas, with gradients for vertices near the contour."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 from typing import TypedDict
@@ -14,7 +14,7 @@ from rome_lightning.renderer.released import AREA_EPSILON, DEPTH_SHIFT
 from rome_lightning.renderer.torch_visibility import _expand
 
 FULL_REACH = 9.21
-"""Blur radius over sigma at which the sigmoid has fallen to 1e-4, so that nothing is cut off."""
+"""Ratio of blur radius to sigma at which the sigmoid has fallen to 1e-4, so that nothing is cut off."""
 
 
 class SoftSettings(TypedDict):
@@ -35,8 +35,8 @@ OFFICIAL: SoftSettings = {
     "clip_depth": False,
 }
 """Settings of the official ROME release. They cut the sigmoid off at 0.27, so gradients are several times
-smaller than the derivative of the area (about 4.6 on a head of 10,000 faces at 256 pixels, more on finer
-meshes): occupancy weights do not carry over to other settings."""
+smaller than the derivative of the area (about 4.6 times on a head of 10,000 faces at 256 pixels, more on
+finer meshes): occupancy weights do not transfer to other settings."""
 
 
 def soft_silhouette(
@@ -52,24 +52,24 @@ def soft_silhouette(
 ) -> Float[Tensor, "b 1 h w"]:
     """Probability that a pixel is covered, from the distances to its nearest faces.
 
-    ``1 - prod_k sigmoid(d_k / sigma)`` over ``faces_per_pixel`` faces whose border is nearer than the blur
-    radius or that hold the pixel; ``d_k`` is the squared distance to the border, negative inside.
+    ``1 - prod_k sigmoid(d_k / sigma)`` over up to ``faces_per_pixel`` faces that contain the pixel or whose
+    border is within the blur radius; ``d_k`` is the squared distance to the border, negative inside.
 
     Args:
         vertices_px: pixels; no face is behind the camera.
         faces: corner indices.
         image_size: (height, width).
         sigma: softness in NDC squared, NDC being [-1, 1] along the shorter side.
-        blur_radius: squared distance in NDC beyond which faces are left out; 9.21 sigma by default.
+        blur_radius: squared distance in NDC beyond which faces are ignored; 9.21 sigma by default.
         faces_per_pixel: faces kept at each pixel.
-        by_depth: keep the faces of smallest depth instead of those of smallest ``d_k``.
-        clip_depth: beside a face take the depth of its border; else that of its plane with the release's
+        by_depth: keep the faces with the smallest depth instead of the smallest ``d_k``.
+        clip_depth: outside a face, use the depth of its border; else that of its plane with the release's
             weights, see ``renderer.released``.
-        fused: use the Warp kernels, which mean the same; by default where they can be used.
+        fused: use the equivalent Warp kernels; by default wherever they can run.
 
     Departure from ROME: the release sets ``blur_radius = sigma`` and keeps faces by the depth of their
-    planes, as PyTorch3D does, see ``OFFICIAL``. On a mesh with faces smaller than the reach, the ten faces of
-    smallest depth may all lie beside the pixel and leave holes inside the silhouette.
+    planes, as PyTorch3D does, see ``OFFICIAL``. On a mesh with faces smaller than the blur radius, the ten
+    faces with the smallest depth may all lie beside the pixel and leave holes inside the silhouette.
 
     Source: Liu et al., Soft Rasterizer, 2019, eq. 1 and 6.
     """
@@ -82,7 +82,7 @@ def soft_silhouette(
     settings = (blur_radius * unit, faces_per_pixel, by_depth, epsilon, shift, fused)
     layers = _layers(vertices_px.detach(), faces, *image_size, *settings)
     uncovered = _uncovered if fused else uncovered_in_torch
-    # Those that are not finite were drawn at the origin, where training tolerates them.
+    # Where training tolerates vertices that are not finite, they were drawn at the origin.
     return 1 - uncovered(bounded(vertices_px), faces, layers, sigma * unit)[:, None]
 
 
@@ -119,7 +119,7 @@ def _layers(
     if by_depth and epsilon > 0:
         total = parts[kept].sum(-1, keepdim=True) + epsilon
         rank = (parts[kept] / total * (corners[kept][..., 2] + shift)).sum(-1)
-        # As in PyTorch3D, planes that would be behind the viewer here are left out.
+        # As in PyTorch3D, planes that would be behind the viewer here are dropped.
         front = (rank >= 0) & (total[:, 0].sub(epsilon).abs() > epsilon)
         image, face, row, column, rank = image[front], face[front], row[front], column[front], rank[front]
     elif by_depth:
@@ -154,7 +154,7 @@ def _(
 
 
 def _by_pixel_and_rank(pixel: Int64[Tensor, " n"], rank: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Order by pixel, then rank; equals keep their order."""
+    """Stable order by pixel, then rank."""
     by_rank = torch.sort(rank.float(), stable=True).indices
     return by_rank[torch.sort(pixel[by_rank], stable=True).indices]
 
@@ -162,7 +162,7 @@ def _by_pixel_and_rank(pixel: Int64[Tensor, " n"], rank: Float[Tensor, " n"]) ->
 def _candidates(
     vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], image_size: tuple[int, int], blur: float
 ) -> tuple[Int64[Tensor, " n"], ...]:
-    """Image, face, row and column of the pixels in the widened bounding boxes of all faces."""
+    """Image, face, row and column of the pixels in the enlarged bounding boxes of all faces."""
     height, width = image_size
     radius = blur**0.5
     corners = vertices_px[:, faces.long()]
@@ -198,7 +198,7 @@ def _corners(
 def _distance(
     corners: Float[Tensor, "n 3 2"],
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, "n 3"]]:
-    """Squared distance of the origin to the border of triangles, whether it is inside, and sub-areas."""
+    """Squared distance from the origin to the border of triangles, whether it is inside, and sub-areas."""
     tails, heads = corners, corners.roll(-1, dims=1)
     along = heads - tails
     length = along.square().sum(-1)

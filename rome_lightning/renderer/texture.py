@@ -1,4 +1,4 @@
-"""Between texture space, vertices and the image."""
+"""Transfers between texture space, vertices and the image."""
 
 # Annotations are not postponed here: torch infers the operators' schemas from them.
 import torch
@@ -26,8 +26,7 @@ def sample_texture(
     Args:
         texture: any unit; a batch of 1 is shared.
         uv: texture coordinates in [0, 1], v down; the border is repeated outside.
-        mask: 1 where ``uv`` is defined, any dtype; the result is multiplied by it. Without it the result
-            is kept everywhere.
+        mask: 1 where ``uv`` is defined, any dtype; multiplies the result. By default everywhere.
 
     Returns:
         Texture values in float32 (float64 for a float64 texture).
@@ -48,9 +47,9 @@ def render_texture(
     texture: Float[Tensor, "#b c s s"],
     fused: bool | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Textured mesh: interpolated texture coordinates and their bilinear lookup in one pass.
+    """Render a textured mesh: interpolate texture coordinates and look them up in one pass.
 
-    Gradients reach the texture and x and y of the vertices, not ``uvs``.
+    Gradients flow to the texture and to x and y of the vertices, not to ``uvs``.
 
     Args:
         vertices_px: pixels.
@@ -59,10 +58,10 @@ def render_texture(
         uvs: texture coordinates in [0, 1], v down; the border is repeated outside.
         uv_faces: corner indices into ``uvs``, one row per face.
         texture: any unit; a batch of 1 is shared.
-        fused: use the Warp kernels, which mean the same; by default where they can be used.
+        fused: use the equivalent Warp kernels; by default wherever they can run.
 
     Returns:
-        Texture values, 0 on the background; in channels-last memory, as those of ``interpolate``.
+        Texture values, 0 on the background; channels-last, like those of ``interpolate``.
     """
     dtype = torch.float64 if vertices_px.dtype == torch.float64 else torch.float32
     vertices_px, texture, uvs = vertices_px.to(dtype), texture.to(dtype), uvs.detach().to(dtype)
@@ -106,7 +105,7 @@ def _render_texture_backward(
     to_vertices: bool,
     to_textures: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients for vertices and texture; one that nobody asked for has no elements."""
+    """Gradients for vertices and texture; one that is not needed is empty."""
     inputs = (gradient, bounded(vertices_px), faces, face_ids, uvs, uv_faces, texture)
     return kernels("renderer").render_texture_backward(*inputs, to_vertices, to_textures)
 
@@ -144,14 +143,14 @@ _render_texture.register_autograd(_backward, setup_context=_setup_context)
 
 
 class UVLayout(nn.Module):
-    """The constant raster of a head's UV layout: which surface point each texel shows.
+    """A head's UV layout, rasterized once: the surface point of each texel.
 
     Args:
         head_faces: corner indices into vertices.
         uvs: texture coordinates in [0, 1], v down; in double precision where ties matter.
         uv_faces: corner indices into ``uvs``, one row per head face.
         size: texels per side.
-        released: choose faces and weigh corners as the release does, see ``renderer.released``.
+        released: choose faces and weight corners as the release does, see ``renderer.released``.
     """
 
     head_faces: Int[Tensor, "f 3"]
@@ -177,7 +176,7 @@ class UVLayout(nn.Module):
         self.size = size
         texels = torch.cat([uvs * size - 0.5, torch.zeros_like(uvs[:, :1])], dim=-1)[None]
         if released:
-            # In single precision from the file's own numbers, as in the release: rounding decides ties.
+            # In single precision from the numbers in the file, as in the release: rounding breaks ties.
             up = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).float()
             points = torch.stack([1 - 2 * up[:, 0], 2 * up[:, 1] - 1, torch.ones_like(up[:, 0])], dim=-1)
             face_ids = released_faces(points[None], uv_faces, (size, size))
@@ -195,7 +194,7 @@ class UVLayout(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def gather(self, vertex_attributes: Float[Tensor, "b v c"]) -> Float[Tensor, "b c s s"]:
-        """Carry vertex attributes to texels; 0 where ``mask`` is false. Differentiable."""
+        """Interpolate vertex attributes at texels; 0 where ``mask`` is false. Differentiable."""
         values = interpolate(self.texels, self.uv_faces, self.face_ids, vertex_attributes, self.head_faces)
         return values if self.share is None else values * self.share
 
@@ -207,7 +206,7 @@ def unproject(
     face_ids: Int32[Tensor, "b h w"],
     layout: UVLayout,
 ) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
-    """Carry an image to texture space along the surface it shows.
+    """Map an image to texture space through the surface it shows.
 
     Args:
         image: any unit.
@@ -217,17 +216,17 @@ def unproject(
         layout: the mesh's UV layout.
 
     Returns:
-        The image's value at each texel's surface point, not multiplied by visibility (0 outside the
-        layout; beyond the image its border); the visibility in [0, 1]: 0 where the point is hidden, seen
-        from inside, beyond the image or beside the silhouette; falling to 0 towards grazing angles; and the
-        same at any angle. Only the values are differentiable, in the image and the vertices.
+        The image's value at each texel's surface point, not multiplied by visibility (0 outside the layout,
+        the border's value beyond the image); the visibility in [0, 1]: 0 where the point is hidden, seen from
+        inside, beyond the image or outside the silhouette, and falling to 0 towards grazing angles; and the
+        visibility regardless of the angle. Only the values are differentiable, in image and vertices.
     """
     height, width = image.shape[-2:]
     points = layout.gather(vertices_px)
     scale = torch.tensor([2 / width, 2 / height], device=points.device, dtype=points.dtype)
     grid = (points[:, :2].permute(0, 2, 3, 1) + 0.5) * scale - 1
     inside = layout.mask[None, None]
-    # Zeros would darken the texels that the image's border shows.
+    # Zero padding would darken the texels seen at the image's border.
     values = F.grid_sample(image.to(points.dtype), grid, padding_mode="border", align_corners=False) * inside
     unhidden, facing = _texel_visibility(points, vertices_px, faces, face_ids, layout)
     ramp = ((facing - 0.1) / 0.4).clamp(0, 1)
@@ -242,7 +241,7 @@ def _texel_visibility(
     face_ids: Int32[Tensor, "b h w"],
     layout: UVLayout,
 ) -> tuple[Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
-    """Whether the surface point of each texel shows in an image, and how far it faces the camera.
+    """Whether the surface point of each texel is visible in an image, and how far it faces the camera.
 
     Args:
         points: of the texels, pixels.
@@ -252,16 +251,16 @@ def _texel_visibility(
         layout: the mesh's UV layout.
 
     Returns:
-        1 where the point is seen, 0 where it is hidden, beyond the image or outside the layout, in between
-        where bilinear sampling mixes both: a depth test at its four pixels. And the cosine between normal and
-        direction to the camera, [-1, 1].
+        1 where the point is visible, 0 where it is hidden, beyond the image or outside the layout, in between
+        where bilinear sampling mixes both (a depth test at its four pixels); and the cosine between normal
+        and direction to the camera, [-1, 1].
     """
     height, width = face_ids.shape[1:]
     depth = interpolate(vertices_px, faces, face_ids, vertices_px[..., 2:])
     depth = torch.where(face_ids[:, None] >= 0, depth, torch.inf).flatten(1)
     # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
     facing = layout.gather(-vertex_normals(vertices_px, faces)[..., 2:])
-    # One pixel of slack, plus what the depth of the surface changes over a pixel at this angle.
+    # One pixel of slack, plus the change of the surface's depth over a pixel at this angle.
     slope = (1 - facing.square()).clamp_min(0).sqrt() / facing.clamp_min(0.1)
     slack = 1 + slope[:, 0]
     x, y, z = points.unbind(1)

@@ -1,9 +1,9 @@
 """Visibility in pure torch: the reference of every backend, on any device.
 
 Faces become (face, row) spans, spans become fragments, and an integer minimum over ``depth | face``
-picks one fragment per pixel, so the result does not depend on any order. Predicates are computed in
-float64: differences and products of float32 coordinates are then exact, and neighbouring faces, which
-evaluate their shared edge with the same operations, share no pixel and leave none out.
+picks one fragment per pixel, so the result does not depend on the order. Predicates are computed in
+float64, where differences and products of float32 coordinates are exact. Neighbouring faces evaluate their
+shared edge with the same operations, so no pixel is drawn twice and none is missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EMPTY = torch.iinfo(torch.int64).max
 
 
 class _Candidates(NamedTuple):
-    """Faces that may cover a pixel centre, corners sorted by y; all entries have one item per face."""
+    """Faces that may cover a pixel centre, corners sorted by y; every field has one item per face."""
 
     corners: Float64[Tensor, "3 3 n"]
     """Corner, then coordinate (x, y, z)."""
@@ -37,8 +37,8 @@ def visible_faces(
 ) -> Int32[Tensor, "b h w"]:
     """Index of the nearest face at each pixel centre.
 
-    Compacting empty faces and rows makes sizes depend on data: on CUDA each compaction waits for the
-    device once. The Warp backend does not.
+    Dropping empty faces and rows makes sizes depend on the data: on CUDA the host waits for the device each
+    time. The Warp backend does not.
 
     Args:
         vertices_px: pixels, z in any unit, smaller is nearer; finite.
@@ -71,7 +71,7 @@ def _candidates(
     image_size: tuple[int, int],
     cull_backfaces: bool,
 ) -> _Candidates:
-    """Drop faces whose bounding box holds no pixel centre, then set up the others."""
+    """Drop faces whose bounding box contains no pixel centre, then set up the others."""
     height, width = image_size
     columns = faces.long().T
     x, y = vertices_px[..., 0], vertices_px[..., 1]
@@ -88,7 +88,7 @@ def _candidates(
 
 
 def _holds_centre(corners: list[Float[Tensor, "b f"]], size: int) -> Bool[Tensor, "b f"]:
-    """Faces whose extent along one axis holds a pixel centre of the image, by the half-open rule."""
+    """Faces whose extent along one axis contains a pixel centre of the image, by the half-open rule."""
     a, b, c = corners
     low = torch.minimum(torch.minimum(a, b), c).ceil().clamp_(0, size)
     high = torch.maximum(torch.maximum(a, b), c).ceil().clamp_(0, size)
@@ -96,7 +96,7 @@ def _holds_centre(corners: list[Float[Tensor, "b f"]], size: int) -> Bool[Tensor
 
 
 def _sorted_by_y(corners: Float64[Tensor, "3 3 n"]) -> Float64[Tensor, "3 3 n"]:
-    """Order corners by y with three exchanges, which keep the order of equals."""
+    """Sort corners by y with three stable exchanges."""
     a, b, c = corners
     swap = b[1] < a[1]
     a, b = torch.where(swap, b, a), torch.where(swap, a, b)
@@ -120,7 +120,7 @@ def _depth_slope(corners: Float64[Tensor, "3 3 n"]) -> Float64[Tensor, "2 n"]:
 def _spans(
     corners: Float64[Tensor, "3 3 n"], image_size: tuple[int, int]
 ) -> tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " s"]]:
-    """Pixels of each row inside each face: candidate, row, first column, number of columns.
+    """Pixel spans of each face: candidate, row, first column, number of columns.
 
     A centre on a left or top edge is inside, on a right or bottom edge outside.
     """
@@ -143,12 +143,12 @@ def _spans(
 def _crossing(
     start: Float64[Tensor, "d n"], end: Float64[Tensor, "d n"], y: Float64[Tensor, " n"]
 ) -> Float64[Tensor, " n"]:
-    """Where an edge is at height y. Dividing last keeps crossings at pixel centres exact."""
+    """Position of an edge at height y. Dividing last keeps crossings at pixel centres exact."""
     return start[0] + ((y - start[1]) * (end[0] - start[0])) / (end[1] - start[1])
 
 
 def _expand(count: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
-    """Repeat each index ``count`` times: the indices and the position inside each run."""
+    """Repeat each index ``count`` times: the indices, and the position within each run."""
     index = torch.repeat_interleave(count)
     start = count.cumsum(0) - count
     return index, torch.arange(len(index), device=count.device) - start[index]
@@ -157,10 +157,10 @@ def _expand(count: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " m"], Int64[Tens
 def _depth_bits(
     candidates: _Candidates, index: Int64[Tensor, " m"], x: Int64[Tensor, " m"], y: Int64[Tensor, " m"]
 ) -> Int64[Tensor, " m"]:
-    """Depth of fragments as integers in the same order.
+    """Depth of fragments as integers that sort the same way.
 
-    The bits of a non-negative float32 are ordered as the number; for negative ones the order of the
-    lower bits is reversed.
+    The bits of a non-negative float32 sort like the number; for negative ones the order of the lower bits is
+    reversed.
     """
     a, b, c = candidates.corners
     slope_x, slope_y = candidates.slope

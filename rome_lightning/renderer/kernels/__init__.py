@@ -1,7 +1,7 @@
 """The renderer's kernels in Warp.
 
-Each module belongs to one of the renderer and has a counterpart in torch there with the same meaning; ids and
-contours are bit-equal to it. Imported only where ``warp`` is installed, through ``acceleration.kernels``.
+Each module has a torch counterpart of the same name in the renderer and computes the same; face ids and
+contours are bit-equal. Imported only where ``warp`` is installed, through ``acceleration.kernels``.
 """
 
 from rome_lightning.renderer.kernels.interpolation import interpolate, interpolate_backward

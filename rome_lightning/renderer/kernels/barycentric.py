@@ -1,5 +1,5 @@
 """Barycentric weights at pixel centres, shared by interpolation and texture lookup."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import warp as wp

@@ -1,5 +1,5 @@
 """Kernels of ``interpolation``."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import functools
@@ -20,7 +20,7 @@ class _Kernels(NamedTuple):
 
 @functools.cache
 def _kernels(num_channels: int) -> _Kernels:
-    """Kernels for attributes of a number of channels, compiled when they are first used."""
+    """Kernels for a number of attribute channels, compiled on first use."""
     vector = wp.types.vector(length=num_channels, dtype=wp.float32)
 
     @wp.kernel(module="unique", module_options=OPTIONS)
@@ -169,7 +169,7 @@ def interpolate_backward(
     to_vertices: bool,
     to_attributes: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``interpolate``; one that nobody asked for has no elements."""
+    """Gradients of ``interpolate``; one that is not needed is empty."""
     num_channels = attributes.shape[2]
     to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))
     to_attribute = attributes.new_zeros(attributes.shape if to_attributes else (0, 0, num_channels))

@@ -1,5 +1,5 @@
 """Kernels of ``nearest_fill``."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import functools
@@ -101,7 +101,7 @@ class _Carriers(NamedTuple):
 
 @functools.cache
 def _carriers(num_channels: int) -> _Carriers:
-    """Kernels for values of a number of channels, compiled when they are first used."""
+    """Kernels for a number of channels, compiled on first use."""
     vector = wp.types.vector(length=num_channels, dtype=wp.float32)
 
     @wp.kernel(module="unique", module_options=OPTIONS)

@@ -1,5 +1,5 @@
-"""What kernels that visit pixels share."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+"""Functions shared by kernels that visit pixels."""
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import warp as wp

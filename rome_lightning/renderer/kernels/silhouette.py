@@ -1,5 +1,5 @@
 """Kernels of ``silhouette``."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import torch
@@ -315,7 +315,7 @@ def coverage_backward(
 
 
 def _squares(ids: Tensor) -> tuple[tuple[int, int, int], int]:
-    """Threads for squares of pixels and the side of these: tiles on the CPU, single pixels on CUDA."""
+    """Thread grid over squares of pixels and their side: tiles on the CPU, single pixels on CUDA."""
     batch, height, width = ids.shape
     side = 1 if ids.is_cuda else TILE
     return (batch, -(-height // side), -(-width // side)), side

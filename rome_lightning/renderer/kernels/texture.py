@@ -1,5 +1,5 @@
 """Kernels of ``texture.render_texture``: interpolated texture coordinates and bilinear lookup in one pass."""
-# Kernels are Warp's own language in Python's syntax, which mypy misreads.
+# Kernels are written in Warp's language, which has Python's syntax but confuses mypy.
 # mypy: ignore-errors
 
 import functools
@@ -61,7 +61,7 @@ class _Kernels(NamedTuple):
 
 @functools.cache
 def _kernels(num_channels: int) -> _Kernels:
-    """Kernels for textures of a number of channels, compiled when they are first used."""
+    """Kernels for a number of texture channels, compiled on first use."""
     vector = wp.types.vector(length=num_channels, dtype=wp.float32)
 
     @wp.func
@@ -238,7 +238,7 @@ def render_texture_backward(
     to_vertices: bool,
     to_textures: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``render_texture``; one that nobody asked for has no elements."""
+    """Gradients of ``render_texture``; one that is not needed is empty."""
     mesh, texels, sizes, threads = _inputs(vertices_px, faces, ids, uvs, uv_faces, texture)
     gradient = gradient.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     to_vertex = vertices_px.new_zeros(vertices_px.shape if to_vertices else (0, 0, 3))
@@ -254,7 +254,7 @@ def render_texture_backward(
 def _inputs(
     vertices_px: Tensor, faces: Tensor, ids: Tensor, uvs: Tensor, uv_faces: Tensor, texture: Tensor
 ) -> tuple[tuple[object, ...], Tensor, tuple[int, ...], tuple[int, ...]]:
-    """The mesh, the texels one after the other, sizes, and how many threads work on a batch."""
+    """The mesh, the texels as a flat list, the sizes, and the number of threads for a batch."""
     mesh = (Vectors(vertices_px.contiguous()), Shared(faces.int()), ids.flatten(1))
     texels = texture.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     batch, height, width = ids.shape
