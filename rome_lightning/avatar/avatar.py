@@ -102,8 +102,7 @@ class Avatar:
         """
         for start in range(0, len(driver), batch_size):
             part = driver[slice(start, start + batch_size)]
-            code = self.code.repeat_interleave(len(part))
-            yield self._drawing.render(code, part, image_size or self.image_size, background)
+            yield self._drawing.render(self.code, part, image_size or self.image_size, background)
 
     @functools.cached_property
     def _drawing(self) -> AvatarModel:
@@ -118,7 +117,7 @@ class Avatar:
     @torch.no_grad()
     def posed_mesh(self, driver: HeadParams) -> HeadMesh:
         """The person's mesh under the driver's expression and pose (no global rotation)."""
-        return self.model.deform(self.code.repeat_interleave(len(driver)), driver)
+        return self.model.deform(self.code.expand(len(driver)), driver)
 
     @torch.no_grad()
     def observed_texture(self, size: int = 512) -> Observation:

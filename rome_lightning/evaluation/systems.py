@@ -120,7 +120,7 @@ class AvatarSystem:
     def predict(self, pairs: Sequence[PairItem], source: Frames, driver: Frames) -> Predictions:
         """Drive the avatar of the source."""
         code = self.code((pairs[0].clip, pairs[0].source), source)
-        rendered = self.render(code.repeat_interleave(len(pairs)), driver)
+        rendered = self.render(code, driver)
         images = _resized(rendered.image, self.resolution)
         finite = images.isfinite().flatten(1).all(1).tolist()
         reasons = tuple("" if fine else "not finite" for fine in finite)
@@ -133,7 +133,7 @@ class AvatarSystem:
         """The avatars driven by frames, at the model's own size.
 
         Args:
-            code: one avatar per frame.
+            code: one avatar per frame, or one for all.
             driver: frames of any size; the images are ignored.
         """
         size = (self.image_size, self.image_size)

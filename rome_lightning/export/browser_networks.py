@@ -57,7 +57,7 @@ class PictureProgram(nn.Module):
         super().__init__()
         assert avatar.code.carried is not None
         self.renderer, self.carried = avatar.model.renderer, avatar.code.carried
-        self.texture = avatar.code.texture
+        self.maps = avatar.code.maps
 
     def forward(
         self,
@@ -74,7 +74,7 @@ class PictureProgram(nn.Module):
         """
         # Models with carried photographs take their normals from the projected mesh.
         rgb, mask, _ = self.renderer.shade(
-            self.texture, vertices_px, vertices_px, face_ids, self.carried, nearest
+            self.maps, vertices_px, vertices_px, face_ids, self.carried, nearest
         )
         return torch.cat([rgb.clamp(0, 1), mask], dim=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,18 @@ class AvatarCode(TensorStruct):
     depend on the expression or there are none."""
     carried: CarriedPhotos | None = None
     """The photographs themselves, for a deferred renderer with ``carry``."""
+
+    @functools.cached_property
+    def maps(self) -> Float[Tensor, "b m s s"]:
+        """What the renderer looks up in texture space, joined once for all frames.
+
+        The neural texture; how well each photograph shows each texel; and the part of that which holds only
+        while the mouth is as in the photograph. In channels-last memory, as the lookup wants it.
+        """
+        parts = [self.texture.float()]
+        if self.carried is not None:
+            parts += [self.carried.visibility.float(), self.carried.own_mouth.float()]
+        return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -329,16 +342,19 @@ class AvatarModel(nn.Module):
         """Draw the avatar under the driver's expression, pose and camera.
 
         Args:
-            code: the avatars.
+            code: the avatars, or one for all drivers.
             driver: one per avatar.
             image_size: (height, width), pixels.
             background: RGB in [0, 1] per image, or one grey for all.
         """
+        maps = code.maps
+        if len(code.shape) == 1:
+            code = code.expand(len(driver))
         mesh = self.deform(code, driver)
         # The avatar turns about its own neck, whatever shape the driver has.
         vertices_px = self.project(mesh.vertices, dataclasses.replace(driver, shape=code.shape), image_size)
         return self.renderer(
-            code.texture, mesh.vertices, mesh.offsets, vertices_px, image_size, background, code.carried
+            maps, mesh.vertices, mesh.offsets, vertices_px, image_size, background, code.carried
         )
 
     def project(

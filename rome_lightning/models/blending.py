@@ -20,6 +20,7 @@ from rome_lightning.models.carrying import (
 )
 from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
+from rome_lightning.renderer.pooling import halved, smoothed
 
 NUM_NETWORK_LAYERS = 8
 """Channels of the carried photographs that the network sees: all up to the visibility."""
@@ -76,7 +77,7 @@ def blend(
     choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + _bounded(preference, bound))
     rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
     # No matte smooths the edges of teeth and tongue.
-    smooth = F.avg_pool2d(rgb, 3, stride=1, padding=1, count_include_pad=False)
+    smooth = smoothed(rgb)
     rgb = torch.lerp(rgb, smooth, layers[:, IN_MOUTH] * (1 - choice))
     # Beyond the border of the photograph the mesh is all there is.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
@@ -117,8 +118,7 @@ def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"])
     closed = erode(dilate(coarse, reach), reach)
     gaps = (closed - coarse).clamp_min(0) * dilate(coarse_hair, reach)
     # Closing with squares leaves corners.
-    width = reach | 1
-    gaps = F.avg_pool2d(gaps, width, stride=1, padding=width // 2)
+    gaps = smoothed(gaps, reach // 2)
     return F.interpolate(gaps, opacity.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -130,11 +130,11 @@ def _hair_colour(rgb: Float[Tensor, "b 3 h w"], hair: Float[Tensor, "b 1 h w"]) 
 
 
 def _halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """The picture at half its size; odd sizes are rounded up, which WebGPU's pooling cannot do by itself."""
+    """The picture at half its size; odd sizes are rounded up."""
     height, width = (int(side) for side in image.shape[-2:])
     if height % 2 or width % 2:
         image = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
-    return F.avg_pool2d(image, 2)
+    return halved(image)
 
 
 def without_slivers(
@@ -176,7 +176,7 @@ def soft_edges(
     """
     mesh = mesh_mask.to(opacity.dtype)
     values = torch.cat([opacity, mesh], dim=1)
-    mean, covered = F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False).split(1, dim=1)
+    mean, covered = smoothed(values).split(1, dim=1)
     return torch.where((covered > 0) & (covered < 1), torch.lerp(mean, opacity, own_view), opacity)
 
 

@@ -12,6 +12,7 @@ from rome_lightning.head.depth import lower_face
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
+from rome_lightning.renderer.pooling import halved
 
 FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
 """Regions that are filled from themselves: hair from hair, skin from skin, cloth from cloth."""
@@ -147,8 +148,8 @@ class Completion(nn.Module):
         # Skin at the outline is in shadow or lit from behind, so the rest decides the colour.
         weight[:, FACE] = weight[:, FACE] * known
         # A fill is smooth: half the resolution does.
-        total = F.avg_pool2d(torch.cat([weight.flatten(1, 2), known], dim=1), 2)
-        sums = F.avg_pool2d((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2), 2)
+        total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
+        sums = halved((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2))
         total, sums = total.unflatten(1, (-1, 1)), sums.unflatten(1, (-1, 3))
         fills = push_pull((sums / total.clamp_min(1e-6)).flatten(0, 1), total.flatten(0, 1))
         fills = F.interpolate(fills, size=colour.shape[-2:], mode="bilinear", align_corners=False)

@@ -24,6 +24,7 @@ from rome_lightning.renderer import (
     sample_texture,
 )
 from rome_lightning.renderer.nearest_fill import distance_to, values_of
+from rome_lightning.renderer.pooling import folded, unfolded
 from rome_lightning.types import Rendered
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
@@ -81,7 +82,7 @@ class DeferredRenderer(nn.Module):
 
     def forward(
         self,
-        texture: Float[Tensor, "b c s s"],
+        maps: Float[Tensor, "#b m s s"],
         vertices: Float[Tensor, "b v 3"],
         offsets: Float[Tensor, "b v 3"],
         vertices_px: Float[Tensor, "b v 3"],
@@ -92,7 +93,8 @@ class DeferredRenderer(nn.Module):
         """Draw meshes with their textures.
 
         Args:
-            texture: neural textures.
+            maps: neural textures and what else is looked up with them, see ``AvatarCode.maps``; a batch of 1
+                is shared.
             vertices: metres, head space; the normals are taken from them, as in the release.
             offsets: passed through to ``Rendered``.
             vertices_px: the same vertices in pixels.
@@ -104,7 +106,7 @@ class DeferredRenderer(nn.Module):
         with torch.autocast(vertices.device.type, enabled=False):
             vertices_px = vertices_px.float()
             face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
-        rgb, mask, normals = self.shade(texture, vertices, vertices_px, face_ids, carried)
+        rgb, mask, normals = self.shade(maps, vertices, vertices_px, face_ids, carried)
         if not isinstance(background, Tensor):
             background = torch.full((len(rgb), 3), background, dtype=rgb.dtype, device=rgb.device)
         image = torch.lerp(background[:, :, None, None].expand_as(rgb), rgb, mask)
@@ -113,7 +115,7 @@ class DeferredRenderer(nn.Module):
 
     def shade(
         self,
-        texture: Float[Tensor, "b c s s"],
+        maps: Float[Tensor, "#b m s s"],
         vertices: Float[Tensor, "b v 3"],
         vertices_px: Float[Tensor, "b v 3"],
         face_ids: Int32[Tensor, "b h w"],
@@ -123,7 +125,7 @@ class DeferredRenderer(nn.Module):
         """Colour and opacity, [0, 1], and normals of meshes whose visible faces are known.
 
         Args:
-            texture: as for ``forward``, like ``vertices``, ``vertices_px`` and ``carried``.
+            maps: as for ``forward``, like ``vertices``, ``vertices_px`` and ``carried``.
             vertices: metres.
             vertices_px: pixels.
             face_ids: visible face per pixel, -1 beside the mesh.
@@ -138,15 +140,10 @@ class DeferredRenderer(nn.Module):
             mesh = (vertices_px, self.faces, face_ids)
             if self.config.normals == "camera":
                 seen = self._normals(vertices_px * vertices_px.new_tensor(CAMERA_AXES), vertices_px, face_ids)
-            texture = texture.float()
-            if carried is not None:
-                same = same_mouth(carried.vertices[..., :2], vertices_px[..., :2], self.lips)
-                shown = carried.visibility - (1 - same)[..., None, None] * carried.own_mouth
-                texture = torch.cat([texture, shown.float()], dim=1)
             if self.config.interpolation == "release":
-                sampled, seen = self._released_features(texture, vertices.float(), *mesh)
+                sampled, seen = self._released_features(maps, vertices.float(), *mesh)
             else:
-                sampled = render_texture(*mesh, self.uvs, self.uv_faces, texture)
+                sampled = render_texture(*mesh, self.uvs, self.uv_faces, maps)
             # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
             distance = 1 - mesh_mask.float()
             layers = None
@@ -156,7 +153,9 @@ class DeferredRenderer(nn.Module):
                 )
                 sampled, distance = values_of(nearest, sampled), away[:, None]
                 if carried is not None:
-                    visibility = sampled[:, self.texture_channels :] * mesh_mask
+                    shown, own_mouth = sampled[:, self.texture_channels :].chunk(2, dim=1)
+                    same = same_mouth(carried.vertices[..., :2], vertices_px[..., :2], self.lips)
+                    visibility = (shown - (1 - same)[..., None, None] * own_mouth) * mesh_mask
                     sampled = sampled[:, : self.texture_channels]
                     layers = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
@@ -254,9 +253,9 @@ class DeferredRenderer(nn.Module):
         is_larger = known is not None and max(height, width) > known
         if known is not None and is_larger:
             features = F.interpolate(features, (known, known), mode="bilinear", antialias=True)
-        outputs = self.network(F.pixel_unshuffle(features, fold) if fold > 1 else features).float()
+        outputs = self.network(folded(features, fold) if fold > 1 else features).float()
         if fold > 1:
-            outputs = F.pixel_shuffle(outputs, fold)
+            outputs = unfolded(outputs, fold)
         if is_larger:
             outputs = F.interpolate(outputs, (height, width), mode="bilinear", align_corners=False)
         return outputs

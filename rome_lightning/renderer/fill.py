@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rome_lightning.renderer.pooling import halved
+
 
 def push_pull(
     texture: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"]
@@ -26,8 +28,9 @@ def push_pull(
         total = weight.sum((-1, -2), keepdim=True)
         return ((texture * weight).sum((-1, -2), keepdim=True) / total.clamp_min(1e-6)).expand_as(texture)
     # The weight saturates on the way down, so that many weak observations count as one good one.
-    sums = F.avg_pool2d(texture * weight, 2) * 4
-    total = F.avg_pool2d(weight, 2) * 4
+    height, width = (side // 2 * 2 for side in texture.shape[-2:])
+    total = halved(weight[..., :height, :width]) * 4
+    sums = halved((texture * weight)[..., :height, :width]) * 4
     coarse = push_pull(sums / total.clamp_min(1e-6), total.clamp_max(1))
     filled = F.interpolate(coarse, size=texture.shape[-2:], mode="bilinear", align_corners=False)
     return torch.lerp(filled, texture, weight)

@@ -42,6 +42,10 @@ class TensorStruct:
         """Cut every tensor from the graph."""
         return self.map(lambda tensor: tensor.detach())
 
+    def expand(self: Struct, count: int) -> Struct:
+        """The only item of a batch ``count`` times, without copies: the result must not be written to."""
+        return self.map(lambda tensor: tensor.expand(count, *(-1 for _ in tensor.shape[1:])))
+
     def repeat_interleave(self: Struct, repeats: int) -> Struct:
         """Repeat every batch item ``repeats`` times in place: (a, b) -> (a, a, b, b)."""
         return self.map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))

@@ -36,6 +36,16 @@ def test_batch_of_two_equals_two_of_one(head: HeadModel, expression_dependent: b
         assert torch.equal(both.face_ids[2 * i : 2 * i + 2], alone.face_ids)
 
 
+def test_one_avatar_is_shared_by_its_drivers(head: HeadModel) -> None:
+    model = build(head, kind="fitted")
+    code, drivers = model.encode(random_frames(head, 1)), random_frames(head, 3).params
+    with torch.no_grad():
+        shared = model.render(code, drivers, (SIZE, SIZE))
+        each = model.render(code.repeat_interleave(3), drivers, (SIZE, SIZE))
+    torch.testing.assert_close(shared.rgb, each.rgb, atol=1e-6, rtol=0)
+    torch.testing.assert_close(shared.mask, each.mask, atol=1e-6, rtol=0)
+
+
 def test_starts_as_the_bare_head_with_the_observed_colours(head: HeadModel) -> None:
     torch.manual_seed(0)
     config = small_config()
