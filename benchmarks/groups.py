@@ -25,7 +25,7 @@ from rome_lightning.workflows.evaluation import evaluate
 from rome_lightning.workflows.options import EvaluateConfig
 
 LABELS = Path(__file__).with_name("open_faces_groups")
-SETS = {"congress": ("val",), "interfaces": ("val", "train"), "london": ("val", "train")}
+SETS = {"london": ("val", "train"), "congress": ("val",), "interfaces": ("val", "train")}
 """Splits of each set that have labels."""
 SHOWN = {
     "own": ("psnr/full", "lpips_alex/full"),
