@@ -6,7 +6,8 @@
 scored, under the protocol ``open_faces``. Glasses, beards, hair and headwear were labelled by eye
 (``open_faces_groups``); gender of the congress set is that of the members' official biographies. Age, gender
 and ethnicity of the London set come from its authors: ``london_info.csv``, see docs/open_faces.md. Writes
-``groups.md``; the reports of each set and split lie beside it. Run it again to resume.
+``groups.md``, an overview; each set and split has a folder beside it with all metrics. Run it again to
+resume.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from datamodules.manifest import Manifest
 from rome_lightning.assets.experiments import find_experiment
-from rome_lightning.evaluation.groups import groups_tables
+from rome_lightning.evaluation.groups import MIN_PEOPLE
 from rome_lightning.evaluation.page import number
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.report.page import Table
 from rome_lightning.workflows.evaluation import evaluate
 from rome_lightning.workflows.options import EvaluateConfig
 
 LABELS = Path(__file__).with_name("open_faces_groups")
 SETS = {"london": ("val", "train"), "congress": ("val",), "interfaces": ("val", "train")}
 """Splits of each set that have labels."""
-SHOWN = {
-    "own": ("psnr/full", "lpips_alex/full"),
-    "other_photo": ("psnr/head", "lpips_alex/full", "lpips_alex/mouth", "lpips_alex/eyes", "csim_sface"),
-    "cross": ("csim_sface", "aed_expression_mediapipe", "apd_rotation_deg"),
-}
+SHOWN = (
+    ("own", "lpips_alex/full", "own pose, LPIPS"),
+    ("other_photo", "lpips_alex/full", "other photo, LPIPS"),
+    ("other_photo", "lpips_alex/eyes", "its eyes"),
+    ("other_photo", "csim_sface", "other photo, identity"),
+    ("cross", "csim_sface", "cross, identity"),
+    ("cross", "aed_expression_mediapipe", "cross, expression error"),
+)
+"""Task, metric and what the overview calls it."""
 
 
 def age_range(age: str) -> str:
@@ -59,20 +64,31 @@ def table_of(name: str, folder: Path, london_info: Path | None) -> Path:
     return path
 
 
-def of_interest(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary with the metrics of ``SHOWN`` only."""
+def overview(summary: dict[str, Any], title: str) -> Table:
+    """A row per group with the metrics of ``SHOWN``: means over people with 95 % intervals."""
+    shown = [entry for entry in SHOWN if entry[0] in summary["metrics"]]
+    everybody = max(cell["num_people"] for cell in summary["metrics"]["own"].values())
+    groups = [("everybody", {"num_people": everybody, "metrics": summary["metrics"]})]
+    for column, of_column in summary["groups"].items():
+        groups += [(f"{column}: {name}", group) for name, group in of_column.items()]
+    rows = []
+    for name, group in groups:
+        few = " (too few)" if group["num_people"] < MIN_PEOPLE else ""
+        cells = [
+            _cell(group["metrics"].get(task, {}).get(metric), metric, not few) for task, metric, _ in shown
+        ]
+        rows.append([name, f"{group['num_people']}{few}", *cells])
+    return Table([title, "people", *(label for *_, label in shown)], rows)
 
-    def chosen(metrics: dict[str, Any]) -> dict[str, Any]:
-        return {
-            task: {name: of_task[name] for name in SHOWN[task] if name in of_task}
-            for task, of_task in metrics.items()
-        }
 
-    groups = {
-        column: {name: {**group, "metrics": chosen(group["metrics"])} for name, group in of_column.items()}
-        for column, of_column in summary["groups"].items()
-    }
-    return {"metrics": chosen(summary["metrics"]), "groups": groups}
+def _cell(scores: dict[str, Any] | None, metric: str, with_interval: bool) -> str:
+    if scores is None or scores["mean"] is None:
+        return "-"
+    text = number(metric, scores["mean"])
+    if scores["interval"] is None or not with_interval:
+        return text
+    low, high = scores["interval"]
+    return f"{text} [{number(metric, low)}, {number(metric, high)}]"
 
 
 def main() -> None:
@@ -99,10 +115,8 @@ def main() -> None:
             )
             scores = evaluate(config)
             assert scores is not None
-            kind = "people of the training" if split == "train" else "people held out from training"
-            parts.append(f"## {Manifest.load(data).dataset}, {kind}")
-            tables = groups_tables(of_interest(scores.summary), number)
-            parts += [shown.as_markdown() for shown in tables.values()]
+            kind = "trained on" if split == "train" else "held out"
+            parts.append(overview(scores.summary, f"{name}, {kind}").as_markdown())
             write_atomic(options.output / "groups.md", "\n\n".join(parts) + "\n")
             print(f"{options.output / 'groups.md'}: {name}, {split}", flush=True)
 

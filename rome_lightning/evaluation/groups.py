@@ -172,8 +172,8 @@ def _table(column: str, groups: dict[str, dict[str, Any]], summary: dict[str, An
                 )
     heads = [_head(name, group) for name, group in groups.items()]
     caption = (
-        f"Groups by {column}. Means over people with 95 % intervals; the number of people in brackets where "
-        f"some have no value. Groups of fewer than {MIN_PEOPLE} people are too few to judge by."
+        f"Groups by {column}. Means over people with 95 % intervals; n: people with a value, if not all have "
+        f"one. Groups of fewer than {MIN_PEOPLE} people are too few to judge by."
     )
     return Table([column, *heads, f"everybody: {everybody}"], rows, caption)
 
@@ -194,7 +194,7 @@ def _cell(metric: str, value: str, number: Number) -> Callable[[dict[str, Any], 
         interval, people = cell.get("interval"), cell.get("num_people", group["num_people"])
         if interval and people >= MIN_PEOPLE:
             text += f" [{number(metric, interval[0])}, {number(metric, interval[1])}]"
-        return text if people == group["num_people"] else f"{text} ({people})"
+        return text if people == group["num_people"] else f"{text}, n={people}"
 
     return written
 

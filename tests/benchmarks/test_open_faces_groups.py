@@ -49,10 +49,20 @@ def test_ages_of_the_london_set_become_ranges(tmp_path: Path) -> None:
     assert module.table_of("congress", tmp_path, info) == module.LABELS / "congress.csv"
 
 
-def test_only_chosen_metrics_are_shown() -> None:
-    cell = {"mean": 1.0}
-    metrics = {"own": {"psnr/full": cell, "ssim/full": cell}, "cross": {"csim_sface": cell}}
-    group = {"num_people": 7, "too_few": False, "metrics": metrics}
-    chosen = load().of_interest({"metrics": metrics, "groups": {"beard": {"yes": group}}, "bins": {}})
-    wanted = {"own": {"psnr/full": cell}, "cross": {"csim_sface": cell}}
-    assert chosen == {"metrics": wanted, "groups": {"beard": {"yes": {**group, "metrics": wanted}}}}
+def test_the_overview_has_a_row_per_group() -> None:
+    def cell(mean: float, people: int, interval: tuple[float, float] | None) -> dict:
+        return {"mean": mean, "num_people": people, "interval": interval}
+
+    own = {"psnr/full": cell(30, 8, None), "lpips_alex/full": cell(0.0204, 8, (0.01, 0.03))}
+    metrics = {"own": own, "cross": {"csim_sface": cell(0.9, 7, (0.8, 1.0))}}
+    few = {
+        "own": {"lpips_alex/full": cell(0.05, 2, (-0.3, 0.4))},
+        "cross": {"csim_sface": cell(None, 0, None)},
+    }
+    groups = {"beard": {"yes": {"num_people": 2, "too_few": True, "metrics": few}}}
+    table = load().overview({"metrics": metrics, "groups": groups}, "anna's album, held out")
+    assert table.columns[2:] == ["own pose, LPIPS", "cross, identity", "cross, expression error"]
+    assert table.rows == [
+        ["everybody", "8", "0.020 [0.010, 0.030]", "0.900 [0.800, 1.000]", "-"],
+        ["beard: yes", "2 (too few)", "0.050", "-", "-"],
+    ]

@@ -137,7 +137,7 @@ def test_failures_of_one_group_are_not_hidden_in_its_mean() -> None:
     shown = groups_tables(summary, number)["hair"]
     assert shown.columns == ["hair", "long: 8", "none: 3 (too few)", "odd: 1 (too few)", "everybody: 12"]
     assert shown.rows == [
-        ["self: csim_sface", "0.900 [0.850, 0.950] (6)", "0.800", "-", "0.867 [0.800, 0.930] (9)"],
+        ["self: csim_sface", "0.900 [0.850, 0.950], n=6", "0.800", "-", "0.867 [0.800, 0.930], n=9"],
         ["self: csim_sface, penalised", "0.675", "0.800", "-", "0.717"],
     ]
 
