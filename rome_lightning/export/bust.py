@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -31,7 +33,21 @@ def avatar_surface(avatar: Avatar) -> Surface:
     if not _border(head).any():
         # The head is already closed.
         return whole_surface(head)
-    return bust_surface(head, rest, photograph_cut(head, rest, _shown(avatar)))
+    return bust_surface(head, rest, avatar_cut(avatar))
+
+
+def avatar_cut(avatar: Avatar) -> Cut:
+    """Where the first photograph of an avatar ends."""
+    rest = avatar.rest_mesh().vertices[0].float().cpu()
+    return photograph_cut(avatar.model.head, rest, _shown(avatar))
+
+
+def neck_surface(avatar: Avatar) -> Surface:
+    """The person's head with as much of the neck as is always kept, closed below."""
+    head, rest = avatar.model.head, avatar.rest_mesh().vertices[0].float().cpu()
+    if not _border(head).any():
+        return whole_surface(head)
+    return bust_surface(head, rest, neck_cut(head, rest))
 
 
 @torch.no_grad()
@@ -70,10 +86,29 @@ def photograph_cut(head: HeadModel, rest: Float[Tensor, "v 3"], shown: Bool[Tens
     else:
         side = _SIDES[1]
     side = min(max(side, _SIDES[0]), _SIDES[1])
-    chin = float(y[head.region("face").cpu()].min())
-    bottom = min(bottom, chin - _BELOW_CHIN)
-    lowest = Cut(0.0, side, _DEPTH, middle).above(rest[rim]).max()
-    return Cut(max(bottom, float(lowest) + _CLEARANCE), side, _DEPTH, middle)
+    return _above_border(head, rest, Cut(min(bottom, _lowest_end(head, rest)), side, _DEPTH, middle))
+
+
+def neck_cut(head: HeadModel, rest: Float[Tensor, "v 3"]) -> Cut:
+    """The bowl that leaves no more of the neck than is always kept.
+
+    Args:
+        head: the head model.
+        rest: the person's vertices at rest, metres.
+    """
+    middle = float(rest[head.region("neck", "shoulders").cpu(), 2].mean())
+    return _above_border(head, rest, Cut(_lowest_end(head, rest), _SIDES[1], _DEPTH, middle))
+
+
+def _lowest_end(head: HeadModel, rest: Float[Tensor, "v 3"]) -> float:
+    """Height at which a bust ends at the latest."""
+    return float(rest[head.region("face").cpu(), 1].min()) - _BELOW_CHIN
+
+
+def _above_border(head: HeadModel, rest: Float[Tensor, "v 3"], cut: Cut) -> Cut:
+    """The cut, raised where it reaches the border of the head's mesh."""
+    lowest = dataclasses.replace(cut, bottom=0.0).above(rest[_border(head)]).max()
+    return dataclasses.replace(cut, bottom=max(cut.bottom, float(lowest) + _CLEARANCE))
 
 
 def _border(head: HeadModel) -> Bool[Tensor, " v"]:

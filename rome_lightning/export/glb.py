@@ -14,6 +14,7 @@ Source: Khronos Group, glTF 2.0 Specification (ISO/IEC 12113:2022).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import rome_lightning
+from rome_lightning.export.body import Figure, body_corners, with_body
 from rome_lightning.export.gltf import VERTICES, Buffer, container
 from rome_lightning.export.packing import Geometry, pack_geometry
 from rome_lightning.export.profiles import PLAIN, Profile
-from rome_lightning.export.skeleton import EYE_LEVEL, Bone, bone_nodes, head_bones, mixamo_bones, skin
+from rome_lightning.export.skeleton import (
+    EYE_LEVEL,
+    Bone,
+    bone_nodes,
+    head_bones,
+    mixamo_bones,
+    mixamo_figure,
+    skin,
+)
 from rome_lightning.export.surface import Surface, whole_surface
 from rome_lightning.export.visemes import mixed_components
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, vertex_normals
@@ -70,6 +80,8 @@ class Person:
     """The part of the head's mesh to write; by default all of it."""
     copyright: str = ""
     """Of the photograph; the head model's licence follows it in the file."""
+    body_texture: Float[Tensor, "3 u u"] | None = None
+    """Colours of a body below all of the head's mesh, RGB in [0, 1]; no body without them."""
 
     def check(self) -> None:
         """Raise ValueError where sizes do not fit."""
@@ -104,20 +116,25 @@ def export_glb(
     person.check()
     buffer = Buffer(dense=profile.dense, quantized=profile.compress is not None)
     rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
-    is_standing = profile.rig == "mixamo"
-    bones = mixamo_bones(joints) if is_standing else head_bones(joints)
+    is_standing, figure = profile.rig == "mixamo", None
+    if person.body_texture is not None:
+        is_standing, profile = True, dataclasses.replace(profile, rig="mixamo")
+        figure = with_body(person.head, person.shape, rest, joints).moved()
+        bones = mixamo_figure(figure.bones)
+    else:
+        bones = mixamo_bones(joints) if is_standing else head_bones(joints)
     if is_standing:
         rest = rest + torch.tensor([0.0, EYE_LEVEL, 0.0])
-    nodes, roots, bound = _scene(buffer, bones, profile, name)
+    nodes, roots, bound = _scene(buffer, bones, profile, name, has_body=figure is not None)
     document: dict[str, Any] = {
         "asset": asset(person),
         "scene": 0,
         "scenes": [{"nodes": roots}],
         "nodes": nodes,
         "skins": [bound],
-        **mesh_parts(buffer, person, rest, profile.mesh_name or name, profile),
+        **mesh_parts(buffer, person, rest, profile.mesh_name or name, profile, figure=figure),
     }
-    if is_standing:
+    if is_standing and figure is None:
         _add_floor(buffer, document)
     if motion is not None:
         document["animations"] = [_animation(buffer, motion, len(profile.mixes), is_standing)]
@@ -144,8 +161,9 @@ def mesh_parts(
     name: str,
     profile: Profile = PLAIN,
     turn: float = 1.0,
+    figure: Figure | None = None,
 ) -> dict[str, Any]:
-    """Mesh, material and texture as parts of a document.
+    """Meshes, materials and textures as parts of a document.
 
     Args:
         buffer: takes the data.
@@ -154,10 +172,16 @@ def mesh_parts(
         name: of the mesh.
         profile: further shapes, texture and material.
         turn: -1 where ``rest`` is turned by half a circle about y, so that expressions are turned too.
+        figure: the person with a body, as the file has it; its vertices take the place of ``rest``.
     """
     head, surface = person.head, person.surface or whole_surface(person.head)
-    primitive, extensions = pack_geometry(buffer, _geometry(head, rest, surface), profile.compress)
+    weights = None
+    if figure is not None:
+        rest, weights = figure.head_vertices, figure.head_weights
     normals = unit_normals(rest, head)
+    shown = normals if figure is None else figure.head_normals
+    geometry = _geometry(head, rest, surface, shown, weights)
+    primitive, extensions = pack_geometry(buffer, geometry, profile.compress)
     axes = torch.tensor([turn, 1.0, turn])
     names = [*head.expression_names, *profile.mixes]
     components = head.basis[head.num_shape :].cpu()
@@ -167,12 +191,10 @@ def mesh_parts(
         _morph_target(buffer, head, rest, normals, component.view(-1, 3) * axes, surface)
         for component in components
     ]
-    image = buffer.view(_ENCODERS[profile.texture](person.colour_texture))
-    texture: dict[str, Any] = {"sampler": 0, "source": 0}
+    image, texture = _image(buffer, person.colour_texture, profile, 0, "colour")
     if profile.texture == "webp":
-        texture = {"sampler": 0, "extensions": {"EXT_texture_webp": {"source": 0}}}
         extensions.append("EXT_texture_webp")
-    parts = {
+    parts: dict[str, Any] = {
         "meshes": [
             {
                 "name": name,
@@ -181,15 +203,33 @@ def mesh_parts(
                 "extras": {"targetNames": names},
             }
         ],
-        "images": [{"bufferView": image, "mimeType": f"image/{profile.texture}", "name": "colour"}],
+        "images": [image],
         "textures": [texture],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}],
         **_material(profile.unlit),
     }
+    if figure is not None and person.body_texture is not None:
+        primitive, _ = pack_geometry(buffer, body_geometry(figure), profile.compress)
+        image, texture = _image(buffer, person.body_texture, profile, 1, "garment")
+        parts["meshes"].append({"name": "body", "primitives": [primitive | {"material": 1}]})
+        parts["images"].append(image)
+        parts["textures"].append(texture)
+        parts["materials"] += _material(profile.unlit, "garment", 1)["materials"]
     if extensions:
         parts["extensionsRequired"] = extensions
         parts["extensionsUsed"] = [*parts.get("extensionsUsed", []), *extensions]
     return parts
+
+
+def _image(
+    buffer: Buffer, colours: Float[Tensor, "3 s s"], profile: Profile, source: int, name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An image and the texture that shows it."""
+    view = buffer.view(_ENCODERS[profile.texture](colours))
+    image = {"bufferView": view, "mimeType": f"image/{profile.texture}", "name": name}
+    if profile.texture == "webp":
+        return image, {"sampler": 0, "extensions": {"EXT_texture_webp": {"source": source}}}
+    return image, {"sampler": 0, "source": source}
 
 
 def _check(head: HeadModel, shape: Tensor, offsets: Tensor | None, texture: Tensor) -> None:
@@ -232,10 +272,10 @@ def _with_direction(normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 
 def skin_weights(head: HeadModel) -> tuple[Int[Tensor, "v 4"], Float[Tensor, "v 4"]]:
     """The four joints that move each vertex, and their weights; padded with zeros."""
-    return _strongest(head.to_vertices(head.skinning_weights.float()).cpu())
+    return strongest_joints(head.to_vertices(head.skinning_weights.float()).cpu())
 
 
-def _strongest(weights: Float[Tensor, "n 5"]) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+def strongest_joints(weights: Float[Tensor, "n j"]) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
     """Joints and weights; files have room for four, and a fifth never weighs anything that could be seen."""
     strongest, joints = weights.topk(4, dim=-1)
     strongest = strongest / strongest.sum(dim=-1, keepdim=True)
@@ -244,13 +284,16 @@ def _strongest(weights: Float[Tensor, "n 5"]) -> tuple[Int[Tensor, "n 4"], Float
     return torch.where(strongest > 0, joints, 0), strongest.float()
 
 
-def _geometry(head: HeadModel, rest: Tensor, surface: Surface) -> Geometry:
-    """Attributes and triangles of the mesh."""
-    joints, strongest = _strongest(surface.carry(head.to_vertices(head.skinning_weights.float())))
+def _geometry(
+    head: HeadModel, rest: Tensor, surface: Surface, normals: Tensor, weights: Tensor | None
+) -> Geometry:
+    """Attributes and triangles of the mesh; by default with the head model's own weights."""
+    weights = head.to_vertices(head.skinning_weights.float()) if weights is None else weights
+    joints, strongest = strongest_joints(surface.carry(weights))
     positions = surface.carry(rest)
     attributes = {
         "POSITION": positions.numpy(),
-        "NORMAL": _surface_normals(rest, positions, head, surface).numpy(),
+        "NORMAL": _surface_normals(normals, positions, surface).numpy(),
         "TEXCOORD_0": surface.uvs.numpy(),
         "JOINTS_0": joints.to(torch.uint8).numpy(),
         "WEIGHTS_0": strongest.numpy(),
@@ -258,9 +301,23 @@ def _geometry(head: HeadModel, rest: Tensor, surface: Surface) -> Geometry:
     return Geometry(attributes, surface.faces.numpy())
 
 
-def _surface_normals(rest: Tensor, positions: Tensor, head: HeadModel, surface: Surface) -> Tensor:
+def body_geometry(figure: Figure) -> Geometry:
+    """Attributes and triangles of the body."""
+    vertices, uvs, faces = body_corners()
+    joints, strongest = strongest_joints(figure.weights[vertices])
+    attributes = {
+        "POSITION": figure.vertices[vertices].numpy(),
+        "NORMAL": _with_direction(figure.normals[vertices]).numpy(),
+        "TEXCOORD_0": uvs.numpy(),
+        "JOINTS_0": joints.to(torch.uint8).numpy(),
+        "WEIGHTS_0": strongest.numpy(),
+    }
+    return Geometry(attributes, faces.numpy())
+
+
+def _surface_normals(normals: Tensor, positions: Tensor, surface: Surface) -> Tensor:
     """The head's normals, and those of the cap, whose edge is sharp."""
-    normals = surface.carry(unit_normals(rest, head).double())
+    normals = surface.carry(normals.double())
     of_cap = surface.faces[surface.cap[surface.faces].all(1)]
     if len(of_cap):
         normals[surface.cap] = vertex_normals(positions[None].double(), of_cap, fused=False)[0, surface.cap]
@@ -284,9 +341,12 @@ def _morph_target(
 
 
 def _scene(
-    buffer: Buffer, bones: list[Bone], profile: Profile, name: str
+    buffer: Buffer, bones: list[Bone], profile: Profile, name: str, has_body: bool
 ) -> tuple[list[dict[str, Any]], list[int], dict[str, Any]]:
-    """Nodes (the mesh, then the bones, then what holds both), those at the top, and the skin."""
+    """Nodes (the mesh, the bones, a second mesh, what holds all), those at the top, and the skin.
+
+    The second mesh is the body's, or a speck on the floor.
+    """
     nodes: list[dict[str, Any]] = [{"name": profile.mesh_name or name, "mesh": 0, "skin": 0}]
     nodes += bone_nodes(bones, first=1)
     root = next(index for index, bone in enumerate(bones, start=1) if bone.parent is None)
@@ -296,7 +356,8 @@ def _scene(
     if profile.rig == "head":
         return nodes, [0, root], bound
     # Programs look for mesh and bones below a node of this name.
-    nodes += [{"name": "Floor", "mesh": 1}, {"name": "Armature", "children": [root, 0, len(nodes)]}]
+    second = {"name": "Body", "mesh": 1, "skin": 0} if has_body else {"name": "Floor", "mesh": 1}
+    nodes += [second, {"name": "Armature", "children": [root, 0, len(nodes)]}]
     return nodes, [len(nodes) - 1], bound
 
 
@@ -309,13 +370,13 @@ def _add_floor(buffer: Buffer, document: dict[str, Any]) -> None:
     document["materials"].append({"name": "floor", "alphaMode": "BLEND", "pbrMetallicRoughness": clear})
 
 
-def _material(unlit: bool) -> dict[str, Any]:
+def _material(unlit: bool, name: str = "skin", texture: int = 0) -> dict[str, Any]:
     """Skin-like, seen from both sides: the neck is open below, and hair is a shell."""
     material: dict[str, Any] = {
-        "name": "skin",
+        "name": name,
         "doubleSided": True,
         "pbrMetallicRoughness": {
-            "baseColorTexture": {"index": 0},
+            "baseColorTexture": {"index": texture},
             "metallicFactor": 0.0,
             "roughnessFactor": 0.8,
         },

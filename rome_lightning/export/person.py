@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.export.bust import avatar_surface
+from rome_lightning.export.bust import avatar_surface, neck_surface
+from rome_lightning.export.garment import dress
 from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.profiles import PLAIN, Profile
@@ -39,6 +40,8 @@ SUFFIXES: dict[FileFormat, str] = {
     "params": ".npz",
 }
 """Suffix of each format's file."""
+BodyPart = Literal["none", "bust", "full"]
+"""Head and neck alone; as much as the photograph shows; a whole body in a plain garment."""
 RIGGED = ("glb", "vrm", "vrm0", "usd")
 """Rigged formats: a skeleton, and a morph target per expression."""
 _THUMBNAIL = 256
@@ -54,6 +57,7 @@ def export_avatar(
     rights: str | None = None,
     author: str | None = None,
     profile: Profile = PLAIN,
+    body: BodyPart = "bust",
 ) -> Path:
     """Write the person, including hair and shoulders, with the photographs' colours.
 
@@ -70,15 +74,18 @@ def export_avatar(
             the photograph.
         author: person responsible for a VRM file; by default the owner of the photograph.
         profile: conventions of the program that will read a ``glb``.
+        body: how much of the person a ``glb`` or VRM file shows.
 
     Raises:
-        ValueError: a pose is given for a rigged format.
+        ValueError: a pose is given for a rigged format, or a body for one that has none.
         ImportError: ``usd`` without the library that writes it.
     """
     if file_format in RIGGED and pose is not None:
         raise ValueError(f"a {file_format} file is rigged and has no single pose; use obj or ply")
     if file_format != "glb" and (motion is not None or profile is not PLAIN):
         raise ValueError(f"only glb files support animations and profiles, got {file_format}")
+    if body != "bust" and file_format not in ("glb", "vrm", "vrm0"):
+        raise ValueError(f"only glb and vrm files support a body of {body!r}, got {file_format}")
     if file_format == "params":
         return export_params(avatar, path, pose)
     if file_format == "usd":
@@ -90,11 +97,10 @@ def export_avatar(
         )
         meta = VrmMeta(path.stem, author or "the owner of the photograph", thumbnail[0])
         version: VrmVersion = "1.0" if file_format == "vrm" else "0.0"
-        return export_vrm(path, rigged_person(avatar, rights=rights), meta, version)
+        return export_vrm(path, rigged_person(avatar, rights=rights, body=body), meta, version)
     if file_format == "glb":
-        return export_glb(
-            path, rigged_person(avatar, rights=rights), name=path.stem, profile=profile, motion=motion
-        )
+        person = rigged_person(avatar, rights=rights, body=body)
+        return export_glb(path, person, name=path.stem, profile=profile, motion=motion)
     texture = colour_texture(avatar)
     if file_format == "usd":
         return export_usd(path, head, avatar.code.shape[0], avatar.rest_mesh().offsets[0], texture)
@@ -141,28 +147,34 @@ def export_lods(
     return files
 
 
-def rigged_person(avatar: Avatar, texture_size: int = 1024, rights: str | None = None) -> Person:
-    """The person as rigged formats write it: a closed bust with the photographs' colours.
+def rigged_person(
+    avatar: Avatar, texture_size: int = 1024, rights: str | None = None, body: BodyPart = "bust"
+) -> Person:
+    """The person as rigged formats write it: a closed bust or a whole figure with the photographs' colours.
 
     Args:
         avatar: the person.
         texture_size: side of the texture, texels.
         rights: whose photograph it is; names the photograph by default.
+        body: how much of the person to show.
+
+    Raises:
+        ValueError: a whole body on a head model that it does not fit.
     """
     texture = colour_texture(avatar, texture_size)
+    head, shape, rights = avatar.model.head, avatar.code.shape[0], rights or copyright_of(avatar)
+    if body == "full":
+        dressed = dress(avatar, texture)
+        return Person(
+            head, shape, dressed.offsets, dressed.colour_texture, None, rights, dressed.body_texture
+        )
     # The cap has the mean colour of the neck and shoulders, darkened like a shadow.
     border = max(2, texture_size // 128)
-    body = avatar.model.head.vertex_uvs[avatar.model.head.region("neck", "shoulders")]
-    around = sample_texture(texture[None], body.T[None, :, :, None].to(texture.device))
+    below = head.vertex_uvs[head.region("neck", "shoulders")]
+    around = sample_texture(texture[None], below.T[None, :, :, None].to(texture.device))
     texture[:, :border, :border] = 0.5 * around.mean((0, 2, 3)).view(3, 1, 1)
-    return Person(
-        avatar.model.head,
-        avatar.code.shape[0],
-        avatar.rest_mesh().offsets[0],
-        texture,
-        avatar_surface(avatar),
-        rights or copyright_of(avatar),
-    )
+    surface = avatar_surface(avatar) if body == "bust" else neck_surface(avatar)
+    return Person(head, shape, avatar.rest_mesh().offsets[0], texture, surface, rights)
 
 
 def copyright_of(avatar: Avatar) -> str:

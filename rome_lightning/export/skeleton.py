@@ -149,11 +149,7 @@ def mixamo_bones(joints: Float[Tensor, "5 3"]) -> list[Bone]:
 
 def _limbs(side: str, sign: float) -> list[Bone]:
     """Arm, hand and leg of one side."""
-    arm = Rotation.from_euler("XYZ", (math.pi / 2, 0, -sign * math.pi / 2))
-    leg = Rotation.from_euler("z", math.pi)
-    axes = dict.fromkeys(("Shoulder", "Arm", "ForeArm", "Hand"), arm) | {"UpLeg": leg, "Leg": leg}
-    axes |= {"Foot": leg * Rotation.from_euler("x", 60, degrees=True)}
-    axes |= {"ToeBase": leg * Rotation.from_euler("x", 90, degrees=True)}
+    axes = _limb_axes(sign)
     bones = []
     for limb, (parent, (x, y, z)) in LIMBS.items():
         above = side + parent if parent in LIMBS else parent
@@ -163,9 +159,72 @@ def _limbs(side: str, sign: float) -> list[Bone]:
         above = f"{side}Hand"
         for number in (1, 2, 3):
             place = (sign * (x + 0.06 + _PHALANX * number), y, z + ahead)
-            bones.append(Bone(f"{side}Hand{finger}{number}", above, _raised(place), arm))
+            bones.append(Bone(f"{side}Hand{finger}{number}", above, _raised(place), axes["Hand"]))
             above = bones[-1].name
     return bones
+
+
+def _limb_axes(sign: float) -> dict[str, Rotation]:
+    """Axes of each bone of ``LIMBS``; fingers have those of the hand."""
+    arm = Rotation.from_euler("XYZ", (math.pi / 2, 0, -sign * math.pi / 2))
+    leg = Rotation.from_euler("z", math.pi)
+    axes = dict.fromkeys(("Shoulder", "Arm", "ForeArm", "Hand"), arm) | {"UpLeg": leg, "Leg": leg}
+    axes |= {"Foot": leg * Rotation.from_euler("x", 60, degrees=True)}
+    return axes | {"ToeBase": leg * Rotation.from_euler("x", 90, degrees=True)}
+
+
+_MIXAMO_TRUNK = {
+    "hips": "Hips",
+    "spine": "Spine",
+    "chest": "Spine1",
+    "upperChest": "Spine2",
+    "neck": "Neck",
+    "head": "Head",
+    "jaw": "Jaw",
+    "leftEye": "LeftEye",
+    "rightEye": "RightEye",
+}
+_MIXAMO_LIMBS = {
+    "Shoulder": "Shoulder",
+    "UpperArm": "Arm",
+    "LowerArm": "ForeArm",
+    "Hand": "Hand",
+    "UpperLeg": "UpLeg",
+    "LowerLeg": "Leg",
+    "Foot": "Foot",
+    "Toes": "ToeBase",
+}
+_MIXAMO_PIECES = (
+    {"Metacarpal": 1, "Proximal": 2, "Distal": 3},
+    {"Proximal": 1, "Intermediate": 2, "Distal": 3},
+)
+
+
+def mixamo_figure(bones: Sequence[Bone]) -> list[Bone]:
+    """The bones of a whole body with Mixamo's names and axes instead of VRM's, in the same order."""
+    names = {bone.name: _mixamo_name(bone.name) for bone in bones}
+    found = []
+    for bone in bones:
+        name = names[bone.name]
+        axes = None
+        for side, sign in (("Left", 1.0), ("Right", -1.0)):
+            limb = name.removeprefix(side)
+            if limb != name and limb != "Eye":
+                axes = _limb_axes(sign)[limb if limb in LIMBS else "Hand"]
+        found.append(Bone(name, None if bone.parent is None else names[bone.parent], bone.place, axes))
+    return found
+
+
+def _mixamo_name(name: str) -> str:
+    """Mixamo's name of a bone of VRM 1.0."""
+    if name in _MIXAMO_TRUNK:
+        return _MIXAMO_TRUNK[name]
+    side, limb = ("Left", name.removeprefix("left")) if name.startswith("left") else ("Right", name[5:])
+    if limb in _MIXAMO_LIMBS:
+        return side + _MIXAMO_LIMBS[limb]
+    finger = next(finger for finger in ("Thumb", "Index", "Middle", "Ring", "Little") if finger in limb)
+    pieces = _MIXAMO_PIECES[0 if finger == "Thumb" else 1]
+    return f"{side}Hand{'Pinky' if finger == 'Little' else finger}{pieces[limb.removeprefix(finger)]}"
 
 
 def _raised(place: tuple[float, float, float]) -> tuple[float, float, float]:

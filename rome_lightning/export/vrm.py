@@ -1,8 +1,8 @@
 """Avatars as VRM, the format of avatars for streams, games and virtual worlds.
 
 A VRM file is a binary glTF whose skeleton is a standing human, with named expressions, the eyes' range and
-the terms of use. The skeleton's body has no mesh: only the bust moves. The joint of the bust is the chest's
-bone, the neck's joint is the head's.
+the terms of use. The joint of a bust is the chest's bone, the neck's joint is the head's; the rest of the
+skeleton has no mesh unless the person has a body.
 
 Source: VRM Consortium, VRMC_vrm-1.0 and VRM 0.0 specifications.
 """
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rome_lightning.export.body import Figure, with_body
 from rome_lightning.export.glb import Person, asset, mesh_parts, rest_and_joints
 from rome_lightning.export.gltf import Buffer, container
 from rome_lightning.export.profiles import Profile
@@ -93,6 +94,12 @@ _EYE_RANGE = 90.0
 """Degrees of the target's direction at which eyes are turned farthest."""
 _EYES = {"HorizontalInner": 10.0, "HorizontalOuter": 14.0, "VerticalDown": 10.0, "VerticalUp": 10.0}
 """How far eyes turn, degrees."""
+_OLD_THUMBS = {
+    f"{side}Thumb{new}": f"{side}Thumb{old}"
+    for side in ("left", "right")
+    for new, old in (("Metacarpal", "Proximal"), ("Proximal", "Intermediate"))
+}
+"""Names of VRM 0 for bones of VRM 1."""
 LICENCE_URL = "https://vrm.dev/licenses/1.0/"
 
 
@@ -129,13 +136,19 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
     axes, ground = torch.tensor([turn, 1.0, turn]), torch.tensor([0.0, EYE_LEVEL, 0.0])
     rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
     buffer = Buffer()
-    nodes, bound, bones = _humanoid(buffer, joints, axes, ground, meta.title)
-    parts = mesh_parts(buffer, person, rest * axes + ground, meta.title, Profile(unlit=True), turn)
+    figure = None
+    if person.body_texture is None:
+        nodes, bound, bones = _humanoid(buffer, joints, axes, ground, meta.title)
+    else:
+        figure = with_body(person.head, person.shape, rest, joints).moved(turn)
+        nodes, bound, bones = _whole(buffer, figure, meta.title, version)
+    rest = rest * axes + ground
+    parts = mesh_parts(buffer, person, rest, meta.title, Profile(unlit=True), turn, figure)
     if meta.thumbnail is not None:
-        view = buffer.view(encode_png(meta.thumbnail))
-        parts["images"].append({"bufferView": view, "mimeType": "image/png", "name": "thumbnail"})
+        image = {"bufferView": buffer.view(encode_png(meta.thumbnail)), "mimeType": "image/png"}
+        parts["images"].append(image | {"name": "thumbnail"})
         if version == "0.0":
-            parts["textures"].append({"sampler": 0, "source": 1})
+            parts["textures"].append({"sampler": 0, "source": len(parts["images"]) - 1})
     if version == "1.0":
         extension = {"VRMC_vrm": _vrm_1(person, meta, bones)}
     else:
@@ -144,7 +157,7 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
     document = {
         "asset": asset(person),
         "scene": 0,
-        "scenes": [{"nodes": [0, 1]}],
+        "scenes": [{"nodes": [0, 1] if figure is None else [0, bones["hips"], len(nodes) - 1]}],
         "nodes": nodes,
         "skins": [bound],
         **parts,
@@ -177,6 +190,18 @@ def _humanoid(
     joints_of_mesh = [order[bone] for bone in _JOINTS]
     bound = skin(buffer, [bones[index - 1] for index in joints_of_mesh], joints_of_mesh, order["hips"])
     return nodes, bound, {bone: node for bone, node in order.items() if bone not in _UNMAPPED}
+
+
+def _whole(
+    buffer: Buffer, figure: Figure, name: str, version: VrmVersion
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, int]]:
+    """The same for a person with a body, whose mesh is the last node."""
+    nodes = [{"name": name, "mesh": 0, "skin": 0}, *bone_nodes(figure.bones, first=1)]
+    order = {bone.name: index for index, bone in enumerate(figure.bones, start=1)}
+    bound = skin(buffer, figure.bones, list(order.values()), order["hips"])
+    nodes.append({"name": "body", "mesh": 1, "skin": 0})
+    renamed = _OLD_THUMBS if version == "0.0" else {}
+    return nodes, bound, {renamed.get(b, b): node for b, node in order.items() if b not in _UNMAPPED}
 
 
 def expression_weights(preset: str) -> dict[str, float]:
@@ -214,12 +239,21 @@ def _vrm_1(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
         "modification": "prohibited",
     }
     if meta.thumbnail is not None:
-        terms["thumbnailImage"] = 1
+        terms["thumbnailImage"] = _num_textures(person)
     return {
         "specVersion": "1.0",
         "meta": terms,
         "humanoid": {"humanBones": {bone: {"node": node} for bone, node in bones.items()}},
-        "firstPerson": {"meshAnnotations": [{"node": 0, "type": "auto"}]},
+        "firstPerson": {
+            "meshAnnotations": [
+                {"node": 0, "type": "auto"},
+                *(
+                    []
+                    if person.body_texture is None
+                    else [{"node": 1 + len(bones) + len(_UNMAPPED), "type": "both"}]
+                ),
+            ]
+        },
         "lookAt": {
             "offsetFromHeadBone": _between_eyes(person),
             "type": "bone",
@@ -265,7 +299,7 @@ def _vrm_0(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
         "licenseName": "Redistribution_Prohibited",
     }
     if meta.thumbnail is not None:
-        terms["texture"] = 1
+        terms["texture"] = _num_textures(person)
     return {
         "exporterVersion": asset(person)["generator"],
         "specVersion": "0.0",
@@ -279,7 +313,10 @@ def _vrm_0(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
             "firstPersonBone": bones["head"],
             # Unity's axes: z is turned over against the file's, which looks along -z.
             "firstPersonBoneOffset": {"x": x, "y": y, "z": z},
-            "meshAnnotations": [{"mesh": 0, "firstPersonFlag": "Auto"}],
+            "meshAnnotations": [
+                {"mesh": 0, "firstPersonFlag": "Auto"},
+                *([] if person.body_texture is None else [{"mesh": 1, "firstPersonFlag": "Both"}]),
+            ],
             "lookAtTypeName": "Bone",
             **{
                 f"lookAt{name}": {
@@ -294,7 +331,7 @@ def _vrm_0(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
         "secondaryAnimation": {"boneGroups": [], "colliderGroups": []},
         "materialProperties": [
             {
-                "name": "skin",
+                "name": name,
                 "shader": "VRM_USE_GLTFSHADER",
                 "renderQueue": 2000,
                 "floatProperties": {},
@@ -303,8 +340,14 @@ def _vrm_0(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
                 "keywordMap": {},
                 "tagMap": {},
             }
+            for name in ("skin", "garment")[: _num_textures(person)]
         ],
     }
+
+
+def _num_textures(person: Person) -> int:
+    """The head's and the body's; the thumbnail follows them."""
+    return 1 if person.body_texture is None else 2
 
 
 def _between_eyes(person: Person) -> list[float]:
