@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, carrying
+from rome_lightning.models import AvatarModel, carrying, deferred_renderer
 from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
 from rome_lightning.models.carrying import (
     BESIDE,
@@ -340,6 +340,36 @@ def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
     assert same_side(at, torch.full_like(at, 0.05))[0, 0, 0].tolist() == pytest.approx(
         [0, 1, 0.062], abs=0.01
     )
+
+
+def test_each_view_is_rasterized_once_and_its_outline_searched_once(
+    model: AvatarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps that docs/architecture.md lists, no more."""
+    rasterized, searched = [], []
+
+    def face_ids(*arguments):
+        rasterized.append(arguments[2])
+        return type(model.rasterizer).face_ids(model.rasterizer, *arguments)
+
+    def search(mask):
+        searched.append(tuple(mask.shape[1:]))
+        return nearest_covered(mask)
+
+    monkeypatch.setattr(model.rasterizer, "face_ids", face_ids)
+    for module in (carrying, deferred_renderer):
+        monkeypatch.setattr(module, "nearest_covered", search)
+    source = random_frames(model.head, 1)
+    sharp = (2 * SIZE, 2 * SIZE)
+    code = model.appearance(source, model.rest_offsets(source), source.resized(2 * SIZE))
+    assert rasterized == [(SIZE, SIZE), sharp]
+    assert searched == [sharp]
+    model.render(code, source.params, (SIZE, SIZE))
+    assert rasterized == [(SIZE, SIZE), sharp, (SIZE, SIZE)]
+    assert searched == [sharp, (SIZE, SIZE)]
+    rasterized.clear()
+    model.encode(source)
+    assert rasterized == [(SIZE, SIZE)]
 
 
 def test_several_photographs_are_each_carried(model: AvatarModel) -> None:
