@@ -33,29 +33,29 @@ from rome_lightning.types.params import at_rest
 from rome_lightning.types.struct import TensorStruct
 
 MAX_TEXTURE_SIZE = 1024
-"""Side of the finest texture that a large photograph is given, texels."""
+"""Side of the largest texture made from a photograph, texels."""
 
 
 @dataclass(frozen=True)
 class AvatarCode(TensorStruct):
-    """The avatar itself, computed once per source image."""
+    """An avatar, computed once per source image."""
 
     texture: Float[Tensor, "b c s s"]
     """Neural texture."""
     shape: Float[Tensor, "b k"]
     """Identity coefficients of the head model."""
     offsets: Float[Tensor, "b v 3"] | None
-    """Displacements of the head at rest, metres, head space; they turn with the skin. ``None`` when they
-    depend on the expression or there are none."""
+    """Displacements of the head at rest, metres, head space; they rotate with the skin. ``None`` if they
+    depend on the expression or the model has none."""
     carried: CarriedPhotos | None = None
-    """The photographs themselves, for a deferred renderer with ``carry``."""
+    """The photographs, for a deferred renderer with ``carry``."""
 
     @functools.cached_property
     def maps(self) -> Float[Tensor, "b m s s"]:
-        """What the renderer looks up in texture space, joined once for all frames.
+        """The renderer's texture-space inputs, concatenated once for all frames.
 
-        The neural texture; how well each photograph shows each texel; and the part of that which holds only
-        while the mouth is as in the photograph. In channels-last memory, as the lookup wants it.
+        The neural texture, each photograph's visibility, and the part of the visibility that is valid only
+        while the mouth is as open as in the photograph. Channels-last, for the lookup.
         """
         parts = [self.texture.float()]
         if self.carried is not None:
@@ -76,21 +76,21 @@ class HeadMesh(TensorStruct):
 class AvatarModel(nn.Module):
     """Encode a source once, then deform and render it for any driver.
 
-    The full and the linear model are both this class: they differ in ``offset_network`` only.
+    Both the full and the linear model use this class; they differ only in ``offset_network``.
 
-    Source: ROME, fig. 2. One rasterization per frame: its id buffer serves colours, normals, masks and
-    the silhouettes of the losses.
+    Source: ROME, fig. 2. Each frame is rasterized once: its id buffer serves colours, normals, masks and the
+    silhouettes of the losses.
 
     Args:
-        config: every option; see ``AvatarConfig``.
-        head: the head model, if it is loaded already; must be the one ``config.head`` names.
+        config: see ``AvatarConfig``.
+        head: the head model that ``config.head`` names, if already loaded.
     """
 
     def __init__(self, config: AvatarConfig, head: HeadModel | None = None) -> None:
         super().__init__()
         self.config = config
         self.image_size = 256
-        """Side of the images that it was trained on, pixels; set where a model is read."""
+        """Side of the training images, pixels; set when a model is loaded."""
         self.head = head if head is not None else load_head(config.head, config.release)
         self.perspective = (
             None if config.camera_distance is None else Perspective(self.head, config.camera_distance)
@@ -110,20 +110,20 @@ class AvatarModel(nn.Module):
         background: Float[Tensor, "b 3"] | float = 1.0,
         image_size: tuple[int, int] | None = None,
     ) -> Rendered:
-        """Draw each source under its drivers (a multiple of the sources; see ``AvatarBatch``)."""
+        """Render each source under its drivers, an equal number per source (see ``AvatarBatch``)."""
         code = self.encode(source).repeat_interleave(len(driver) // len(source))
         return self.render(code, driver, image_size or source.image_size, background)
 
     def encode(self, source: Frames) -> AvatarCode:
-        """The avatar of each source frame."""
+        """Encode each source frame as an avatar."""
         offsets = self.rest_offsets(source)
         return self.appearance(source, offsets)
 
     def encode_person(self, photos: Frames) -> AvatarCode:
-        """The avatar of one person from all of the photographs together.
+        """Encode all photographs of one person as one avatar.
 
         Args:
-            photos: one or several, with the same identity coefficients; the first is trusted most.
+            photos: one or several, with the same identity coefficients; the first has priority.
 
         Raises:
             ValueError: the photographs were fitted with different identities.
@@ -134,23 +134,23 @@ class AvatarModel(nn.Module):
         return self.person_appearance(photos, offsets)
 
     def rest_offsets(self, source: Frames) -> Float[Tensor, "b v 3"] | None:
-        """Offsets at rest as each source shows them, metres; ``None`` where there are none.
+        """Predict the offsets at rest from each source, metres; ``None`` if there are none.
 
-        Departure from ROME: an unprojected texture is taken twice, through the bare head to find the
-        offsets, then through the mesh that has grown, so that hair keeps its place on the surface.
+        Departure from ROME: an unprojected texture is computed twice, through the bare head to predict the
+        offsets, then through the mesh with offsets, so that hair keeps its place on the surface.
         """
         part = self.offset_network
         if part is None or part.expression_dependent:
             return None
         texture = None
         if part.needs_texture:
-            # An unprojected one only serves the offsets: it is taken again through the mesh that grows.
+            # An unprojected one only serves the offsets and is computed again through the mesh with offsets.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.texture_sees_mesh):
                 texture = self._bare_texture(source)
         return part.rest_offsets(source, texture, self.rest(source.params))
 
     def reconstruct(self, source: Frames) -> HeadMesh:
-        """The mesh of each source frame alone, without the texture that it would be drawn with."""
+        """Reconstruct the mesh of each source frame, without a texture."""
         part = self.offset_network
         needs_texture = part is not None and part.expression_dependent
         texture = self._bare_texture(source) if needs_texture else None
@@ -159,19 +159,19 @@ class AvatarModel(nn.Module):
 
     @property
     def texture_sees_mesh(self) -> bool:
-        """Whether the texture changes with the mesh that the source is seen through."""
+        """Whether the texture depends on the mesh through which the source is seen."""
         return self.config.texture.source == "unprojected"
 
     def appearance(
         self, source: Frames, offsets: Float[Tensor, "b v 3"] | None, photos: Frames | None = None
     ) -> AvatarCode:
-        """The avatar of each source on a mesh with these offsets.
+        """Encode each source on a mesh with given offsets.
 
         Args:
-            source: the identity frames, at the size that the networks know.
-            offsets: displacements of the head at rest, metres, as ``rest_offsets`` or ``fit_outline`` found
-                them: in weak perspective.
-            photos: the same frames at the resolution to carry; ``source`` if not given.
+            source: the identity frames, at the networks' size.
+            offsets: displacements of the head at rest, metres, from ``rest_offsets`` or ``fit_outline``, that
+                is, fitted in weak perspective.
+            photos: the same frames at the resolution to carry; ``source`` by default.
         """
         offsets = self._lifted(offsets, source.params)
         if not isinstance(self.texture_model, UnprojectedTexture):
@@ -187,10 +187,10 @@ class AvatarModel(nn.Module):
     def person_appearance(
         self, source: Frames, offsets: Float[Tensor, "1 v 3"] | None, photos: Frames | None = None
     ) -> AvatarCode:
-        """The avatar of one person of whom there are several frames; arguments as for ``appearance``.
+        """Encode several frames of one person as one avatar; arguments as for ``appearance``.
 
-        Unprojected textures see the fused observations; ROME's encoder, which never leaves the image, gives
-        the mean of its textures of all photographs.
+        Unprojected textures fuse the observations. ROME's encoder works in image space; its textures of all
+        photographs are averaged.
 
         Raises:
             ValueError: the frames were fitted with different identities.
@@ -220,14 +220,14 @@ class AvatarModel(nn.Module):
         carried = None
         if self.config.decoder.carry:
             shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
-            # Of a further photograph's mouth nothing is trusted where the first shows one.
+            # Where the first photograph shows the mouth, the others' are not used.
             own_mouth = torch.cat([seen.own_mouth[:1], torch.zeros_like(seen.own_mouth[1:])])
             each = carried_photos(photos or source, *view, shown, own_mouth, self.head)
             carried = each.map(lambda tensor: tensor.transpose(0, 1))
         return AvatarCode(texture, shape[:1], offsets, carried)
 
     def _bare_texture(self, source: Frames) -> Float[Tensor, "b c s s"]:
-        """Neural texture of each source as it looks through the bare head."""
+        """Neural texture of each source as seen through the bare head."""
         if isinstance(self.texture_model, UnprojectedTexture):
             texture: Tensor = self.texture_model(self._looks(source, None, None)[0])
         else:
@@ -237,11 +237,11 @@ class AvatarModel(nn.Module):
     def _looks(
         self, source: Frames, photos: Frames | None, offsets: Float[Tensor, "b v 3"] | None
     ) -> tuple[Observation, tuple[Observation, Surface] | None, tuple[Tensor, Tensor]]:
-        """What frames show of the surface, through their mesh with these offsets; no gradient reaches those.
+        """Observe the surface in frames through their mesh with these offsets, which get no gradient.
 
         Returns:
-            The observation at the networks' size; a finer one and its surface if the photographs have more
-            pixels than the texture; and ``_view`` of the photographs, or of the source if there are none.
+            The observation at the networks' size; a finer one with its surface if the photographs have more
+            pixels than the texture; and ``_view`` of the photographs, or of the source without any.
         """
         assert isinstance(self.texture_model, UnprojectedTexture)
         vertices = self.head(source.params)
@@ -261,12 +261,12 @@ class AvatarModel(nn.Module):
     def _view(
         self, frames: Frames, vertices: Float[Tensor, "b v 3"]
     ) -> tuple[Float[Tensor, "b v 3"], Int32[Tensor, "b h w"]]:
-        """Posed vertices in pixels of each frame, and the face that each of its pixels shows."""
+        """Posed vertices in pixels of each frame, and the visible face at each pixel."""
         vertices_px = self.project(vertices, frames.params, frames.image_size)
         return vertices_px, self.rasterizer.face_ids(vertices_px, self.head.faces, frames.image_size)
 
     def _finer_surface(self, photos: Frames) -> Surface | None:
-        """The surface in the detail of these photographs; ``None`` if the texture has as much."""
+        """The surface at the photographs' resolution; ``None`` if the texture is as fine."""
         config = self.config.texture
         if not config.mirror:
             return None
@@ -276,7 +276,7 @@ class AvatarModel(nn.Module):
     def _lifted(
         self, offsets: Float[Tensor, "b v 3"] | None, params: HeadParams
     ) -> Float[Tensor, "b v 3"] | None:
-        """Offsets that were fitted to pictures in weak perspective, for the camera of ``project``."""
+        """Convert offsets fitted in weak perspective to the camera of ``project``."""
         if offsets is None or self.perspective is None:
             return offsets
         return self.perspective.lifted(offsets, params)
@@ -306,7 +306,7 @@ class AvatarModel(nn.Module):
 
     @property
     def basis(self) -> LinearBasis | None:
-        """The basis of a linear model; ``None`` for others."""
+        """The linear model's basis; ``None`` for other models."""
         return None if self.offset_network is None else self.offset_network.basis(self.head)
 
     def estimate_driver(
@@ -315,17 +315,16 @@ class AvatarModel(nn.Module):
         """Estimate expression, pose and camera of frames without a tracker.
 
         Args:
-            image: RGB in [0, 1], cropped as the training data are.
-            shape: identity coefficients to hand through; the mean head's if not given.
+            image: RGB in [0, 1], cropped like the training data.
+            shape: identity coefficients to pass through; those of the mean head by default.
 
         Raises:
-            ValueError: the model was trained without such a network.
+            ValueError: the model was trained without a driver network.
         """
         if self.driver_network is None:
             raise ValueError(
                 "this model cannot estimate a driver's parameters from its frames; use the tracker, or "
-                "train with "
-                "avatar.driver.encoder set"
+                "train with avatar.driver.encoder set"
             )
         if shape is None:
             shape = image.new_zeros(len(image), self.head.num_shape)
@@ -339,19 +338,19 @@ class AvatarModel(nn.Module):
         image_size: tuple[int, int],
         background: Float[Tensor, "b 3"] | float = 1.0,
     ) -> Rendered:
-        """Draw the avatar under the driver's expression, pose and camera.
+        """Render avatars under the drivers' expression, pose and camera.
 
         Args:
             code: the avatars, or one for all drivers.
-            driver: one per avatar.
+            driver: one row per avatar.
             image_size: (height, width), pixels.
-            background: RGB in [0, 1] per image, or one grey for all.
+            background: RGB in [0, 1] per image, or one grey level for all.
         """
         maps = code.maps
         if len(code.shape) == 1:
             code = code.expand(len(driver))
         mesh = self.deform(code, driver)
-        # The avatar turns about its own neck, whatever shape the driver has.
+        # The avatar rotates about its own neck, whatever the driver's shape.
         vertices_px = self.project(mesh.vertices, dataclasses.replace(driver, shape=code.shape), image_size)
         return self.renderer(
             maps, mesh.vertices, mesh.offsets, vertices_px, image_size, background, code.carried
@@ -360,7 +359,7 @@ class AvatarModel(nn.Module):
     def project(
         self, vertices: Float[Tensor, "b v 3"], params: HeadParams, image_size: tuple[int, int]
     ) -> Float[Tensor, "b v 3"]:
-        """Head space to pixels through the global pose and camera of ``params``; all vertices of the mesh."""
+        """Project all vertices from head space to pixels, by the global pose and camera of ``params``."""
         world = self.head.to_world(vertices, params)
         if self.perspective is not None:
             world = self.perspective.seen(world)

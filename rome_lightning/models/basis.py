@@ -1,4 +1,4 @@
-"""A linear basis of offsets: hair, neck and shoulders in a few numbers."""
+"""A linear basis of offsets for hair, neck and shoulders."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FORMAT = "rome-basis/1"
 OFFICIAL_HAIR, OFFICIAL_NECK = 50, 10
 """Columns of the release's ``u_full.pt``: hair first."""
 OFFICIAL_STD_M = 0.005
-"""The release has no standard deviations: one is taken to move hair by 5 mm (root of the mean square)."""
+"""The release has no standard deviations: one is assumed to move hair by 5 mm (root mean square)."""
 _ORTHONORMAL_TOLERANCE = 1e-3
-"""Of a basis that was stored in single precision."""
+"""Tolerance for a basis stored in single precision."""
 
 
 def mesh_fingerprint(head: HeadModel) -> str:
-    """sha256 of the mesh that offsets belong to: mean head, triangles and which vertices may move."""
+    """SHA-256 of the mesh that offsets belong to: mean head, triangles and movable vertices."""
     digest = hashlib.sha256()
     for tensor in (head.template, head.faces.int(), head.region("scalp"), head.region("neck", "shoulders")):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -50,14 +50,14 @@ class LinearBasis:
     mean: Float[Tensor, "v 3"]
     """Mean offsets, metres."""
     std: Float[Tensor, " k"]
-    """Standard deviation of each coefficient over the people it was made of, metres."""
+    """Standard deviation of each coefficient over the people of the data, metres."""
     num_hair: int
     head: str
     """Name of the head model."""
     fingerprint: str
     """See ``mesh_fingerprint``."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from: checkpoint, data, number of samples, explained variance, versions."""
+    """Origin: checkpoint, data, number of samples, explained variance, versions."""
 
     def __post_init__(self) -> None:
         flat = self.components.flatten(1).double()
@@ -69,12 +69,12 @@ class LinearBasis:
 
     @property
     def num_neck(self) -> int:
-        """Components of neck and shoulders."""
+        """Number of components of neck and shoulders."""
         return len(self.components) - self.num_hair
 
     @property
     def names(self) -> list[str]:
-        """Of the components, in order: ``hair 1``, ..., ``neck 1``, ..."""
+        """Names of the components, in order: ``hair 1``, ..., ``neck 1``, ..."""
         hair = [f"hair {i + 1}" for i in range(self.num_hair)]
         return hair + [f"neck {i + 1}" for i in range(self.num_neck)]
 
@@ -84,14 +84,14 @@ class LinearBasis:
         return hashlib.sha256(self.components.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def coefficients(self, offsets: Float[Tensor, "b v 3"]) -> Float[Tensor, "b k"]:
-        """The coefficients nearest to given offsets, metres.
+        """Least-squares coefficients of given offsets, metres.
 
         ``pinv(F) (o - mean)``; the pseudo-inverse of orthonormal columns is their transpose.
         """
         return (offsets - self.mean).flatten(1) @ self.components.flatten(1).T
 
     def offsets(self, coefficients: Float[Tensor, "b k"]) -> Float[Tensor, "b v 3"]:
-        """Offsets of the head at rest, metres."""
+        """Offsets of the head at rest for given coefficients, metres."""
         return self.mean + (coefficients @ self.components.flatten(1)).unflatten(1, (-1, 3))
 
     def to(self, device: torch.device | str) -> LinearBasis:
@@ -104,7 +104,7 @@ class LinearBasis:
         )
 
     def check(self, head: HeadModel) -> LinearBasis:
-        """Itself, if it belongs to the head.
+        """Return the basis if it belongs to the head.
 
         Raises:
             ValueError: it was made with another head model.
@@ -119,7 +119,7 @@ class LinearBasis:
         return self
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file, all or nothing."""
+        """Write a safetensors file, atomically."""
         header = {
             "format": FORMAT,
             "num_hair": self.num_hair,
@@ -135,7 +135,7 @@ class LinearBasis:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or no basis.
+            ValueError: the file is damaged or is not a basis.
         """
         if not path.is_file():
             raise FileNotFoundError(
@@ -148,7 +148,7 @@ class LinearBasis:
             parts = (tensors["components"], tensors["mean"], tensors["std"])
             return cls(*parts, **{name: header[name] for name in names})
         except KeyError as error:
-            raise ValueError(f"{path} is not a whole basis file: it lacks {error}") from error
+            raise ValueError(f"{path} is not a complete basis file: it lacks {error}") from error
 
     @classmethod
     def from_official(cls, u_full: Path, mean_deform: Path, head: HeadModel) -> LinearBasis:
@@ -160,7 +160,7 @@ class LinearBasis:
             head: FLAME as the release uses it.
 
         Raises:
-            ValueError: the files are not those or do not fit the head.
+            ValueError: the files are something else or do not fit the head.
         """
         num = OFFICIAL_HAIR + OFFICIAL_NECK
         columns = _read_tensor(u_full, (3 * head.num_vertices, num))
@@ -178,11 +178,11 @@ class LinearBasis:
 
 
 def read_official(path: Path) -> Any:
-    """What a torch file holds, on the CPU, as plain data.
+    """Content of a torch file, on the CPU, as plain data.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or holds more than plain data.
+        ValueError: the file is damaged or contains more than plain data.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the release's files come from its authors' page")

@@ -1,4 +1,4 @@
-"""The photograph itself, carried to a new pose by the mesh."""
+"""The photograph, warped to a new pose by the mesh."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
 RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 8)))
-"""Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 within the photograph, how far the
-pixel is beside the source's mesh in image widths, 0 on it, 1 where hair hangs below the ears, 1 on hair."""
+"""Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 inside the photograph, distance to
+the source's mesh in image widths (0 on it), 1 where hair hangs below the ears, 1 on hair."""
 NUM_STORED = 8
 """Their number."""
 NUM_LAYERS = 7
@@ -31,58 +31,58 @@ VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH = (slice(i, i + 1) for i in range(N
 """Number of channels of ``carry``, and the last ones, [0, 1] each: the photographs' share of each pixel, 0
 beside the mesh; hair; how close the view is to a photograph's; 1 inside the mouth."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
-"""How far a point faces the camera of the photograph, against that of the driven view, up to which it is not
-taken from the photograph, and from which it is."""
+"""Ratio of the cosines in the photograph and in the driven view up to which a point is not taken from the
+photograph, and from which it is."""
 STRETCHED_FACE, NOT_STRETCHED_FACE = 0.4, 0.8
-"""The same on the face: a shadow or a strand at the photograph's outline shows as a band when it is stretched
-over smooth skin. Hair and ears need their detail more."""
+"""The same on the face, where a shadow or strand from the photograph's outline would become a band when
+stretched over smooth skin. Hair and ears need their detail more."""
 OUTLINE = 0.5
-"""How far a point may face the camera to lie on the outline."""
+"""Largest cosine of a point on the outline."""
 SAME_OUTLINE = 0.3
-"""Difference of the cosines from which a point of one outline is not one of the other."""
+"""Difference of the cosines from which a point on one outline is not on the other."""
 SAME_BESIDE = 0.45
 """The same for what lies beside the outline."""
 TURNED, TURNED_AWAY = 0.1, 0.2
-"""Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them holds,
-and from which it does not: about 15 and 28 degrees."""
+"""Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them is valid,
+and from which it is not: about 15 and 28 degrees."""
 ANOTHER_VIEW = 0.1
 """Mean difference of the cosines above which a view is not the photograph's own: about 15 degrees."""
 SAME_VIEW = 0.15
-"""Difference of the cosines up to which both views look at a point alike."""
+"""Difference of the cosines up to which both views see a point at the same angle."""
 LEAST_FACING = 0.05
-"""Below it both views are taken to look equally flat."""
+"""Cosine below which both views count as equally grazing."""
 EDGE = 0.01
-"""Distance from the mesh up to which what is beside it moves with the outline, ever less, image widths."""
+"""Distance from the mesh over which the motion of the outline fades out, image widths."""
 UNCOVERED = 0.008
-"""How far beside the source's mesh something has to lie to come out from behind a face, image widths."""
+"""Least distance from the source's mesh of what can appear from behind a face, image widths."""
 FRAGMENT = 0.014
-"""Half the width below which anything beside a face is an artefact, image widths."""
+"""Half the width below which anything beside a face counts as an artefact, image widths."""
 FULL_BESIDE = 0.03
-"""Distance from the source's mesh beyond which only full hair reaches, image widths."""
+"""Distance from the source's mesh that only full hair exceeds, image widths."""
 NOT_FULL, FULL = 0.015, 0.055
 """Share of the hair beyond ``FULL_BESIDE`` up to which hair lies close to the head, and from which it is
-full. Of 40 people, 33 were below the first, 7 above the second, none between."""
+full. Of 40 people, 33 were below the first, 7 above the second, and none in between."""
 FLAT = 0.01
-"""Spread of a plane's points, image widths, below which they say nothing of its slope."""
+"""Spread of a plane's points below which they do not determine its slope, image widths."""
 _SHARPNESS = 4
-"""Power of the visibility in the weights of several photographs: the best view of a point should win."""
+"""Exponent of the visibility in the weights of several photographs: the best view of a point should win."""
 
 
 @dataclass(frozen=True)
 class CarriedPhotos(TensorStruct):
-    """Photographs of a person and the place of the mesh in each."""
+    """Photographs of a person and the position of the mesh in each."""
 
     layers: Float[Tensor, "b n 8 h w"]
     """See ``RGB`` and the names beside it, [0, 1] each."""
     vertices: Float[Tensor, "b n v 3"]
-    """The mesh in each photograph: x and y in shares of its width and height, and how far each vertex faces
-    the camera, [-1, 1]."""
+    """The mesh in each photograph: x and y as fractions of width and height, and the cosine between each
+    vertex's normal and the direction to the camera."""
     visibility: Float[Tensor, "b n s s"]
     """Whether each photograph shows each texel, [0, 1]."""
     own_mouth: Float[Tensor, "b n s s"]
-    """The part of it that holds only while the mouth is open as in the photograph."""
+    """The part that is valid only while the mouth is as open as in the photograph."""
     full_hair: Float[Tensor, "b n 1 1"]
-    """Of each photograph, see ``full_hair``."""
+    """Whether each photograph shows full hair, see ``full_hair``."""
 
 
 def carried_photos(
@@ -93,7 +93,7 @@ def carried_photos(
     own_mouth: Float[Tensor, "b 1 s s"],
     head: HeadModel,
 ) -> CarriedPhotos:
-    """One photograph per avatar, ready to be carried.
+    """Prepare one photograph per avatar for ``carry``.
 
     Args:
         photos: at any resolution.
@@ -101,7 +101,7 @@ def carried_photos(
         face_ids: visible face per pixel of the photograph, -1 beside the mesh.
         visibility: of the texels, ``Observation.unhidden``.
         own_mouth: see ``Observation``.
-        head: whose mesh it is.
+        head: model of the mesh.
     """
     height, width = photos.image_size
     beside = nearest_covered(face_ids >= 0)[1][:, None]
@@ -114,7 +114,7 @@ def carried_photos(
     layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
-    # Rounded as avatar files store them, so that a saved avatar draws the same picture.
+    # Rounded as in avatar files, so that a saved avatar renders the same image.
     layers = layers.half().float()[:, None]
     return CarriedPhotos(layers, place[:, None], visibility, own_mouth, full_hair(layers))
 
@@ -148,11 +148,11 @@ def carry(
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"],
 ) -> Float[Tensor, "b 11 h w"]:
-    """The photographs as the driven mesh carries them, and how well they show each point.
+    """Warp the photographs with the driven mesh, and say how well they show each point.
 
-    Each covered pixel shows a point of the surface, and the photograph shows the same point somewhere: that
-    displacement is continued smoothly beyond the mesh, so that loose hair and clothes come along. What lies
-    beside a face is as far back as ears and neck, and moves as they do: a cheek that turns outward covers it
+    Each covered pixel shows a surface point that also appears somewhere in the photograph. The displacement
+    between the two is extended smoothly beyond the mesh, so that loose hair and clothes follow. What lies
+    beside a face is as far back as ears and neck, and moves with them: a cheek that turns outward covers it
     and does not push it along.
 
     Args:
@@ -160,17 +160,16 @@ def carry(
         vertices_px: the driven mesh, pixels.
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
-        visibility: of the surface in each photograph, at the pixels of the driven mesh; 0 outside.
+        visibility: of the surface in each photograph, at the driven mesh's pixels; 0 elsewhere.
         parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
             1 on the face below the eyes; and 1 inside the mouth; 0 elsewhere.
-        ear_plane: vertices of the head that are as far back as the ears.
-        distance: of each pixel to the driven mesh, image widths.
+        ear_plane: vertices as far back as the ears.
+        distance: from each pixel to the driven mesh, image widths.
         nearest: of ``nearest_covered``, where ``face_ids`` shows the mesh.
 
     Returns:
-        The first seven channels of ``CarriedPhotos.layers``, whose opacity is 1 on the mesh where the
-        photograph's matte says nothing of the point; and the channels named ``VISIBILITY``, ``CARRIED_HAIR``,
-        ``OWN_VIEW`` and ``IN_MOUTH``.
+        The first seven channels of ``CarriedPhotos.layers``, with opacity 1 on the mesh where no matte shows
+        the point; and the channels ``VISIBILITY``, ``CARRIED_HAIR``, ``OWN_VIEW`` and ``IN_MOUTH``.
     """
     batch, count = visibility.shape[:2]
     mask = (face_ids >= 0)[:, None]
@@ -188,7 +187,7 @@ def carry(
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
-    # What comes out from behind a face may have lain farther beside it, and full hair on the head.
+    # What appears from behind a face may have been farther beside it, and full hair on the head.
     uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1)
     beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full))
     known = layers[:, :, KNOWN].squeeze(2) * inside
@@ -202,7 +201,7 @@ def carry(
 
 
 def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
-    """How far a point may be taken from each photograph without being stretched too much, [0, 1]."""
+    """Whether a point can be taken from each photograph without too much stretching, [0, 1]."""
     none = STRETCHED_FACE + (STRETCHED - STRETCHED_FACE) * mesh.around
     full = NOT_STRETCHED_FACE + (NOT_STRETCHED - NOT_STRETCHED_FACE) * mesh.around
     return ((mesh.there / mesh.now.clamp_min(LEAST_FACING) - none) / (full - none)).clamp(0, 1)
@@ -211,7 +210,7 @@ def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
 def _opacity_on_mesh(
     matte: Float[Tensor, "b n h w"], shown: Float[Tensor, "b n h w"], mesh: _OnMesh
 ) -> Float[Tensor, "b n h w"]:
-    """The matte where a photograph shows the point or its outline is the mesh's; opaque elsewhere."""
+    """The matte where a photograph shows the point or shares the mesh's outline; opaque elsewhere."""
     outline = _is_outline(mesh.there, mesh.now) * mesh.turned
     return torch.lerp(torch.ones_like(matte), matte, torch.maximum(shown, outline))
 
@@ -224,16 +223,16 @@ def _opacity_beside(
     around: Float[Tensor, "b 1 h w"],
     mask: Bool[Tensor, "b 1 h w"],
 ) -> Float[Tensor, "b n h w"]:
-    """The matte of what stays beside the mesh.
+    """The matte of what remains beside the mesh.
 
-    Skin and clothes stay beside the outline that they have in the photograph, hair beside any scalp, and full
-    hair beside a face too. Gradients pass the removal of thin pieces by, see ``blend``.
+    Skin and clothes remain beside the outline they have in the photograph, hair beside any scalp, and full
+    hair beside a face too. No gradient flows through the removal of thin pieces, see ``blend``.
 
     Args:
         matte: of each photograph.
         hair: 1 on hair.
         full_hair: 1 on full hair.
-        same: how far the nearest outline of the mesh is the photograph's, [0, 1].
+        same: whether the nearest outline of the mesh is the photograph's, [0, 1].
         around: 1 beside scalp, ears, neck and shoulders, 0 beside the face.
         mask: pixels of the mesh.
     """
@@ -244,12 +243,12 @@ def _opacity_beside(
 
 
 class _OnMesh(NamedTuple):
-    """What the driven mesh says of each pixel that it covers; the photographs are n."""
+    """Values of the driven mesh at each pixel that it covers; n is the number of photographs."""
 
     displacement: Float[Tensor, "b k h w"]
-    """From the pixel to its point in each photograph, shares of width and height; k = 2 n."""
+    """From the pixel to its point in each photograph, fractions of width and height; k = 2 n."""
     of_ear_plane: Float[Tensor, "b k h w"]
-    """The same if the pixel showed the plane of the ears; of all pixels."""
+    """The same as if the pixel showed the plane of the ears; for all pixels."""
     there: Float[Tensor, "b n h w"]
     """Cosine between normal and camera in each photograph."""
     now: Float[Tensor, "b 1 h w"]
@@ -261,8 +260,8 @@ class _OnMesh(NamedTuple):
     in_mouth: Float[Tensor, "b 1 h w"]
     """1 inside the mouth."""
     turned: Float[Tensor, "b n h w"]
-    """How far neck and shoulders are turned as in each photograph, so that its outline is theirs, [0, 1]; 1
-    on the head."""
+    """Whether neck and shoulders face as in each photograph, so that its outline is theirs, [0, 1]; 1 on the
+    head."""
 
 
 def _on_mesh(
@@ -278,11 +277,11 @@ def _on_mesh(
     batch, count = photos.vertices.shape[:2]
     size = vertices_px.new_tensor(face_ids.shape[:0:-1])
     here = (vertices_px[..., :2] + 0.5) / size
-    # The displacement of each vertex is interpolated, not its place: far from 0 it loses precision.
+    # Displacements are interpolated, not positions, which lose precision far from 0.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
     facing = photos.vertices[..., 2].transpose(1, 2)
     around, torso, lower, in_mouth = parts.expand(batch, -1, -1).split(1, dim=-1)
-    # The mesh knows shoulders better than a photograph from another side does. It does not know hair.
+    # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
     per_vertex = torch.cat([moved, facing, facing_now, around, lower, in_mouth, turned], dim=-1).float()
     values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
@@ -293,11 +292,11 @@ def _on_mesh(
 
 
 def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:
-    """How close the driven view is to each photograph's own, in which its matte draws the outline, [0, 1].
+    """How close the driven view is to each photograph's, in which the matte draws the outline, [0, 1].
 
     Args:
         photos: of each avatar.
-        facing: how far each vertex of the driven mesh faces the camera.
+        facing: ``facing_camera`` of the driven mesh.
     """
     change = (photos.vertices[..., 2] - facing[:, None, :, 0]).abs().mean(-1)
     return (1 - change / ANOTHER_VIEW).clamp_min(0)[..., None, None]
@@ -306,12 +305,12 @@ def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Te
 def _turned_alike(
     there: Float[Tensor, "b v n"], now: Float[Tensor, "b v 1"], part: Float[Tensor, "b v 1"]
 ) -> Float[Tensor, "b 1 n"]:
-    """How far a part of the body is turned to the camera as in each photograph, [0, 1].
+    """Whether a part of the body faces the camera as in each photograph, [0, 1].
 
     Args:
         there: cosine between each vertex's normal and the camera in the photographs.
         now: the same in the driven view.
-        part: 1 on its vertices.
+        part: 1 on the vertices of the part.
     """
     change = ((there - now).abs() * part).sum(1, keepdim=True) / part.sum(1, keepdim=True)
     return 1 - ((change - TURNED) / (TURNED_AWAY - TURNED)).clamp(0, 1)
@@ -323,11 +322,11 @@ def _places(
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"],
 ) -> tuple[Float[Tensor, "b n 2 h w"], Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]:
-    """Where the photographs show what each pixel shows, shares of width and height, also beyond the mesh.
+    """Positions in the photographs that correspond to each pixel, also beyond the mesh.
 
     Returns:
-        The places; how far the nearest outline of the mesh is that of each photograph, [0, 1]; and
-        ``_OnMesh.around``, continued.
+        The positions, fractions of width and height; whether the nearest outline of the mesh is that of each
+        photograph, [0, 1]; and ``_OnMesh.around``, extended beyond the mesh.
     """
     known = mask.to(mesh.displacement.dtype)
     behind = torch.where(mesh.around > 0.5, mesh.displacement, mesh.of_ear_plane)
@@ -335,12 +334,12 @@ def _places(
         [behind.shape[1], 1], dim=1
     )
     outline = push_pull(mesh.displacement, known)
-    # The soft edge of an outline that is the photograph's moves with it. Beside any other, the photograph
-    # shows the next piece of the surface, which is hidden here.
+    # The soft edge of an outline that both views share moves with it. Beside any other outline the
+    # photograph shows more of the surface, which is hidden here.
     same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
-    # An eyelid or a fold of the ear may lie on the outline but says nothing about the head's.
+    # An eyelid or a fold of the ear may lie on the outline but is not evidence about the head's.
     reach = max(1, round(FRAGMENT * int(mask.shape[-1])))
-    # Gradients pass it by, see ``blend``.
+    # No gradient flows through it, see ``blend``.
     opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
     same = same + (opening - same).detach()
     same = values_of(nearest, same)
@@ -350,17 +349,17 @@ def _places(
 
 
 def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
-    """Layers at places in [-1, 1]; NaN at places that are not finite, so that a training step is skipped."""
+    """Sample layers at positions in [-1, 1]; NaN at positions that are not finite, which skips the step."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return F.grid_sample(layers, places, padding_mode="border", align_corners=False)
-    # For such places the CPU's kernel reads memory that is not the image's.
+    # At such positions the CPU kernel reads outside the image's memory.
     safe = places.nan_to_num(0.0, 0.0, 0.0)
     sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
     return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
 
 
 def _pixel_centres(picture: Shaped[Tensor, "b h w"]) -> Float[Tensor, "2 h w"]:
-    """X and y of the pixels of a picture, shares of its width and height."""
+    """X and y of pixel centres, fractions of width and height."""
     height, width = picture.shape[-2:]
     rows = (torch.arange(height, device=picture.device, dtype=torch.float32) + 0.5) / height
     columns = (torch.arange(width, device=picture.device, dtype=torch.float32) + 0.5) / width
@@ -373,23 +372,23 @@ def _plane_displacement(
     plane: Int[Tensor, " m"],
     pixels: Float[Tensor, "2 h w"],
 ) -> Float[Tensor, "b k h w"]:
-    """The displacement at each pixel if what it shows lay in a plane that the head takes along.
+    """The displacement at each pixel if it showed a point of a plane that moves with the head.
 
-    A plane under a rigid motion and a camera without perspective moves by an affine map of the picture, which
+    Under a rigid motion and a camera without perspective, the image of a plane moves by an affine map, which
     is fitted to vertices of the plane.
 
     Args:
-        here: the driven mesh, shares of width and height.
+        here: the driven mesh, fractions of width and height.
         moved: displacement of each vertex, one pair per photograph.
         plane: vertices near the plane.
-        pixels: centres of the pixels, shares of width and height.
+        pixels: pixel centres, fractions of width and height.
     """
     points, values = here[:, plane], moved[:, plane]
     middle, mean = points.mean(1, keepdim=True), values.mean(1, keepdim=True)
     points = points - middle
-    # A plane seen from its edge has no slope across it.
+    # A plane seen edge-on has no slope across it.
     across = points.transpose(1, 2)
-    # Cramer's rule: ONNX cannot solve systems.
+    # Cramer's rule: ONNX has no linear solver.
     xx, xy, _, yy = (across @ points / len(plane)).flatten(1).unbind(-1)
     xx, yy = xx + FLAT**2, yy + FLAT**2
     adjugate = torch.stack([yy, -xy, -xy, xx], dim=-1).unflatten(-1, (2, 2))
@@ -400,9 +399,9 @@ def _plane_displacement(
 
 
 def _is_surface(matte: Float[Tensor, "b n h w"], mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
-    """How far what a photograph shows at a point is the point itself, [0, 1].
+    """Whether what a photograph shows at a point is the surface itself, [0, 1].
 
-    Background that the source's mesh covers is background in the same view only; others show the surface.
+    Background that the source's mesh covers is background in that view only; other views show the surface.
 
     Args:
         matte: of the photograph.
@@ -413,9 +412,9 @@ def _is_surface(matte: Float[Tensor, "b n h w"], mesh: _OnMesh) -> Float[Tensor,
 
 
 def _is_outline(there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b n h w"]:
-    """How far a point lies on the outline of both views, [0, 1]; arguments as for ``_is_surface``.
+    """Whether a point lies on the outline of both views, [0, 1]; arguments as for ``_is_surface``.
 
-    The matte is to be believed there, though no point of an outline is seen well.
+    The matte is reliable there, although outlines are seen at grazing angles.
     """
     on_both = (2 * (1 - there.abs() / OUTLINE) * (1 - now / OUTLINE).clamp_min(0)).clamp(0, 1)
     return on_both * (2 * (1 - (there - now).abs() / SAME_OUTLINE)).clamp(0, 1)
@@ -424,7 +423,7 @@ def _is_outline(there: Float[Tensor, "b n h w"], now: Float[Tensor, "b 1 h w"]) 
 def fragments_beside(
     matte: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b n h w"]:
-    """Opacity beside the mesh that is too thin to be hair, such as the edge of an ear behind a face."""
+    """Opacity of pieces beside the mesh too thin to be hair, such as the edge of an ear behind a face."""
     reach = max(1, round(FRAGMENT * int(matte.shape[-1])))
     person = torch.where(mask, 1.0, matte)
     return person - opened(person, reach)
@@ -433,7 +432,7 @@ def fragments_beside(
 def _best_view(
     layers: Float[Tensor, "b n 8 h w"], visibility: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 8 h w"]:
-    """One photograph per pixel: where the mesh is, the one that sees the point best, else the best of all."""
+    """One photograph per pixel: the best view of the point on the mesh, the best overall elsewhere."""
     overall = visibility.sum((-1, -2), keepdim=True)
     weight = torch.where(mask, visibility, overall / overall.amax(1, keepdim=True).clamp_min(1e-6)) + 1e-3
     weight = weight.pow(_SHARPNESS)

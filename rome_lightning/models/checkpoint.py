@@ -1,4 +1,4 @@
-"""Avatar models from checkpoint files, as plain data: nothing in a file is executed."""
+"""Avatar models from checkpoint files, read as plain data: no code in a file is executed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rome_lightning.models.config import (
 )
 
 CONFIG_KEY = "avatar_config"
-"""Entry of a checkpoint that holds ``dataclasses.asdict(AvatarConfig)``."""
+"""Key of a checkpoint's ``dataclasses.asdict(AvatarConfig)``."""
 _PREFIX = "avatar."
 
 
@@ -32,7 +32,7 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
     """Inverse of ``dataclasses.asdict``.
 
     Raises:
-        ValueError: an option is not known to this version.
+        ValueError: this version does not know an option.
     """
     try:
         # Models of earlier versions neither carried the photograph nor mirrored it.
@@ -53,7 +53,7 @@ def config_from_dict(values: dict[str, Any]) -> AvatarConfig:
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Check a file against its SHA-256, or a file without one by the CRC-32 of each of its records.
+    """Check a file against its SHA-256, or, without one, against the CRC-32 of each record.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     verify_checkpoint(path)
     try:
         with warnings.catch_warnings():
-            # Files that are no checkpoints make torch warn about their pickle protocol first.
+            # For other files torch first warns about their pickle protocol.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -93,20 +93,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise ValueError(f"{path} is not a whole checkpoint: its state_dict must hold tensors by name")
+        raise ValueError(f"{path} is not a complete checkpoint: its state_dict must hold tensors by name")
     if not isinstance(config, dict) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"{path} is not a whole checkpoint: {CONFIG_KEY} or image_size is of another kind")
+        raise ValueError(f"{path} is not a complete checkpoint: {CONFIG_KEY} or image_size has a wrong type")
     return checkpoint
 
 
 def avatar_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The avatar's part of a checkpoint's state dict, without its prefix."""
+    """The avatar's weights in a checkpoint, without their prefix."""
     state = checkpoint["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
 
 
 def load_state(avatar: AvatarModel, weights: dict[str, Tensor], origin: Path) -> None:
-    """Fill a model strictly.
+    """Load weights into a model, strictly.
 
     Raises:
         ValueError: the weights are not finite or belong to another architecture; names the first difference.
@@ -125,7 +125,7 @@ def load_state(avatar: AvatarModel, weights: dict[str, Tensor], origin: Path) ->
 
 
 def share_weights(linear: AvatarModel, full: Mapping[str, Tensor]) -> None:
-    """Take over everything but offsets and driver network from a full model.
+    """Copy everything but the offsets and the driver network from a full model.
 
     Args:
         linear: changed in place.
@@ -136,7 +136,7 @@ def share_weights(linear: AvatarModel, full: Mapping[str, Tensor]) -> None:
     """
     own = ("offset_network.", "driver_network.")
     shared = {key: value for key, value in full.items() if not key.startswith(own)}
-    # Only what the models do not share may be missing.
+    # Only parts that the models do not share may be missing.
     found = linear.load_state_dict(shared, strict=False)
     left = [key for key in found.missing_keys if not key.startswith(own)]
     if left or found.unexpected_keys:
@@ -144,7 +144,7 @@ def share_weights(linear: AvatarModel, full: Mapping[str, Tensor]) -> None:
 
 
 def load_avatar(path: Path, rasterizer: str | None = None) -> AvatarModel:
-    """The model of a checkpoint, full or linear, ready for inference.
+    """Load the full or linear model of a checkpoint, ready for inference.
 
     Args:
         path: file written by ``rome fit``.
@@ -161,4 +161,4 @@ def load_avatar(path: Path, rasterizer: str | None = None) -> AvatarModel:
 
 
 load_full_avatar = load_avatar
-"""The same function under the name that goes with ``FullAvatar``."""
+"""Alias that matches ``FullAvatar``."""

@@ -1,4 +1,4 @@
-"""Complete what a photograph does not show of a head: from its other side, then from its surroundings."""
+"""Complete the hidden parts of a head's texture: from the other side, then from their surroundings."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from rome_lightning.renderer import UVLayout, push_pull, sample_texture
 from rome_lightning.renderer.pooling import halved
 
 FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
-"""Regions that are filled from themselves: hair from hair, skin from skin, cloth from cloth."""
+"""Regions filled from themselves: hair from hair, skin from skin, cloth from cloth."""
 FACE, SCALP, NECK, NAPE = 0, 1, 2, 4
-"""Indices of three of them, and of the scalp below the ears, which is filled from face or hair."""
+"""Indices of three of them, and of the nape, the scalp below the ears, which is filled from face or hair."""
 FACE_BRIGHTNESS = 0.55
-"""Mean brightness of a face beside which the generic colours of eyes and mouth look right."""
+"""Mean brightness of a face for which the generic colours of eyes and mouth are right."""
 STRAND_REACH = 0.1
 """Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
 FACE_SPREAD = 0.06
-"""Mean spread of the three channels of a face above which a photograph is in colour."""
+"""Mean spread of a face's three channels above which a photograph counts as colour."""
 ASYMMETRY = 0.10
-"""Difference of both sides, RGB in [0, 1], at which the other side is believed by 1 / e."""
+"""Difference between both sides, RGB in [0, 1], at which the weight of the other side is 1 / e."""
 MAX_LOG_GAIN = 0.7
-"""Bound of the correction of the other side's exposure and colour."""
+"""Bound on the log correction of the other side's exposure and colour."""
 ENOUGH = 0.2
-"""Visibility from which a texel is not filled at all."""
+"""Visibility above which a texel is not filled."""
 ENOUGH_FACE = 0.7
 """The same on the face: its outline is mostly shadow, light from behind and strands of hair."""
 CELLS = 32
-"""Cells across the maps of gain and symmetry, which must not follow single strands of hair."""
+"""Cells across the maps of gain and symmetry, too coarse to follow single strands of hair."""
 LEAST_SEEN = 3e-4
-"""Share of the texture that must be seen of a region for its fill to come from itself by one half."""
+"""Visible share of the texture at which half of a region's fill comes from the region itself."""
 
 
 class Completion(nn.Module):
     """Complete observed colours by symmetry and by region.
 
-    Texels that the photograph hides take the colour of their mirror image, in the light of their own side:
-    the ratio of both sides, where both are seen, is continued smoothly over the hidden side, so that no seam
-    forms at its border. They are believed as far as the visible part of their surroundings is symmetric: a
-    parting, an earring or a logo is not repeated. What neither side shows is filled from the same region.
+    Hidden texels take the colour of their mirror image, relit for their own side: the ratio of both sides,
+    where both are visible, is extended smoothly over the hidden side, so that no seam forms at the border.
+    Their weight depends on how symmetric the visible part of their surroundings is: a parting, an earring or
+    a logo is not repeated. What neither side shows is filled from the same region.
 
-    Departure from ROME: its networks have to invent the hidden side.
+    Departure from ROME, whose networks have to invent the hidden side.
     """
 
     mirror: Tensor
@@ -79,7 +79,7 @@ class Completion(nn.Module):
 
     @property
     def bare(self) -> Float[Tensor, "1 1 s s"]:
-        """1 on texels of face and ears, which clothes do not cover."""
+        """1 on texels of face and ears, which clothes never cover."""
         return self.regions[FACE : FACE + 1]
 
     def forward(
@@ -88,29 +88,29 @@ class Completion(nn.Module):
         visibility: Float[Tensor, "b 1 s s"],
         hair: Float[Tensor, "b 1 s s"],
     ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-        """The completed colours and how well each texel is known from either side, [0, 1].
+        """The completed colours, and how well each texel is known from either side, [0, 1].
 
         Args:
-            colour: RGB in [0, 1]; ignored where nothing is seen.
-            visibility: how well each texel is seen, [0, 1].
+            colour: RGB in [0, 1]; ignored where the visibility is 0.
+            visibility: of each texel, [0, 1].
             hair: whether the photograph shows hair there, [0, 1].
         """
         other, seen = self.other_side(colour, visibility)
         hidden = (1 - visibility) * seen
         known = visibility + hidden
         mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
-        # A flat look at a point is worth more than a guess.
+        # A view at a grazing angle is better than a guess.
         completed = torch.lerp(
             self.fill(mixed, known, hair * visibility), mixed, (known / self.enough).clamp_max(1)
         )
-        # Bilinear lookups at the border of a chart reach beyond it.
+        # Bilinear lookups at the border of a UV chart reach beyond it.
         return push_pull(completed, self.charts.expand_as(known)), known
 
     def other_side(
         self, colour: Float[Tensor, "b 3 s s"], visibility: Float[Tensor, "b 1 s s"]
     ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-        """Colours of the mirrored texels in the light of this side, and how far they are to be believed."""
-        # Weighted, so that the border of a chart does not bleed.
+        """Colours of the mirrored texels, relit for this side, and their weight."""
+        # Weighted, so that charts do not bleed at their borders.
         sampled = sample_texture(
             torch.cat([colour * visibility, visibility], 1), self.mirror.expand(len(colour), -1, -1, -1)
         )
@@ -121,7 +121,7 @@ class Completion(nn.Module):
         gain = _smooth(ratio, both).exp()
         other = (other * gain).clamp(0, 1)
         difference = (colour - other).abs().mean(1, keepdim=True)
-        # Nothing is known of the symmetry of someone of whom no texel is seen from both sides.
+        # Without a texel visible on both sides, nothing is known of the person's symmetry.
         doubt = _smooth(difference, both)
         return other, seen * torch.exp(-((doubt / ASYMMETRY).square()))
 
@@ -131,7 +131,7 @@ class Completion(nn.Module):
         known: Float[Tensor, "b 1 s s"],
         hair: Float[Tensor, "b 1 s s"],
     ) -> Float[Tensor, "b 3 s s"]:
-        """A continuation of the known texels of each region over the whole region.
+        """Extend the known texels of each region over the whole region.
 
         Args:
             colour: RGB in [0, 1].
@@ -140,21 +140,21 @@ class Completion(nn.Module):
         """
         batch, count = len(colour), len(self.regions)
         weight = known[:, None] * self.regions
-        # A scalp with hair on it is filled from hair, not from temples and sideburns' skin; so is a nape
-        # where hair hangs over the neck, which else is skin: a collar is no neighbour to take it from.
+        # A scalp with hair is filled from hair, not from the skin of temples and sideburns. So is a nape
+        # under hair that hangs over the neck; otherwise it is filled from skin, never from the collar.
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
         weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
-        # Skin at the outline is in shadow or lit from behind, so the rest decides the colour.
+        # Skin at the outline is in shadow or lit from behind, so the rest determines the colour.
         weight[:, FACE] = weight[:, FACE] * known
-        # A fill is smooth: half the resolution does.
+        # The fill is smooth, so half the resolution is enough.
         total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
         sums = halved((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2))
         total, sums = total.unflatten(1, (-1, 1)), sums.unflatten(1, (-1, 3))
         fills = push_pull((sums / total.clamp_min(1e-6)).flatten(0, 1), total.flatten(0, 1))
         fills = F.interpolate(fills, size=colour.shape[-2:], mode="bilinear", align_corners=False)
         fills, everywhere = fills.unflatten(0, (batch, count + 1)).split([count, 1], dim=1)
-        # A region of which next to nothing is seen takes what is around it.
+        # A region of which almost nothing is visible is filled from its surroundings.
         amount = weight.mean((-1, -2), keepdim=True)
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
         fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * self.regions[SCALP]
@@ -165,7 +165,7 @@ class Completion(nn.Module):
     def _tinted_interior(
         self, colour: Float[Tensor, "b 3 s s"], known: Float[Tensor, "b 1 s s"]
     ) -> Float[Tensor, "b 3 s s"]:
-        """Generic eyes and mouth, as dark or bright as the face is, and grey in a grey photograph."""
+        """Generic eyes and mouth, matched to the face's brightness, and grey in a greyscale photograph."""
         weight = known * self.regions[FACE]
         total = weight.sum((1, 2, 3), keepdim=True)
         brightness = (colour * weight).mean(1, keepdim=True).sum((1, 2, 3), keepdim=True) / total.clamp_min(1)
@@ -186,7 +186,7 @@ def _is_hairy(
 
 
 def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:
-    """The vertices of each of ``FILL_REGIONS`` and of the nape, which is no part of the scalp here."""
+    """The vertices of each of ``FILL_REGIONS`` and of the nape, which is separate from the scalp here."""
     regions = [head.region(*names) for names in FILL_REGIONS]
     nape = regions[SCALP] & (mean[:, 1] < mean[head.region("ears"), 1].min())
     regions[SCALP] = regions[SCALP] & ~nape
@@ -194,10 +194,10 @@ def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tens
 
 
 def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:
-    """The fine structure of the known hair, reflected row by row into the hidden part.
+    """The fine structure of the known hair, mirrored row by row into the hidden part.
 
-    Rows of the texture run around the head, so that strands keep their direction. Without it the hidden side
-    is as smooth as a cap.
+    Rows of the texture run around the head, so strands keep their direction. Without this the hidden side
+    looks as smooth as a cap.
     """
     size = colour.shape[-1]
     reach = max(2, round(STRAND_REACH * size))
@@ -208,7 +208,7 @@ def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"])
     right = size - 1 - _running_max(torch.where(seen.flip(-1), columns, -2 * size)).flip(-1)
     from_left = columns - left <= right - columns
     distance = torch.where(from_left, columns - left, right - columns)
-    # Back and forth within the band.
+    # Mirrored back and forth within the band.
     folded = (distance - 1) % (2 * reach)
     folded = torch.where(folded < reach, folded, 2 * reach - 1 - folded)
     column = torch.where(from_left, left - folded, right + folded).clamp(0, size - 1)
@@ -217,7 +217,7 @@ def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"])
 
 
 def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
-    """Largest value so far along each row; ``cummax`` has no counterpart in ONNX."""
+    """Running maximum along each row; ONNX has no ``cummax``."""
     step, size = 1, values.shape[-1]
     while step < size:
         shifted = torch.cat([values[..., :1].expand(*values.shape[:-1], step), values[..., :-step]], dim=-1)
@@ -227,7 +227,7 @@ def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
 
 
 def _smooth(values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b c s s"]:
-    """A smooth map of weighted values, continued where the weight is 0."""
+    """A smooth map of weighted values, extended to where the weight is 0."""
     texels = max(1, values.shape[-1] // CELLS)
     total = F.avg_pool2d(weight, texels)
     mean = F.avg_pool2d(values * weight, texels) / total.clamp_min(1e-6)

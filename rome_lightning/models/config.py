@@ -1,4 +1,4 @@
-"""Options of an avatar model: plain data, stored in every checkpoint and avatar file."""
+"""Options of an avatar model: plain data, stored in each checkpoint and avatar file."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 RELEASED_HALVINGS = 3
-"""Times that the released networks halve the resolution."""
+"""How often the released networks halve the resolution."""
 COMPACT_OFFSET_HALVINGS = 2
-"""Times that the compact U-Net of the offsets does."""
+"""How often the compact U-Net of the offsets halves it."""
 
 
 @dataclass(frozen=True)
 class TextureConfig:
-    """Source of the neural texture."""
+    """Options of the neural texture."""
 
     source: Literal["unprojected", "direct"] = "unprojected"
-    """``unprojected`` carries the source's pixels to UV space through the fitted mesh before a U-Net
-    completes them; ``direct`` is ROME's image-to-UV encoder, which has to learn the unwrapping."""
+    """``unprojected`` maps the source's pixels to UV space through the fitted mesh, and a U-Net completes
+    them; ``direct`` is ROME's image-to-UV encoder, which has to learn the unwrapping."""
     channels: int = 8
     """Channels of the neural texture."""
     size: int = 256
-    """Side of the square texture, texels; ``direct`` gives the size of its input image."""
+    """Side of the square texture, texels; ``direct`` uses the size of its input image."""
     width: int = 16
     """Channels of the network's first level; 256 in the release (``direct``)."""
     num_levels: int = 4
-    """Resolutions of the U-Net (``unprojected`` only)."""
+    """Number of resolutions of the U-Net (``unprojected`` only)."""
     mirror: bool = True
-    """Complete what a photograph hides from the other side of the head and by region, with generic teeth and
-    eyes, before the network sees it; ``false``: a smooth continuation (``unprojected`` only)."""
+    """Before the network, complete hidden parts from the other side of the head and from their region, with
+    generic teeth and eyes; ``false`` extends the colours smoothly (``unprojected`` only)."""
     prior: bool = True
-    """Learn a texture of mouth and eyeballs that all people share, for what sources hide: teeth, tongue, eyes
-    behind closed lids (``unprojected`` only)."""
+    """Learn a shared texture of mouth and eyeballs for parts that sources hide: teeth, tongue, eyes behind
+    closed lids (``unprojected`` only)."""
 
 
 @dataclass(frozen=True)
 class OffsetConfig:
-    """How vertices leave the parametric head to form hair, neck and shoulders."""
+    """Options of the vertex offsets, which form hair, neck and shoulders."""
 
     kind: Literal["network", "basis", "fitted", "none"] = "network"
     """``network``: the full model; ``basis``: the linear one (see ``BasisConfig``); ``fitted``: no network,
-    ``rome prepare`` stores offsets with ``fit_outline``, and an avatar gets its own when it is made;
-    ``none`` keeps the bare parametric head. ``basis`` and ``fitted`` know none of the options here but
+    ``rome prepare`` stores offsets with ``fit_outline``, and an avatar's are fitted when it is created;
+    ``none`` keeps the bare parametric head. Of the options below, ``basis`` and ``fitted`` use only
     ``max_offset``."""
     direction: Literal["normal", "elementwise", "free"] = "normal"
-    """``normal``: one signed length along the normal (paper); ``elementwise``: three factors times the
-    normal's components (release); ``free``: an unconstrained displacement (the paper's ablation)."""
+    """``normal``: a signed length along the normal (paper); ``elementwise``: three factors for the normal's
+    components (release); ``free``: an unconstrained displacement (the paper's ablation)."""
     expression_dependent: bool = False
-    """Recompute the offsets from the posed mesh of each frame (ROME), or once per avatar at rest."""
+    """Recompute the offsets from the posed mesh of each frame (ROME) instead of once per avatar at rest."""
     max_offset: float = 0.12
-    """Bound of one component of an offset, metres; ROME's release leaves 1."""
+    """Bound on each component of an offset, metres; 1 in ROME's release."""
     network: Literal["compact", "release"] = "compact"
-    """U-Net over the UV map: our small one, or the released architecture."""
+    """U-Net over the UV map: our compact one, or the released architecture."""
     uv_size: int = 64
-    """Side of the UV map that the U-Net sees, texels."""
+    """Side of the U-Net's UV map, texels."""
     width: int = 16
     """Channels of the first level of the U-Net; 128 in the release."""
     latent_channels: int = 32
@@ -61,111 +61,111 @@ class OffsetConfig:
     mlp_width: int = 64
     """Hidden width of the per-vertex network; 256 in the release."""
     harmonics: Literal["release", "paper"] = "release"
-    """Frequencies 1, 2, 4, ... (release) or 1, 2, 3, ... (paper) of the encoded positions."""
+    """Frequencies of the position encoding: 1, 2, 4, ... (release) or 1, 2, 3, ... (paper)."""
 
 
 EncoderName = Literal["resnet50", "resnet18", "mobilenet_v2", "mobilenet_v3_small"]
-"""Image classifiers of torchvision that can be turned into regressors."""
+"""Torchvision image classifiers that can serve as regressors."""
 
 
 @dataclass(frozen=True)
 class BasisConfig:
-    """The linear model's offsets: a basis, and a network that gives its coefficients."""
+    """Options of the linear model's offsets: a basis, and a network that predicts its coefficients."""
 
     num_hair: int = 50
-    """Components of the scalp (paper: 50)."""
+    """Number of scalp components (paper: 50)."""
     num_neck: int = 10
-    """Components of neck and shoulders (paper: 10)."""
+    """Number of neck and shoulder components (paper: 10)."""
     encoder: EncoderName = "resnet50"
-    """Network that sees the source once per avatar (paper: ResNet-50)."""
+    """Network applied to the source, once per avatar (paper: ResNet-50)."""
     input_size: int = 256
     """Larger sources are downsampled to this side for the network, pixels."""
     image: Literal["person", "raw"] = "person"
-    """What it sees: the ``person`` on grey, normalized as for ImageNet, or the ``raw`` picture in [0, 1]
+    """Its input: the ``person`` on grey, normalized as for ImageNet, or the ``raw`` image in [0, 1]
     (release)."""
     turning: bool = True
-    """Turn the offsets with the posed skin; the release adds them to the posed head as they are."""
+    """Rotate the offsets with the posed skin; the release adds them to the posed head unrotated."""
 
 
 @dataclass(frozen=True)
 class DriverConfig:
-    """A network that estimates expression, pose and camera from a frame, instead of the tracker."""
+    """Options of a network that replaces the tracker: it estimates expression, pose and camera."""
 
     encoder: EncoderName | Literal["none"] = "none"
-    """Network that sees every frame of the driver (paper: MobileNetV2); ``none`` leaves it to the tracker."""
+    """Network applied to each frame of the driver (paper: MobileNetV2); ``none`` uses the tracker."""
     input_size: int = 256
     """Larger frames are downsampled to this side for the network, pixels."""
     image: Literal["normalized", "raw"] = "normalized"
-    """What it sees: the frame ``normalized`` as for ImageNet, or ``raw`` in [0, 1] (release)."""
+    """Its input: the frame ``normalized`` as for ImageNet, or ``raw`` in [0, 1] (release)."""
 
 
 @dataclass(frozen=True)
 class DeferredRendererConfig:
-    """The deferred renderer: the image network that turns rasterized features into colour and mask."""
+    """Options of the deferred renderer, which turns rasterized features into colour and mask."""
 
     network: Literal["compact", "release"] = "compact"
-    """Our small U-Net, or the released architecture."""
+    """Our compact U-Net, or the released architecture."""
     carry: bool = True
-    """Draw with the photograph itself, carried by the mesh, and let the network choose between it, the
-    texture and its own painting. Departure from ROME, whose pictures are as sharp as its texture is. Needs an
-    ``unprojected`` texture and the compact network."""
+    """Warp the photograph with the mesh, and let the network choose between it, the texture and its own
+    output. Departure from ROME, whose images are only as sharp as its texture. Needs an ``unprojected``
+    texture and the compact network."""
     network_size: int | None = 256
-    """Side at which the network sees larger pictures with ``carry``, pixels: its corrections are enlarged,
-    the photograph keeps its resolution. ``null`` for the picture's own size."""
+    """With ``carry``, larger images are downsampled to this side for the network, pixels: its corrections are
+    upsampled, and the photograph keeps its resolution. ``null`` keeps the image's size."""
     unshuffle: int = 1
-    """Fold blocks of so many by so many pixels into channels before the network (``carry`` only): for 2
-    a quarter of the work."""
+    """Fold square blocks of this side into channels before the network (``carry`` only), pixels; 2 costs a
+    quarter of the work."""
     width: int = 20
     """Channels of the first level of the U-Net; 128 in the release."""
     num_levels: int = 4
-    """Resolutions of the U-Net (``compact`` only)."""
+    """Number of resolutions of the U-Net (``compact`` only)."""
     mask_network: bool = False
-    """Give the mask a U-Net of its own, with half the channels (paper); else one network has four outputs
-    (release)."""
+    """Use a second U-Net with half the channels for the mask (paper) instead of one network with four
+    outputs (release)."""
     pooling: Literal["max", "average"] = "max"
     """How the U-Nets halve the resolution: ``max`` (release) or ``average`` (paper)."""
     upsampling: Literal["nearest", "bilinear"] = "nearest"
     """How they double it: ``nearest`` (release) or ``bilinear`` (paper)."""
     normals: Literal["head", "camera"] = "head"
-    """Space of the normals that the network sees: turned back with the head (release), or as the camera sees
-    them, so that shading can follow the light of the room."""
+    """Space of the network's normals: that of the head (release), or that of the camera, so that shading can
+    follow the room's light."""
     interpolation: Literal["exact", "release"] = "exact"
-    """How vertices' values reach pixels: ``exact``, with normals of length 1; or as in the ``release``, whose
-    weights sum to a little less than 1 and whose normals, in head space, are shorter inside triangles."""
+    """Interpolation at pixels: ``exact``, with unit normals; or as in the ``release``, whose weights sum to
+    slightly less than 1 and whose normals, in head space, are shorter inside triangles."""
     normal_frequencies: int = 6
     """Frequencies of the harmonic encoding of the normals."""
     harmonics: Literal["release", "paper"] = "release"
     """Frequencies 1, 2, 4, ... (release) or 1, 2, 3, ... (paper)."""
     extend_outside: bool = True
-    """Continue the texture beyond the mesh from the nearest covered pixel, with that distance as an
-    input, so that hair can be drawn before the mesh has grown to it. Departure from ROME: zeros there."""
+    """Extend the texture beyond the mesh from the nearest covered pixel, with the distance as an input, so
+    that hair can be drawn before the mesh has grown to it. Departure from ROME, which has zeros there."""
     residual: bool = True
-    """Predict corrections, of the colour to the sampled texture's first three channels and of the mask to
-    the mesh's own silhouette, instead of both from nothing. Departure from ROME, for ``unprojected``
-    textures: unseen people keep their looks and outlines."""
+    """Predict colour as a correction to the sampled texture's first three channels and the mask as a
+    correction to the mesh's silhouette, instead of both from scratch. Departure from ROME, for
+    ``unprojected`` textures: unseen people keep their looks and outlines."""
 
 
 @dataclass(frozen=True)
 class AvatarConfig:
-    """An avatar model, full or linear."""
+    """Options of an avatar model, full or linear."""
 
     head: str = "open"
     """``open`` for the head that ships with the package, ``flame`` for your own FLAME (asset ``flame``), or
     the path of a FLAME ``generic_model.pkl``."""
     release: str = ""
-    """Folder of the ROME release's data (``faces_v2.pth`` ...), whose layout, triangles and moving vertices
-    of FLAME are taken then; empty for those that lie beside ``head``."""
+    """Folder of the ROME release's data (``faces_v2.pth`` ...), for its UV layout, triangles and movable
+    vertices of FLAME; empty for the files beside ``head``."""
     rasterizer: str = "auto"
     """Visibility backend: ``auto``, ``torch``, ``warp``, ``release``, ``pytorch3d``."""
     texture: TextureConfig = field(default_factory=TextureConfig)
     offsets: OffsetConfig = field(default_factory=OffsetConfig)
     decoder: DeferredRendererConfig = field(default_factory=DeferredRendererConfig)
-    """The deferred renderer, ``AvatarModel.renderer``; checkpoints and configurations know it by this key."""
+    """The deferred renderer, ``AvatarModel.renderer``; checkpoints and configurations use this key."""
     basis: BasisConfig = field(default_factory=BasisConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
     camera_distance: float | None = None
-    """Distance from the camera to the eyes in metres, for perspective, see ``Perspective``; ``None`` for the
-    weak perspective of ROME."""
+    """Distance from the camera to the eyes in metres, for perspective, see ``Perspective``; ``None`` for
+    ROME's weak perspective."""
 
     def __post_init__(self) -> None:
         self._check_perspective()
@@ -201,7 +201,7 @@ class AvatarConfig:
 
 
 def check_sizes(config: AvatarConfig, image_size: int) -> None:
-    """Refuse sizes that a network cannot halve as often as it does.
+    """Raise an error for sizes that a network cannot halve often enough.
 
     Args:
         config: of the model.

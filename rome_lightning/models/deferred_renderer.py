@@ -1,4 +1,4 @@
-"""Deferred neural rendering: rasterized features to colour and mask."""
+"""Deferred neural rendering: from rasterized features to colour and mask."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from rome_lightning.renderer.pooling import folded, unfolded
 from rome_lightning.types import Rendered
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
-"""From pixels (y down, z away) to the axes of the head seen from the front: a rotation, which keeps faces
-turned outwards. Pixels scale all three alike, so normals keep their angles."""
+"""From pixels (y down, z away from the camera) to the axes of a head seen from the front: a rotation, so
+faces keep their orientation. Pixels scale all axes equally, so normals keep their angles."""
 MASK_PRIOR_LOGIT = 3.0
-"""Logit of the mask on the mesh before the network corrects it: 95 %."""
+"""Logit of the mask on the mesh before the network's correction: 95 %."""
 MASK_BOUND = 1.5
-"""Largest change of that logit on the mesh: the mask does not fall below 82 % there."""
+"""Largest change of that logit on the mesh: the mask stays above 82 % there."""
 MASK_PRIOR_WIDTH = 0.06
 """Distance from the mesh, as a share of the image's width, at which the mask starts at 5 %."""
 
@@ -57,7 +57,7 @@ class DeferredRenderer(nn.Module):
         super().__init__()
         self.config = config
         self.rasterizer = rasterizer
-        # The renderer's kernels take 32-bit indices as they are; others they convert at every call.
+        # The kernels use 32-bit indices directly and would convert others in each call.
         self.register_buffer("faces", head.faces.int(), persistent=False)
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
@@ -90,19 +90,19 @@ class DeferredRenderer(nn.Module):
         background: Float[Tensor, "b 3"] | float,
         carried: CarriedPhotos | None = None,
     ) -> Rendered:
-        """Draw meshes with their textures.
+        """Render textured meshes.
 
         Args:
-            maps: neural textures and what else is looked up with them, see ``AvatarCode.maps``; a batch of 1
-                is shared.
-            vertices: metres, head space; the normals are taken from them, as in the release.
+            maps: neural textures and the other texture-space inputs, see ``AvatarCode.maps``; a batch of 1 is
+                shared.
+            vertices: metres, head space; normals are computed from them, as in the release.
             offsets: passed through to ``Rendered``.
             vertices_px: the same vertices in pixels.
             image_size: (height, width), pixels.
-            background: RGB in [0, 1] per image, or one grey for all.
-            carried: the photographs, if the decoder carries them.
+            background: RGB in [0, 1] per image, or one grey level for all.
+            carried: the photographs, for a renderer with ``carry``.
         """
-        # Rasterization needs float32 whatever the trainer's precision: half moves vertices by pixels.
+        # Rasterization needs float32, whatever the trainer's precision: in half, vertices move by pixels.
         with torch.autocast(vertices.device.type, enabled=False):
             vertices_px = vertices_px.float()
             face_ids = self.rasterizer.face_ids(vertices_px, self.faces, image_size)
@@ -122,7 +122,7 @@ class DeferredRenderer(nn.Module):
         carried: CarriedPhotos | None = None,
         nearest: Int32[Tensor, "b h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 3 h w"]]:
-        """Colour and opacity, [0, 1], and normals of meshes whose visible faces are known.
+        """Colour and opacity, [0, 1], and normals of rasterized meshes.
 
         Args:
             maps: as for ``forward``, like ``vertices``, ``vertices_px`` and ``carried``.
@@ -130,8 +130,7 @@ class DeferredRenderer(nn.Module):
             vertices_px: pixels.
             face_ids: visible face per pixel, -1 beside the mesh.
             carried: the photographs.
-            nearest: flat index of the nearest pixel that the mesh covers, see ``nearest_covered``; found if
-                not given.
+            nearest: flat index of the nearest covered pixel, see ``nearest_covered``; computed by default.
         """
         with torch.autocast(vertices.device.type, enabled=False):
             mesh_mask = (face_ids >= 0).unsqueeze(1)
@@ -144,7 +143,7 @@ class DeferredRenderer(nn.Module):
                 sampled, seen = self._released_features(maps, vertices.float(), *mesh)
             else:
                 sampled = render_texture(*mesh, self.uvs, self.uv_faces, maps)
-            # How far each pixel is from the mesh; without an extension nothing but 0 and 1 is known.
+            # Distance from each pixel to the mesh; just 0 or 1 without an extension.
             distance = 1 - mesh_mask.float()
             layers = None
             if self.config.extend_outside:
@@ -164,7 +163,7 @@ class DeferredRenderer(nn.Module):
     def _normals(
         self, vertices: Float[Tensor, "b v 3"], vertices_px: Float[Tensor, "b v 3"], face_ids: Tensor
     ) -> Float[Tensor, "b 3 h w"]:
-        """Unit normals of a mesh at the pixels that show it, in the space of ``vertices``; 0 elsewhere."""
+        """Unit normals of a mesh at the pixels it covers, in the space of ``vertices``; 0 elsewhere."""
         normals = interpolate(vertices_px, self.faces, face_ids, vertex_normals(vertices, self.faces))
         return F.normalize(normals, dim=1)
 
@@ -176,10 +175,10 @@ class DeferredRenderer(nn.Module):
         faces: Tensor,
         face_ids: Tensor,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 3 h w"]]:
-        """Texture and normals at each pixel as the release's networks have seen them."""
+        """Texture and normals at each pixel as in the release."""
         share = released_share(vertices_px, faces, face_ids)
         uv = interpolate(vertices_px, faces, face_ids, self.uvs[None], self.uv_faces)
-        # The release interpolates from -1 to 1, so that its weights pull towards the middle.
+        # The release interpolates coordinates in [-1, 1], so its weights pull towards the middle.
         uv = uv * share + (1 - share) / 2
         normals = interpolate(vertices_px, faces, face_ids, vertex_normals(vertices, faces)) * share
         return sample_texture(texture, uv, (face_ids >= 0)[:, None]), normals
@@ -195,16 +194,16 @@ class DeferredRenderer(nn.Module):
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
-        ``forward`` has the lookup done in the pass of the interpolation; other programs, which run the
-        exported networks, start from texture coordinates.
+        ``forward`` looks the texture up while interpolating; programs that run the exported networks start
+        from texture coordinates.
 
         Args:
             texture: neural textures.
-            uv: texture coordinates; with ``extend_outside`` continued beyond the mesh.
-            normals: unit normals of the mesh; 0 outside the mesh.
+            uv: texture coordinates; with ``extend_outside`` extended beyond the mesh.
+            normals: unit normals of the mesh; 0 outside it.
             mesh_mask: pixels whose centre the mesh covers.
             distance: to the mesh, image widths; see ``extend_outside``.
-            layers: with ``carry``, its result.
+            layers: the result of ``carry``, for a renderer with it.
         """
         sampled = sample_texture(texture, uv, None if self.config.extend_outside else mesh_mask)
         return self.paint(sampled, normals, mesh_mask, distance, layers)
@@ -217,14 +216,14 @@ class DeferredRenderer(nn.Module):
         distance: Float[Tensor, "b 1 h w"],
         layers: Float[Tensor, "b 11 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-        """Colour and opacity, [0, 1], from the texture as each pixel sees it.
+        """Colour and opacity, [0, 1], from the texture sampled at each pixel.
 
         Args:
             sampled: the neural texture.
             normals: as in ``decode``, like ``mesh_mask`` and ``distance``.
             mesh_mask: covered pixels.
             distance: to the mesh.
-            layers: the result of ``carry``, for a decoder with it.
+            layers: the result of ``carry``, for a renderer with it.
         """
         with torch.autocast(sampled.device.type, enabled=False):
             features = self._features(sampled, normals, mesh_mask, distance)
@@ -240,14 +239,14 @@ class DeferredRenderer(nn.Module):
         if not self.config.residual:
             return decoded[:, :3].sigmoid(), decoded[:, 3:].sigmoid()
         rgb = clamp_colour(sampled[:, :3] + decoded[:, :3])
-        # 1 on the mesh, falling to -1 beside it.
+        # 1 on the mesh, falling to -1 with the distance from it.
         inside = 1 - 2 * (distance / MASK_PRIOR_WIDTH).clamp_max(1)
-        # What the mesh covers stays opaque whatever an unseen person's colours suggest.
+        # The mesh stays opaque, whatever the colours of a new person suggest.
         change = torch.where(mesh_mask, MASK_BOUND * (decoded[:, 3:] / MASK_BOUND).tanh(), decoded[:, 3:])
         return rgb, (MASK_PRIOR_LOGIT * inside + change).sigmoid()
 
     def _corrections(self, features: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 5 h w"]:
-        """The network's outputs, at the size it knows, enlarged to that of the picture."""
+        """The network's outputs, computed at its own size and upsampled to that of the image."""
         height, width = features.shape[-2:]
         known, fold = self.config.network_size, self.config.unshuffle
         is_larger = known is not None and max(height, width) > known
@@ -290,12 +289,12 @@ def _build_network(config: DeferredRendererConfig, inputs: int, outputs: int, wi
         downsampling=config.pooling,
         upsampling=config.upsampling,
     )
-    # Starts as the sampled texture: training only has to learn corrections.
+    # Starts as the sampled texture, so training only has to learn corrections.
     for parameter in network.head.parameters():
         nn.init.zeros_(parameter)
     return network
 
 
 def clamp_colour(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Limit to [0, 1] and let the gradient through, so that a pixel beyond the range can come back."""
+    """Clamp to [0, 1] but pass the gradient, so that a pixel outside the range can return."""
     return rgb + (rgb.clamp(0, 1) - rgb).detach()

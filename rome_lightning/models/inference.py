@@ -1,4 +1,4 @@
-"""Models for inference only: the same pictures in less time."""
+"""Models for inference only: the same images in less time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def for_inference(model: AvatarModel) -> AvatarModel:
-    """A model that draws what another one does, faster, and cannot be trained or saved.
+    """A faster copy of a model that renders the same images but cannot be trained or saved.
 
-    Pictures differ by rounding. Everything but the rewritten networks is shared with the original, whose
+    Images differ by rounding. Everything except the rewritten networks is shared with the original, whose
     weights must not change while the copy is in use.
 
     Args:
-        model: trained, on the device on which it will draw.
+        model: trained, on the device that will render.
     """
     return _rewritten(model).eval()
 
 
 def _rewritten(module: ModuleT) -> ModuleT:
-    """A module with inference networks in place of those that have one; the rest is shared."""
+    """A copy of a module with inference networks where they exist; the rest is shared."""
     result = copy.copy(module)
     result._parameters, result._buffers = module._parameters.copy(), module._buffers.copy()
     result._modules = {}

@@ -19,20 +19,20 @@ TONGUE = (0.68, 0.37, 0.36)
 CAVITY = (0.34, 0.13, 0.12)
 """sRGB colours."""
 DARK_FROM, DARK_AT = 0.004, 0.045
-"""Distance behind the front teeth from which the mouth grows dark, and at which it is, metres."""
+"""Distance behind the front teeth at which the mouth starts to darken, and at which it is darkest, metres."""
 DARKNESS = 0.4
-"""How dark it grows, share of the brightness."""
+"""Share of the brightness lost there."""
 CROWN = 0.0095
 """Height of the teeth above the gums, metres."""
 TOOTH_EDGES = (0.0, 0.0082, 0.0148, 0.0222, 0.0290, 0.0358, 0.0455)
 """Where one tooth ends and the next begins, metres along the arch from its middle."""
 GAP, GAP_DARKNESS = 0.0012, 0.45
-"""Width of the shade between two teeth, metres, and how dark it is."""
+"""Width of the shadow between two teeth, metres, and its darkness."""
 
 TONGUE_EDGE = 0.4
 """Share of the tongue's half width beyond which it fades to the colour of the cavity."""
 FURROW, FURROW_DARKNESS = 0.0015, 0.2
-"""Half the width of the furrow in the middle of the tongue, metres, and its darkness."""
+"""Half the width of the furrow along the tongue, metres, and its darkness."""
 MOLARS_FROM, MOLARS_AT, MOLARS_DARKNESS = 0.012, 0.03, 0.6
 """Distance behind the front teeth at which the shadow of the cheeks starts and is complete, metres; its
 darkness."""
@@ -67,7 +67,7 @@ def interior_colours(
 
 
 def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
-    """Colours of a tongue with a furrow and with sides in the shadow of the cheeks.
+    """Colours of a tongue with a furrow, and with its sides in the shadow of the cheeks.
 
     Args:
         x: to the subject's left on the mean head, metres.
@@ -81,17 +81,17 @@ def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
 
 
 def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -> Float[Tensor, "3 n"]:
-    """Teeth with shades between them, and gums.
+    """Teeth with shadows between them, and gums.
 
     Args:
         points: on the mean head, metres.
         front: z of the foremost tooth.
-        is_upper: which row.
+        is_upper: whether they are the upper teeth.
     """
     if points.shape[1] == 0:
         return points
     x, y, z = points
-    # From the middle of the arch; the chord is close to the arc as far as anyone looks.
+    # From the middle of the arch; where it is visible the chord is close to the arc.
     along = (x.square() + (front - z).square()).sqrt()
     edge = (along[:, None] - torch.tensor(TOOTH_EDGES)).abs().amin(1)
     shade = 1 - GAP_DARKNESS * (1 - edge / GAP).clamp(0, 1)
@@ -105,7 +105,7 @@ def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -
 
 
 def _eye_colours(head: HeadModel, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Sclera, iris and pupil by the angle to the forward gaze, in human size whatever the eyeball's."""
+    """Sclera, iris and pupil by the angle from the gaze direction, at human size for any eyeball."""
     joints = head.joint_template.float().cpu().view(5, 3)
     centres = torch.where(points[:, :1] > 0, joints[3], joints[4])
     gaze = points - centres
@@ -113,7 +113,7 @@ def _eye_colours(head: HeadModel, points: Float[Tensor, "n 3"]) -> Float[Tensor,
     angle = (gaze[:, 2:] / radius).clamp(-1, 1).arccos()
 
     def within(disc: float) -> Tensor:
-        """1 inside a disc of this radius in metres, 0 outside, soft over 3 degrees."""
+        """1 inside a disc of this radius in metres, 0 outside, with a transition of 3 degrees."""
         return (((disc / radius).asin() - angle) / 0.05 + 0.5).clamp(0, 1)
 
     colours = torch.tensor(SCLERA).expand(len(points), 3)

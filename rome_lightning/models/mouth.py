@@ -1,4 +1,4 @@
-"""The mouth of a photograph: what lies between its lips, and whether a driven mouth is the same."""
+"""The mouth in a photograph: the area between its lips, and whether a driven mouth matches it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE
 
 EDGE = 0.0019
-"""How far landmarks miss the edge of an opening, share of the picture's width."""
+"""Error of landmarks at the edge of an opening, image widths."""
 
 SAME, ANOTHER = 0.06, 0.2
-"""Change of the opening, in widths of the mouth: up to the first it is the photograph's mouth, from the
-second another."""
+"""Change of the opening, in widths of the mouth, up to which it is the photograph's mouth, and from which it
+is not."""
 _LIPS = {"mediapipe": (13, 14, 78, 308), "ibug68": (62, 66, 60, 64)}
-"""Landmarks of the upper and the lower inner lip and of the inner corners, by the set that a head has."""
+"""Landmarks of the upper and lower inner lip and of the inner corners, by landmark set."""
 
 
 def lip_vertices(head: HeadModel) -> Int[Tensor, " n"]:
-    """Vertices of the upper and the lower inner lip and of both corners; none on a head without landmarks."""
+    """Vertices of the upper and lower inner lip and of both corners; empty for a head without landmarks."""
     for name, points in _LIPS.items():
         if name in head.landmark_names:
             corners: Tensor = getattr(head, f"landmark_corners_{name}")[list(points)]
@@ -33,10 +33,10 @@ def lip_vertices(head: HeadModel) -> Int[Tensor, " n"]:
 def same_mouth(
     before: Float[Tensor, "b n v 2"], after: Float[Tensor, "b v 2"], lips: Int[Tensor, " m"]
 ) -> Float[Tensor, "b n"]:
-    """How far driven mouths are open as in each photograph, [0, 1].
+    """Whether driven mouths are as open as in each photograph, [0, 1].
 
     Args:
-        before: the mesh in each photograph, in units of its choice.
+        before: the mesh in each photograph, any unit.
         after: the driven mesh.
         lips: see ``lip_vertices``.
     """
@@ -47,7 +47,7 @@ def same_mouth(
 
 
 def _opening(points: Float[Tensor, "b n 4 2"]) -> Float[Tensor, "b n"]:
-    """Height of the opening in widths of the mouth."""
+    """Height of the opening, in widths of the mouth."""
     upper, lower, one, other = points.unbind(2)
     return (upper - lower).norm(dim=-1) / (one - other).norm(dim=-1).clamp_min(1e-6)
 
@@ -65,21 +65,21 @@ def between_lips(
 
 
 def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """An opening with what landmarks miss of it; that of closed lips, a line, vanishes."""
+    """An opening enlarged by the landmarks' error; that of closed lips, a line, vanishes."""
     edge = round(EDGE * opening.shape[-1])
     line = max(1, edge)
     return dilate(erode(opening, line), line + edge)
 
 
 def _within(corners: Float[Tensor, "b n 2"], image_size: tuple[int, int]) -> Float[Tensor, "b 1 h w"]:
-    """1 at pixel centres within a polygon: a ray to the left crosses its sides an odd number of times."""
+    """1 at pixel centres inside a polygon: a ray to the left crosses its sides an odd number of times."""
     rows = torch.arange(image_size[0], device=corners.device, dtype=corners.dtype)[:, None]
     columns = torch.arange(image_size[1], device=corners.device, dtype=corners.dtype)
     odd = torch.zeros(len(corners), *image_size, dtype=torch.bool, device=corners.device)
     for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1), strict=True):
         (x0, y0), (x1, y1) = start[..., None, None].unbind(1), end[..., None, None].unbind(1)
         spans = (y0 > rows) != (y1 > rows)
-        # A level side spans no row, so what it divides by is of no matter.
+        # A horizontal side spans no row, so its divisor does not matter.
         slope = (x1 - x0) / torch.where(y1 == y0, 1.0, y1 - y0)
         odd = odd ^ (spans & (columns > x0 + slope * (rows - y0)))
     return odd[:, None].to(corners.dtype)

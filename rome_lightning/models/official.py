@@ -1,6 +1,6 @@
-"""Weights of the official ROME release: read, renamed both ways, with an account of every key.
+"""Weights of the official ROME release: read and renamed in both directions, with a report on every key.
 
-The files belong to their users; none is shipped. Pickles are read as plain tensors, nothing in them runs.
+Users bring their own files; none is shipped. Pickles are read as plain tensors; no code in them runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rome_lightning.models.config import AvatarConfig, DeferredRendererConfig, O
 from rome_lightning.networks import PatchDiscriminator
 
 OFFICIAL_SIZE = 256
-"""Side of images and textures of the release, pixels."""
+"""Side of the release's images and textures, pixels."""
 _DISCRIMINATOR = "discriminator.net_0256."
 NETWORKS = {
     "autoencoder.": "avatar.texture_model.encoder.",
@@ -48,42 +48,42 @@ NOT_NETWORKS = {
     "ssim.": "constants of a metric",
     "ms_ssim.": "constants of a metric",
 }
-"""Prefixes that hold no trained weight of the method, and why they are left out."""
+"""Prefixes without trained weights of the method, and why they are skipped."""
 _SPECTRAL_NORM_FORMS = {
     ".parametrizations.weight.original": ".weight",
     ".parametrizations.weight.0._u": ".weight_u",
     ".parametrizations.weight.0._v": ".weight_v",
     ".weight_orig": ".weight",
 }
-"""How PyTorch has named the parts of a spectrally normalized weight, and how we do."""
+"""PyTorch's names for the parts of a spectrally normalized weight, and ours."""
 
 
 @dataclass
 class KeyReport:
-    """The account of every key of a converted file."""
+    """What became of every key of a converted file."""
 
     matched: list[str] = field(default_factory=list)
-    """Taken under its name, but for the network's prefix."""
+    """Taken under the same name, apart from the network's prefix."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """Taken under another name: other forms of spectral normalization."""
+    """Taken under another name, from another form of spectral normalization."""
     derived: list[str] = field(default_factory=list)
     """Computed from other keys: singular vectors of a weight whose normalization was folded."""
     ignored: dict[str, str] = field(default_factory=dict)
-    """Left out, with the reason."""
+    """Skipped, with the reason."""
     missing: list[str] = field(default_factory=list)
-    """Wanted and not there."""
+    """Expected but not in the file."""
     unexpected: list[str] = field(default_factory=list)
-    """There and not known."""
+    """In the file but unknown."""
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """There with another shape: (theirs, wanted)."""
+    """In the file with a different shape: (theirs, expected)."""
 
     @property
     def complete(self) -> bool:
-        """Whether every wanted key was found and every found key is accounted for."""
+        """Whether every expected key was found and every key of the file is accounted for."""
         return not (self.missing or self.unexpected or self.shapes)
 
     def as_text(self) -> str:
-        """One line per group, and one per key that stands in the way."""
+        """One line per group, and one per key that prevents completion."""
         lines = [
             f"{len(self.matched)} matched, {len(self.renamed)} renamed, {len(self.derived)} derived, "
             f"{len(self.ignored)} ignored, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
@@ -102,7 +102,7 @@ class KeyReport:
 
 
 def read_official(path: Path) -> dict[str, Tensor]:
-    """The flat dictionary of tensors in a file of the release, on the CPU whatever it was saved from.
+    """The flat dictionary of tensors in a file of the release, loaded to the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -128,8 +128,8 @@ def read_official(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is no state dict of the release: it must hold tensors by name")
-    # DistributedDataParallel saves under a prefix of its own, and the discriminator's has the image size.
+        raise ValueError(f"{path} is not a state dict of the release: it must hold tensors by name")
+    # DistributedDataParallel adds a prefix, and the discriminator's prefix contains the image size.
     return {
         re.sub(r"^discriminator\.net_\d{4}\.", _DISCRIMINATOR, key.removeprefix("module.")): value.detach()
         for key, value in content.items()
@@ -139,10 +139,10 @@ def read_official(path: Path) -> dict[str, Tensor]:
 def release_config(
     head: str, state: Mapping[str, Tensor], rasterizer: str = "release", release: str = ""
 ) -> AvatarConfig:
-    """The released architecture, as wide as the weights say.
+    """The configuration of the released architecture, with widths inferred from the weights.
 
     Args:
-        head: path of the FLAME pickle; the weights make no sense on another head.
+        head: path of the FLAME pickle; the weights are meaningless on another head.
         state: from ``read_official``.
         rasterizer: visibility backend.
         release: folder of the release's data; see ``AvatarConfig.release``.
@@ -199,7 +199,7 @@ def from_official(
         wanted: our state dict (``avatar.*``, and ``discriminator.*`` if there is one), for names and shapes.
 
     Returns:
-        The tensors under our names, and the account; nothing is taken silently or dropped silently.
+        The tensors under our names, and the report, which lists everything that was taken or dropped.
     """
     report = KeyReport()
     taken: dict[str, Tensor] = {}
@@ -233,7 +233,7 @@ def from_official(
 
 
 def _add_singular_vectors(taken: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Fill in what a file with folded spectral normalization lacks; returns the keys."""
+    """Add the singular vectors that a file with folded spectral normalization lacks; returns the keys."""
     added = []
     for key, weight in list(taken.items()):
         left, right = f"{key}_u", f"{key}_v"
@@ -248,7 +248,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename our state dict of a released architecture to the release's names.
 
     Args:
-        state: ``avatar.*`` and perhaps ``discriminator.*``.
+        state: ``avatar.*`` and, optionally, ``discriminator.*``.
 
     Raises:
         ValueError: a key belongs to no network of the release.
@@ -263,7 +263,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _official_name(key: str) -> str:
-    """The release's name of one of our keys; the key itself if it has none."""
+    """The release's name for one of our keys; the key itself if there is none."""
     for theirs, ours in NETWORKS.items():
         if key.startswith(ours):
             return theirs + key.removeprefix(ours)
@@ -271,7 +271,7 @@ def _official_name(key: str) -> str:
 
 
 def _one_spectral_norm(key: str) -> str:
-    """The key with the parts of a spectrally normalized weight under our names."""
+    """The key with our names for the parts of a spectrally normalized weight."""
     for theirs, ours in _SPECTRAL_NORM_FORMS.items():
         if key.endswith(theirs):
             return key.removesuffix(theirs) + ours
@@ -279,7 +279,7 @@ def _one_spectral_norm(key: str) -> str:
 
 
 def _filled_by(ours: str, shapes: Mapping[str, object]) -> bool:
-    """Whether a wanted key is reported already, as one of another shape."""
+    """Whether an expected key is already reported with a different shape."""
     return any(_one_spectral_norm(key) == _official_name(ours) for key in shapes)
 
 
@@ -290,22 +290,22 @@ def import_official(
     approximate: bool = False,
     rasterizer: str = "release",
 ) -> tuple[dict[str, Any], KeyReport]:
-    """A checkpoint of this project with the weights of the release's full model.
+    """Make a checkpoint of this project from the release's full model.
 
     Args:
         path: the official ``rome.pth``.
-        head: FLAME's ``generic_model.pkl``; the checkpoint holds its absolute path.
-        release: the release's ``data`` folder, for its files that do not lie beside the head.
+        head: FLAME's ``generic_model.pkl``; the checkpoint stores its absolute path.
+        release: the release's ``data`` folder, for files that are not beside the head.
         approximate: continue without some of those files.
         rasterizer: visibility backend.
 
     Returns:
-        The checkpoint as plain data, and the account of every key. Where the account is not complete, the
-        wanted weights that were not found are random.
+        The checkpoint as plain data, and the report on every key. If the report is incomplete, the missing
+        weights are random.
 
     Raises:
-        FileNotFoundError: a file is missing; names it.
-        ValueError: a file is damaged or something else.
+        FileNotFoundError: a file is missing; the message names it.
+        ValueError: a file is damaged or of another kind.
     """
     state = read_official(path)
     if str(head) == "open":
@@ -323,7 +323,7 @@ def import_official(
     config = release_config(str(head.absolute()), state, rasterizer, folder)
     avatar = AvatarModel(config)
     wanted = {f"avatar.{key}": value for key, value in avatar.state_dict().items()}
-    # The affine part of the first block is called the same in all forms of spectral normalization.
+    # The affine part of the first block has the same name in all forms of spectral normalization.
     first = state.get(f"{_DISCRIMINATOR}blocks.0.main.1.weight")
     if first is not None:
         discriminator = PatchDiscriminator(base_width=first.shape[0])

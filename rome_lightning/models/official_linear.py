@@ -1,7 +1,6 @@
 """The official linear model: ``u_full.pt``, ``mean_deform.pt``, ``linear_hair.pth`` and ``disp_model.pth``.
 
-The files belong to their users; none is shipped. They are read as plain tensors, on the CPU whatever device
-they were saved from.
+Users bring their own files; none is shipped. They are read as plain tensors and loaded to the CPU.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from rome_lightning.models.offsets import BasisOffsets
 from rome_lightning.types import POSE_SIZE
 
 OFFICIAL_EXPRESSION, OFFICIAL_POSE, OFFICIAL_CAMERA = 50, 6, 3
-"""Outputs of ``disp_model.pth`` in their order; the pose is global, then jaw, as in DECA."""
+"""Outputs of ``disp_model.pth`` in order; the pose is global, then jaw, as in DECA."""
 _OFFICIAL_SIZE = 256
 
 
 def official_linear_config(full: AvatarConfig, driver: bool = True) -> AvatarConfig:
-    """The released linear model beside a full one: ResNet-50, and MobileNetV2 if there is a ``driver``."""
+    """The released linear model's configuration: ResNet-50, and MobileNetV2 with a ``driver``."""
     return dataclasses.replace(
         full,
         offsets=dataclasses.replace(full.offsets, kind="basis", expression_dependent=False),
@@ -47,18 +46,18 @@ def official_linear_config(full: AvatarConfig, driver: bool = True) -> AvatarCon
 def import_official_linear(
     full: AvatarModel, u_full: Path, mean_deform: Path, linear_hair: Path, disp_model: Path | None
 ) -> AvatarModel:
-    """The released linear model, with texture encoder and deferred renderer of the released full one.
+    """The released linear model, with the texture encoder and deferred renderer of a full model.
 
     Args:
         full: from ``import_official`` or trained with FLAME.
         u_full: basis, (3 v, 60).
         mean_deform: mean offsets, (v, 3).
         linear_hair: torchvision ResNet-50 with 60 outputs.
-        disp_model: torchvision MobileNetV2 with 59 outputs; without it drivers are tracked.
+        disp_model: torchvision MobileNetV2 with 59 outputs; without it the tracker is used.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is not what it should be, or does not fit the head model.
+        ValueError: a file is of another kind, or does not fit the head model.
     """
     head = full.head
     if head.num_expression < OFFICIAL_EXPRESSION:
@@ -68,14 +67,14 @@ def import_official_linear(
         )
     basis = LinearBasis.from_official(u_full, mean_deform, head)
     avatar = AvatarModel(official_linear_config(full.config, disp_model is not None), head)
-    # Offsets and driver network are filled below.
+    # Offsets and driver network are filled in below.
     share_weights(avatar, full.state_dict())
     part, driver = avatar.offset_network, avatar.driver_network
     assert isinstance(part, BasisOffsets)
     part.set_basis(basis)
     _load(part.regressor.network, read_official(linear_hair), linear_hair)
     with torch.no_grad():
-        # Ours speaks in standard deviations, the released network in metres.
+        # Ours predicts standard deviations, the released network metres.
         part.regressor.last_layer.weight.div_(part.scale[:, None])
         part.regressor.last_layer.bias.div_(part.scale)
     if driver is not None and disp_model is not None:
@@ -86,11 +85,11 @@ def import_official_linear(
 
 
 def import_linear(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The checkpoint of the released linear model, from that of the full one.
+    """Make the released linear model's checkpoint from that of the full model.
 
     Args:
         checkpoint: from ``official.import_official``.
-        folder: holds the files under their official names; ``disp_model.pth`` may be missing.
+        folder: with the files under their official names; ``disp_model.pth`` is optional.
     """
     full = AvatarModel(config_from_dict(checkpoint[CONFIG_KEY]))
     load_state(full, avatar_weights(checkpoint), folder)
@@ -109,14 +108,14 @@ def import_linear(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _driver_weights(path: Path, num_expression: int) -> dict[str, Tensor]:
-    """The released network with its outputs in our order; what it does not know stays 0."""
+    """The released network with its outputs in our order; outputs it lacks stay 0."""
     weights = read_official(path)
     names = ("classifier.1.weight", "classifier.1.bias")
     outputs = OFFICIAL_EXPRESSION + OFFICIAL_POSE + OFFICIAL_CAMERA
     if not isinstance(weights, Mapping) or any(
         name not in weights or len(weights[name]) != outputs for name in names
     ):
-        raise ValueError(f"{path} is no MobileNetV2 of torchvision with {outputs} outputs")
+        raise ValueError(f"{path} is not a torchvision MobileNetV2 with {outputs} outputs")
     first_pose = num_expression
     camera = num_expression + POSE_SIZE
     # Global rotation, then jaw behind the neck, in the order of HeadParams.pose.
@@ -131,9 +130,9 @@ def _driver_weights(path: Path, num_expression: int) -> dict[str, Tensor]:
 
 
 def _load(network: nn.Module, weights: object, path: Path) -> None:
-    """Fill strictly."""
+    """Load weights strictly."""
     if not isinstance(weights, Mapping):
-        raise ValueError(f"{path} holds no state dict")
+        raise ValueError(f"{path} contains no state dict")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

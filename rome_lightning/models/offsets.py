@@ -1,4 +1,4 @@
-"""Vertex offsets: how hair, neck and shoulders leave the parametric head."""
+"""Vertex offsets, which form hair, neck and shoulders on the parametric head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POSITION_SCALE = 5.0
 
 
 def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource | None:
-    """The part that ``config.offsets.kind`` names; ``None`` for the bare head."""
+    """The offset source named by ``config.offsets.kind``; ``None`` for the bare head."""
     if config.offsets.kind == "none":
         return None
     if config.offsets.kind == "basis":
@@ -34,20 +34,20 @@ def build_offset_source(config: AvatarConfig, head: HeadModel) -> OffsetSource |
 
 
 class OffsetSource(nn.Module):
-    """Source of an avatar's offsets: the only part in which the full and the linear model differ.
+    """Source of an avatar's offsets, the only difference between the full and the linear model.
 
     Args:
-        head: for the vertices that may move.
+        head: determines the movable vertices.
     """
 
     moving: Tensor
-    """Indices of the vertices that may move."""
+    """Indices of the movable vertices."""
     falloff: Tensor
-    """Share of its offset that each of them keeps, fading to 0 towards the face, (m, 1)."""
+    """Factor on the offset of each, fading to 0 towards the face, (m, 1)."""
     needs_texture = True
-    """Whether ``rest_offsets`` wants the texture seen on the bare head."""
+    """Whether ``rest_offsets`` needs the texture seen through the bare head."""
     expression_dependent = False
-    """Whether ``posed_offsets`` is to be asked for every frame, instead of ``rest_offsets`` once."""
+    """Whether to call ``posed_offsets`` for each frame instead of ``rest_offsets`` once."""
 
     def __init__(self, head: HeadModel) -> None:
         super().__init__()
@@ -58,43 +58,43 @@ class OffsetSource(nn.Module):
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """Offsets of each source's head at rest, metres; they turn with the skin when it is posed.
+        """Offsets of each source's head at rest, metres; they rotate with the posed skin.
 
         Args:
             source: the identity frames.
-            texture: neural texture seen on the bare head, if ``needs_texture``.
+            texture: neural texture seen through the bare head, if ``needs_texture``.
             vertices: the bare head at rest, metres.
         """
-        # Each kind of offsets has its own; which of the two is asked for, its class says.
+        # Implemented by subclasses whose offsets do not depend on the expression.
         raise NotImplementedError
 
     def posed_offsets(
         self, texture: Float[Tensor, "b c s s"], vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """Offsets of a posed head, metres; only where they are ``expression_dependent``.
+        """Offsets of a posed head, metres; only if they are ``expression_dependent``.
 
         Args:
             texture: neural texture of the avatar.
             vertices: the bare head under the driver's expression and pose, metres.
         """
-        # Never asked of those that are not expression-dependent.
+        # Implemented by subclasses whose offsets depend on the expression.
         raise NotImplementedError
 
     def basis(self, head: HeadModel) -> LinearBasis | None:
-        """The linear basis that the offsets are made of; ``None`` where they are not."""
+        """The linear basis of the offsets; ``None`` without one."""
         return None
 
 
 class OffsetNetwork(OffsetSource):
     """Offset magnitudes from the neural texture and a map of the mesh's positions.
 
-    The position map is rasterized into UV space, harmonic-encoded, and joined with the texture; a U-Net
-    turns them into a latent geometry map, which each moving vertex samples at its UV and a small
-    network turns into the magnitude of its offset.
+    The position map is rasterized into UV space, harmonic-encoded and concatenated with the texture. A U-Net
+    maps both to a latent geometry map; each movable vertex samples it at its UV, and a small network predicts
+    the magnitude of its offset.
 
     Source: ROME sec. 3.2, E_geom and G_geom.
     Departure from ROME: the compact network's region mask falls off smoothly towards the face, so that no
-    step forms at the hairline; the released network's is the release's own, without a falloff.
+    step forms at the hairline; the released network keeps the release's mask, without a falloff.
     """
 
     faces: Tensor
@@ -117,7 +117,7 @@ class OffsetNetwork(OffsetSource):
         outputs = 1 if config.direction == "normal" else 3
         self.vertex_network = OffsetMLP(config.latent_channels + 26, outputs, width=config.mlp_width)
         if config.network == "compact":
-            # Starts as the bare head, which is where the fit has put it.
+            # Starts as the bare head, as fitted by the tracker.
             nn.init.zeros_(self.vertex_network.get_parameter("block_2.8.weight"))
 
         uvs = head.vertex_uvs[self.moving]
@@ -140,7 +140,7 @@ class OffsetNetwork(OffsetSource):
         positions = self.layout.gather(vertices * POSITION_SCALE)
         positions = harmonic_encoding(positions, variant=self.config.harmonics, dim=1)
         small = F.interpolate(texture.detach(), size=positions.shape[-2:], mode="bilinear", antialias=True)
-        # The released weights want the texture first.
+        # The released weights expect the texture first.
         maps = [small, positions] if self.config.network == "release" else [positions, small]
         latent = self.geometry_network(torch.cat(maps, dim=1))
         grid = self.sample_grid.expand(len(vertices), -1, -1, -1)
@@ -170,16 +170,16 @@ class OffsetNetwork(OffsetSource):
 
 
 def _released_coordinates(uvs: Float[Tensor, "n 2"], size: int) -> Float[Tensor, "n 2"]:
-    """Coordinates as the release's vertex network sees them, about -1 to 1.
+    """Input coordinates of the release's vertex network, about -1 to 1.
 
-    The release samples ``linspace(-1, 1, size)`` as if its ends were the image's corners, although they
-    are the centres of its outer pixels: a zoom by half a pixel that its weights have learned with.
+    The release samples ``linspace(-1, 1, size)`` as if its ends were the image's corners, although they are
+    the centres of its outer pixels: its weights were trained with this zoom by half a pixel.
     """
     return 2 * (uvs * size - 0.5) / (size - 1) - 1
 
 
 class BasisOffsets(OffsetSource):
-    """Offsets from a linear basis whose coefficients a network reads off the source.
+    """Offsets from a linear basis, with coefficients that a network predicts from the source.
 
     Source: ROME sec. 3.5, the distilled linear model.
     """
@@ -193,7 +193,7 @@ class BasisOffsets(OffsetSource):
         super().__init__(head)
         self.config = config
         num_components = config.num_hair + config.num_neck
-        # Part of the weights: a checkpoint then needs no basis file beside it.
+        # Stored with the weights, so that a checkpoint needs no separate basis file.
         self.register_buffer("components", torch.zeros(num_components, head.num_vertices, 3))
         self.register_buffer("mean", torch.zeros(head.num_vertices, 3))
         self.register_buffer("scale", torch.ones(num_components))
@@ -201,10 +201,10 @@ class BasisOffsets(OffsetSource):
         self.regressor = ImageRegressor(config.encoder, num_components, config.input_size, normalize)
 
     def set_basis(self, basis: LinearBasis) -> None:
-        """Use a basis; the network then speaks of its coefficients in standard deviations.
+        """Set the basis; the network predicts its coefficients in standard deviations.
 
         Raises:
-            ValueError: the basis has other numbers of components or vertices than this model.
+            ValueError: the numbers of components or vertices differ from this model's.
         """
         wanted = (self.config.num_hair, self.config.num_neck, self.components.shape[1])
         given = (basis.num_hair, basis.num_neck, basis.components.shape[1])
@@ -218,7 +218,7 @@ class BasisOffsets(OffsetSource):
         self.scale.copy_(basis.std)
 
     def basis(self, head: HeadModel) -> LinearBasis:
-        """The basis in use."""
+        """The current basis."""
         return LinearBasis(
             self.components, self.mean, self.scale, self.config.num_hair, head.name, mesh_fingerprint(head)
         )
@@ -226,7 +226,7 @@ class BasisOffsets(OffsetSource):
     def coefficients(self, source: Frames) -> Float[Tensor, "b k"]:
         """Coefficients of each source, metres.
 
-        Departure from ROME: the person is shown on grey, so that the background says nothing.
+        Departure from ROME: the person is composited on grey, so that the background has no influence.
         """
         image = source.image
         if self.config.image == "person":
@@ -237,15 +237,15 @@ class BasisOffsets(OffsetSource):
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """The mean and the components times their coefficients; texture and head are not looked at."""
+        """The mean plus the components times their coefficients; texture and vertices are ignored."""
         return self.mean + torch.einsum("bk,kvc->bvc", self.coefficients(source), self.components)
 
 
 class FittedOffsets(OffsetSource):
     """Offsets fitted to each person's outline in advance, see ``tracking.outline.fit_outline``.
 
-    Training takes them from the dataset (``rome prepare --fit-outline true``); an avatar gets its own when it
-    is created, by ``refine_offsets``.
+    Training reads them from the dataset (``rome prepare --fit-outline true``); those of an avatar are fitted
+    when it is created, by ``refine_offsets``.
 
     Departure from ROME: hair that can be measured in the photograph needs no network.
     """
@@ -259,5 +259,5 @@ class FittedOffsets(OffsetSource):
     def rest_offsets(
         self, source: Frames, texture: Float[Tensor, "b c s s"] | None, vertices: Float[Tensor, "b v 3"]
     ) -> Float[Tensor, "b v 3"]:
-        """Those of the frames, or ``foreshortening`` if none were fitted; the texture is ignored."""
+        """The frames' offsets, or ``foreshortening`` if none were fitted; the texture is ignored."""
         return foreshortening(self.head, vertices) if source.offsets is None else source.offsets

@@ -1,4 +1,4 @@
-"""The perspective of a camera near a face, which the trackers' camera does not have."""
+"""Perspective of a camera close to the face, which the tracker's camera lacks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rome_lightning.head import HeadModel
 from rome_lightning.types import HeadParams
 
 FARTHEST = 0.08
-"""Depth behind the eyes from which nothing gets smaller any more, metres: that of the ears. What is behind
-them is on no outline of a frontal photograph, and ``lifted`` would draw it out to a point."""
+"""Depth behind the eyes beyond which points stop shrinking, metres: that of the ears. Nothing behind them is
+on the outline of a frontal photograph, and ``lifted`` would stretch it to a point."""
 
 
 class Perspective:
     """A camera at a distance from the eyes, on top of the weak perspective of ``HeadParams``.
 
-    What lies behind the eyes is drawn smaller the farther it is, down to the ears. The face before them stays
-    as it is, because trackers fit its pose and expression in weak perspective. Offsets that were fitted
-    without perspective stay usable: ``lifted`` gives the mesh that looks the same to this camera.
+    Behind the eyes, points shrink with their depth, as far back as the ears. The face in front of the eyes is
+    unchanged, because trackers fit its pose and expression in weak perspective. Offsets fitted without
+    perspective remain usable: ``lifted`` converts them so that the mesh looks the same to this camera.
 
-    Departure from ROME: its camera has no perspective. A head that was fitted to a photograph taken from near
-    is then too narrow behind the face, and a turn moves its ears and hair too far.
+    Departure from ROME, whose camera has no perspective. A head fitted to a photograph taken at close range
+    is then too narrow behind the face, and a rotation moves its ears and hair too far.
 
     Args:
-        head: whose meshes are drawn.
+        head: model of the meshes.
         distance: from the camera to the eyes, metres.
     """
 
@@ -36,16 +36,16 @@ class Perspective:
 
     @full_precision
     def seen(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:
-        """World points where weak perspective has to draw them, metres; their depth is kept."""
+        """Move world points to where weak perspective must draw them, metres; the depth is kept."""
         return self._scaled(world, 1 / self._farther(world))
 
     @full_precision
     def lifted(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
-        """Offsets at rest with which the head looks as it does in weak perspective with these, metres.
+        """Offsets at rest with which the head looks as in weak perspective with the given ones, metres.
 
         Args:
             offsets: fitted in weak perspective.
-            params: of the picture that they were fitted to.
+            params: of the image they were fitted to.
         """
         world = self._world(offsets, params)
         return offsets + self._at_rest(self._scaled(world, self._farther(world)) - world, params)
@@ -60,7 +60,7 @@ class Perspective:
         return self.head.to_world(self.head(params) + self.head.turn(offsets, params), params)
 
     def _at_rest(self, world: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
-        """Displacements of the posed head's vertices as displacements of the head at rest."""
+        """Convert displacements of the posed head's vertices to displacements at rest."""
         posed = world @ axis_angle_to_matrix(params.global_pose)
         axes = torch.eye(3, dtype=posed.dtype, device=posed.device)
         turned = [self.head.turn(axis.expand_as(posed), params) for axis in axes]
@@ -70,11 +70,11 @@ class Perspective:
         return world[:, self.head.region("eyes")].mean(1, keepdim=True)
 
     def _farther(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 1"]:
-        """Distance of each point along the view, in distances of the eyes; 1 before them."""
+        """Depth of each point from the camera, relative to the eyes'; 1 in front of them."""
         behind = (self._eyes(world)[..., 2:] - world[..., 2:]).clamp(0, FARTHEST)
         return 1 + behind / self.distance
 
     def _scaled(self, world: Float[Tensor, "b v 3"], scale: Float[Tensor, "b v 1"]) -> Float[Tensor, "b v 3"]:
-        """Points moved away from the line from the camera through the eyes."""
+        """Scale the distance of points from the line through camera and eyes."""
         eyes = self._eyes(world)[..., :2]
         return torch.cat([eyes + (world[..., :2] - eyes) * scale, world[..., 2:]], dim=-1)

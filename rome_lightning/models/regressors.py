@@ -1,4 +1,4 @@
-"""Regressors of coefficients from an image: the encoders of the linear model."""
+"""Regression of coefficients from an image: the encoders of the linear model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rome_lightning.types import POSE_SIZE, HeadParams
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MOMENTUM = 0.1
-"""Of the running statistics of batch normalization."""
+"""Momentum of the running statistics in batch normalization."""
 EXPRESSION_SCALE, POSE_SCALE = 0.25, 0.25
-"""What an output of 1 means: coefficients, radians."""
+"""Units of the outputs: coefficients, radians."""
 CAMERA_CENTRE, CAMERA_SCALE = (4.0, 0.0, 0.0), (1.0, 0.05, 0.05)
-"""Camera of output 0, and what an output of 1 adds: NDC per metre, then metres."""
+"""Camera for an output of 0, and the change for an output of 1: NDC per metre, then metres."""
 
 
 class ImageRegressor(nn.Module):
@@ -27,10 +27,10 @@ class ImageRegressor(nn.Module):
     Its key names are torchvision's, so weights trained on ImageNet can be loaded (``load_backbone``).
 
     Args:
-        encoder: which network.
+        encoder: name of the network.
         outputs: numbers per image.
-        input_size: larger images are reduced to this side, pixels.
-        normalize: bring images to the mean and deviation of ImageNet first.
+        input_size: larger images are downsampled to this side, pixels.
+        normalize: normalize images with the mean and deviation of ImageNet first.
     """
 
     mean: Tensor
@@ -39,7 +39,7 @@ class ImageRegressor(nn.Module):
     def __init__(
         self, encoder: EncoderName, outputs: int, input_size: int = 256, normalize: bool = True
     ) -> None:
-        # Imports the compiler of torch, which takes seconds; models without encoders do without.
+        # Imports torch's compiler, which takes seconds; models without encoders do not need it.
         from torchvision.models import get_model
 
         super().__init__()
@@ -47,7 +47,7 @@ class ImageRegressor(nn.Module):
         self.network = get_model(encoder, weights=None, num_classes=outputs)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # MobileNetV3's 0.01 is for ImageNet: after a short training it would still hold its start.
+                # MobileNetV3's 0.01 suits ImageNet: after a short training the initial values would persist.
                 module.momentum = _MOMENTUM
         for parameter in self.last_layer.parameters():
             nn.init.zeros_(parameter)
@@ -57,11 +57,11 @@ class ImageRegressor(nn.Module):
 
     @property
     def last_layer(self) -> nn.Linear:
-        """The layer that gives the outputs."""
+        """The output layer."""
         return [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
-        """Numbers of each image.
+        """Outputs for each image.
 
         Args:
             image: RGB in [0, 1].
@@ -73,10 +73,10 @@ class ImageRegressor(nn.Module):
         return outputs
 
     def load_backbone(self, weights: dict[str, Tensor]) -> None:
-        """Start from a torchvision classifier's weights; the last layer stays as it is.
+        """Load a torchvision classifier's weights, except for the last layer.
 
         Raises:
-            ValueError: the weights are not those of this network.
+            ValueError: the weights belong to another network.
         """
         last = {id(parameter) for parameter in self.last_layer.parameters()}
         own = {name for name, parameter in self.network.named_parameters() if id(parameter) in last}
@@ -84,18 +84,18 @@ class ImageRegressor(nn.Module):
         wanted = {name for name in self.network.state_dict() if name not in own}
         if wanted != set(kept):
             missing = sorted(wanted ^ set(kept))
-            raise ValueError(f"the encoder's weights are of another network: {missing[0]} does not fit")
-        # All but the last layer is there, as checked above.
+            raise ValueError(f"the encoder's weights belong to another network: {missing[0]} does not fit")
+        # All other layers are present, as checked above.
         self.network.load_state_dict(kept, strict=False)
 
 
 class DriverEncoder(nn.Module):
-    """Expression, pose and camera of a frame.
+    """Estimate expression, pose and camera of a frame.
 
     Source: ROME sec. 3.5: a MobileNetV2 in place of the tracker.
 
     Args:
-        config: which network.
+        config: see ``DriverConfig``.
         head: for the number of expression coefficients.
     """
 
@@ -109,7 +109,7 @@ class DriverEncoder(nn.Module):
         self.num_expression = head.num_expression
         zeros = [0.0] * (head.num_expression + POSE_SIZE)
         scale = [EXPRESSION_SCALE] * head.num_expression + [POSE_SCALE] * POSE_SIZE
-        # Part of the weights: the release's network has other units.
+        # Stored with the weights, because the release's network has other units.
         self.register_buffer("centre", torch.tensor([*zeros, *CAMERA_CENTRE]))
         self.register_buffer("scale", torch.tensor([*scale, *CAMERA_SCALE]))
         self.regressor = ImageRegressor(

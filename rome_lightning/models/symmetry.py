@@ -1,4 +1,4 @@
-"""The mirror image of a head: which vertex and which texel lies on the other side."""
+"""The mirror image of a head: the vertex and the texel on the other side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.renderer import UVLayout, interpolate
 
 _CHUNK = 1024
-"""Vertices whose distances to all others are computed at once."""
+"""Number of vertices whose distances to all others are computed at once."""
 
 
 def mirrored_vertices(head: HeadModel) -> Int[Tensor, " v"]:
@@ -26,7 +26,7 @@ def mirrored_vertices(head: HeadModel) -> Int[Tensor, " v"]:
 
 @lru_cache(maxsize=4)
 def _mirrored_vertices(head: HeadModel, device: torch.device) -> Int[Tensor, " v"]:
-    """Kept: an avatar has textures of two sizes on one head."""
+    """Cached: an avatar has textures of two sizes on one head."""
     vertices = head.to_vertices(head.template.unflatten(0, (-1, 3))).double()
     mirrored = vertices * vertices.new_tensor([-1.0, 1.0, 1.0])
     return torch.cat([torch.cdist(part, vertices).argmin(1) for part in mirrored.split(_CHUNK)])
@@ -36,7 +36,7 @@ def mirrored_uvs(head: HeadModel, layout: UVLayout) -> Float[Tensor, "1 2 s s"]:
     """Texture coordinates of the mirror image of each texel's surface point, in [0, 1]; 0 outside the layout.
 
     Exact where the mirror image of a face is a face; elsewhere corners take the coordinates of their mirrored
-    vertices, which is off at seams only.
+    vertices, which is wrong at seams only.
     """
     mirror = mirrored_vertices(head)
     other = mirror[head.faces]
@@ -44,7 +44,7 @@ def mirrored_uvs(head: HeadModel, layout: UVLayout) -> Float[Tensor, "1 2 s s"]:
     wanted = _face_keys(other, head.num_vertices)
     found = order[torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)]
     exact = _face_keys(head.faces[found], head.num_vertices) == wanted
-    # The corner of the mirrored face that holds each corner's mirrored vertex.
+    # The corner of the mirrored face at each corner's mirrored vertex.
     corner = (head.faces[found][:, None, :] == other[:, :, None]).int().argmax(-1)
     uvs = head.uvs[head.uv_faces[found].gather(1, corner)]
     uvs = torch.where(exact[:, None, None], uvs, head.vertex_uvs[other])
@@ -53,6 +53,6 @@ def mirrored_uvs(head: HeadModel, layout: UVLayout) -> Float[Tensor, "1 2 s s"]:
 
 
 def _face_keys(faces: Int[Tensor, "f 3"], num_vertices: int) -> Int[Tensor, " f"]:
-    """One integer per set of corners."""
+    """One integer per unordered set of corners."""
     first, second, third = faces.sort(1).values.unbind(1)
     return (first * num_vertices + second) * num_vertices + third

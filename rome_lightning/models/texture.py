@@ -1,4 +1,4 @@
-"""Source image to neural texture."""
+"""Neural textures from source images."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
 EROSION = 0.006
-"""How far inside the matte's outline colours are believed, share of the picture's width."""
+"""Distance inside the matte's outline from which colours are trusted, image widths."""
 
 MOUTH_REACH = 0.012
-"""How far beyond what is seen of eyes and mouth the photograph is taken, share of the texture's width."""
+"""How far the photograph is used beyond the visible part of eyes and mouth, texture widths."""
 
 
 @dataclass(frozen=True)
 class Observation(TensorStruct):
-    """What photographs show of the surface, in texture space."""
+    """The part of the surface that photographs show, in texture space."""
 
     colour: Float[Tensor, "b 3 s s"]
-    """RGB in [0, 1]; of no meaning where nothing is seen."""
+    """RGB in [0, 1]; meaningless where nothing is visible."""
     visibility: Float[Tensor, "b 1 s s"]
-    """How well each texel is seen, [0, 1]."""
+    """How well each texel is visible, [0, 1]."""
     hair: Float[Tensor, "b 1 s s"]
-    """Whether it shows hair, [0, 1]."""
+    """Whether each texel shows hair, [0, 1]."""
     unhidden: Float[Tensor, "b 1 s s"]
-    """Whether nothing is before it, [0, 1], however flat the photograph looks at it."""
+    """Whether each texel is unoccluded, [0, 1], however grazing the angle."""
     own_mouth: Float[Tensor, "b 1 s s"]
-    """The part of ``unhidden`` that holds only while the mouth is open as in the photograph: the inside of
-    the mouth, and lips where the photograph shows teeth."""
+    """The part of ``unhidden`` that is valid only while the mouth is as open as in the photograph: the inside
+    of the mouth, and lips where the photograph shows teeth."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """The surface of a head as a texture of some size shows it."""
+    """The surface of a head at a texture size."""
 
     layout: UVLayout
     completion: Completion
@@ -59,7 +59,7 @@ def surface_of(head: HeadModel, size: int) -> Surface:
 
 @lru_cache(maxsize=4)
 def _surface(head: HeadModel, size: int, device: torch.device) -> Surface:
-    """Kept, as it takes as long as an avatar does: many photographs are drawn on one head at one size."""
+    """Cached, because it takes as long as creating an avatar, and most avatars share one head and size."""
     layout = UVLayout(head.faces, head.uvs, head.uv_faces, size).to(device)
     return Surface(layout, Completion(head, layout).to(device))
 
@@ -85,12 +85,12 @@ class DirectTexture(nn.Module):
 
 
 class UnprojectedTexture(nn.Module):
-    """The source's pixels carried to UV space through the mesh, completed by a U-Net.
+    """The source's pixels mapped to UV space through the mesh and completed by a U-Net.
 
-    The first three channels start as the observed colours, so a face that was never trained on keeps its
-    looks; the network adds what the image does not show.
+    The first three channels start as the observed colours, so new faces keep their looks; the network adds
+    what the image does not show.
 
-    Departure from ROME: its encoder has to learn where each pixel belongs, which takes many identities.
+    Departure from ROME, whose encoder has to learn where each pixel belongs, which takes many identities.
     """
 
     faces: Tensor
@@ -112,11 +112,11 @@ class UnprojectedTexture(nn.Module):
         self.prior = (
             nn.Parameter(torch.zeros(1, config.channels, config.size, config.size)) if config.prior else None
         )
-        # Skin, hair and clothes differ between people: sharing them would paint others' over this one.
+        # Skin, hair and clothes differ between people, so only eyes and mouth are shared.
         shared = head.region("eyes", "mouth").float()[None, :, None]
         self.register_buffer("prior_mask", (self.layout.gather(shared) > 0).float(), persistent=False)
         with torch.no_grad():
-            # The first three channels start as the observed colours, untouched.
+            # The first three channels start as the unchanged observed colours.
             for parameter in self.network.head.parameters():
                 parameter[:3].zero_()
 
@@ -127,13 +127,13 @@ class UnprojectedTexture(nn.Module):
         face_ids: Int32[Tensor, "b h w"],
         surface: Surface | None = None,
     ) -> Observation:
-        """What each source shows of the surface, at the texture's own size if not given; see ``observe``."""
+        """Observe the surface in each source, at the texture's own size by default; see ``observe``."""
         layout = self.layout if surface is None else surface.layout
         completion = self.completion if surface is None else surface.completion
         return observe(source, vertices_px, self.faces, face_ids, layout, completion)
 
     def forward(self, seen: Observation) -> Float[Tensor, "b c s s"]:
-        """Neural texture of what was observed."""
+        """Neural texture of an observation."""
         return self.complete(seen.colour, seen.visibility, seen.hair)
 
     def complete(
@@ -142,17 +142,17 @@ class UnprojectedTexture(nn.Module):
         visibility: Float[Tensor, "b 1 s s"],
         hair: Float[Tensor, "b 1 s s"],
     ) -> Float[Tensor, "b c s s"]:
-        """Neural texture of the fields of an ``Observation``."""
+        """Neural texture from the fields of an ``Observation``."""
         completed, change = self._changed(colour, visibility, hair)
         return torch.cat([completed + change[:, :3], change[:, 3:]], dim=1)
 
     def detailed(self, seen: Observation, fine: Observation, surface: Surface) -> Float[Tensor, "b c s s"]:
-        """Neural texture with the colours of a finer observation, changed by the network as its own.
+        """Neural texture from the colours of a finer observation and the network's upsampled changes.
 
         Args:
-            seen: at the size of the network.
+            seen: at the network's size.
             fine: of the same photographs.
-            surface: of the size of ``fine``.
+            surface: at the size of ``fine``.
         """
         _, change = self._changed(seen.colour, seen.visibility, seen.hair)
         completed, _ = surface.completion(fine.colour, fine.visibility, fine.hair)
@@ -165,7 +165,7 @@ class UnprojectedTexture(nn.Module):
         visibility: Float[Tensor, "b 1 s s"],
         hair: Float[Tensor, "b 1 s s"],
     ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b c s s"]]:
-        """Completed colours, and what the network adds to them and behind them."""
+        """Completed colours, and the network's output: changes of the colours, then the other channels."""
         inputs = [colour * visibility]
         if self.completion is None:
             completed = push_pull(colour, visibility)
@@ -175,7 +175,7 @@ class UnprojectedTexture(nn.Module):
             inputs += [completed, visibility, known]
         change = self.network(torch.cat(inputs, dim=1) - 0.5)
         if self.completion is not None:
-            # Few photographs show the inside of a mouth: generic colours are better than what they teach.
+            # Few photographs show the inside of a mouth: generic colours beat what can be learned from them.
             change = change * (1 - self.completion.is_interior * (1 - visibility))
         if self.prior is not None:
             change = change + self.prior * self.prior_mask * (1 - visibility)
@@ -190,19 +190,18 @@ def observe(
     layout: UVLayout,
     completion: Completion | None = None,
 ) -> Observation:
-    """Colour of each texel in the source image, how well it is seen and whether it is hair.
+    """Observe the surface in images: the colour of each texel, its visibility, and whether it is hair.
 
     Args:
         source: the identity frames.
-        vertices_px: the mesh of each source frame, in pixels of its image; no gradient flows back.
+        vertices_px: the mesh in each source frame, pixels; receives no gradient.
         faces: triangles of the mesh.
         face_ids: visible face per pixel of each source frame, -1 on the background.
         layout: texels of the texture.
-        completion: knows the regions of the texture: what the photograph shows of a collar behind the chin,
-            of hair before a cheek and of teeth is not skin, and of its mouth only a mouth like it takes the
-            inside.
+        completion: provides the regions of the texture: a collar behind the chin, hair in front of a cheek
+            and teeth are not skin, and the inside of the mouth is valid only for a mouth that is as open.
     """
-    # Pixels beside the outline show the background too: they would smear it over the side of the head.
+    # Pixels on the outline contain background, which would smear over the side of the head.
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
     teeth = widened(between_lips(source.landmarks, source.image_size))
@@ -217,7 +216,7 @@ def observe(
         skin = 1 - completion.bare * clothes.square()
         bare = skin * (1 - completion.hairless * hair)
         visibility = visibility * bare * (1 - not_skin)
-        # Between lips little of a tooth is seen at once, and all of the photograph's is better than generic.
+        # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
         own_mouth = unhidden * not_skin

@@ -1,4 +1,4 @@
-"""Models that come with the package, by name, and the one function that opens any model."""
+"""Models shipped with the package, by name, and a function that opens any model."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """A model file of the package."""
+    """A model shipped with the package."""
 
     name: str
     file: str
     sha256: str
     licence: str
     data: str
-    """What it was trained on, in a sentence."""
+    """Training data, in a sentence."""
     scores: dict[str, str]
-    """Per protocol, in a sentence each; see the card for what they mean."""
+    """One sentence per protocol; the card explains them."""
 
     @property
     def path(self) -> Path:
-        """Where it is installed."""
+        """The installed file."""
         return _FOLDER / self.file
 
     @property
     def card(self) -> Path:
-        """Intended use, limits, data and how it was made."""
+        """The model card: intended use, limits, data and training."""
         return self.path.with_suffix(".md")
 
 
@@ -67,7 +67,7 @@ SHIPPED: dict[str, ShippedModel] = {
         ),
     )
 }
-"""By name; the first is the one that is taken where no model is named."""
+"""By name; the first is the default."""
 
 
 def model_names() -> str:
@@ -76,20 +76,20 @@ def model_names() -> str:
 
 
 def model_file(model: str | Path) -> Path:
-    """The file of a model that is given by name or as a file."""
+    """The file of a model given by name or path."""
     return SHIPPED[str(model)].path if str(model) in SHIPPED else Path(model)
 
 
 def open_model(model: str | Path | None = None, rasterizer: str | None = None) -> AvatarModel:
-    """A model by name or file, ready for inference.
+    """Open a model by name or file, ready for inference.
 
     Args:
         model: name of a shipped model, a checkpoint of ``rome fit``, or a file of ``write_model``; the first
-            shipped model if not given.
+            shipped model by default.
         rasterizer: backend to use instead of the one it was trained with.
 
     Raises:
-        FileNotFoundError: there is neither a model of that name nor such a file.
+        FileNotFoundError: there is no model or file of that name.
         ValueError: the file is damaged or of another version.
     """
     if model is None:
@@ -108,13 +108,13 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
 
 
 def model_weights(model: str | Path) -> dict[str, Tensor]:
-    """Weights of a model's avatar in single precision, to begin another training with.
+    """Weights of a model's avatar in single precision, to initialize training.
 
     Args:
         model: as for ``open_model``.
 
     Raises:
-        FileNotFoundError: there is neither a model of that name nor such a file.
+        FileNotFoundError: there is no model or file of that name.
         ValueError: the file is damaged.
     """
     path = _found(model)
@@ -125,7 +125,7 @@ def model_weights(model: str | Path) -> dict[str, Tensor]:
 
 
 def _found(model: str | Path) -> Path:
-    """The file of a model by name or path, which exists."""
+    """The existing file of a model given by name or path."""
     path = model_file(model)
     if not path.is_file():
         raise FileNotFoundError(
@@ -143,12 +143,12 @@ def _read(model: str | Path, path: Path) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def write_model(checkpoint: Path, path: Path, half: bool = True) -> None:
-    """The avatar's weights of a checkpoint as a small file that nothing in can be executed of.
+    """Write a checkpoint's avatar weights as a small file that contains no executable code.
 
     Args:
         checkpoint: of ``rome fit``.
         path: ``.safetensors`` file to write.
-        half: store the weights in half precision; they are single again when they are read.
+        half: store the weights in half precision; they are converted back when read.
     """
     content = read_checkpoint(checkpoint)
     weights = avatar_weights(content)
