@@ -1,4 +1,4 @@
-"""Training losses: pure functions, and modules that hold a pretrained network."""
+"""Training losses: pure functions, and modules with a pretrained network."""
 
 from rome_lightning.losses.adversarial import feature_matching, hinge_discriminator, hinge_generator
 from rome_lightning.losses.chamfer import chamfer_2d

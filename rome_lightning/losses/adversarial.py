@@ -1,4 +1,4 @@
-"""Losses of the discriminator and against it."""
+"""Adversarial losses of the discriminator and the generator."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 MASK_THRESHOLD = 0.5
-"""Pixels with a larger value belong to a mask."""
+"""Threshold above which a pixel belongs to a mask."""
 
 
 def chamfer_2d(
@@ -18,7 +18,7 @@ def chamfer_2d(
     max_points: int = 1024,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """Distance between projected visible vertices and as many points drawn from a mask.
+    """Chamfer distance between projected visible vertices and as many points sampled from a mask.
 
     ``1/2 mean_p min_q |p - q| + 1/2 mean_q min_p |p - q|`` per sample, p vertices, q mask points, then the
     mean over the samples; a sample without visible vertices or with an empty mask gives 0. Distances are
@@ -26,13 +26,13 @@ def chamfer_2d(
 
     Args:
         vertices_px: x, y (and z, ignored) in pixels.
-        visible: vertices that take part.
-        mask: region that the vertices should fill, [0, 1]; points are centres of pixels above 0.5, drawn
+        visible: vertices that count.
+        mask: region that the vertices should fill, [0, 1]; points are centres of pixels above 0.5, sampled
             uniformly with replacement.
         squared: squared distances (release) instead of plain ones (paper).
-        max_points: if more vertices are visible, as many of them are drawn at random.
-        generator: source of both draws, by default that of the tensors' device; one of another device costs
-            a copy.
+        max_points: if more vertices are visible, a random sample of this size is used.
+        generator: for both samples, by default that of the tensors' device; one on another device costs a
+            copy.
 
     Source: ROME sec. 3.4, L_chm.
     """
@@ -48,7 +48,7 @@ def chamfer_2d(
     pixels, filled = _draw_pixels(mask, draws)
     points = torch.stack([pixels % width, pixels // width], dim=-1).to(vertices.dtype) * scale
     valid = (keys >= 0) & filled[:, None]
-    # Entries beyond the visible vertices repeat the first one, so that they change no nearest distance.
+    # Entries beyond the visible vertices repeat the first one, which changes no nearest distance.
     vertices = torch.where(valid[..., None], vertices, vertices[:, :1])
     points = torch.where(valid[..., None], points, points[:, :1])
 
@@ -62,8 +62,8 @@ def chamfer_2d(
 def _draw_pixels(
     mask: Float[Tensor, "b 1 h w"], draws: Float[Tensor, "b n"]
 ) -> tuple[Int[Tensor, "b n"], Bool[Tensor, " b"]]:
-    """Flat indices of mask pixels for uniform numbers in [0, 1), and whether a mask has any."""
-    # Integer counts: sums in floating point are not reproducible on a GPU.
+    """Flat indices of mask pixels for uniform numbers in [0, 1), and whether each mask has any."""
+    # Integer counts, because floating-point sums are not reproducible on a GPU.
     cumulative = (mask > MASK_THRESHOLD).flatten(1).long().cumsum(1)
     total = cumulative[:, -1:]
     # Float32 draws can round up to the count itself.

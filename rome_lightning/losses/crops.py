@@ -1,4 +1,4 @@
-"""Differentiable crops of faces and eyes at landmarks, as recognition networks want them."""
+"""Differentiable crops of faces and eyes at landmarks, for recognition networks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLAT
 def aligned_faces(
     images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b l 2"]
 ) -> Float[Tensor, "b 3 112 112"]:
-    """Faces rotated, scaled and shifted so that eyes, nose and mouth lie where recognition expects them.
+    """Rotate, scale and shift faces so that eyes, nose and mouth lie where recognition networks expect them.
 
-    The similarity is the one of least squares from the template's points to the image's; gradients flow
-    into the images.
+    The similarity is the least-squares fit from the template's points to the image's; gradients flow into
+    the images.
 
     Args:
         images: any range.
@@ -26,7 +26,7 @@ def aligned_faces(
     points = torch.stack([landmarks[:, list(group)].mean(1) for group in FIVE_POINTS], dim=1)
     template = landmarks.new_tensor(FIVE_POINT_TEMPLATE)
     to, here = points - points.mean(1, keepdim=True), template - template.mean(0)
-    # A plane similarity is a complex factor: (cosine, sine) times the scale.
+    # A similarity in the plane is a complex factor: (cosine, sine) times the scale.
     cosine = (to * here).sum((1, 2))
     sine = (to[..., 1] * here[:, 0] - to[..., 0] * here[:, 1]).sum(1)
     cosine, sine = cosine / here.square().sum(), sine / here.square().sum()
@@ -50,9 +50,9 @@ def eye_crops(
         size: side of the result, pixels.
     """
     first, second = landmarks[:, corners[0]], landmarks[:, corners[1]]
-    # An eye seen from the side is narrow; a pixel at least is always there to look at.
+    # An eye seen from the side is narrow; at least one pixel remains.
     half = (first - second).norm(dim=1).clamp_min(1.0)[:, None]
-    # The square spans twice the half, so that its first pixel is centred half a pixel from its corner.
+    # The square spans twice the half, so the centre of its first pixel is half a pixel from its corner.
     scale = 2 * half / size
     corner = (first + second) / 2 - half + scale / 2
     return _warped(images, torch.cat([torch.diag_embed(scale.expand(-1, 2)), corner[..., None]], dim=2), size)
@@ -61,7 +61,7 @@ def eye_crops(
 def _warped(
     images: Float[Tensor, "b 3 h w"], matrix: Float[Tensor, "b 2 3"], size: int
 ) -> Float[Tensor, "b 3 s s"]:
-    """Values of images where matrices take the pixels (x, y) of the result; beyond the border, its values."""
+    """Sample images where matrices map the result's pixels (x, y); the border is repeated."""
     # Imported on use: it costs a quarter of a second, and most runs have no such loss.
     from kornia.geometry.transform import invert_affine_transform, warp_affine
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Added to both sides of the ratio: two empty masks agree, and nothing is divided by 0."""
+"""Added to numerator and denominator: two empty masks agree, and the divisor is never 0."""
 
 
 def dice(predicted: Float[Tensor, "b 1 h w"], target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:

@@ -13,17 +13,17 @@ from rome_lightning.types.landmarks import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 
 class GazeLoss(nn.Module):
-    """The perceptual loss on crops of both eyes, with VGG-16 features trained to tell gaze.
+    """Perceptual loss on crops of both eyes, with VGG-16 features trained for gaze estimation.
 
     ``1/2 sum_eyes sum_l w_l mean |phi_l(predicted eye) - phi_l(target eye)|``, layers and weights as in the
-    perceptual loss. Eyes are cut out by the landmarks of the target.
+    perceptual loss. Eyes are cropped at the target's landmarks.
 
     Source: ROME sec. 3.4, part of L_per (network of Cortacero et al., RT-BENE, 2019, which its authors'
     release does not contain either).
 
     Args:
         left: convolutions for the subject's left eye, see ``pretrained.weights.load_gaze_vgg16``.
-        right: convolutions for the right eye; may be the same.
+        right: convolutions for the right eye; may be the same as the left.
     """
 
     def __init__(self, left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:

@@ -14,17 +14,16 @@ from rome_lightning.pretrained.frozen import FrozenNetwork
 class IdentityLoss(nn.Module):
     """One minus the cosine of face-recognition embeddings, averaged over the images.
 
-    ``1 - <e(a), e(b)> / (|e(a)| |e(b)|)``; both faces are cut out by the landmarks of the target, so that
-    the prediction has to put its face where the target's is. The network adds nothing to a state dict and
-    is never trained.
+    ``1 - <e(a), e(b)> / (|e(a)| |e(b)|)``; both faces are cropped at the target's landmarks, so the predicted
+    face must be in the same place. The network adds nothing to a state dict and is never trained.
 
     Source: ROME sec. 3.4, L_id. Departure from ROME: faces are aligned by five points, and the default
     network may be used commercially.
 
     Args:
         network: aligned faces of 112 pixels to embeddings.
-        gain: multiplies RGB in [0, 1] before the network.
-        shift: is added after that.
+        gain: factor on RGB in [0, 1] before the network.
+        shift: added after that.
     """
 
     def __init__(self, network: nn.Module, gain: float, shift: float) -> None:
@@ -35,24 +34,24 @@ class IdentityLoss(nn.Module):
 
     @classmethod
     def sface(cls, network: nn.Module) -> IdentityLoss:
-        """With the range of SFace, [0, 255]."""
+        """Create a loss with SFace's input range, [0, 255]."""
         return cls(network, 255.0, 0.0)
 
     @classmethod
     def arcface(cls, network: nn.Module) -> IdentityLoss:
-        """With the range of ArcFace, [-1, 1]."""
+        """Create a loss with ArcFace's input range, [-1, 1]."""
         return cls(network, 2.0, -1.0)
 
     def embed(
         self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b l 2"]
     ) -> Float[Tensor, "b e"]:
-        """Embeddings of the faces at given landmarks, not normalized.
+        """Unnormalized embeddings of the faces at given landmarks.
 
         Args:
             images: RGB in [0, 1].
             landmarks: 478 MediaPipe points, pixels.
         """
-        # Recognition networks were trained in full precision, and half moves the cosine by more than a step.
+        # Recognition networks are trained in full precision; half changes the cosine more than a step does.
         with torch.autocast(images.device.type, enabled=False):
             faces = aligned_faces(images.float(), landmarks.float())
             return self.network(faces * self.gain + self.shift)

@@ -1,4 +1,4 @@
-"""Difference of facial landmarks."""
+"""Distance of facial landmarks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 POINT_WEIGHTS = (*(0.5,) * 17, *(1.0,) * 19, *(2.0,) * 12, *(2.0,) * 20)
-"""Of the 68 points: jaw, brows and nose, eyes, mouth. Detectors place the jaw loosely; eyes and mouth carry
-the expression. Departure from ROME: the release's weights are not published as a formula."""
+"""Weights of the 68 points: jaw, brows and nose, eyes, mouth. Detectors place the jaw loosely; eyes and mouth
+carry the expression. Departure from ROME: the release's weights are not published as a formula."""
 
 
 def landmark_distance(

@@ -14,8 +14,8 @@ def laplacian(
 ) -> Float[Tensor, ""]:
     """Mean length of the uniform Laplacian of the offsets.
 
-    ``1 / (b v) sum_i || mean_{j in N(i)} o_j - o_i ||``; vertices without an edge count as 0. It is the
-    offsets that should vary smoothly, not the vertices, so the shape of the head is not shrunk.
+    ``1 / (b v) sum_i || mean_{j in N(i)} o_j - o_i ||``; vertices without an edge count as 0. It smooths the
+    offsets, not the vertices, so it does not shrink the head.
 
     Args:
         offsets: displacements of the vertices, metres.
@@ -26,7 +26,7 @@ def laplacian(
     """
     if edges.shape[-1] != 2:
         raise ValueError(
-            f"laplacian takes edges (e, 2), got {tuple(edges.shape)}; compute them once with "
+            f"laplacian needs edges (e, 2), got {tuple(edges.shape)}; compute them once with "
             "unique_edges(faces)"
         )
     if norm not in ("l1", "l2"):
@@ -38,7 +38,7 @@ def laplacian(
     rows = sums / degree.clamp_min(1)[:, None]
     if norm == "l1":
         return rows.abs().sum(-1).mean()
-    # The Euclidean norm has no gradient at 0, where every mesh without offsets starts.
+    # The Euclidean norm has no gradient at 0, where meshes without offsets start.
     squared = rows.square().sum(-1)
     positive = squared > 0
     return torch.where(positive, squared, 1.0).sqrt().mul(positive).mean()

@@ -11,8 +11,8 @@ from rome_lightning.pretrained.frozen import FrozenNetwork
 class LPIPSLoss(nn.Module):
     """Learned perceptual image patch similarity, averaged over the images.
 
-    With AlexNet a tenth of the cost of VGG-19. A model that is trained with it is scored by LPIPS with what
-    it has seen: report other measures beside it.
+    With AlexNet it costs a tenth of VGG-19. A model trained with it has an advantage when scored by LPIPS:
+    report other metrics too.
 
     Source: Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, 2018.
 

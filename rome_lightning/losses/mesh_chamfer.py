@@ -1,4 +1,4 @@
-"""Chamfer distance between point sets in space."""
+"""Chamfer distance between 3D point sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def chamfer_3d(a: Float[Tensor, "b n 3"], b: Float[Tensor, "b m 3"]) -> Float[Tensor, ""]:
     """Half of ``mean_p min_q |p - q| + mean_q min_p |p - q|`` per item, then the mean over the items.
 
-    The gradient flows to both; that of a distance of 0 is 0.
+    The gradient flows to both sets; it is 0 at a distance of 0.
 
     Args:
         a: points, any unit.

@@ -1,4 +1,4 @@
-"""Difference of features of a pretrained VGG network."""
+"""Distance between features of a pretrained VGG network."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from rome_lightning.pretrained.frozen import FrozenNetwork
 
 PAPER_LAYERS = {"conv1_1": 1 / 32, "conv2_1": 1 / 16, "conv3_1": 1 / 8, "conv4_1": 1 / 4, "conv5_1": 1.0}
-"""Layers of VGG-19 and their weights in ROME."""
+"""ROME's VGG-19 layers and their weights."""
 SHALLOW_LAYERS = {"conv1_2": 1.0, "conv2_2": 1.0, "conv3_3": 1.0}
-"""Layers of VGG-16 for small images and little time."""
+"""Layers of VGG-16 for small images and short training."""
 
 
 class VGGFeatures(nn.Module):
-    """The convolutional part of a VGG network up to the last wanted layer.
+    """The convolutional part of a VGG network up to the last requested layer.
 
     Args:
         weights: ``preprocess.weight`` (3, 3, 1, 1) and ``preprocess.bias``, which map RGB in [0, 1] to the
-            range that the network was trained on; ``conv{block}_{index}.weight`` and ``.bias``. They say
-            how deep the network is.
+            range that the network was trained on; ``conv{block}_{index}.weight`` and ``.bias``, which also
+            determine the depth.
         layers: convolutions whose outputs, after ReLU, are returned, in the order of the network.
     """
 
@@ -45,7 +45,7 @@ class VGGFeatures(nn.Module):
                 self.tensors[f"{name}-{part}"] = nn.Parameter(tensor, requires_grad=False)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """Features of RGB images in [0, 1], one tensor per wanted layer."""
+        """Features of RGB images in [0, 1], one tensor per requested layer."""
         current = F.conv2d(image, self.tensors["preprocess-weight"], self.tensors["preprocess-bias"])
         features = []
         block = "1"

@@ -13,15 +13,15 @@ def photometric(
 ) -> Float[Tensor, ""]:
     """Weighted mean of the absolute difference of two images.
 
-    ``sum w |a - b| / (c sum w)`` over the pixels of one sample, and the mean of the samples, so that a batch
-    can be divided; the plain mean without a weight. A sample whose weights are all 0 counts as 0.
+    ``sum w |a - b| / (c sum w)`` over the pixels of each sample, averaged over the samples, so that a batch
+    can be split; the plain mean without a weight. A sample whose weights are all 0 counts as 0.
 
     Args:
         predicted: RGB in [0, 1].
         target: RGB in [0, 1].
         weight: not negative; only ratios between pixels matter.
 
-    Departure from ROME: it has no pixel term.
+    Departure from ROME, which has no pixel term.
     """
     difference = (predicted - target).abs()
     if weight is None:

@@ -1,6 +1,6 @@
-"""Metrics: the formula as a function, its mean over a dataset as a torchmetrics class.
+"""Metrics: each formula as a function, its mean over a dataset as a torchmetrics class.
 
-Functions give one value per image; classes keep sums and counts, so the result does not depend on how
+Functions return one value per image. Classes keep sums and counts, so the result does not depend on how the
 images are split into batches and processes.
 """
 

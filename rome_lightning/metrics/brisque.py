@@ -1,4 +1,4 @@
-"""BRISQUE: quality of an image without a reference, from the statistics of its pixels."""
+"""BRISQUE: no-reference image quality from pixel statistics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _WINDOW = 7
 _SIGMA = 7 / 6
 _STABILIZER = 1 / 255
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Neighbours whose products are looked at: right, below, both diagonals."""
+"""Neighbours whose products are used: right, below, both diagonals."""
 
 
 def brisque_features(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 36"]:
-    """The 36 numbers that BRISQUE judges by: shapes of the distributions of normalised pixels, at two scales.
+    """The 36 features of BRISQUE: shapes of the distributions of normalized pixels, at two scales.
 
     Args:
         images: RGB in [0, 1], at least 16 pixels a side.
@@ -61,7 +61,7 @@ def _features(grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 18"]:
 
 
 def _asymmetric_fit(values: Float[Tensor, "b n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape and both deviations of the asymmetric generalised Gaussian with the values' moments."""
+    """Shape and both deviations of the asymmetric generalized Gaussian that matches the values' moments."""
     negative, positive = values < 0, values > 0
     squares = values.square()
     left = ((squares * negative).sum(1) / negative.sum(1).clamp_min(1)).sqrt()
@@ -71,16 +71,16 @@ def _asymmetric_fit(values: Float[Tensor, "b n"]) -> tuple[Tensor, Tensor, Tenso
     wanted = moment * (ratio**3 + 1) * (ratio + 1) / (ratio.square() + 1).square()
     grid = torch.arange(0.2, 10.0, 0.001, dtype=values.dtype, device=values.device)
     table = torch.exp(2 * torch.lgamma(2 / grid) - torch.lgamma(1 / grid) - torch.lgamma(3 / grid))
-    # The table grows with the shape, so the nearest entry is found by bisection.
+    # The table increases with the shape, so bisection finds the nearest entry.
     place = torch.searchsorted(table, wanted.contiguous()).clamp(1, len(grid) - 1)
     nearer = (table[place] - wanted).abs() < (table[place - 1] - wanted).abs()
     return grid[torch.where(nearer, place, place - 1)], left, right
 
 
 def brisque(model: SupportVectors, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-    """Score of each image, about 0 (natural) to 100 (distorted).
+    """Score of each image, from about 0 (natural) to 100 (distorted).
 
-    Uniform areas, such as a white background, have no natural statistics: compare within one protocol.
+    Uniform areas, such as a white background, have no natural statistics: compare only within one protocol.
 
     Args:
         model: from ``pretrained.quality.load_brisque``.

@@ -1,4 +1,4 @@
-"""Identity similarity with the SFace or ArcFace network."""
+"""Identity similarity by SFace or ArcFace."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rome_lightning.pretrained.faces import load_arcface, load_face_detector, lo
 from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLATE
 
 DETECTION_THRESHOLD = 0.6
-"""Lowest score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""
+"""Lowest detection score of a face, [0, 1]; OpenCV's examples use 0.6 to 0.9."""
 EMBEDDING_SIZE = 128
 _ALIGNED = (ALIGNED_FACE_SIZE, ALIGNED_FACE_SIZE)
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
+"""From RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
 
 
 class SFaceEmbedder:
@@ -67,7 +67,7 @@ class SFaceEmbedder:
             images: RGB in [0, 1].
 
         Returns:
-            Unit embeddings, 0 where no face was found, and whether one was.
+            Unit embeddings, 0 without a face, and whether a face was found.
         """
         pixels = to_uint8(images)
         embeddings = torch.zeros(len(pixels), self.embedding_size)
@@ -127,11 +127,11 @@ class ArcFaceEmbedder(SFaceEmbedder):
 def similarity_matrix(
     source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "2 3"]:
-    """Turn, scale and shift that take points to others with the least squared error.
+    """Least-squares similarity (rotation, scale and shift) from one set of points to another.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
     """
-    # In the plane a turn with a scale is the product with one complex number.
+    # In the plane, a rotation with a scale is multiplication by a complex number.
     a, b = source @ [1, 1j], target @ [1, 1j]
     factor = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
     shift = b.mean() - factor * a.mean()
@@ -146,13 +146,13 @@ def csim(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"]) -> Float[Tensor, " b"
 class CSIM(Metric):
     """Mean identity similarity of predictions to references, higher is better.
 
-    Faces that are not found are counted, never scored by a guess: ``csim_sface`` is the mean over pairs in
-    which both faces were found; ``csim_sface_penalised`` counts a prediction without a face as 0; pairs
-    whose reference shows no face are left out of both.
+    Faces that are not found are counted, never guessed: ``csim_sface`` is the mean over pairs in which both
+    faces were found; ``csim_sface_penalised`` counts a prediction without a face as 0; pairs whose reference
+    shows no face are excluded from both.
 
     Args:
-        embed: gives identity embeddings, such as ``SFaceEmbedder``.
-        name: key of the result; names the network, since values of different networks do not compare.
+        embed: computes identity embeddings, such as ``SFaceEmbedder``.
+        name: key of the result; names the network, because values of different networks are not comparable.
     """
 
     full_state_update = False

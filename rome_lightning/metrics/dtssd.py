@@ -1,4 +1,4 @@
-"""Flicker: changes from frame to frame that the target does not have."""
+"""Flicker: changes between frames that the target does not have."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def dtssd(
     target: Float[Tensor, "t c h w"],
     mask: Float[Tensor, "t 1 h w"] | None = None,
 ) -> Float[Tensor, " t1"]:
-    """Root mean square of the difference between the changes of two videos, from each frame to the next.
+    """Root mean squared difference between the frame-to-frame changes of two videos.
 
-    ``sqrt(mean ((P_t - P_t-1) - (T_t - T_t-1)) ** 2)``: 0 for a prediction that changes as its target does,
-    whatever it shows; still pictures score what the target moves.
+    ``sqrt(mean ((P_t - P_t-1) - (T_t - T_t-1)) ** 2)``: 0 for a prediction that changes like its target,
+    whatever it shows; a still image scores the target's own motion.
 
     Args:
         prediction: RGB in [0, 1], consecutive frames.
         target: the same frames.
-        mask: weight of each pixel, [0, 1]; a change counts by the product of both frames' weights, and is
-            NaN where that is empty.
+        mask: weight of each pixel, [0, 1]; a change is weighted by the product of both frames' weights, and
+            is NaN if that is 0 everywhere.
 
     Source: Erofeev et al., Perceptually motivated benchmark for video matting, 2015, dtSSD.
     """
@@ -35,7 +35,7 @@ def dtssd(
 
 
 class DtSSD(MeanOverImages):
-    """Mean over changes of ``dtssd``, lower is better."""
+    """Mean of ``dtssd`` over frame pairs, lower is better."""
 
     higher_is_better = False
 

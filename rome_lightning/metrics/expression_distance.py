@@ -1,4 +1,4 @@
-"""Distance of facial expressions."""
+"""Distance between facial expressions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rome_lightning.metrics.per_image import MeanOverImages
 def expression_distance(
     prediction: Float[Tensor, "b e"], target: Float[Tensor, "b e"]
 ) -> Float[Tensor, " b"]:
-    """Mean absolute difference of the expression coefficients of each face.
+    """Mean absolute difference of expression coefficients, per face.
 
     Args:
         prediction: coefficients of one model, such as MediaPipe's 52 blendshape scores in [0, 1]; values of

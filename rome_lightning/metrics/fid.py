@@ -21,7 +21,7 @@ def inception_features(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> 
 
     Args:
         network: from ``pretrained.quality.load_inception``.
-        images: RGB in [0, 1]; rounded to 8 bits, then resized like TensorFlow 1 does, as the original FID.
+        images: RGB in [0, 1]; rounded to 8 bits, then resized as in TensorFlow 1, like the original FID.
     """
     pixels = (images.clamp(0, 1) * 255).round()
     scale_y, scale_x = pixels.shape[-2] / _SIDE, pixels.shape[-1] / _SIDE
@@ -41,12 +41,12 @@ def frechet_distance(
     mean_b: Float[Tensor, " d"],
     cov_b: Float[Tensor, "d d"],
 ) -> float:
-    """Squared Wasserstein distance of two Gaussians; computed in double precision.
+    """Squared Wasserstein distance between two Gaussians, computed in double precision.
 
     Source: Heusel et al., GANs trained by a two time-scale update rule, 2017, eq. 6.
     """
     mean_a, cov_a, mean_b, cov_b = (x.double() for x in (mean_a, cov_a, mean_b, cov_b))
-    # Trace of the root of a product: both factors are symmetric, so a symmetric root will do.
+    # Trace of the root of a product: both factors are symmetric, so a symmetric root suffices.
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     inner = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
@@ -62,14 +62,14 @@ class Moments:
         self.outer = torch.zeros(num_features, num_features, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "b d"]) -> None:
-        """Take in the features of a batch."""
+        """Add the features of a batch."""
         rows = features.detach().double().cpu()
         self.count += len(rows)
         self.total += rows.sum(0)
         self.outer += rows.T @ rows
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Moments of what was added; needs two rows."""
+        """Moments of the added features; needs at least two rows."""
         return moments(self.total, self.outer, self.count)
 
 
@@ -80,14 +80,14 @@ def moments(total: Tensor, outer: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 class FID(Metric):
-    """Frechet distance of predictions to real images, lower is better.
+    """Frechet distance between predictions and real images, lower is better.
 
-    Depends on the number of images, so state it: with fewer than a few thousand the value is mostly bias. Not
+    It depends on the number of images, so state it: below a few thousand the value is mostly bias. Not
     verified against a published value with the registered network.
 
     Args:
-        network: from ``pretrained.quality.load_inception``, or any that gives features.
-        num_features: of the network.
+        network: from ``pretrained.quality.load_inception``, or any feature extractor.
+        num_features: its number of features.
     """
 
     full_state_update = False

@@ -18,10 +18,10 @@ def acceleration(points: Float[Tensor, "t p d"]) -> Float[Tensor, " t2"]:
 
 
 def jitter(prediction: Float[Tensor, "t p d"], driver: Float[Tensor, "t p d"]) -> Float[Tensor, " t2"]:
-    """Acceleration of the prediction less that of the driver, for each inner frame.
+    """Acceleration of the prediction minus that of the driver, for each inner frame.
 
-    0 for a prediction that moves like its driver, negative for one that moves too smoothly. The landmark
-    detector's own noise is in both terms.
+    0 for a prediction that moves like its driver, negative for one that moves too smoothly. Both terms
+    contain the landmark detector's own noise.
 
     Args:
         prediction: pixels or millimetres, consecutive frames.
@@ -31,7 +31,7 @@ def jitter(prediction: Float[Tensor, "t p d"], driver: Float[Tensor, "t p d"]) -
 
 
 class Jitter(MeanOverImages):
-    """Mean over inner frames of ``jitter``, lower is better."""
+    """Mean of ``jitter`` over inner frames, lower is better."""
 
     higher_is_better = False
 

@@ -27,7 +27,7 @@ def l1(
 
 
 class L1(MeanOverImages):
-    """Mean over images of ``l1``, lower is better."""
+    """Mean of ``l1`` over images, lower is better."""
 
     higher_is_better = False
 

@@ -11,17 +11,17 @@ from rome_lightning.metrics.per_image import MeanOverImages
 def landmark_distance(
     prediction: Float[Tensor, "b l 2"], target: Float[Tensor, "b l 2"]
 ) -> Float[Tensor, " b"]:
-    """Mean Euclidean distance of corresponding landmarks of each face.
+    """Mean Euclidean distance between corresponding landmarks, per face.
 
     Args:
-        prediction: pixels; the value doubles with the resolution.
+        prediction: pixels; the value scales with the resolution.
         target: pixels of an image of the same size.
     """
     return (prediction - target).norm(dim=-1).mean(-1)
 
 
 class LandmarkDistance(MeanOverImages):
-    """Mean over faces of ``landmark_distance``, pixels, lower is better."""
+    """Mean of ``landmark_distance`` over faces, pixels, lower is better."""
 
     higher_is_better = False
 

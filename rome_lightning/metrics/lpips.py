@@ -26,9 +26,9 @@ _BACKBONES = {
 
 
 def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
-    """The network of the ``lpips`` package, version 0.1, with ImageNet backbone and learned weights.
+    """Load the network of the ``lpips`` package, version 0.1, with ImageNet backbone and learned weights.
 
-    The package would download its backbone from torchvision's server; here it comes from a verified file.
+    The package would download its backbone from torchvision's server; here it is read from a verified file.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``; values of different networks are not comparable.
@@ -40,8 +40,8 @@ def load_lpips(net: LPIPSNet, weights: Path) -> nn.Module:
     # Slow to import, and only needed here.
     import lpips as package
 
-    # The package uses a deprecated argument of torchvision, and first draws random weights, which must
-    # not disturb the caller's random numbers.
+    # The package uses a deprecated argument of torchvision, and first draws random weights, which must not
+    # advance the caller's random numbers.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         network = package.LPIPS(net=net, pnet_rand=True, verbose=False)
@@ -74,7 +74,7 @@ def lpips(
 
 
 def lpips_features(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c h2 w2"]]:
-    """What ``lpips`` compares, layer by layer: for images that are compared more than once.
+    """The features that ``lpips`` compares, layer by layer, for images that are compared more than once.
 
     Args:
         network: from ``load_lpips``.
@@ -95,15 +95,14 @@ def lpips_distance(
     target: Sequence[Float[Tensor, "b c h w"]],
     mask: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """``lpips`` of images whose features are known.
+    """``lpips`` from precomputed features.
 
     Args:
         network: from ``load_lpips``.
-        prediction: from ``lpips_features``; one row is compared with all rows of the target.
-        target: the same.
-        mask: weight of each pixel, [0, 1], in the mean of the map that the package gives with ``spatial``:
-            the layers' maps enlarged to pixels and added; NaN where it is empty. The network sees the whole
-            images all the same.
+        prediction: from ``lpips_features``; a single row is compared with all rows of the target.
+        target: from ``lpips_features``.
+        mask: weight of each pixel, [0, 1], in the mean of the package's ``spatial`` map: the layers' maps
+            upsampled to pixels and added; NaN if it is empty. The network still sees the whole images.
     """
     with torch.autocast(target[0].device.type, enabled=False):
         layers = zip(cast(Any, network).lins, prediction, target, strict=True)
@@ -117,7 +116,7 @@ def lpips_distance(
 
 
 class LPIPS(MeanOverImages):
-    """Mean over images of ``lpips``, lower is better.
+    """Mean of ``lpips`` over images, lower is better.
 
     The network adds nothing to checkpoints.
 

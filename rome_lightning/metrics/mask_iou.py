@@ -13,12 +13,12 @@ def mask_iou(
     target: Float[Tensor, "b 1 h w"],
     valid: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Intersection over union of two masks cut at 1/2; 1 where both are empty.
+    """Intersection over union of two masks thresholded at 1/2; 1 if both are empty.
 
     Args:
         prediction: [0, 1].
         target: [0, 1].
-        valid: 1 for pixels that count.
+        valid: 1 on pixels that count.
     """
     ours, theirs = prediction > 0.5, target > 0.5
     if valid is not None:
@@ -29,7 +29,7 @@ def mask_iou(
 
 
 class MaskIoU(MeanOverImages):
-    """Mean over images of ``mask_iou``, higher is better."""
+    """Mean of ``mask_iou`` over images, higher is better."""
 
     higher_is_better = True
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from rome_lightning.metrics.per_image import MeanOverImages
 
 _CANDIDATES = 24
-"""Triangles around each point, by their centres, that may be the nearest one."""
+"""Number of candidates for the nearest triangle of each point, by the distance of their centres."""
 _CHUNK = 4096
 
 
@@ -31,12 +31,12 @@ class SurfacePoints:
 
 @dataclass(frozen=True)
 class MeshDistances:
-    """How far each sampled point of one surface is from another one."""
+    """Distances of sampled points on one surface from another."""
 
     distance: Float[Tensor, " n"]
     """Units of the vertices."""
     normal_deg: Float[Tensor, " n"]
-    """Angle between the normals at the point and at its nearest one, degrees."""
+    """Angle between the normals at the point and at the nearest point, degrees."""
     nearest: Float[Tensor, "n 3"]
     """The nearest point of the other surface."""
 
@@ -44,13 +44,13 @@ class MeshDistances:
 def sample_surface(
     vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], num_points: int, seed: int = 0
 ) -> SurfacePoints:
-    """Points spread uniformly over the area.
+    """Sample points uniformly over the area of a mesh.
 
     Args:
         vertices: of the mesh.
         faces: triangles; degenerate ones get no points.
-        num_points: to draw.
-        seed: of the draw.
+        num_points: number of samples.
+        seed: of the samples.
     """
     generator = torch.Generator().manual_seed(seed)
     corners = vertices[faces].double()
@@ -72,8 +72,8 @@ def distances_to_mesh(
 ) -> MeshDistances:
     """Distance of each point to its nearest point on a mesh.
 
-    Exact as long as the nearest triangle is among the 24 whose centres are nearest, which it is for meshes of
-    evenly sized triangles.
+    Exact if the nearest triangle is among the 24 with the nearest centres, as in meshes of evenly sized
+    triangles.
 
     Args:
         surface: the points.
@@ -123,7 +123,7 @@ def closest_on_triangle(
     va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
     total = (va + vb + vc).clamp_min(1e-30)
     v, w = vb / total, vc / total
-    # Outside the triangle the nearest point lies on an edge or at a corner.
+    # Outside the triangle, the nearest point is on an edge or at a corner.
     edges = []
     for start, end in ((a, b), (b, c), (c, a)):
         along = end - start
@@ -139,7 +139,7 @@ def closest_on_triangle(
 def f_score(
     truth_to_prediction: Float[Tensor, " n"], prediction_to_truth: Float[Tensor, " m"], threshold: float
 ) -> float:
-    """Harmonic mean of the shares of either surface that lie within a distance of the other, [0, 1].
+    """Harmonic mean of the shares of each surface within a threshold of the other, [0, 1].
 
     Source: Knapitsch et al., Tanks and temples, 2017, eqs. 3 to 5.
     """
@@ -151,12 +151,12 @@ def f_score(
 def procrustes(
     source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], scale: bool
 ) -> Float[Tensor, "4 4"]:
-    """Rotation, shift and, on demand, scale that take points to others with the least squared error.
+    """Least-squares rotation, shift and, optionally, scale from one set of points to another.
 
     Args:
-        source: at least three points that are not on a line.
+        source: at least three points, not collinear.
         target: corresponding points.
-        scale: whether the size may change.
+        scale: whether to fit a scale.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
     """
@@ -187,15 +187,15 @@ def icp(
     iterations: int = 50,
     keep: float = 0.9,
 ) -> Float[Tensor, "4 4"]:
-    """Alignment of a mesh to points of a surface near which it starts, by iterated closest points.
+    """Align a mesh to points of a nearby surface by iterative closest points.
 
     Args:
         vertices: of the mesh to move.
-        faces: of it.
-        target: points to reach; each is paired with the nearest point of the moved surface.
-        scale: whether the size may change.
-        iterations: at most.
-        keep: share of the nearest pairs that count, [0, 1]: hair and borders have no partner.
+        faces: of the mesh to move.
+        target: points; each is paired with the nearest point of the moved surface.
+        scale: whether to fit a scale.
+        iterations: maximum number.
+        keep: share of the closest pairs that count, [0, 1]: hair and borders have no counterpart.
 
     Source: Besl & McKay, A method for registration of 3-D shapes, 1992, with trimming.
     """
@@ -213,7 +213,7 @@ def icp(
 
 
 class ChamferDistance(MeanOverImages):
-    """Mean over meshes of the mean distance of points of the truth to the prediction, lower is better.
+    """Mean distance from points of the truth to the prediction, averaged over meshes, lower is better.
 
     Args:
         num_points: sampled on each true surface.

@@ -1,4 +1,4 @@
-"""Mean over images, exact over unequal batches and over processes."""
+"""Mean over images, exact for batches of different sizes and over processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 
 class MeanOverImages(Metric):
-    """Averages one value per image: sums and counts are kept, so neither batches nor ranks need be equal."""
+    """Average of one value per image; keeps sums and counts, so batches and ranks may differ in size."""
 
     full_state_update = False
     is_differentiable = False
@@ -25,10 +25,10 @@ class MeanOverImages(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def add(self, values: Float[Tensor, " b"]) -> None:
-        """Take in the values of a batch of images."""
+        """Add the values of a batch of images."""
         self.total = self.total + values.detach().double().sum()
         self.count = self.count + values.numel()
 
     def compute(self) -> Float[Tensor, ""]:
-        """Mean over all images so far; NaN if there were none."""
+        """Mean over all images so far; NaN without any."""
         return (self.total / self.count).float()

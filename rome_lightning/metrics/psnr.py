@@ -9,7 +9,7 @@ from torch import Tensor
 from rome_lightning.metrics.per_image import MeanOverImages
 
 MAX_PSNR = 100.0
-"""Value of equal images, decibels; keeps means finite."""
+"""Value for equal images, decibels; keeps means finite."""
 
 
 def psnr(
@@ -35,9 +35,9 @@ def psnr(
 
 
 class PSNR(MeanOverImages):
-    """Mean over images of ``psnr``, decibels, higher is better.
+    """Mean of ``psnr`` over images, decibels, higher is better.
 
-    The mean is taken over decibels, not over squared errors, as papers on avatars do.
+    Averages decibels, not squared errors, as papers on avatars do.
     """
 
     higher_is_better = True

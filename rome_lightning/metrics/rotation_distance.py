@@ -1,4 +1,4 @@
-"""Angle between head rotations."""
+"""Angles between head rotations."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def rotation_distance(
 ) -> Float[Tensor, " b"]:
     """Geodesic angle between rotations, degrees, [0, 180].
 
-    ``2 asin(|R_1 - R_2| / (2 sqrt 2))`` with the Frobenius norm: unlike the arc cosine of the trace it keeps
-    its digits at small angles.
+    ``2 asin(|R_1 - R_2| / (2 sqrt 2))`` with the Frobenius norm, which unlike the arc cosine of the trace is
+    accurate at small angles.
 
     Args:
         prediction: rotation matrices.
@@ -28,7 +28,7 @@ def rotation_distance(
 
 
 class RotationDistance(MeanOverImages):
-    """Mean over faces of ``rotation_distance``, degrees, lower is better."""
+    """Mean of ``rotation_distance`` over faces, degrees, lower is better."""
 
     higher_is_better = False
 

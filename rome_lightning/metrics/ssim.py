@@ -31,8 +31,7 @@ def ssim(
         target: RGB in [0, 1].
         mask: weight of the window centred on each pixel, [0, 1]; an image without weight is NaN.
 
-    Values equal those of scikit-image; torchmetrics continues the image by reflection and averages its
-    border too.
+    Values equal scikit-image's; torchmetrics pads by reflection and includes the border in the mean.
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004,
     eq. 13, with an 11x11 Gaussian window.
@@ -47,7 +46,7 @@ def ssim_map(
     height, width = prediction.shape[-2:]
     if min(height, width) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} pixels a side, got {height}x{width}")
-    # Variances are differences of near numbers: half precision would make them noise.
+    # Variances are differences of similar numbers: half precision would turn them into noise.
     with torch.autocast(prediction.device.type, enabled=False):
         a, b = prediction.float(), target.float()
         mean_a, mean_b, aa, bb, ab = _blur(torch.cat([a, b, a * a, b * b, a * b], dim=1)).chunk(5, dim=1)
@@ -60,7 +59,7 @@ def ssim_map(
 def mean_of_windows(
     values: Float[Tensor, "b h2 w2"], mask: Float[Tensor, "b 1 h w"] | None = None
 ) -> Float[Tensor, " b"]:
-    """Mean of ``ssim_map`` over the windows; the mask is as for ``ssim``."""
+    """Mean of ``ssim_map`` over the windows; the mask as for ``ssim``."""
     if mask is None:
         return values.flatten(1).mean(1)
     border = WINDOW // 2
@@ -70,15 +69,15 @@ def mean_of_windows(
 
 
 def _blur(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Gaussian window at the places where it lies inside the image."""
+    """Gaussian blur at positions where the window lies inside the image."""
     weights = [math.exp(-((place - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for place in range(WINDOW)]
     kernel = [weight / math.fsum(weights) for weight in weights]
-    # Image by image, so that one stays in the processor's cache: faster there than convolutions.
+    # One image at a time stays in the CPU cache, which is faster than convolutions.
     return torch.stack([_weighted(_weighted(image, kernel, -1), kernel, -2) for image in images])
 
 
 def _weighted(image: Float[Tensor, "c h w"], kernel: Sequence[float], dim: int) -> Float[Tensor, "c h2 w2"]:
-    """Weighted sums of neighbours along one dimension."""
+    """Weighted sum of neighbours along one dimension."""
     size = image.shape[dim] - len(kernel) + 1
     total = image.narrow(dim, 0, size) * kernel[0]
     for place, weight in enumerate(kernel[1:], start=1):
@@ -87,7 +86,7 @@ def _weighted(image: Float[Tensor, "c h w"], kernel: Sequence[float], dim: int) 
 
 
 class SSIM(MeanOverImages):
-    """Mean over images of ``ssim``, higher is better."""
+    """Mean of ``ssim`` over images, higher is better."""
 
     higher_is_better = True
 
