@@ -101,7 +101,7 @@ def test_wrong_files_are_refused(head: HeadModel, files: dict[str, Path], tmp_pa
         import_official_linear(full, **(files | {"u_full": files["mean_deform"]}))
     with pytest.raises(ValueError, match="belongs to another network"):
         import_official_linear(full, **(files | {"linear_hair": files["disp_model"]}))
-    with pytest.raises(ValueError, match="no MobileNetV2 of torchvision with 59 outputs"):
+    with pytest.raises(ValueError, match="is not a torchvision MobileNetV2 with 59 outputs"):
         import_official_linear(full, **(files | {"disp_model": files["linear_hair"]}))
     torch.save({"fc": print}, tmp_path / "hostile.pth")
     with pytest.raises(ValueError, match="cannot be read as plain tensors"):
