@@ -1,4 +1,4 @@
-"""A page of files in folders, shown by the headless Chromium that takes the viewer's pictures."""
+"""Serve files from folders and open a page in the headless Chromium that takes the viewer's screenshots."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ const finish = async (found) => {
   await fetch("drawn", { method: "POST", body: "" });
 };
 """
-"""Script of a page: ``finish(found)`` hands an object to the test and ends the page's loading."""
+"""Script for a page: ``finish(found)`` passes an object to the test and ends the page's loading."""
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Files under names of folders; ``drawn.png`` comes when the page has posted ``drawn``."""
+    """Serves files by folder name; sends ``drawn.png`` once the page has posted ``drawn``."""
 
     def __init__(self, folders: Mapping[str, Path], drawn: threading.Event, *args: Any) -> None:
         self.folders, self.drawn = folders, drawn
@@ -52,7 +52,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: Any) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 def show(
@@ -61,11 +61,11 @@ def show(
     """What a page hands to ``finish``; skips the test without a browser.
 
     Args:
-        folders: by the first part of their address.
-        page: address of the page below the server.
+        folders: by the first part of the URL.
+        page: URL of the page, relative to the server.
         picture: PNG file to write.
-        state: what follows # in the address.
-        options: further ones of the browser.
+        state: fragment of the URL, after #.
+        options: further options of the browser.
     """
     try:
         find_browser()

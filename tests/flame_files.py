@@ -1,4 +1,4 @@
-"""A small head with FLAME's file structure, written the way FLAME's authors wrote theirs."""
+"""A small head with FLAME's file structure, written the way FLAME's files were."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEGMENTS, RINGS = 40, 26
 
 
 class Python2Pickler(pickle._Pickler):
-    """Protocol 2 as Python 2 wrote it: byte strings for str, old module names."""
+    """Pickle protocol 2 as written by Python 2: byte strings for str, old module names."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -33,7 +33,7 @@ class Python2Pickler(pickle._Pickler):
 
 
 def dump_like_python2(value: Any) -> bytes:
-    """Pickle with the names of the numpy and scipy of 2017."""
+    """Pickle with the module names of NumPy and SciPy in 2017."""
     file = io.BytesIO()
     Python2Pickler(file, protocol=2).dump(value)
     data = file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
@@ -78,7 +78,7 @@ def _sphere(centre: tuple[float, float, float], radius: float, rings: int = 8, s
 
 
 def _head() -> tuple[np.ndarray, np.ndarray]:
-    """An open egg with a neck: a rim below, and a slit of 32 edges for the mouth."""
+    """An egg with an open neck: a rim at the bottom, and a slit of 32 edges for the mouth."""
     rows = np.linspace(0, 1, RINGS)
     points = []
     for t in rows:
@@ -104,7 +104,7 @@ def _head() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays with the names, shapes and units of a FLAME file, on a mesh of our own."""
+    """Arrays with the names, shapes and units of a FLAME file, on our own mesh."""
     rng = np.random.default_rng(seed)
     head, head_faces = _head()
     parts, faces = [head], [head_faces]

@@ -1,4 +1,4 @@
-"""Parameters of DECA and VHAP, and where their own code projects a head, written out point by point."""
+"""Parameters of DECA and VHAP, and their projections of a head, written out point by point."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rome_lightning.tracking.tracker import TrackedClip
 from rome_lightning.types import HeadParams
 
 SIZE = 128
-"""Side of the tracked crops."""
+"""Side of the tracked crops, pixels."""
 
 
 CROP = Crop(left=40, top=-20, side=420, frame_size=(480, 640))
 
 
 def write_codes(path: Path, content: dict[str, np.ndarray]) -> None:
-    """Arrays in the format of the file's suffix, as trackers save them, compressed where it can be."""
+    """Save arrays in the format of the file's suffix, as trackers do, compressed if possible."""
     if path.suffix == ".npz":
         np.savez_compressed(path, **content)
     elif path.suffix == ".npy":
@@ -40,7 +40,7 @@ def write_codes(path: Path, content: dict[str, np.ndarray]) -> None:
 
 
 def clip_of(head: HeadModel, pixels: np.ndarray, crop: Crop = CROP) -> TrackedClip:
-    """A tracked clip whose landmarks lie on given vertices, pixels of the whole picture."""
+    """A tracked clip with landmarks on given vertices, pixels of the whole image."""
     vertices = torch.from_numpy(pixels).float()
     landmarks = crop.to_crop(head.landmarks(vertices), SIZE)
     count = len(vertices)
@@ -58,7 +58,7 @@ def clip_of(head: HeadModel, pixels: np.ndarray, crop: Crop = CROP) -> TrackedCl
 
 
 def posed(head: HeadModel, codes: dict[str, np.ndarray], neck: Any = None, eyes: Any = None) -> np.ndarray:
-    """FLAME's vertices with its global rotation; the head model itself is tested against the official one."""
+    """FLAME's vertices with its global rotation; other tests compare the head model with the official one."""
     count = len(codes["exp"])
     zeros = np.zeros((count, 6), np.float32)
     shape = np.zeros((count, head.num_shape), np.float32)
@@ -76,7 +76,7 @@ def posed(head: HeadModel, codes: dict[str, np.ndarray], neck: Any = None, eyes:
 
 
 def deca_pixels(points: np.ndarray, cam: np.ndarray, tform: np.ndarray | None) -> np.ndarray:
-    """Where DECA draws the points of one frame: in its crop of 224 pixels, then in the picture."""
+    """DECA's projection of the points of a frame: in its crop of 224 pixels, then in the image."""
     result = []
     for x, y, _ in points:
         column, row = cam[0] * (x + cam[1]), -cam[0] * (y + cam[2])
@@ -91,7 +91,7 @@ def similarity(scale: float, angle: float, x: float, y: float) -> np.ndarray:
 
 
 def in_picture(head: HeadModel, clip: TrackedClip) -> np.ndarray:
-    """Where our parameters put the vertices, pixels of the whole picture."""
+    """Our projection of the vertices, pixels of the whole image."""
     params = clip.params
     pixels = project(head.to_world(head(params), params), params.camera, (SIZE, SIZE))
     return clip.crop.to_frame(pixels[..., :2], SIZE).numpy()
@@ -117,7 +117,7 @@ def vhap_file(path: Path, codes: dict[str, np.ndarray], focal: float, distance: 
 
 
 def vhap_pixels(points: np.ndarray, translation: np.ndarray, focal: float) -> np.ndarray:
-    """Where VHAP sees the points of one frame: camera at (0, 0, 1), looking along -z."""
+    """VHAP's projection of the points of a frame: camera at (0, 0, 1), looking along -z."""
     result = []
     for point in points:
         x, y, z = point + translation - [0, 0, 1]
@@ -126,7 +126,7 @@ def vhap_pixels(points: np.ndarray, translation: np.ndarray, focal: float) -> np
 
 
 def vhap_export(folder: Path, codes: dict[str, np.ndarray]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``transforms.json`` and a file per frame; what ``vhap_file`` has, and the frames of the JSON."""
+    """``transforms.json`` and a file per frame, with the content of ``vhap_file`` and the JSON's frames."""
     content = vhap_file(folder / "all.npz", codes, 1.6, 1.0)
     turn = Rotation.from_euler("y", 0.5).as_matrix()
     frames = []

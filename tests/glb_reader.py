@@ -1,4 +1,4 @@
-"""A reader and poser of GLB files that follows the specification's text and knows nothing of the writer."""
+"""A reader of GLB files that poses them by the specification, independent of our writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
 
 class Reader:
-    """Accessors of a GLB as arrays."""
+    """The accessors of a GLB as arrays."""
 
     def __init__(self, path: Path) -> None:
         self.gltf = pygltflib.GLTF2().load_binary(str(path))
@@ -69,7 +69,7 @@ class Reader:
         return self[self.primitive.targets[names.index(name)]["POSITION"]]
 
     def node_matrices(self, rotations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Global transform of each node with local rotations (3, 3) applied."""
+        """Global transform of each node after local rotations (3, 3)."""
         nodes = self.gltf.nodes
         result: dict[str, np.ndarray] = {}
 
@@ -89,7 +89,7 @@ class Reader:
     def pose(
         self, weights: dict[str, float] | None = None, rotations: dict[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """Positions of all vertices under morph weights and joint rotations."""
+        """Positions of all vertices for morph weights and joint rotations."""
         positions = self[self.primitive.attributes.POSITION].astype(np.float64)
         for name, weight in (weights or {}).items():
             positions = positions + weight * self.target(name)

@@ -1,4 +1,4 @@
-"""Khronos' glTF validator, where node and its package are installed."""
+"""Khronos' glTF validator, if Node and its package are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random inputs and helpers that several packages' tests share."""
+"""Random inputs and helpers shared by the tests of several packages."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def small_config(**offsets: object) -> AvatarConfig:
 
 
 def without_carry(config: AvatarConfig) -> AvatarConfig:
-    """The same model drawing with its texture alone, as ROME's does."""
+    """The same model rendering from its texture alone, as ROME does."""
     return dataclasses.replace(
         config,
         texture=dataclasses.replace(config.texture, mirror=False),
@@ -62,7 +62,7 @@ def random_frames(head: HeadModel, num: int, seed: int = 0) -> Frames:
 
 
 def perturbed(model: FullAvatar, seed: int = 0) -> FullAvatar:
-    """Leave the zero start, where outputs do not depend on most weights."""
+    """Perturb the zero initialization, for which outputs do not depend on most weights."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -71,7 +71,7 @@ def perturbed(model: FullAvatar, seed: int = 0) -> FullAvatar:
 
 
 def pieces(faces: np.ndarray) -> np.ndarray:
-    """Label of the connected piece of each face."""
+    """Label of each face's connected component."""
     pairs = np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)])
     size = faces.max() + 1
     graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(size, size))

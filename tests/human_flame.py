@@ -1,7 +1,7 @@
-"""A FLAME file with a human head and human bases, all from the open head: no value is FLAME's.
+"""A FLAME file with a human head and human bases, all derived from the open head, without FLAME's data.
 
 ``python tests/human_flame.py OUTPUT.pkl [MESH.obj]`` writes one. With a mesh, such as DECA's
-``head_template.obj``, the open head's bases are carried over to it; without, the mesh is the open head's too.
+``head_template.obj``, the open head's bases are transferred to it; without one, its mesh is used too.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rome_lightning.media.meshes import read_mesh
 
 NUM_SHAPE, NUM_EXPRESSION = 300, 100
 _TURN_OF_JAW = np.radians(22.9)
-"""By how much ``jawOpen`` turns the open head's jaw."""
+"""Rotation of the open head's jaw by ``jawOpen``."""
 _USUAL_WEIGHT = 0.3
-"""Of an ARKit expression: a coefficient of 1 is usual in FLAME."""
+"""Scale of an ARKit expression: coefficients of 1 are usual in FLAME."""
 _NORMAL_M, _EYE_M = 0.02, 0.1
-"""What a turned normal, and an eyeball instead of skin, count among distances: lips stay apart."""
+"""Distances added for an opposite normal and for an eyeball instead of skin, to keep the lips apart."""
 
 Floats = NDArray[np.float64]
 
 
 def open_mesh(shape: float = 0.7) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Vertices, faces and joints of another person with the open head's mesh.
+    """Vertices, faces and joints of a different person with the open head's mesh.
 
     Args:
         shape: of each component, standard deviations, with random signs: FLAME's mean is not the open head's.
@@ -50,7 +50,7 @@ def open_mesh(shape: float = 0.7) -> tuple[Floats, NDArray[np.int64], Floats]:
 
 
 def eyes_of(vertices: Floats, faces: NDArray[np.int64]) -> Floats:
-    """Joints of a mesh whose loose pieces are its eyeballs; only those of the eyes mean anything."""
+    """Joints of a mesh whose loose pieces are its eyeballs; only the eye joints are meaningful."""
     labels = face_components(faces)
     largest = np.bincount(labels).argmax()
     balls = [vertices[np.unique(faces[labels == k])].mean(0) for k in np.unique(labels) if k != largest]
@@ -61,12 +61,12 @@ def eyes_of(vertices: Floats, faces: NDArray[np.int64]) -> Floats:
 def human_flame(
     vertices: Floats, faces: NDArray[np.int64], joints: Floats, eyes: NDArray[np.bool_]
 ) -> dict[str, object]:
-    """What FLAME's pickle holds, for a human head in metres.
+    """The content of FLAME's pickle for a human head in metres.
 
     Args:
         vertices: (v, 3).
         faces: (f, 3).
-        joints: (5, 3); those of the eyes are used.
+        joints: (5, 3); only the eyes' are used.
         eyes: vertices of the eyeballs.
     """
     head = load_open_head()
@@ -93,7 +93,7 @@ def human_flame(
     own_joints = head.joint_basis[: head.num_shape].double().view(head.num_shape, 5, 3)
     placed = fitted.placed(head.joint_template.view(5, 3).double(), own_joints).numpy()
     placed[3:] = joints[3:]
-    # A point at a distance from the joint's axis moves by that times the angle.
+    # A point moves by its distance from the joint's axis times the angle.
     lever = np.linalg.norm((vertices - placed[2])[:, 1:], axis=1)
     jaw = np.clip(opened / (_TURN_OF_JAW * np.maximum(lever, 0.01)), 0, 1)
     carried = head.skinning_weights
@@ -124,7 +124,7 @@ def _neighbours(
     eyes: NDArray[np.bool_],
     count: int = 8,
 ) -> tuple[NDArray[np.int64], Floats]:
-    """For each vertex of the target, vertices of the source around it and their shares."""
+    """For each vertex of the target, the surrounding vertices of the source and their weights."""
 
     def places(points: Floats, triangles: torch.Tensor, eyeballs: NDArray[np.bool_]) -> Floats:
         normals = vertex_normals(torch.from_numpy(points)[None], triangles)[0].numpy()
@@ -137,7 +137,7 @@ def _neighbours(
 
 
 def _weights_of(joint: Floats, vertices: Floats, count: int = 200) -> Floats:
-    """Affine weights of the nearest vertices that give a joint: the smallest ones."""
+    """Least-norm affine weights of the nearest vertices that give a joint."""
     near = np.argsort(np.linalg.norm(vertices - joint, axis=1))[:count]
     system = np.concatenate([vertices[near].T, np.ones((1, count))])
     weights = np.zeros(len(vertices))

@@ -1,4 +1,4 @@
-"""The wheel, and an environment that has it and nothing of the clone."""
+"""The wheel, and an environment that contains it but nothing of the clone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
-    """Run a command that has to succeed; returns what it prints."""
+    """Run a command that must succeed, and return its output."""
     words = [str(part) for part in command]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
@@ -21,7 +21,7 @@ def run(*command: object, cwd: Path | None = None) -> str:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Built from a copy, so that no build products appear in the clone."""
+    """Build the wheel from a copy, so that no build products appear in the clone."""
     source = folder / "source"
     source.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -35,7 +35,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install_wheel(wheel: Path, parent: Path) -> Path:
-    """Folder of the programs of an environment that has the wheel, and the dependencies of this one."""
+    """Folder of executables of an environment with the wheel and this environment's dependencies."""
     folder = parent / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     # Dependencies come from the running environment; a path file is not followed further, so an

@@ -1,4 +1,4 @@
-"""Files with the names, shapes and counts of FLAME, DECA and the ROME release, with no value of theirs.
+"""Files with the names, shapes and counts of FLAME, DECA and the ROME release, but none of their values.
 
 The mesh is an egg with a neck, a slit for the mouth and two spheres for eyes, refined to FLAME's 5,023
 vertices, 9,976 triangles and rims of 30 and 32 edges. What the release chooses by no rule, our files
@@ -33,13 +33,13 @@ Ints = NDArray[np.int64]
 
 
 def _egg() -> tuple[Floats, Ints]:
-    """A head and neck of 30 segments, open below and between the lips (32 edges)."""
+    """A head and neck of 30 segments, open at the bottom and between the lips (32 edges)."""
     rows = []
     for t in np.linspace(0, 1, _RINGS):
         y = -0.2 + 0.32 * t
         radius = 0.05 if y < -0.1 else 0.05 + 0.035 * np.sin(np.pi * (y + 0.1) / 0.25) ** 0.7
         radius *= np.sqrt(max(1 - max(t - 0.7, 0) ** 2 / 0.105, 0.02))
-        # Uneven, so that no two triangles of front and back lie on the same pixels.
+        # Irregular, so that no triangles of front and back cover the same pixels.
         angles = np.arange(_SEGMENTS) * 2 * np.pi / _SEGMENTS + 0.05 * np.sin(7 * t)
         rows.append(
             np.stack([radius * np.sin(angles), np.full(_SEGMENTS, y), 1.2 * radius * np.cos(angles)], 1)
@@ -64,7 +64,7 @@ def _egg() -> tuple[Floats, Ints]:
 
 
 def _refined(vertices: Floats, faces: Ints, count: int) -> tuple[Floats, Ints]:
-    """Split the longest inner edge until the mesh has ``count`` vertices; rims stay as they are."""
+    """Split the longest inner edge until the mesh has ``count`` vertices; rims are unchanged."""
     points = [*vertices]
     triangles = [tuple(map(int, face)) for face in faces]
     while len(points) < count:
@@ -109,7 +109,7 @@ def make_mesh() -> tuple[Floats, Ints]:
 
 
 def _layout(vertices: Floats, faces: Ints) -> tuple[Floats, Ints]:
-    """Each piece unrolled around its vertical axis and cut at the back; the eyes have boxes of their own."""
+    """Each piece unrolled around its vertical axis and cut at the back; each eye has its own box."""
     labels = face_components(faces)
     uvs, uv_faces = [], np.zeros_like(faces)
     for piece in np.unique(labels):
@@ -134,12 +134,12 @@ def _layout(vertices: Floats, faces: Ints) -> tuple[Floats, Ints]:
 
 
 def _lips(vertices: Floats, faces: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """The rim of the mouth, 32 vertices, and which of them are on the lower lip."""
+    """The 32 vertices of the mouth's rim, and which are on the lower lip."""
     slit = next(loop for loop in boundary_loops(faces) if len(loop) == NUM_CLOSING + 2)
     ring = np.roll(slit, -int(vertices[slit, 0].argmin()))
     corner = int(vertices[ring, 0].argmax())
     chains = ring[1:corner], ring[corner + 1 :]
-    # Closed lips lie on each other: the skin beside them tells which is which.
+    # Closed lips coincide: the surrounding skin tells which is which.
     heights = [vertices[faces[np.isin(faces, chain).any(1)]].mean((0, 1))[1] for chain in chains]
     lower = np.zeros(len(ring), dtype=bool)
     lower[slice(1, corner) if heights[0] < heights[1] else slice(corner + 1, None)] = True
@@ -147,7 +147,7 @@ def _lips(vertices: Floats, faces: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 
 
 def make_model(vertices: Floats, faces: Ints, seed: int = 0) -> dict[str, object]:
-    """What FLAME's pickle holds, for any mesh of a head in metres: smooth bases, a skeleton, weights."""
+    """The content of FLAME's pickle for any head mesh in metres: smooth bases, a skeleton, weights."""
     rng = np.random.default_rng(seed)
     low, high = vertices.min(0), vertices.max(0)
     size = high - low
@@ -194,7 +194,7 @@ def make_model(vertices: Floats, faces: Ints, seed: int = 0) -> dict[str, object
 
 @dataclass(frozen=True)
 class ReleasedFiles:
-    """Where ``write_released_files`` has put everything."""
+    """The files of ``write_released_files``."""
 
     model: Path
     """``generic_model.pkl``, with ``head_template.obj`` and ``landmark_embedding.npy`` beside it."""
@@ -203,11 +203,11 @@ class ReleasedFiles:
 
 
 def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
-    """Generate all files that a user of the release has, weights excepted.
+    """Generate all files that a user of the release has, except the weights.
 
     Args:
         folder: gets ``DECA/data`` and ``data``, as in a checkout of the release.
-        seed: of everything random.
+        seed: of all random numbers.
     """
     rng = np.random.default_rng(seed)
     vertices, faces = make_mesh()
@@ -232,7 +232,7 @@ def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
     torch.save(torch.from_numpy(all_faces)[None], data / "faces_v2.pth")
     torch.save(torch.from_numpy(all_corners)[None], data / "uvfaces_v2.pth")
     vertex_uvs = 2 * uvs[corner_of] - 1
-    # Seam vertices of the release lie at none of their corners.
+    # In the release, seam vertices have none of their corners' coordinates.
     seam = rng.choice(len(vertices), 40, replace=False)
     vertex_uvs[seam] += rng.uniform(-0.05, 0.05, (40, 2))
     flipped = torch.from_numpy(vertex_uvs * [1, -1]).float()
@@ -242,9 +242,9 @@ def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
 
 
 def write_moving(data: Path, vertices: Floats, rng: np.random.Generator) -> None:
-    """Lists of moving vertices, and the basis of the linear model."""
+    """Lists of movable vertices, and the basis of the linear model."""
     y, index = vertices[:, 1], np.arange(len(vertices))
-    # The release's code holds some vertices by their FLAME indices, all in this range, whatever its lists.
+    # The release's code fixes some vertices by FLAME index, all in this range, regardless of its lists.
     free = (index < 3300) | (index > 3800)
     back = np.flatnonzero((y > 0.02) & (vertices[:, 2] < 0.02) & free)
     below = np.flatnonzero((y < -0.09) & free)
@@ -272,7 +272,7 @@ def write_obj(path: Path, vertices: Floats, uvs: Floats, faces: Ints, corners: I
 
 
 def _write_landmarks(path: Path, rng: np.random.Generator) -> None:
-    """Landmarks at chance triangles; the picture does not depend on them."""
+    """Landmarks at random triangles; the image does not depend on them."""
 
     def embedding(*shape: int) -> tuple[Ints, Floats]:
         return rng.integers(0, NUM_FACES, shape), rng.dirichlet(np.ones(3), shape)
@@ -290,16 +290,16 @@ def _write_landmarks(path: Path, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True)
 class Widths:
-    """Of the networks: the release's options ``autoenc_num_channels`` and ``unet_num_channels``."""
+    """Widths of the networks: the release's options ``autoenc_num_channels`` and ``unet_num_channels``."""
 
     texture: int = 64
     unet: int = 64
     mlp: int = 256
-    """The release cannot change this one."""
+    """Not configurable in the release."""
 
 
 def released_weights(widths: Widths, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A ``rome.pth`` with random weights; drawn by numpy, whose numbers do not depend on its version."""
+    """A ``rome.pth`` with random weights from NumPy, whose generator is stable across versions."""
     with torch.device("meta"):
         networks = {
             "autoencoder": TextureEncoder(base_width=4 * widths.texture),
@@ -320,7 +320,7 @@ def released_weights(widths: Widths, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def random_weight(key: str, shape: torch.Size, rng: np.random.Generator) -> torch.Tensor:
-    """A weight that keeps activations near 1."""
+    """A random weight that keeps activations near 1."""
     if key.endswith("num_batches_tracked"):
         return torch.tensor(0)
     values = rng.standard_normal(tuple(shape), dtype=np.float32)
@@ -353,18 +353,18 @@ def write_released_linear(data: Path, seed: int = 0) -> None:
 
 @dataclass(frozen=True)
 class ReleasedInputs:
-    """One source and two drivers of another shape."""
+    """One source and two drivers with a different shape."""
 
     source_image: torch.Tensor
     source_mask: torch.Tensor
     driver_images: torch.Tensor
     source: HeadParams
-    """Twice the same: one for each driver, as the official code wants it."""
+    """The same parameters twice, once per driver, as the official code expects."""
     drivers: HeadParams
 
 
 def released_inputs(size: int = 256, seed: int = 0) -> ReleasedInputs:
-    """Smooth random pictures, and heads that fill most of them."""
+    """Smooth random images, and heads that fill most of them."""
     rng = np.random.default_rng(seed)
 
     def picture(count: int, channels: int) -> torch.Tensor:

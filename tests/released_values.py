@@ -1,4 +1,4 @@
-"""What our released configuration gives on the inputs of ``released_files``, under the official names."""
+"""Results of our released configuration for the inputs of ``released_files``, under the official names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ an edge may differ. Vertices in NDC, offsets in metres, texture coordinates in [
 
 @torch.no_grad()
 def released_values(avatar: AvatarModel, inputs: ReleasedInputs) -> dict[str, Tensor]:
-    """Every quantity that is compared, for two drivers."""
+    """All compared quantities, for two drivers."""
     size = (inputs.source_image.shape[-2], inputs.source_image.shape[-1])
     source = Frames(
         image=inputs.source_image,
@@ -77,7 +77,7 @@ def released_values(avatar: AvatarModel, inputs: ReleasedInputs) -> dict[str, Te
 def import_released(
     files: ReleasedFiles, weights: dict[str, Tensor], folder: Path, linear: bool
 ) -> AvatarModel:
-    """The model of released files as a user gets it, by way of a checkpoint."""
+    """The model of released files as users load it, through a checkpoint."""
     torch.save(weights, folder / "rome.pth")
     checkpoint, report = import_official(folder / "rome.pth", files.model, files.data)
     assert report.complete
@@ -88,7 +88,7 @@ def import_released(
 
 
 def thinned(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a fixture keeps: every fifth pixel along both axes, every fourth vertex of what is compared."""
+    """The subset stored in a fixture: every fifth pixel along both axes, every fourth vertex."""
     result = {}
     for name, value in values.items():
         if name.split("/")[-1] not in TOLERANCES:

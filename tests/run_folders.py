@@ -1,4 +1,4 @@
-"""Run folders with scores of known truth, as training and evaluation leave them."""
+"""Run folders with scores of known truth, as written by training and evaluation."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def write_run(
 
     Args:
         path: folder to make.
-        seed: of training; moves all scores together by ``seed_noise`` dB (one standard deviation).
+        seed: of training; shifts all scores together by ``seed_noise`` dB (one standard deviation).
         settings: entries of ``config.yaml``.
         gain: of this configuration, dB.
         seed_noise: see ``seed``.
-        num_identities: people.
-        clips_per_identity: clips of each.
-        pairs_per_clip: target frames of each.
-        pictures: whether to write the frames of the first pair of each clip.
+        num_identities: number of people.
+        clips_per_identity: clips per person.
+        pairs_per_clip: target frames per clip.
+        pictures: whether to write the images of the first pair of each clip.
     """
     path.mkdir(parents=True)
     config = {"seed_everything": seed, "run_dir": str(path), "model": {"init_args": settings or {}}}
@@ -70,12 +70,12 @@ def write_run(
 
 
 def hash_of(settings: dict[str, Any] | None) -> int:
-    """A number that is the same in every process."""
+    """A hash that is the same in every process."""
     return sum(map(ord, json.dumps(settings, sort_keys=True)))
 
 
 def write_evaluation(run: Path, pairs: pd.DataFrame, **summary: Any) -> None:
-    """Put scores into a run folder; ``summary`` replaces entries of the summary."""
+    """Write scores into a run folder; ``summary`` replaces entries of the summary."""
     folder = run / "evaluation" / PROTOCOL
     folder.mkdir(parents=True, exist_ok=True)
     pairs.to_parquet(folder / "pairs.parquet")

@@ -1,4 +1,4 @@
-"""A run of a module of a few numbers, which stands for a model, and how to cut it."""
+"""Training of a tiny module that stands in for a model, and ways to interrupt it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Numbers(Dataset):
 
 
 class SmallData(LightningDataModule):
-    """Steps of one sample whose place in the stream is kept as the real datamodule keeps it."""
+    """Steps of one sample, with the stream position stored as in the real data module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SmallData(LightningDataModule):
 
 
 class SmallModule(LightningModule):
-    """Two networks, two optimizers, a schedule, noise in the step: what can go wrong in a real one."""
+    """Two networks, two optimizers, a schedule and noise in the step: all that can go wrong in a real one."""
 
     automatic_optimization = False
 
@@ -73,7 +73,7 @@ class SmallModule(LightningModule):
         self.log("train/loss", losses[0].detach())
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        torch.randn(7)  # What validation draws must not change training.
+        torch.randn(7)  # Random numbers drawn in validation must not change training.
         self.log("val/score", self.generator(batch).mean())
 
     def configure_optimizers(self) -> Any:
@@ -84,7 +84,7 @@ class SmallModule(LightningModule):
 
 
 class Cut(Callback):
-    """Ends the process's run at a step, as kill -9 does: nothing is saved or closed."""
+    """Ends the run at a step like kill -9: nothing is saved or closed."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -99,7 +99,7 @@ class Killed(BaseException):
 
 
 class Unsaved(RunCheckpoint):
-    """Dies without a word where the process would be dead."""
+    """Dies silently where the process would be dead."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Killed):
@@ -152,7 +152,7 @@ def same_weights(a: SmallModule, b: SmallModule) -> bool:
 
 
 class Break(Callback):
-    """Raises between two steps, or in the middle of one."""
+    """Raises an error between two steps, or in the middle of one."""
 
     def __init__(self, step: int, hook: str) -> None:
         self.step = step

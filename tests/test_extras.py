@@ -1,4 +1,4 @@
-"""What error messages and pages tell people to install exists."""
+"""Extras that error messages and pages tell people to install exist."""
 
 import configparser
 import re

@@ -1,4 +1,4 @@
-"""Imports point down the floors only, in no circle, and modules stay small."""
+"""Imports only go to lower floors and form no cycle, and modules stay small."""
 
 import ast
 from pathlib import Path
@@ -7,15 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 450
-"""Of a module."""
+"""Maximum length of a module."""
 
 # From the ground up: a package may import packages of lower floors only, never its neighbours.
 FLOORS = (
     {"types", "media", "acceleration"},
     {"geometry", "assets", "pretrained"},
     {"head", "renderer", "networks"},
-    # Neighbours, because two measures of the same thing must not be one piece of code: a bug in a loss would
-    # hide in the metric.
+    # On one floor, so that neither imports the other: a bug in a loss would hide in the metric.
     {"losses", "metrics"},
     {"models", "tracking"},
     {"avatar", "baking"},
@@ -26,22 +25,22 @@ FLOORS = (
     {"cli"},
 )
 _ABOVE_MODELS = {"models", "avatar", "distillation"}
-# Lower floors that a package must do without.
+# Lower floors that a package must not use.
 FORBIDDEN = {
-    # Data is prepared and read without any avatar model.
+    # Data are prepared and read without any avatar model.
     "datamodules": _ABOVE_MODELS,
-    # Runs and trials are folders: what made them does not matter.
+    # Runs and trials are folders, whatever wrote them.
     "comparison": _ABOVE_MODELS | {"tracking"},
     "sweeps": _ABOVE_MODELS | {"tracking", "training", "export", "datamodules", "evaluation"},
     "viewer": {"training", "evaluation", "comparison", "datamodules"},
     "callbacks": {"datamodules", "comparison", "export"},
 }
-# Tools that make what is shipped; nothing else may import them.
+# Tools that produce the shipped files; nothing else may import them.
 _BUILD_TIME = {"baking"}
 
 
 def _allowed():
-    """For each package: the packages of ours that it may import besides itself."""
+    """For each package: our packages that it may import besides itself."""
     allowed, below = {}, set()
     for floor in FLOORS:
         allowed |= {package: below - FORBIDDEN.get(package, set()) - _BUILD_TIME for package in floor}
@@ -83,7 +82,7 @@ def _owner(path, root):
 
 
 def _imported_modules(node, path, root):
-    """Absolute names of the modules that an import statement names."""
+    """Absolute names of the modules in an import statement."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -126,7 +125,7 @@ def _complaints_about_calls(node, owner):
 
 
 def find_violations(root):
-    """Every breach of the layers below a folder, as ``file:line: what``."""
+    """All violations of the layers below a folder, as ``file:line: what``."""
     found = []
     for path in sorted([*(root / "rome_lightning").rglob("*.py"), *(root / "datamodules").rglob("*.py")]):
         owner = _owner(path, root)
@@ -142,7 +141,7 @@ def find_violations(root):
 
 
 def import_graph(root):
-    """For each module of ours: the modules that it imports, inside functions too."""
+    """For each of our modules: the modules it imports, including inside functions."""
     files = {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
         for top in ("rome_lightning", "datamodules")
@@ -162,7 +161,7 @@ def import_graph(root):
 
 
 def find_circle(graph):
-    """Modules that import each other in a circle, in order; empty if there is none."""
+    """Modules of an import cycle, in order; empty if there is none."""
     finished, path = set(), []
 
     def visit(name):
@@ -188,7 +187,7 @@ def test_imports_point_down():
 
 def test_no_module_imports_itself_by_way_of_others():
     graph = import_graph(ROOT)
-    # The package itself only hands out the names of ``api`` on first use.
+    # The package itself only provides the names of ``api`` on first use.
     graph["rome_lightning"] -= {"rome_lightning.api"}
     assert not find_circle(graph)
 
@@ -286,6 +285,6 @@ def test_what_is_allowed_passes(tmp_path, file, code):
 
 
 def test_no_two_test_modules_have_one_name() -> None:
-    """Pytest imports them by name: the second is not collected."""
+    """Pytest imports test modules by name: a second one of the same name would not be collected."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))

@@ -1,4 +1,4 @@
-"""The wheel holds what is needed and works outside the clone."""
+"""The wheel is complete and works outside the clone."""
 
 import zipfile
 
@@ -33,7 +33,7 @@ def test_the_wheel_holds_all_code_and_data_of_the_packages_and_nothing_else(whee
         if path.is_file()
     }
     assert expected <= names, f"missing: {sorted(expected - names)}"
-    # The page of `rome avatar view`, whose script is built and not a Python file.
+    # The page of `rome avatar view`; its script is built, not a Python file.
     assert "rome_lightning/viewer/page/viewer.js" in names
     web = ("index.html", "embed.html", "avatar.js")
     assert names >= {f"rome_lightning/export/web/{file}" for file in web}
@@ -67,7 +67,7 @@ def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
 
 @pytest.mark.slow
 def test_a_configuration_of_the_wheel_is_found_by_name(installed, tmp_path):
-    """Nothing of the clone is in sight: the file that is read lies in the package."""
+    """Without the clone, the file is read from the package."""
     printed = _run(installed / "rome", "fit", "--config", "full/base", "--print_config", cwd=tmp_path)
     assert "class_path: rome_lightning.training.FullModule" in printed
 

@@ -1,4 +1,4 @@
-"""Protocols of the repository, for tests."""
+"""The repository's protocols, adapted to tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROTOCOLS = ROOT / "experiments" / "protocols"
 
 
 def pixels_only(content: dict[str, Any]) -> None:
-    """Leave the metrics that need no network."""
+    """Keep only metrics that need no network."""
     content["tasks"] = {
         "self": {
             **content["tasks"]["self"],

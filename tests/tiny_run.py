@@ -1,4 +1,4 @@
-"""A data set of synthetic heads and the settings of a model that trains on it in seconds."""
+"""A dataset of synthetic heads, and the settings of a model that trains on it in seconds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rome_lightning.models.official import write_checkpoint
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "experiments" / "full" / "base.yaml"
 NUM_FRAMES = 5
-"""Of the videos that commands are driven with."""
+"""Length of the driving videos, frames."""
 IMAGE_SIZE = 64
 SPLITS = {"train": (0, 1), "val": (2,)}
 """Persons by split."""
 
 
 def need(*names: str) -> None:
-    """Skip the test where an asset can be neither found nor fetched."""
+    """Skip the test if an asset can be neither found nor fetched."""
     for name in names:
         try:
             assets.resolve(name)
@@ -41,7 +41,7 @@ def need(*names: str) -> None:
 
 
 def write_synthetic_dataset(folder: Path, num_frames: int = 4, spoil: str | None = None) -> Path:
-    """Shards of three persons; ``spoil`` names an array of the clips to fill with NaN."""
+    """Write shards of three people; ``spoil`` names an array of the clips to fill with NaN."""
     heads = SyntheticHeads(load_head("open"), IMAGE_SIZE, texture_size=128, rasterizer="torch")
     shards = []
     for split, people in SPLITS.items():
@@ -130,14 +130,14 @@ def tiny_overlay(dataset: Path, run_dir: Path, **data: Any) -> dict[str, Any]:
 
 
 def tiny_arguments(command: str, overlay: dict[str, Any], folder: Path, *more: str) -> list[str]:
-    """Arguments of ``rome`` for a training command; the overlay is written into ``folder``."""
+    """Arguments of ``rome`` for a training command; writes the overlay into ``folder``."""
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(overlay))
     return [command, "--config", str(BASE), "--config", str(path), *more]
 
 
 def untrained_checkpoint(path: Path, seed: int = 0) -> Path:
-    """A checkpoint file of a small model as it is before its first step."""
+    """A checkpoint file of an untrained small model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         avatar = FullAvatar(small_config())

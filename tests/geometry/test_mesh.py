@@ -1,4 +1,4 @@
-"""Normals of meshes against sums over faces one by one, and their gradients."""
+"""Normals of meshes, against sums over faces in a loop, and their gradients."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_gradient_is_that_of_double_precision(fused):
 def test_gradcheck():
     vertices, faces = tangle(3)
     leaf = vertices[:1].double().requires_grad_()
-    # The vertex without a face is held at 0 by a constant far below any length here.
+    # The vertex without a face stays at 0 thanks to a constant far below any length here.
     assert torch.autograd.gradcheck(lambda v: vertex_normals(v, faces), leaf)
 
 
@@ -66,7 +66,7 @@ def test_operator_is_registered_correctly():
 
 
 def test_exported_programs_hold_no_operator_of_ours():
-    """So that ONNX can have them."""
+    """Normals can be exported to ONNX."""
 
     class Normals(torch.nn.Module):
         def forward(self, vertices, faces):

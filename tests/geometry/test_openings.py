@@ -7,7 +7,7 @@ from rome_lightning.geometry.openings import eye_opening, mouth_opening
 
 
 def face(lids: float, lips: float) -> torch.Tensor:
-    """Landmarks of eyes 20 px wide and a mouth 30 px wide, all else at 0."""
+    """Landmarks of eyes 20 px wide and a mouth 30 px wide; all others at 0."""
     points = torch.zeros(1, 478, 2)
     for corners, upper, lower, x in (
         ((33, 133), (160, 158), (144, 153), 100.0),

@@ -1,4 +1,4 @@
-"""Rotations against kornia's, whose values and derivatives near zero are as good."""
+"""Rotations against kornia's, which are equally accurate near zero."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_derivatives_near_zero(size: float) -> None:
         return axis_angle_to_rotation_matrix(x[None])[0]
 
     torch.testing.assert_close(jacobian(ours, vector), jacobian(theirs, vector), atol=1e-8, rtol=0)
-    # The series ends earlier here than its second derivative would like: an angle of 1e-3 leaves 1e-6 of it.
+    # The series is short for a second derivative: at an angle of 1e-3 its error is 1e-6.
     for entry in ((0, 0), (0, 1), (2, 1)):
         torch.testing.assert_close(
             hessian(lambda x, entry=entry: ours(x)[entry], vector),

@@ -22,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("squared", [False, True])
 def test_one_pixel_mask_against_loops(squared: bool) -> None:
-    # With one pixel in the mask every drawn point is known, whatever the generator gives.
+    # With one pixel in the mask every sampled point is known, whatever the generator.
     height, width = 10, 20
     mask = torch.zeros(2, 1, height, width)
     mask[0, 0, 4, 7] = 1
@@ -76,7 +76,7 @@ def test_draws_fall_into_the_mask_uniformly() -> None:
     counts = pixels[0].bincount(minlength=64)[mask.flatten() == 1]
     # 12 pixels, 2000 draws each expected; five standard deviations are about 215.
     assert (counts - 2000).abs().max() < 215
-    # The largest float32 below 1 still names the last pixel.
+    # The largest float32 below 1 still selects the last pixel.
     last, _ = _draw_pixels(mask, torch.tensor([[1 - 2**-24, 0.0]]))
     assert last[0].tolist() == [4 * 8 + 6, 2 * 8 + 3]
 

@@ -16,7 +16,7 @@ def test_values_agree_with_the_cpu() -> None:
 
     def values(device: str) -> list[torch.Tensor]:
         v, seen, x, y, e = (tensor.to(device) for tensor in (vertices, visible, a, b, edges))
-        # A generator of the CPU draws the same points for both devices.
+        # A CPU generator samples the same points for both devices.
         draws = torch.Generator().manual_seed(1)
         losses = [chamfer_2d(v, seen, y, generator=draws), laplacian(v, e), dice(x, y), occupancy(x, y)]
         return [*losses, psnr(x, y), ssim(x, y)]

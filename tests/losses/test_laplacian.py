@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 from rome_lightning.geometry import unique_edges
 from rome_lightning.losses import laplacian
 
-# Two triangles sharing an edge, one more triangle apart, and one vertex without a face.
+# Two triangles sharing an edge, a separate triangle, and a vertex without a face.
 FACES = torch.tensor([[0, 1, 2], [2, 1, 3], [4, 5, 6]])
 EDGES = unique_edges(FACES)
 NUM_VERTICES = 8

@@ -74,7 +74,7 @@ def test_hinge_losses() -> None:
     fake = torch.tensor([-2.0, 0.5, 1.0]).view(3, 1, 1, 1)
     assert hinge_discriminator(real, fake).item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1.5 + 2) / 3)
     assert hinge_generator(fake).item() == pytest.approx(0.5 / 3)
-    # Beyond the margin nothing is gained.
+    # Beyond the margin the loss is 0.
     assert hinge_discriminator(torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), -3.0)) == 0
 
 

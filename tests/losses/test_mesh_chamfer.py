@@ -1,4 +1,4 @@
-"""Chamfer in space against scipy's nearest neighbours."""
+"""The 3D chamfer distance against SciPy's nearest neighbours."""
 
 import pytest
 import torch

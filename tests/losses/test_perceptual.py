@@ -30,7 +30,7 @@ def narrow_weights(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def reference_network(weights: dict[str, torch.Tensor]) -> nn.ModuleDict:
-    """The same network as one sequence of torch's own layers, keyed by the names of its ReLUs."""
+    """The same network as a sequence of torch's layers, keyed by the names of its ReLUs."""
     layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
     layers[0].load_state_dict({k: weights[f"preprocess.{k}"] for k in ("weight", "bias")})
     ends = {}
@@ -65,7 +65,7 @@ def test_presets_select_their_layers() -> None:
     loss = PerceptualLoss.vgg16_shallow(narrow_weights())
     assert [f.shape[1] for f in loss.features(images())] == [4, 5, 6]
     assert loss(images(), images()) == 0
-    # Layers after the last wanted one are not kept.
+    # Layers after the last requested one are dropped.
     assert not any("conv4" in name for name in loss.features.network.state_dict())
 
 

@@ -1,4 +1,4 @@
-"""Identity, gaze and landmark terms, and the crops under them."""
+"""Identity, gaze and landmark terms, and their crops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEMPLATE |= {(61,): (41.5493, 92.3655), (291,): (70.7299, 92.2041)}
 
 
 def landmarks_at(turn: float, scale: float, shift: tuple[float, float]) -> torch.Tensor:
-    """Landmarks whose five points are the template turned, scaled and moved."""
+    """Landmarks whose five points are the template rotated, scaled and shifted."""
     landmarks = torch.zeros(1, 478, 2)
     for group, (x, y) in TEMPLATE.items():
         for index in group:
@@ -38,7 +38,7 @@ def landmarks_at(turn: float, scale: float, shift: tuple[float, float]) -> torch
 
 
 def ramps(height: int, width: int) -> torch.Tensor:
-    """An image whose channels are x and y in pixels: a crop of it shows where it was taken."""
+    """An image whose channels are x and y in pixels, so that a crop shows where it was taken."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y, x + y]).float()[None]
 
@@ -61,10 +61,10 @@ def test_eyes_are_cut_out_twice_as_wide_as_they_are():
         torch.tensor([60.0, 30]),
     )
     crop = eye_crops(ramps(64, 100), landmarks, LEFT_EYE_CORNERS, size=40)
-    # 40 pixels from 30 to 70, each a pixel wide; centres lie half a pixel inside.
+    # 40 pixels from 30 to 70, each a pixel wide; centres are half a pixel inside.
     assert crop[0, 0, 20].tolist() == pytest.approx([30.5 + i for i in range(40)], abs=1e-3)
     assert crop[0, 1, :, 20].tolist() == pytest.approx([10.5 + i for i in range(40)], abs=1e-3)
-    # Corners that coincide, as of an eye seen from the side, still give a crop.
+    # Coinciding corners, as of an eye seen from the side, still give a crop.
     assert torch.isfinite(eye_crops(ramps(64, 100), landmarks, RIGHT_EYE_CORNERS)).all()
 
 
@@ -103,7 +103,7 @@ def test_gradients_reach_the_predicted_face_only():
     assert target.grad is None
     gradient = predicted.grad.abs().sum((0, 1))
     assert gradient[40:80, 40:80].min() > 0
-    # Nothing outside of the aligned square, which is 56 pixels wide here.
+    # Nothing outside the aligned square, which is 56 pixels wide here.
     assert gradient[:28].max() == gradient[:, :28].max() == gradient[88:].max() == 0
 
 
@@ -202,9 +202,9 @@ def test_networks_from_onnx_are_those_of_onnxruntime(asset):
     scale = 255.0 if asset == "sface" else 1.0
     faces = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * scale
     (expected,) = session.run(None, {network.input: faces.numpy()})
-    # Embeddings are of order 1; the rest is rounding of another order of summation.
+    # Embeddings are of order 1; the tolerance covers a different order of summation.
     torch.testing.assert_close(network(faces), torch.from_numpy(expected), atol=1e-4, rtol=0)
-    # A batch of two is two of one.
+    # A batch of two equals two batches of one.
     torch.testing.assert_close(network(faces.repeat(2, 1, 1, 1))[1:], network(faces), atol=1e-5, rtol=0)
 
 

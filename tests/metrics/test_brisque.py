@@ -20,7 +20,7 @@ def test_features_against_opencv() -> None:
     pixels = (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     theirs = cv2.quality.QualityBRISQUE_computeFeatures(np.ascontiguousarray(pixels[..., ::-1]))[0]
     ours = brisque_features(image)[0].numpy()
-    # OpenCV searches the shape in steps of 0.001 by another rule and in single precision.
+    # OpenCV searches the shape in steps of 0.001, by another rule and in single precision.
     np.testing.assert_allclose(ours, theirs, atol=0.06, rtol=0.06)
 
 

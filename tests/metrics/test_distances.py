@@ -49,7 +49,7 @@ def test_rotation_distance_against_scipy() -> None:
 
 
 def test_small_angles_keep_their_digits() -> None:
-    # The arc cosine of the trace would round this to 0 in single precision.
+    # In single precision the arc cosine of the trace would round this to 0.
     turn = torch.from_numpy(Rotation.from_euler("y", 1e-3, degrees=True).as_matrix()).float()
     assert rotation_distance(turn[None], torch.eye(3)[None]).item() == pytest.approx(1e-3, rel=1e-2)
     assert rotation_distance(torch.eye(3)[None], torch.eye(3)[None]).item() == 0

@@ -42,7 +42,7 @@ def test_it_is_the_root_mean_square_of_what_changes_otherwise():
 def test_what_is_wrong_but_still_does_not_tremble():
     target = torch.rand(FRAMES, 3, HEIGHT, WIDTH)
     assert dtssd(target + 0.3, target).tolist() == pytest.approx([0, 0], abs=1e-6)
-    # A still picture lacks all that the target does.
+    # A still image lacks all of the target's motion.
     still = torch.zeros_like(target)
     moved = (target[1:] - target[:-1]).square().flatten(1).mean(1).sqrt()
     assert dtssd(still, target).tolist() == pytest.approx(moved.tolist())

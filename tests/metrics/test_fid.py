@@ -9,14 +9,14 @@ from rome_lightning.metrics.fid import Moments
 
 
 class Pooled(nn.Module):
-    """Stands for Inception: eight numbers of an image."""
+    """A stand-in for Inception: eight numbers per image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)[:, :8]
 
 
 def by_scipy(a: np.ndarray, b: np.ndarray) -> float:
-    """The formula with a matrix root."""
+    """The formula with a matrix square root."""
     root = linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
     return float(
         ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * np.real(root))
@@ -46,7 +46,7 @@ def test_distance_against_scipy() -> None:
 
 def test_one_dimension_by_hand() -> None:
     one = torch.ones(1, dtype=torch.float64)
-    # (m1 - m2)^2 + (s1 - s2)^2 of normal distributions on a line.
+    # (m1 - m2)^2 + (s1 - s2)^2 for one-dimensional normal distributions.
     assert frechet_distance(3 * one, 4 * one[None], one, 9 * one[None]) == pytest.approx(4 + 1)
 
 
@@ -69,7 +69,7 @@ def test_class_is_exact_over_batches_and_ranks() -> None:
 
 
 def test_resizing_is_that_of_tensorflow_1() -> None:
-    """Pixel i of the result is read at i * scale, without a shift by half a pixel."""
+    """Pixel i of the result is sampled at i * scale, without a shift by half a pixel."""
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
 

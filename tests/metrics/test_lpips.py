@@ -16,7 +16,7 @@ ALEX_SHAPES = [(11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 2
 
 @pytest.fixture(scope="module")
 def alexnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of the true shapes with random weights, in the layout of the asset."""
+    """A backbone with the real shapes and random weights, in the asset's layout."""
     generator = np.random.default_rng(0)
     layers = {
         f"Conv_{index}": {
@@ -104,18 +104,18 @@ def test_true_weights_if_cached(net: str, asset: str, expected: float) -> None:
 
 
 def test_squeezenet_backbone_comes_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the package's own network with the same random weights."""
+    """Compare with the package's own network with the same random weights."""
     import lpips as package
 
     from rome_lightning.pretrained import quality
 
     with torch.random.fork_rng(), warnings.catch_warnings():
-        # torchvision deprecates an argument that the package gives.
+        # The package uses a deprecated torchvision argument.
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         theirs = package.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
     convolutions = [m for m in theirs.net.modules() if isinstance(m, nn.Conv2d)]
-    # torchvision's order of the layers: the first convolution, then squeeze and two expansions of each block.
+    # torchvision's layer order: the first convolution, then squeeze and two expansions per block.
     names = ["features.0"]
     for block in (3, 4, 6, 7, 9, 10, 11, 12):
         names += [f"features.{block}.{part}" for part in ("squeeze", "expand1x1", "expand3x3")]
@@ -137,7 +137,7 @@ def test_features_give_the_packages_values(alexnet_file: Path) -> None:
     network = load_lpips("alex", alexnet_file)
     one, several = images(1, 2), images(3, 3)
     features = lpips_features(network, one), lpips_features(network, several)
-    # The package itself, on copies of the one image.
+    # The package itself, on copies of the single image.
     expected = network(one.expand(3, -1, -1, -1), several, normalize=True).flatten()
     torch.testing.assert_close(lpips_distance(network, *features), expected, atol=1e-6, rtol=1e-5)
 

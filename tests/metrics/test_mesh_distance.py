@@ -21,7 +21,7 @@ def as_tensors(mesh: trimesh.Trimesh) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bumpy(seed: int = 0) -> trimesh.Trimesh:
-    """A closed surface of uneven radius, about 100 across."""
+    """A closed surface of varying radius, about 100 across."""
     mesh = trimesh.creation.icosphere(subdivisions=3, radius=50)
     wave = np.sin(mesh.vertices[:, 0] / 9 + seed) * np.cos(mesh.vertices[:, 1] / 7)
     mesh.vertices = mesh.vertices * (1 + 0.08 * wave[:, None])
@@ -38,7 +38,7 @@ def test_nearest_point_of_a_triangle_against_a_dense_search() -> None:
     weights = torch.stack([1 - u - v, u, v], -1)[inside]
     found = (closest_on_triangle(points, triangles) - points).norm(dim=-1)
     dense = (torch.einsum("kc,ncd->nkd", weights, triangles) - points[:, None]).norm(dim=-1).amin(1)
-    # The search's grid is never nearer than the nearest point, and at most a step away.
+    # The grid search is never nearer than the nearest point, and at most a step farther.
     assert (found <= dense + 1e-9).all()
     torch.testing.assert_close(found, dense, atol=0.02, rtol=0)
 
@@ -50,7 +50,7 @@ def test_distances_against_trimesh() -> None:
     _, distance, face = trimesh.proximity.closest_point_naive(other, surface.points.double().numpy())
     np.testing.assert_allclose(ours.distance, distance, atol=1e-4)
     cosine = (other.face_normals[face] * surface.normals.numpy()).sum(1)
-    # On an edge two triangles are equally near and either normal is right.
+    # On an edge two triangles are equally near, and either normal is correct.
     wrong = np.abs(ours.normal_deg.numpy() - np.rad2deg(np.arccos(cosine.clip(-1, 1)))) > 0.1
     assert wrong.mean() < 0.1
 
@@ -84,7 +84,7 @@ def test_procrustes_recovers_a_known_motion(scale: float) -> None:
     moved = scale * points @ turn.T + torch.tensor([1.0, -2.0, 0.5])
     matrix = procrustes(points, moved, scale=scale != 1)
     torch.testing.assert_close(transform(matrix, points), moved)
-    # A mirror image cannot be reached: the result stays a rotation.
+    # A mirror image cannot be matched: the result is still a rotation.
     mirrored = procrustes(points, points * torch.tensor([-1.0, 1, 1]), scale=False)
     assert float(torch.linalg.det(mirrored[:3, :3])) == pytest.approx(1)
 
@@ -99,7 +99,7 @@ def test_icp_finds_back_a_surface() -> None:
     matrix = icp(moved, faces, target)
     after = distances_to_mesh(target, transform(matrix, moved), faces).distance.mean()
     assert before > 1.2
-    # Nearly a sphere: turns change the distance little, so the last degree comes slowly.
+    # Nearly a sphere: rotations hardly change the distance, so the last degree converges slowly.
     assert after < before / 5
 
 

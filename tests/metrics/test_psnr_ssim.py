@@ -14,7 +14,7 @@ from rome_lightning.metrics.psnr import MAX_PSNR
 
 
 def pictures(count: int, size: tuple[int, int] = (32, 40)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smooth pictures and noisy copies, in [0, 1]."""
+    """Smooth images and noisy copies, in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     target = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp(0, 1)
@@ -48,13 +48,13 @@ def test_masked_psnr_is_that_of_the_cut_out_pixels() -> None:
 def test_ssim_against_torchmetrics_and_skimage() -> None:
     a, b = pictures(3)
     ours = ssim(a, b)
-    # torchmetrics continues the image by reflection and averages the border too; the rest is the same.
+    # torchmetrics pads by reflection and includes the border in the mean; the rest is the same.
     _, full = structural_similarity_index_measure(
         a, b, data_range=1.0, reduction="none", return_full_image=True
     )
     torch.testing.assert_close(ours, full[..., 5:-5, 5:-5].mean((1, 2, 3)), atol=1e-5, rtol=0)
     for value, x, y in zip(ours.tolist(), a.numpy(), b.numpy(), strict=True):
-        # truncate = 3.5 standard deviations is skimage's 11 pixels; its mean leaves out the border too.
+        # truncate = 3.5 standard deviations gives skimage's 11 pixels; its mean excludes the border too.
         reference = structural_similarity(
             x.astype(np.float64),
             y.astype(np.float64),
@@ -80,7 +80,7 @@ def test_masked_ssim_ignores_windows_outside() -> None:
     changed[..., 30:] = 0
     mask = torch.zeros(1, 1, 32, 40)
     mask[..., :24] = 1
-    # The windows of the first 24 columns reach 5 pixels further, to column 28.
+    # The windows of the first 24 columns extend 5 pixels further, to column 28.
     assert torch.equal(ssim(changed, b, mask), ssim(a, b, mask))
 
 

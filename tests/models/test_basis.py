@@ -1,4 +1,4 @@
-"""The linear basis: formulas, files, and what is refused."""
+"""The linear basis: formulas, files and errors."""
 
 import dataclasses
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_linear_model_gives_what_its_regressor_says(head: HeadModel) -> None:
     basis = model.basis
     assert basis is not None
     torch.testing.assert_close(code.offsets, basis.offsets(coefficients), atol=1e-6, rtol=1e-5)
-    # Only what the basis moves has moved.
+    # Only the vertices of the basis have moved.
     assert code.offsets[:, ~head.region("scalp", "neck", "shoulders")].abs().max() == 0
 
 

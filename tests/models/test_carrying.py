@@ -1,4 +1,4 @@
-"""The carried photograph: at its own pose itself, at others along the surface."""
+"""The carried photograph: unchanged at its own pose, warped along the surface at others."""
 
 import dataclasses
 
@@ -72,14 +72,14 @@ def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
     camera = photo.params.camera + torch.tensor([0.0, shift, 0.0])
     layers, _ = carried_to(model, photo, dataclasses.replace(photo.params, camera=camera))
     expected = photo.image.roll(6, -1)[..., 8:-8, 14:-8]
-    # Beyond the mesh too: what is around the head moves with it.
+    # Beyond the mesh too: the surroundings of the head move with it.
     torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
-    # What comes in from beyond the photograph is not known.
+    # Pixels from beyond the photograph are unknown.
     assert layers[0, KNOWN, :, :5].max() == 0
 
 
 def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) -> None:
-    """Beside the cheek that turns outward: continued from the cheek, hair would float beside the face."""
+    """Beside a cheek that turns outward: extended from the cheek, hair would float beside the face."""
     photo = smooth_photo(model)
     ramp = torch.linspace(0, 1, SIZE).expand(1, 3, SIZE, SIZE)
     photo = dataclasses.replace(photo, image=ramp, params=at_rest(photo.params))
@@ -102,7 +102,7 @@ def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) ->
 
 
 def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarModel) -> None:
-    """An ear beside the cheek is not beside the back of the head, which is the outline after a turn."""
+    """An ear beside the cheek is not beside the back of the head, the outline after a rotation."""
     photo = smooth_photo(model)
     photo = dataclasses.replace(photo, params=at_rest(photo.params))
     turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 1.0, 0.0]]))
@@ -121,7 +121,7 @@ def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarMod
 
 
 def test_the_outline_of_turned_shoulders_is_the_meshs(model: AvatarModel) -> None:
-    """The photograph shows background where the mesh has neck and shoulders: true of its own view only."""
+    """Background in the photograph where the mesh has neck and shoulders is valid in its own view only."""
     photo = smooth_photo(model)
     empty = dataclasses.replace(photo, foreground_mask=torch.zeros_like(photo.foreground_mask))
     turned = dataclasses.replace(
@@ -184,7 +184,7 @@ def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
     opacity = mask[0, 0, 0].tolist()
     assert opacity[0] == pytest.approx(0.4, abs=0.01)
     assert opacity[1] == pytest.approx(0.4, abs=0.01)
-    # It lay on the source's mesh and now lies far beside the driven one: the face repeated.
+    # It was on the source's mesh and is now far beside the driven one: the face would repeat.
     assert opacity[4] < 0.01
 
 
@@ -213,10 +213,10 @@ def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
     assert result[..., :100].min() == 1
     assert result[..., 100:180].max() == 0
     assert result[..., 181:].min() == 1
-    # Where all is seen nothing changes, strands of hair included.
+    # Where everything is visible nothing changes, strands of hair included.
     seen = torch.ones_like(shown)
     assert torch.equal(without_slivers(opacity, seen, mesh), opacity)
-    # Beside the mesh, the photograph's own strands stay.
+    # Beside the mesh, the photograph's own strands remain.
     beside = torch.zeros_like(mesh)
     assert torch.equal(without_slivers(opacity, shown, beside), opacity)
 
@@ -227,14 +227,14 @@ def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() ->
     other, own = torch.zeros(1, 1, 8, 12), torch.ones(1, 1, 8, 12)
     soft = soft_edges(mesh.float(), mesh, other)
     torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
-    # Where the photograph's matte goes on beyond the mesh, as in hair, there is no step.
+    # Where the photograph's matte continues beyond the mesh, as in hair, there is no step.
     matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
     torch.testing.assert_close(soft_edges(matte, mesh, other), matte)
     strands = torch.rand(1, 1, 8, 12)
     away = torch.ones_like(mesh)
     away[..., 5:7] = False
     assert torch.equal(soft_edges(strands, mesh, other)[away], strands[away])
-    # In the photograph's own view its matte is as sharp as it should be.
+    # In the photograph's own view its matte needs no softening.
     assert torch.equal(soft_edges(strands, mesh, own), strands)
 
 
@@ -258,7 +258,7 @@ def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
     hair[..., 106:140] = 1
     gaps = hair_gaps(opacity, hair)
     assert gaps[..., 20:180, 101:105].min() > 0.4
-    # What is wider than a gap stays open, and so does a gap beside something else.
+    # Wider openings stay open, and so does a gap beside anything but hair.
     assert gaps[..., 150:].max() == 0
     assert hair_gaps(opacity, torch.zeros_like(hair)).max() == 0
 
@@ -292,7 +292,7 @@ def test_full_hair_stays_beside_a_face_that_turns_and_hair_on_the_head_does_not(
     regions = torch.where(hair[:, 0] > 0, Region.HAIR, 0).to(torch.uint8)
     photo = dataclasses.replace(photo, regions=regions, foreground_mask=hair)
     full, mask = carried_to(model, photo, turned)
-    # The same hair, were it no farther from the head than short hair is.
+    # The same hair as close to the head as short hair.
     monkeypatch.setattr(carrying, "FULL_BESIDE", 1.0)
     short, _ = carried_to(model, photo, turned)
     lost = (full[:, MATTE] - short[:, MATTE]) * ~mask
@@ -345,7 +345,7 @@ def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
 def test_each_view_is_rasterized_once_and_its_outline_searched_once(
     model: AvatarModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The steps that docs/architecture.md lists, no more."""
+    """Exactly the steps listed in docs/architecture.md."""
     rasterized, searched = [], []
 
     def face_ids(*arguments):

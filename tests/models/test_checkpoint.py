@@ -30,7 +30,7 @@ def test_checkpoint_gives_the_same_pictures(tmp_path: Path, model: FullAvatar) -
     write_checkpoint(tmp_path / "a.ckpt", model, model.config)
     loaded = load_full_avatar(tmp_path / "a.ckpt")
     frames = random_frames(model.head, 1)
-    # Without autograd, so that both take the same convolution kernels.
+    # Without autograd, so that both use the same convolution kernels.
     with torch.no_grad():
         assert torch.equal(loaded(frames, frames.params).image, model(frames, frames.params).image)
 
@@ -69,7 +69,7 @@ def test_avatar_file_round_trip(tmp_path: Path, model: FullAvatar) -> None:
     after = torch.cat([r.image for r in loaded.draw(drivers, batch_size=2)])
     assert before.shape[0] == 3
     assert torch.equal(before, after)
-    # Pictures are stored with 8 bits.
+    # Images are stored with 8 bits.
     torch.testing.assert_close(loaded.source.image, avatar.source.image, atol=0.51 / 255, rtol=0)
 
 

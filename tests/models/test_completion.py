@@ -1,4 +1,4 @@
-"""What is hidden comes from the other side, then from the same region."""
+"""Hidden texels come from the other side, then from the same region."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_hidden_side_takes_the_colours_of_the_other(completion: Completion, si
     generator = torch.Generator().manual_seed(0)
     noise = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16, generator=generator), (SIZE, SIZE))
     symmetric = 0.2 + 0.3 * (noise + noise.flip(-1))
-    # The middle is seen too, so that the symmetry shows.
+    # The middle is visible too, so that the symmetry can be measured.
     seen = ((side < 0.02) & (completion.charts > 0)).float()
     completed, known = completion(symmetric, seen, torch.zeros_like(seen))
     face = region(completion, "face")
@@ -48,12 +48,12 @@ def test_a_hidden_side_takes_the_colours_of_the_other(completion: Completion, si
 def test_skin_at_the_outline_is_filled_and_hair_there_is_kept(
     completion: Completion, side: torch.Tensor
 ) -> None:
-    """At the outline, a photograph shows a cheek in shadow or in light from behind, spread over a band."""
+    """At the outline, a photograph shows a cheek in shadow or lit from behind, over a band."""
     flat = (side.abs() > 0.05) & (completion.charts > 0)
     colour = torch.where(flat, 0.1, 0.6).expand(-1, 3, -1, -1)
-    # Both sides are seen alike, so that nothing comes from the other one.
+    # Both sides are equally visible, so that nothing comes from the other one.
     seen = torch.where(side.abs() > 0.05, 0.12, 1.0) * completion.charts
-    # All of it is hair, so that a scalp is filled from itself alone.
+    # All of it is hair, so that the scalp is filled from itself alone.
     completed, _ = completion(colour, seen, torch.ones_like(seen))
     face, scalp = (region(completion, name) & flat for name in ("face", "scalp"))
     assert completed[:, :1][face & (completion.enough > 0.69)].mean() > 0.15
@@ -94,7 +94,7 @@ def test_regions_are_filled_from_themselves(completion: Completion, side: torch.
         index = next(i for i, names in enumerate(FILL_REGIONS) if name in names)
         mostly = completion.regions.argmax(0)[None] == index
         truth = torch.where(mostly, torch.tensor(colour).view(1, 3, 1, 1), truth)
-    # The middle of the head and of each shoulder is all that is seen.
+    # Only the middle of the head and of each shoulder is visible.
     seen = ((side.abs() < 0.03) & (completion.charts > 0)).float()
     hair = region(completion, "scalp").float()
     completed, _ = completion(truth, seen, hair)
@@ -115,7 +115,7 @@ def test_nothing_seen_is_finite(completion: Completion) -> None:
 def test_a_nape_that_nobody_sees_is_skin_unless_hair_hangs_over_the_neck(
     completion: Completion, hangs: bool
 ) -> None:
-    """Bright face; dark hair above the ears, and below them too or a dark collar, which is no skin."""
+    """Bright face; dark hair above the ears; below them dark hair too, or a dark collar, not skin."""
     head = load_head("open")
     mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))
     layout = UVLayout(head.faces, head.uvs, head.uv_faces, completion.regions.shape[-1])

@@ -70,7 +70,7 @@ def test_normals_seen_by_the_camera_are_those_of_the_head_turned_by_the_global_p
     expected = torch.einsum("bij,bjhw->bihw", turn, rendered.normals)
     assert frames.params.global_pose.norm() > 0.05
     torch.testing.assert_close(seen[0], expected, atol=1e-4, rtol=0)
-    # Visible faces are turned towards the camera.
+    # Visible faces face the camera.
     assert (seen[0][:, 2][rendered.mesh_mask[:, 0]] > -0.1).all()
 
 
@@ -106,7 +106,7 @@ def test_sizes_that_cannot_be_halved_are_refused(changes, image_size, complaint)
 
 @pytest.mark.parametrize("extend_outside", [True, False])
 def test_pictures_are_those_of_texture_coordinates_looked_up_afterwards(extend_outside):
-    """The order that other programs follow: coordinates, their continuation, then one lookup per pixel."""
+    """The order in other programs: coordinates, their extension, then one lookup per pixel."""
     model = perturbed(_model(carry=False, extend_outside=extend_outside))
     frames = random_frames(model.head, 1)
     code = model.encode(frames)
@@ -132,6 +132,6 @@ def test_geometry_stays_in_full_precision_under_autocast():
     bare = model.head(frames.params)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(model.head(frames.params), bare, rtol=0, atol=0)
-    # Only the offset network's rounding is left, a fraction of a pixel.
+    # Only the offset network's rounding remains, a fraction of a pixel.
     assert (rounded.vertices_px - exact.vertices_px).abs().max() < 0.2
     assert rounded.image.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The fast copy of a model draws the same pictures and leaves the model alone."""
+"""The fast copy of a model renders the same images and leaves the model unchanged."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def test_pictures_are_the_same(config):
         expected, found = (m.render(code, frames.params, (SIZE, SIZE)) for m in (model, fast))
         texture = fast.encode(frames).texture
     assert expected.image.std() > 0.05
-    # Rounding in some twenty layers; pictures are to be the same within 1e-2.
+    # Rounding in some twenty layers; images must agree within 1e-2.
     torch.testing.assert_close(found.image, expected.image, atol=5e-4, rtol=0)
     torch.testing.assert_close(found.vertices, expected.vertices, atol=1e-6, rtol=0)
     # Round-off grows a thousandfold in the released encoder.
@@ -56,6 +56,6 @@ def test_the_model_can_still_be_trained_and_shares_its_head():
     frames = random_frames(model.head, 1)
     model(frames, frames.params).image.sum().backward()
     assert model.renderer.network.head.weight.grad is not None
-    # Moving the copy leaves the original where it is.
+    # Moving the copy does not move the original.
     fast.double()
     assert model.head.vertex_uvs.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Foreground colours, against pictures composited from known ones."""
+"""Foreground colours, against images composited from known colours."""
 
 import torch
 
@@ -19,7 +19,7 @@ def test_the_background_has_no_share_in_the_persons_colours() -> None:
         image = torch.lerp(torch.tensor(background).view(1, 3, 1, 1), skin, matte)
         colour = foreground_colour(image, matte)
         assert (image - skin).abs()[(matte > 0.3).expand_as(image)].max() > 0.4
-        # The picture itself where it is opaque, its continuation where it is not.
+        # The image where it is opaque, its extension elsewhere.
         assert (colour - skin).abs().max() < 0.06
 
 

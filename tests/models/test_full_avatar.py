@@ -49,7 +49,7 @@ def test_one_avatar_is_shared_by_its_drivers(head: HeadModel) -> None:
 def test_starts_as_the_bare_head_with_the_observed_colours(head: HeadModel) -> None:
     torch.manual_seed(0)
     config = small_config()
-    # Eyes and teeth that nobody saw have colours of their own with it.
+    # With it, hidden eyes and teeth get generic colours.
     config = dataclasses.replace(config, texture=dataclasses.replace(config.texture, mirror=False))
     model = FullAvatar(config, head).eval()
     frames = random_frames(head, 1)
@@ -92,7 +92,7 @@ def test_offsets_turn_with_the_neck(head: HeadModel) -> None:
     turned = dataclasses.replace(at_rest(frames.params), neck_pose=angle)
     offsets = model.deform(code, turned).offsets
     rotation = axis_angle_to_matrix(angle)[0]
-    # Vertices that hang on the neck alone turn with it rigidly.
+    # Vertices bound to the neck alone rotate with it rigidly.
     rigid = (head.skinning_weights[:, 1] > 1 - 1e-6).nonzero().squeeze(1)
     assert code.offsets is not None
     assert code.offsets[0, rigid].norm(dim=-1).max() > 1e-3
@@ -148,7 +148,7 @@ def test_smooth_mask_on_a_strip() -> None:
 
 
 def test_every_tensor_moves_with_the_model(head: HeadModel) -> None:
-    # The meta device stands for any other: a plain attribute would stay behind on the CPU.
+    # The meta device stands for any other: a plain attribute would stay on the CPU.
     model = FullAvatar(small_config(), copy.deepcopy(head)).to("meta")
     left = [
         f"{name}.{key}"
@@ -173,7 +173,7 @@ def test_fitted_offsets_are_those_of_the_frames(head: HeadModel) -> None:
     frames = dataclasses.replace(frames, offsets=offsets)
     code = model.encode(frames)
     assert torch.equal(code.offsets, offsets)
-    # Each source's offsets serve all of its drivers, turned with the head.
+    # Each source's offsets serve all of its drivers, rotated with the head.
     mesh = model.deform(code.repeat_interleave(2), drivers)
     torch.testing.assert_close(mesh.offsets, head.turn(offsets.repeat_interleave(2, 0), drivers))
     assert torch.equal(model.reconstruct(frames).offsets, head.turn(offsets, frames.params))
@@ -196,7 +196,7 @@ def test_photographs_of_more_pixels_give_a_finer_texture_of_the_same_person(head
     coarse, fine = model.appearance(source, offsets), model.appearance(source, offsets, large)
     assert fine.texture.shape[-1] == fine.carried.visibility.shape[-1] == 4 * size
     drawn = [model.render(code, source.params, source.image_size).rgb for code in (coarse, fine)]
-    # Of a picture without detail both show the same.
+    # Without detail in the photograph, both show the same.
     assert (drawn[0] - drawn[1]).abs().mean() < 0.01
-    # One of no more pixels is not made finer.
+    # A photograph without more pixels gives no finer texture.
     assert model.appearance(source, offsets, source).texture.shape == coarse.texture.shape

@@ -1,4 +1,4 @@
-"""Several photographs of one person: fused colours, shared offsets, and what is refused."""
+"""Several photographs of one person: fused colours, shared offsets, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_point_comes_from_whoever_sees_it() -> None:
 def test_another_view_counts_where_the_first_sees_next_to_nothing() -> None:
     colour = torch.stack([torch.full((3, 64, 64), 0.2), torch.full((3, 64, 64), 0.8)])
     for seen, expected in ((0.005, 0.8), (0.9, 0.2)):
-        # Too little overlap to take 0.8 for another exposure of 0.2.
+        # The overlap is too small to treat 0.8 as another exposure of 0.2.
         visibility = torch.zeros(2, 1, 64, 64)
         visibility[:, 0, :8, 6] = torch.tensor([seen, 1.0])[:, None]
         fused = fuse(seen_as(colour, visibility)).colour
@@ -60,7 +60,7 @@ def test_another_exposure_is_brought_to_the_firsts() -> None:
     visibility = torch.ones(2, 1, 16, 16)
     visibility[0, :, :, 8:] = 0
     fused = fuse(seen_as(torch.cat([scene, scene * tint]), visibility)).colour
-    # Not rounding: the exposure is found to about a hundredth; without it, up to 0.14 is missing.
+    # Not rounding: the exposure is accurate to about a hundredth; without it the error is up to 0.14.
     torch.testing.assert_close(fused, scene, atol=0.02, rtol=0)
 
 
@@ -79,7 +79,7 @@ def test_other_identities_are_refused(model: AvatarModel) -> None:
 
 
 def test_a_second_photograph_carves_what_the_first_cannot_see() -> None:
-    """The back of a head that is too long does not show from the front, but does from the side."""
+    """A head that is too long at the back looks right from the front but not from the side."""
     heads = SyntheticHeads(AvatarModel(small_config()).head, SIZE, texture_size=64, rasterizer="torch")
     frames, _ = heads.draw([0, 0], [0, 1])
     model = AvatarModel(small_config(), heads.head).eval()
@@ -107,7 +107,7 @@ def test_a_second_photograph_carves_what_the_first_cannot_see() -> None:
 
 
 def masks_of(model: AvatarModel, code: object, params: HeadParams, frames: Frames) -> Frames:
-    """Photographs whose masks are the outline of an avatar."""
+    """Photographs whose masks are an avatar's outline."""
     drawn = model.render(code.repeat_interleave(len(params)), params, (SIZE, SIZE))  # type: ignore[attr-defined]
     return dataclasses.replace(
         frames,

@@ -15,7 +15,7 @@ SIZE = 256
 
 
 def open_mouth(head: HeadModel, jaw: float) -> tuple[torch.Tensor, ...]:
-    """Pixels of a frontal head that show tongue, upper teeth, lower teeth and all of the mouth."""
+    """Pixels of a frontal head that show tongue, upper teeth, lower teeth, and the whole mouth."""
     params = HeadParams.neutral(1, head.num_shape, head.num_expression)
     expression = params.expression.clone()
     expression[:, head.expression_names.index("jawOpen")] = jaw
@@ -37,7 +37,7 @@ def test_an_open_mouth_shows_teeth_above_a_tongue_and_a_closed_one_nothing() -> 
         return float(pixels.nonzero()[:, 1].float().mean())
 
     assert height(upper) < height(tongue)
-    # Neither teeth nor tongue fill it: there is a dark cavity between.
+    # Neither teeth nor tongue fill it: there is a dark cavity in between.
     assert int((mouth & ~(tongue | upper | lower)).sum()) > 0.15 * int(mouth.sum())
     closed = open_mouth(head, 0.0)[3]
     assert int(closed.sum()) <= 0.05 * int(mouth.sum())
@@ -53,12 +53,12 @@ def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
         layout.gather(part.float()[None, :, None])[0, 0] > 0.5 for part in mouth_parts(head)
     )
     front = positions[2] > float(positions[2, upper].max()) - 0.004
-    # At the edge of the front teeth there is enamel, at their roots are gums.
+    # At the edge of the front teeth is enamel, at their roots are gums.
     edge = upper & front & (positions[1] < float(positions[1, upper].min()) + 0.004)
     root = upper & front & (positions[1] > float(positions[1, upper].min()) + 0.012)
     assert (colours[:, edge].amax(1) - torch.tensor(TEETH)).abs().max() < 0.02
     assert (colours[:, root].amax(1) - torch.tensor(GUMS)).abs().max() < 0.02
-    # Shades between the teeth.
+    # Shadows between the teeth.
     assert float((colours[:, edge].sum(0) < 0.9 * sum(TEETH)).float().mean()) > 0.05
     for part, colour in ((tongue, TONGUE), (upper, TEETH), (lower, TEETH)):
         brightness, depth = colours[:, part].sum(0), positions[2, part]

@@ -1,4 +1,4 @@
-"""The mouth of a photograph."""
+"""The mouth in a photograph."""
 
 import dataclasses
 
@@ -62,13 +62,13 @@ def test_a_mouth_is_the_same_however_the_head_is_turned_and_another_when_it_open
     assert same_mouth(closed[:, None], torch.cat([closed]), lips).tolist() == [[1.0]]
     assert same_mouth(closed[:, None], turned, lips).tolist() == [[1.0]]
     assert same_mouth(closed[:, None], opened, lips).tolist() == [[0.0]]
-    # Closing is the same change; each photograph is asked.
+    # Closing is the same change; each photograph is compared.
     both = torch.stack([opened, closed], dim=1)
     assert same_mouth(both, closed, lips).tolist() == [[0.0, 1.0]]
 
 
 def test_an_open_mouth_that_no_photograph_shows_has_the_colours_of_the_texture(model: AvatarModel) -> None:
-    """What is carried of the photograph's own mouth counts for nothing there, and for all at its own pose."""
+    """The photograph's own mouth has no weight there, and full weight at its own pose."""
     photo = random_frames(model.head, 1)
     photo = dataclasses.replace(
         photo,

@@ -1,4 +1,4 @@
-"""Official weights: every key is accounted for, the networks give the official numbers, and back again."""
+"""Official weights: every key is reported, the networks give the official numbers, and the way back."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_key_is_accounted_for(released: dict[str, Tensor], head: Path, tmp
     _, report = import_official(saved(released, tmp_path / "rome.pth"), head, approximate=True)
     assert report.complete
     assert len(report.matched) == len(released)
-    # This discriminator has its spectral normalization folded.
+    # This discriminator's spectral normalization is folded.
     assert report.derived
     assert not report.renamed
     broken = {key: value for key, value in released.items() if key != "unet.to_outputs.bias"}
@@ -144,7 +144,7 @@ def test_tensors_saved_from_a_gpu_are_read_without_one(released: dict[str, Tenso
         for item in old.infolist():
             content = old.read(item)
             if item.filename.endswith("data.pkl"):
-                # The device is a string of the pickle.
+                # The device is a string in the pickle.
                 content = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
                 assert b"cuda:0" in content
             new.writestr(item.filename, content)

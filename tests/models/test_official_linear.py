@@ -1,4 +1,4 @@
-"""The release's linear model, from generated files of its shapes, against the computations written out."""
+"""The release's linear model, from generated files of the same shapes, against explicit formulas."""
 
 import dataclasses
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_networks_say_what_the_released_ones_say(head: HeadModel, files: dict[st
     def ask(network: torch.nn.Module, name: str, image: torch.Tensor) -> torch.Tensor:
         network.load_state_dict(torch.load(files[name]))
         with torch.no_grad():
-            # The release's networks see pictures in [0, 1], background included.
+            # The release's networks see images in [0, 1], background included.
             return network.eval()(image)
 
     wanted = ask(models.mobilenet_v2(num_classes=59), "disp_model", frames.image)
@@ -111,7 +111,7 @@ def test_wrong_files_are_refused(head: HeadModel, files: dict[str, Path], tmp_pa
 def test_another_head_is_refused(head: HeadModel, files: dict[str, Path]) -> None:
     from rome_lightning.head import load_head
 
-    # The open head has 52 expressions, so it is the mesh that does not fit.
+    # The open head has 52 expressions, so only the mesh does not fit.
     with pytest.raises(ValueError, match="is it for this head model"):
         import_official_linear(AvatarModel(dataclasses.replace(small_config()), load_head("open")), **files)
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_the_full_model_becomes_one_of_the_linear_model(
     torch.testing.assert_close(again.basis.mean, torch.load(files["mean_deform"]))
     shared = "renderer.network.head.weight"
     assert torch.equal(state[shared], full.state_dict()[shared])
-    # Without the driver's network drivers are tracked.
+    # Without the driver network, drivers are tracked.
     assert again.driver_network is not None
     (tmp_path / "disp_model.pth").unlink()
     tracked = import_linear(checkpoint, tmp_path)

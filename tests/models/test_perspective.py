@@ -1,4 +1,4 @@
-"""A camera near the face."""
+"""A camera close to the face."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def model() -> AvatarModel:
 
 
 def posed(model: AvatarModel) -> tuple[Frames, torch.Tensor]:
-    """A photograph of a turned head with an open mouth and offsets of about a centimetre."""
+    """A photograph of a rotated head with an open mouth and offsets of about a centimetre."""
     frames = random_frames(model.head, 2)
     params = dataclasses.replace(
         frames.params,
@@ -42,14 +42,14 @@ def test_networks_in_half_precision_leave_the_geometry_alone(model: AvatarModel)
     single = model.perspective.lifted(offsets, frames.params)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.perspective.lifted(offsets, frames.params), single)
-        # The whole model too, from a photograph to a picture.
+        # The whole model too, from photograph to image.
         drawn = model(frames, frames.params, torch.ones(2, 3))
     assert drawn.vertices_px.dtype == torch.float32
     assert drawn.image.isfinite().all()
 
 
 def test_its_own_photograph_looks_as_it_was_fitted(model: AvatarModel) -> None:
-    """The mesh of the avatar lies where weak perspective, in which the offsets were fitted, has it."""
+    """The avatar's mesh projects to the same place as in weak perspective, where its offsets were fitted."""
     photo, offsets = posed(model)
     params = photo.params
     vertices = model.head(params) + model.head.turn(offsets, params)
@@ -70,7 +70,7 @@ def test_lifting_and_flattening_are_inverse(model: AvatarModel) -> None:
 
 
 def test_a_turn_moves_what_is_behind_less_than_without_perspective(model: AvatarModel) -> None:
-    """A pinhole at that distance from the eyes, computed by hand."""
+    """A pinhole camera at that distance from the eyes, computed by hand."""
     head = model.head
     params = at_rest(random_frames(head, 1).params)
     world = head.to_world(head(params), params)

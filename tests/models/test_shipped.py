@@ -1,4 +1,4 @@
-"""Model files: as small as half precision, as the checkpoint within rounding, and checked before use."""
+"""Model files: half the size, equal to the checkpoint up to rounding, and checked before use."""
 
 import hashlib
 import re
@@ -67,7 +67,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_shipped_models_are_whole_and_have_a_card(name: str, caplog: pytest.LogCaptureFixture) -> None:
     model = open_model(name)
-    # The package knows their digests: whoever makes an avatar is not told of one that is missing.
+    # The package knows their digests, so users are not warned that the files contain none.
     assert not caplog.records
     assert SHIPPED[name].path.stat().st_size < 12e6
     assert model.image_size == 256
@@ -85,7 +85,7 @@ def test_training_begins_with_the_weights_of_a_shipped_model() -> None:
 
 @pytest.mark.parametrize("model", SHIPPED.values(), ids=list(SHIPPED))
 def test_scores_are_those_of_the_card(model: ShippedModel) -> None:
-    """``rome models`` and the card are written by hand."""
+    """``rome models`` and the card are both written by hand."""
     card = model.card.read_text(encoding="utf-8")
     for sentence in model.scores.values():
         found = re.findall(r"[\d.]+ / [\d.]+", sentence)

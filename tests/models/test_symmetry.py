@@ -23,7 +23,7 @@ def test_the_mirrored_texel_shows_the_mirrored_point_in_every_chart() -> None:
     positions = layout.gather(vertices)
     found = sample_texture(positions, mirrored_uvs(head, layout))
     expected = positions * torch.tensor([-1.0, 1.0, 1.0]).view(1, 3, 1, 1)
-    # Inner texels: at the border of a chart bilinear lookups mix in what is beside it.
+    # Inner texels only: at the border of a chart, bilinear lookups mix in its surroundings.
     inner = -torch.nn.functional.max_pool2d(-layout.mask[None, None].float(), 7, 1, 3) > 0
     distance = (found - expected).norm(dim=1, keepdim=True)[inner]
     assert distance.max() < 6e-3

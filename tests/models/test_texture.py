@@ -1,4 +1,4 @@
-"""What photographs show of the surface."""
+"""Observing the surface in photographs."""
 
 import dataclasses
 import math
@@ -22,13 +22,13 @@ def model() -> AvatarModel:
 
 
 def photo_of(model: AvatarModel, label: Region) -> Frames:
-    """A photograph that the person fills, with one label everywhere."""
+    """A photograph filled by the person, with one label everywhere."""
     frames = random_frames(model.head, 1)
     return dataclasses.replace(
         frames,
         foreground_mask=torch.ones(1, 1, SIZE, SIZE),
         regions=torch.full_like(frames.regions, int(label)),
-        # Lips and lids as the tracker saw them.
+        # Lips and lids as tracked.
         landmarks=model.head.landmarks(
             model.project(model.head(frames.params), frames.params, frames.image_size), "mediapipe"
         )[..., :2],
@@ -36,7 +36,7 @@ def photo_of(model: AvatarModel, label: Region) -> Frames:
 
 
 def view_of(model: AvatarModel, photo: Frames) -> tuple[Tensor, Tensor]:
-    """The bare mesh in a photograph, pixels, and the face that each of its pixels shows."""
+    """The bare mesh in a photograph, pixels, and the visible face at each pixel."""
     vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
     return vertices_px, model.rasterizer.face_ids(vertices_px, model.head.faces, photo.image_size)
 
@@ -52,10 +52,10 @@ def test_a_collar_is_no_part_of_the_face_in_any_texture(model: AvatarModel) -> N
     for field in ("visibility", "unhidden"):
         plain, covered = getattr(seen, field), getattr(hidden, field)
         assert plain[face].mean() > 0.1
-        # Up to 1 % of a texel beside the border is not the face.
+        # Up to 1 % of a texel at the border is not part of the face.
         assert covered[face].max() < 0.01
         assert torch.equal(covered[chest], plain[chest])
-    # The texture that other programs get follows the same rule.
+    # Exported textures follow the same rule.
     avatar = Avatar(model, model.encode(cloth), cloth, SIZE)
     assert avatar.observed_texture(layout.size).visibility[face].max() < 0.01
 
@@ -76,7 +76,7 @@ def test_the_photograph_of_a_mouth_reaches_a_little_beyond_what_is_seen(model: A
 
 
 def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
-    """A mouth that the tracker takes for closed is open by 8 % of the picture, and the reverse."""
+    """A mouth tracked as closed that is open by 8 % of the image, and the reverse."""
     photo = photo_of(model, Region.FACE_SKIN)
     vertices_px, face_ids = view_of(model, photo)
     surface = surface_of(model.head, 256)
@@ -95,7 +95,7 @@ def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
         seen = model.texture_model.observe(
             dataclasses.replace(photo, landmarks=opened), vertices_px, face_ids, surface
         )
-        # Teeth are no skin: lips that show them are their own only as long as the mouth is that far open.
+        # Teeth are not skin: lips that show them are valid only while the mouth is as open.
         between = skin & (near < radius - 2)
         torch.testing.assert_close(seen.own_mouth[0, 0, between], exact.unhidden[0, 0, between])
         assert float(seen.visibility[0, 0, between].sum()) < 1e-3

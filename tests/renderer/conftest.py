@@ -1,4 +1,4 @@
-"""Implementations that can run here."""
+"""Fixtures for the implementations available on this machine."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from rome_lightning.renderer import Rasterizer, available_rasterizers, get_raste
 
 @pytest.fixture(params=["torch", "warp"])
 def rasterizer(request: pytest.FixtureRequest) -> Rasterizer:
-    """Each of our backends; Warp only where it is installed."""
+    """Each of our backends; Warp only if installed."""
     status = available_rasterizers()[request.param]
     if status != "ok":
         pytest.skip(status)
@@ -16,5 +16,5 @@ def rasterizer(request: pytest.FixtureRequest) -> Rasterizer:
 
 @pytest.fixture
 def fused(rasterizer: Rasterizer) -> bool:
-    """Whether operations run in the kernels, to go with ``rasterizer``."""
+    """Whether operations use the kernels, to match ``rasterizer``."""
     return rasterizer.name == "warp"

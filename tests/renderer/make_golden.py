@@ -36,7 +36,7 @@ def main() -> None:
     for name, (sigma, blur, layers) in SETTINGS.items():
         leaf = vertices.clone().requires_grad_()
         meshes = Meshes(to_pytorch3d_ndc(leaf, SIZE), faces[None])
-        # The release does not clip: depth is extrapolated outside a face. PyTorch3D's MeshRasterizer does.
+        # Without clipping, as in the release, depth is extrapolated outside a face; MeshRasterizer clips.
         ids, _, _, distance = rasterize_meshes(
             meshes, SIZE, blur_radius=blur, faces_per_pixel=layers, clip_barycentric_coords=name == "wide"
         )

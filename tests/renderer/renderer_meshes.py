@@ -1,4 +1,4 @@
-"""Meshes that the renderer's tests share; vertices in pixels, y down, smaller z nearer."""
+"""Meshes shared by the renderer's tests; vertices in pixels, y down, smaller z nearer."""
 
 import torch
 import trimesh
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def sphere(radius: float, centre: tuple[float, float], subdivisions: int = 2) -> tuple[Tensor, Tensor]:
-    """A slightly turned icosphere: vertices (1, v, 3) in float32 and faces (f, 3)."""
+    """A slightly rotated icosphere: vertices (1, v, 3) in float32 and faces (f, 3)."""
     mesh = trimesh.creation.icosphere(subdivisions=subdivisions)
     mesh.apply_transform(trimesh.transformations.euler_matrix(0.3, 0.5, 0.7))
     points = torch.tensor(mesh.vertices, dtype=torch.float64) * torch.tensor([1.0, -1.0, -1.0])

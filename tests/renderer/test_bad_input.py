@@ -1,4 +1,4 @@
-"""Input that would make kernels reach outside of their memory is a ValueError, in every backend."""
+"""Input that would make kernels access memory out of bounds raises ValueError, in every backend."""
 
 from __future__ import annotations
 

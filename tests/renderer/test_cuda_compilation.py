@@ -1,4 +1,4 @@
-"""The kernels' CUDA source compiles, which needs no GPU; a GPU checks that its pictures are right."""
+"""The kernels' CUDA source compiles; this needs no GPU. Tests on a GPU check the images."""
 
 import pytest
 

@@ -18,7 +18,7 @@ SIZE = (23, 31)
 
 
 class Renders(torch.nn.Module):
-    """All that a frame needs."""
+    """All operations of a frame."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

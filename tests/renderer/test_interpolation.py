@@ -34,7 +34,7 @@ def test_equals_solved_weights(rasterizer, fused):
     corner_faces = torch.randint(0, 50, faces.shape, generator=generator)
     ids = rasterizer.face_ids(vertices, faces, SIZE)
     image = interpolate(vertices, faces, ids, corner_data, corner_faces, fused=fused)
-    # Faces are 2 pixels wide: float32 weights are good to 1e-5.
+    # Faces are 2 pixels wide: float32 weights are accurate to 1e-5.
     expected = solved(vertices, faces, ids, corner_data, corner_faces)
     torch.testing.assert_close(image.double(), expected, atol=1e-4, rtol=1e-4)
     assert (image[:, 0][ids < 0] == 0).all()
@@ -92,7 +92,7 @@ def test_gradcheck():
     ids = get_rasterizer("torch").face_ids(vertices, faces, (12, 13))
     attributes = torch.randn(1, vertices.shape[1], 2, generator=torch.Generator().manual_seed(0))
     leaves = (vertices.double().requires_grad_(), attributes.double().requires_grad_())
-    # The ids are held, so the function is smooth in the vertices.
+    # The ids are fixed, so the function is smooth in the vertices.
     assert torch.autograd.gradcheck(lambda v, a: interpolate(v, faces, ids, a), leaves)
 
 

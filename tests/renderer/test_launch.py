@@ -1,4 +1,4 @@
-"""All operations together: threads change nothing, and memory stays where it was."""
+"""All operations together: results do not depend on threads, and memory does not grow."""
 
 import resource
 
@@ -22,7 +22,7 @@ SIZE = (23, 31)
 
 
 def everything(vertices: torch.Tensor, faces: torch.Tensor) -> list[torch.Tensor]:
-    """Pictures of all operations and their gradients."""
+    """Images of all operations and their gradients."""
     generator = torch.Generator().manual_seed(0)
     texture = torch.randn(len(vertices), 3, 8, 8, generator=generator).requires_grad_()
     uvs = torch.rand(vertices.shape[1], 2, generator=generator)
@@ -41,7 +41,7 @@ def everything(vertices: torch.Tensor, faces: torch.Tensor) -> list[torch.Tensor
 
 @pytest.mark.parametrize("torch_threads", [2, 3, 8], indirect=True)
 def test_threads_change_nothing(torch_threads):
-    """Each image is drawn by one thread, so that sums keep their order."""
+    """Each image is rendered by one thread, so the order of summation is fixed."""
     vertices, faces = random_soup(3, batch=5)
     torch.set_num_threads(1)
     expected = everything(vertices, faces)
@@ -59,5 +59,5 @@ def test_memory_does_not_grow_over_10000_steps():
         everything(vertices, faces)
         if step == 1000:
             start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes; a kilobyte lost in every step would be nine thousand.
+    # Kilobytes; a leak of one per step would add up to nine thousand.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 4000

@@ -1,4 +1,4 @@
-"""PyTorch3D's choice of face and weights, repeated in torch."""
+"""PyTorch3D's choice of faces and weights, reproduced in torch."""
 
 from pathlib import Path
 

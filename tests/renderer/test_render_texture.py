@@ -1,4 +1,4 @@
-"""Textured meshes in one pass against interpolation and lookup one after the other."""
+"""Textured meshes in one pass, against interpolation followed by lookup."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SIZE = (23, 31)
 
 
 def scene(seed: int, batch: int = 3, channels: int = 9, shared: bool = False):
-    """Triangles with texture coordinates of their own, some beyond the border of the texture."""
+    """Triangles with separate texture coordinates, some beyond the border of the texture."""
     vertices, faces = random_soup(seed, batch)
     generator = torch.Generator().manual_seed(seed)
     uvs = torch.rand(40, 2, generator=generator) * 1.4 - 0.2
@@ -69,7 +69,7 @@ def test_gradcheck():
         vertices.double().requires_grad_(),
         torch.randn(1, 2, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True),
     )
-    # The ids are held; no coordinate lies within 1e-6 of a texel's centre.
+    # The ids are fixed; no coordinate is within 1e-6 of a texel's centre.
     assert torch.autograd.gradcheck(lambda v, t: render_texture(v, faces, ids, uvs, faces, t), leaves)
 
 

@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).with_name("golden_pytorch3d.safetensors")
 
 
 def area(vertices: torch.Tensor, faces: torch.Tensor, factor: int = 24) -> float:
-    """Covered area in pixels, by counting in an image ``factor`` times as large."""
+    """Covered area in pixels, counted in an image ``factor`` times as large."""
     enlarged = vertices * factor
     enlarged[..., :2] += (factor - 1) / 2
     size = (SIZE[0] * factor, SIZE[1] * factor)
@@ -125,7 +125,7 @@ def test_gradcheck():
     vertices, faces = sphere(4.4, (6.21, 5.73), subdivisions=0)
     ids = get_rasterizer("torch").face_ids(vertices, faces, (12, 13))
     leaf = vertices.double().requires_grad_()
-    # Ids are held; no crossing of this mesh lies within 1e-6 of a centre or a border.
+    # Ids are fixed; no crossing of this mesh is within 1e-6 of a centre or a border.
     assert torch.autograd.gradcheck(lambda v: coverage(v, faces, ids), leaf)
     vertices, faces = sphere(2.2, (4.21, 3.73), subdivisions=0)
     leaf = vertices.double().requires_grad_()
@@ -141,7 +141,7 @@ def test_soft_silhouette_equals_pytorch3d(fused, name, settings):
     vertices = golden["vertices_px"].clone().requires_grad_()
     image = soft_silhouette(vertices, faces, tuple(weights.shape[1:]), **settings, fused=fused)[:, 0]
     differs = (image - golden[f"{name}_alpha"]).abs() > 1e-5
-    # Neighbouring faces clipped to a shared corner have equal depth; one pixel keeps the other as tenth.
+    # Neighbouring faces clipped to a shared corner have equal depth; one pixel keeps the other one as tenth.
     assert differs.sum() <= 1
     (image * weights).sum().backward()
     gradient_differs = (vertices.grad - golden[f"{name}_gradient"]).abs().amax(-1) > 1e-3
@@ -149,7 +149,7 @@ def test_soft_silhouette_equals_pytorch3d(fused, name, settings):
 
 
 def test_official_reach_loses_most_of_the_gradient(fused):
-    """Why the default reach is 9.21 sigma, and why occupancy weights do not carry over."""
+    """Why the default blur radius is 9.21 sigma, and why occupancy weights do not transfer."""
     vertices, faces = sphere(17.0, (24.3, 23.8), subdivisions=3)
     motion = vertices - torch.tensor([24.3, 23.8, 0])
     exact = (area(vertices + 0.03 * motion, faces) - area(vertices - 0.03 * motion, faces)) / 0.06
@@ -163,7 +163,7 @@ def test_official_reach_loses_most_of_the_gradient(fused):
 
 
 def test_fine_meshes_have_no_holes(fused):
-    """With faces far smaller than the reach, choosing by depth leaves the inside half transparent."""
+    """With faces much smaller than the blur radius, choosing by depth leaves the inside half transparent."""
     vertices, faces = sphere(15.0, (27.3, 23.6), subdivisions=5)
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(56.0), indexing="ij")
     inside = (columns - 27.3).hypot(rows - 23.6) < 13

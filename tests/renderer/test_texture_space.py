@@ -21,7 +21,7 @@ IMAGE_SIZE = 64
 
 
 def front_of_sphere(size: int = 48):
-    """Half a sphere that faces the camera, with UVs by projection from the front."""
+    """A hemisphere that faces the camera, with UVs projected from the front."""
     vertices, faces = sphere(24.0, (31.4, 30.8), subdivisions=4)
     kept = vertices[0, faces].mean(1)[:, 2] < -4
     uvs = (vertices[0, :, :2] - torch.tensor([31.4, 30.8])) / 52 + 0.5
@@ -34,7 +34,7 @@ def smooth_image() -> torch.Tensor:
 
 
 def unprojected(image, vertices, faces, layout, rasterizer):
-    """``unproject`` of an image through the faces that the mesh shows in it."""
+    """``unproject`` an image through the mesh's visible faces."""
     face_ids = rasterizer.face_ids(vertices, faces, image.shape[-2:])
     return unproject(image, vertices, faces, face_ids, layout)
 
@@ -75,7 +75,7 @@ def test_sample_texture_reads_texel_centres():
 
 
 def test_unprojected_image_renders_back(rasterizer):
-    """Image to texture and back is the image, up to two bilinear lookups."""
+    """From image to texture and back gives the image, up to two bilinear lookups."""
     vertices, faces, uvs, layout = front_of_sphere(96)
     image = smooth_image()
     texture, visibility, _ = unprojected(image, vertices, faces, layout, rasterizer)
@@ -98,7 +98,7 @@ def test_values_are_the_image_at_the_surface(rasterizer):
 
 
 def test_hidden_averted_and_outside_texels_are_not_visible(rasterizer):
-    """A small quad before a large one, and one seen from behind."""
+    """A small quad in front of a large one, and one seen from behind."""
     square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     far = torch.cat([square * 60 + 20, torch.full((4, 1), 5.0)], dim=1)
     near = torch.cat([square * 20 + 30, torch.full((4, 1), -5.0)], dim=1)
@@ -135,7 +135,7 @@ def test_visibility_falls_towards_grazing_angles(rasterizer):
 
 
 def brute_force_nearest(mask: np.ndarray) -> np.ndarray:
-    """Compare every pixel with every covered one; ties by column, then row."""
+    """Compare each pixel with each covered one; ties are broken by column, then row."""
     covered = np.argwhere(mask)
     source = np.full(mask.shape, -1)
     for row, column in np.ndindex(*mask.shape):
@@ -191,7 +191,7 @@ def test_layout_moves_with_its_module():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 64), (256, 512), (64, 7)])
 def test_pictures_of_any_shape_are_filled_from_what_is_known(size: tuple[int, int]) -> None:
-    """Twice as wide as high, the smallest scale is not a single pixel."""
+    """For an image twice as wide as high, the smallest scale is not a single pixel."""
     known = torch.zeros(1, 1, *size)
     known[..., 0, 0] = 1
     assert torch.allclose(push_pull(torch.full((1, 3, *size), 0.4) * known, known), torch.tensor(0.4))

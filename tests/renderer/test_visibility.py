@@ -47,7 +47,7 @@ def assert_equals_brute_force(rasterizer, vertices, faces, size=SIZE, cull=False
     ids = rasterizer.face_ids(vertices, faces, size, cull).numpy()
     for image, points in zip(ids, vertices.numpy(), strict=True):
         expected, gap = brute_force(points, faces.numpy(), size, cull)
-        # Depths closer than float32 resolves may go either way; coverage may not.
+        # Depths closer than float32 can resolve may go either way; coverage may not.
         clear = ~(gap < 1e-5)
         assert np.array_equal(image >= 0, expected >= 0)
         assert np.array_equal(image[clear], expected[clear])

@@ -10,7 +10,7 @@ from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 
 
 def face(x: float, y: float, height: float = 100.0, count: int = 40) -> torch.Tensor:
-    """Landmarks (1, count, 2) that fill a box of a frontal face's proportions around (x, y)."""
+    """Landmarks (1, count, 2) that fill a box with a frontal face's proportions around (x, y)."""
     generator = torch.Generator().manual_seed(0)
     unit = torch.rand(1, count, 2, generator=generator) - 0.5
     unit[0, 0], unit[0, 1] = torch.tensor([-0.5, -0.5]), torch.tensor([0.5, 0.5])
@@ -54,7 +54,7 @@ def test_a_face_too_large_for_the_frame_is_padded() -> None:
 
 
 def test_landmarks_and_pixels_are_mapped_alike() -> None:
-    """A dot drawn in the frame is found where its landmark is mapped to."""
+    """A dot drawn in the frame appears where its landmark is mapped."""
     frame = np.zeros((300, 400, 3), np.uint8)
     x, y = 210, 120
     frame[y - 1 : y + 2, x - 1 : x + 2] = 255
@@ -89,7 +89,7 @@ def test_padding_repeats_the_border_and_is_marked() -> None:
 
 
 def test_downsampling_averages() -> None:
-    """A checkerboard of single pixels becomes grey, not a pattern of aliases."""
+    """A checkerboard of single pixels becomes grey, without aliasing."""
     y, x = np.mgrid[:512, :512]
     frame = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     picture = Crop(0, 0, 512, (512, 512)).extract(frame, 100)

@@ -1,4 +1,4 @@
-"""Face detection on a photograph and on pictures made from it."""
+"""Face detection on a photograph and on images made from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_landmarks_of_a_photograph(detector: FaceDetector, astronaut: np.ndarray
     assert found.depth[0, NOSE] < found.depth[0, CHIN] < found.depth[0, 234]
     assert found.blendshapes.shape == (1, len(BLENDSHAPE_NAMES))
     scores = dict(zip(BLENDSHAPE_NAMES, found.blendshapes[0].tolist(), strict=True))
-    # She smiles, her eyes are open.
+    # She is smiling with open eyes.
     assert scores["mouthSmileLeft"] > 0.5
     assert scores["eyeBlinkLeft"] < 0.3
     assert found.pose[0, 2, 2] > 0.9
@@ -52,7 +52,7 @@ def test_half_a_pixel(detector: FaceDetector, astronaut: np.ndarray) -> None:
     plain = detector.detect(astronaut[None]).landmarks[0]
     mirrored = detector.detect(np.ascontiguousarray(astronaut[None, :, ::-1])).landmarks[0]
     expected = (astronaut.shape[1] - 1) - plain[LEFT_IRIS, 0]
-    # The network is not exactly symmetric; the mean of both eyes is steadier than one.
+    # The network is not exactly symmetric; the mean of both eyes is more stable than one.
     middle = (plain[[LEFT_IRIS, RIGHT_IRIS], 0].mean() + mirrored[[LEFT_IRIS, RIGHT_IRIS], 0].mean()) / 2
     assert middle == pytest.approx((astronaut.shape[1] - 1) / 2, abs=0.5)
     assert mirrored[RIGHT_IRIS, 0] == pytest.approx(float(expected), abs=2)
@@ -95,13 +95,13 @@ def test_two_people_are_counted(detector: FaceDetector, astronaut: np.ndarray) -
 
 
 def test_two_small_people_are_counted_in_every_frame(detector: FaceDetector, astronaut: np.ndarray) -> None:
-    """Only some frames are searched in tiles, where alone the second small face may be seen."""
+    """Only some frames are searched in tiles, and only there is the second, small face detected."""
     two = np.concatenate([astronaut, astronaut], axis=1)
     assert detector.detect(np.stack([two] * 12)).num_faces.tolist() == [2] * 12
 
 
 def test_the_main_face_is_followed(detector: FaceDetector, astronaut: np.ndarray) -> None:
-    """A second face that comes in a little larger does not take over."""
+    """A second, slightly larger face that enters does not take over."""
     face = astronaut[20:240, 120:340]
     alone = np.concatenate([face, np.full_like(face, 100)], axis=1)
     larger = np.asarray(Image.fromarray(face[20:200, 20:200]).resize((220, 220)))

@@ -1,4 +1,4 @@
-"""MediaPipe's landmarks on a FLAME with the open head's mesh, where their places are known."""
+"""MediaPipe's landmarks on a FLAME with the open head's mesh, where their positions are known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def errors_mm(head: HeadModel) -> dict[str, float]:
 
 
 def left_by_fits(head: HeadModel) -> float:
-    """What fits to people leave whom the search has not seen, of the distance of the irises."""
+    """Residual of fits to people not used in the search, in iris distances."""
     source, left = load_open_head(), []
     for seed in range(4):
         params = random_params(source, 4, seed=seed)
@@ -69,7 +69,7 @@ def test_settled_landmarks_leave_less_to_fits(flame: Path) -> None:
 def test_landmarks_come_back_to_their_places(flame: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "_SETTLED", {})
     head = add_mediapipe(load_flame(flame))
-    # As registration errs where mouths have another form, by 3 mm.
+    # Registration is off by 3 mm for mouths of another shape.
     points = places(head)
     points[[*INNER_LIPS, *OUTER_LIPS], 1] -= 0.003
     head.add_landmarks("mediapipe", embed_mediapipe(head, points.double().numpy()))

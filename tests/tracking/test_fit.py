@@ -93,7 +93,7 @@ def random_params(head: HeadModel, count: int, seed: int = 0) -> HeadParams:
 
 
 def observe(head: HeadModel, params: HeadParams) -> torch.Tensor:
-    """Exact landmarks by the head model itself, not by the solver's linear copy of it."""
+    """Exact landmarks from the head model itself, not from the solver's linearization."""
     points = head.landmarks(head.to_world(head(params), params))
     return project(points, params.camera, (SIZE, SIZE))
 
@@ -208,13 +208,13 @@ def test_initial_alignment_of_a_rigid_head_is_exact(head: HeadModel) -> None:
 
 
 def test_frames_do_not_influence_each_other(head: HeadModel) -> None:
-    """With the identity given by the same keyframes, a frame's solution is its own."""
+    """With the identity from the same keyframes, a frame's solution does not depend on other frames."""
     observed = observe(head, random_params(head, 6))
     scores = torch.zeros(6, len(EXPRESSIONS))
     settings = dataclasses.replace(
         FitSettings(), smooth_pose=False, bust_share=(0.0, 0.0, 0.0), max_keyframes=2
     )
-    # Keyframes are the first and the last frame: those stay, a middle one is exchanged.
+    # Keyframes are the first and the last frame; a frame in between is replaced.
     first = fit_clip(head, observed, (SIZE, SIZE), scores, settings=settings)
     changed = observed.clone()
     changed[3] = observed[2]
@@ -314,7 +314,7 @@ def test_head_without_landmarks_is_refused(head: HeadModel) -> None:
 
 
 def test_bounded_step_against_enumeration() -> None:
-    """The minimum over a box in two dimensions, by a fine grid."""
+    """The minimum over a two-dimensional box, on a fine grid."""
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(20, 2, 2, generator=generator, dtype=torch.float64)
     hessian = root @ root.transpose(1, 2) + 0.3 * torch.eye(2, dtype=torch.float64)

@@ -43,7 +43,7 @@ def test_fit_of_the_open_head_explains_its_own_landmarks(head: HeadModel) -> Non
     fit = fit_clip(head, observed, (SIZE, SIZE), truth.expression)
     assert fit.residual.max() < 6e-3
     projected = observe(head, fit.params)[..., :2]
-    # A few jaw and lid vertices hang on other joints too, which the linear landmarks leave out.
+    # A few jaw and lid vertices are bound to other joints too, which the linear landmarks ignore.
     assert (projected - fit.landmarks_px).norm(dim=-1).mean() < 0.02
 
 
@@ -78,7 +78,7 @@ def test_unknown_everywhere_changes_nothing(head: HeadModel) -> None:
 
 
 def test_gradient_of_the_silhouette_cost(head: HeadModel) -> None:
-    """Against differences of the cost itself; the field is piecewise linear, so only to some percent."""
+    """Compare with finite differences; the field is piecewise linear, so only within some percent."""
     params = truth_of(head, 2)
     state = FrameState(
         rotation=axis_angle_to_matrix(params.global_pose * 0.3),
@@ -94,7 +94,7 @@ def test_gradient_of_the_silhouette_cost(head: HeadModel) -> None:
     shape = torch.zeros(head.num_shape)
 
     def cost(values: torch.Tensor) -> torch.Tensor:
-        """Distance to the disc in closed form."""
+        """Closed-form distance to the disc."""
         axes = state.rotation[:, :2] * state.log_scale.exp()[:, None, None]
         points = (term.points + term.basis @ values) @ axes.transpose(1, 2)
         error = (points.norm(dim=-1) - 40).clamp_min(0) / unit[:, None]

@@ -1,4 +1,4 @@
-"""FLAME fitted to landmarks: its jaw turns, its expressions have no names, its landmarks are carried over."""
+"""FLAME fitted to landmarks: a rotating jaw, unnamed expressions, transferred landmarks."""
 
 import dataclasses
 import pickle

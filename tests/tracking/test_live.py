@@ -1,4 +1,4 @@
-"""Frames fitted one after the other come out as the clip's own fit, and lost frames are said to be lost."""
+"""Frames fitted one at a time match the fit of the whole clip, and lost frames are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def head() -> HeadModel:
 
 @pytest.fixture(scope="module")
 def truth(head: HeadModel) -> HeadParams:
-    """A head that turns, opens its mouth and drifts through the picture."""
+    """A head that rotates, opens its mouth and drifts through the image."""
     params = HeadParams.neutral(NUM_FRAMES, head.num_shape, head.num_expression)
     time = torch.linspace(0, 6, NUM_FRAMES)
     params.neck_pose[:, 1] = 0.4 * time.sin()
@@ -38,7 +38,7 @@ def truth(head: HeadModel) -> HeadParams:
 
 
 def detections(head: HeadModel, params: HeadParams) -> Detections:
-    """What a perfect detector would see."""
+    """The output of a perfect detector."""
     points = project(head.landmarks(head.to_world(head(params), params)), params.camera, (SIZE, SIZE))
     scores = torch.zeros(len(params), len(BLENDSHAPE_NAMES))
     for index, name in enumerate(BLENDSHAPE_NAMES):
@@ -57,7 +57,7 @@ def detections(head: HeadModel, params: HeadParams) -> Detections:
 
 @pytest.fixture
 def tracker(head: HeadModel, truth: HeadParams, monkeypatch: pytest.MonkeyPatch) -> LiveTracker:
-    """Calibrated with the true shape; a frame is the number of the row that it shows, 255 shows nobody."""
+    """Calibrated with the true shape; a frame's value is the row it shows, 255 shows nobody."""
     live = LiveTracker(head, SIZE)
     seen = detections(head, truth)
 
@@ -82,7 +82,7 @@ def test_each_frame_follows_the_driver(tracker: LiveTracker, head: HeadModel, tr
         project(head.landmarks(head.to_world(head(p), p)), p.camera, (SIZE, SIZE))[..., :2]
         for p in (found, truth)
     )
-    # Pixels; the steadying lags by a part of what moves from one frame to the next.
+    # Pixels; smoothing lags by a part of the motion between frames.
     assert float((drawn - wanted).norm(dim=-1).mean(1).max()) < 1.5
     jaw = head.expression_names.index("jawOpen")
     assert float((found.expression[:, jaw] - truth.expression[:, jaw]).abs().max()) < 0.15

@@ -27,7 +27,7 @@ def head() -> HeadModel:
 
 
 def mask_of(head: HeadModel, params: HeadParams, offsets: Tensor) -> Tensor:
-    """Pixels that the mesh covers, (b, 1, h, w)."""
+    """Pixels covered by the mesh, (b, 1, h, w)."""
     vertices = head(params) + head.turn(offsets.expand(len(params), -1, -1), params)
     vertices_px = project(head.to_world(vertices, params), params.camera, (SIZE, SIZE))
     return (RASTERIZER.face_ids(vertices_px, head.faces, (SIZE, SIZE)) >= 0)[:, None].float()
@@ -60,7 +60,7 @@ def test_hair_of_a_known_mesh_is_found_from_its_outline(head: HeadModel) -> None
     assert missed < 0.3 * (bald - wanted).abs().mean()
     still = ~head.region(*MOVING_REGIONS)
     torch.testing.assert_close(offsets[:, still], foreshortening(head, head(params))[:, still])
-    # Along the contour hair is as long as it truly is.
+    # Along the contour the hair has its true length.
     top = int(head(params)[0, :, 1].argmax())
     assert float(offsets[0, top].norm()) == pytest.approx(0.02, abs=0.01)
 
@@ -69,7 +69,7 @@ def test_pixels_beyond_the_border_say_nothing(head: HeadModel) -> None:
     params = at_rest(random_params(head, 1))
     nothing = foreshortening(head, head(params))
     frames = frames_with(params, mask_of(head, params, swollen(head, params)))
-    # Only a strip below the head is known, where nothing has to move.
+    # Only a strip below the head is known, where nothing must move.
     regions = torch.full_like(frames.regions, int(Region.OUTSIDE))
     unknown = dataclasses.replace(frames, regions=regions)
     torch.testing.assert_close(fit_outline(head, unknown, RASTERIZER, num_steps=5), nothing)

@@ -1,4 +1,4 @@
-"""Photographs that are taken with a warning, turned or refused."""
+"""Photographs that are accepted with a warning, rotated or refused."""
 
 from __future__ import annotations
 

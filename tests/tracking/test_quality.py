@@ -1,4 +1,4 @@
-"""Measures of trust, on made-up detections."""
+"""Quality measures on synthetic detections."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_covered_ratio_is_the_share_of_foreign_labels() -> None:
         hand = skin.clone()
         hand[:, :, 50:] = label
         assert covered_ratio(round_face(), hand, inside)[0] == pytest.approx(0.5, abs=0.02)
-    # The neck under the chin is no cover, nor is what the video does not show.
+    # The neck under the chin does not cover the face, nor do areas beyond the video.
     neck = skin.clone()
     neck[:, 88:] = Region.BODY_SKIN
     assert covered_ratio(round_face(), neck, inside).tolist() == [0]

@@ -17,7 +17,7 @@ from rome_lightning.types import HeadParams
 SIZE = 256
 FRAMES = 40
 OFF = FitSettings(scale_sigma=0.1, neck_sigma=0.1, shoulder_sigma=0.1)
-"""A Gaussian of a tenth of a frame averages nothing."""
+"""A Gaussian of a tenth of a frame does not average."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def head() -> HeadModel:
 
 
 def turning(head: HeadModel, degrees: float, travel: float = 0.0) -> HeadParams:
-    """A head that turns to and fro over a still torso, which travels sideways at an even pace, metres."""
+    """A head that turns back and forth over a rigid torso, which moves sideways at constant speed, metres."""
     truth = HeadParams.neutral(FRAMES, head.num_shape, head.num_expression)
     time = torch.linspace(0, 1, FRAMES)
     yaw = torch.deg2rad(torch.tensor(degrees)) * (2 * torch.pi * time).sin()
@@ -37,7 +37,7 @@ def turning(head: HeadModel, degrees: float, travel: float = 0.0) -> HeadParams:
 
 
 def shoulders(head: HeadModel, params: HeadParams) -> torch.Tensor:
-    """Pixels of vertices that the neck does not move."""
+    """Vertices that the neck does not move, pixels."""
     rows = head.region("shoulders")[: head.num_carriers] & (head.skinning_weights[:, 0] == 1)
     vertices = head(params, in_world=True)[:, rows.nonzero().flatten()]
     return project(vertices, params.camera, (SIZE, SIZE))[..., :2]
@@ -64,7 +64,7 @@ def test_noise_shakes_the_shoulders_less_than_half_as_much(head: HeadModel) -> N
     truth = turning(head, 20)
     before, after = (fitted(head, truth, 1.0, settings) for settings in (OFF, FitSettings()))
     assert shaking(shoulders(head, after.params)) < 0.5 * shaking(shoulders(head, before.params))
-    # The face pays next to nothing for it.
+    # The face hardly suffers.
     assert float(after.residual.mean()) < 1.03 * float(before.residual.mean())
 
 

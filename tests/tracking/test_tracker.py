@@ -1,4 +1,4 @@
-"""The tracker as a whole: on a photograph that moves, and with made-up detections."""
+"""The whole tracker: on a moving photograph, and with synthetic detections."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def tracker(head: HeadModel, face_model: Path, region_model: Path, matte_model: 
 
 
 def moved(photo: np.ndarray, angle: float, shift: tuple[float, float]) -> np.ndarray:
-    """The photograph turned counter-clockwise about its centre, degrees, and shifted, pixels."""
+    """The photograph rotated counter-clockwise about its centre, degrees, and shifted, pixels."""
     return np.asarray(Image.fromarray(photo).rotate(angle, Image.Resampling.BICUBIC, translate=shift))
 
 
 @pytest.fixture(scope="module")
 def frames(astronaut: np.ndarray) -> np.ndarray:
-    """Five views of the photograph, a black frame, and one with a board before the face."""
+    """Five views of the photograph, a black frame, and one with a board in front of the face."""
     photo = astronaut[:400, 20:420]
     views = [moved(photo, angle, (2 * angle, 0)) for angle in (-10, -5, 0, 5, 10)]
     hidden = photo.copy()
@@ -131,7 +131,7 @@ def test_a_driver_needs_no_masks(tracker: Tracker, clip: TrackedClip, frames: np
 
 
 def test_motion_of_a_file_is_that_of_its_frames(tracker: Tracker, frames: np.ndarray, tmp_path: Path) -> None:
-    # As many as are halved between two threads; the black frames are lost.
+    # Enough to be split between two threads; the black frames are lost.
     path = write_video(tmp_path / "long.mp4", frames[[0, 1, 2, 3, 4, 3, 2, 5, 1, 2] * 7], 25.0)
     whole = read_video(path)
     stages: list[tuple[str, int, int]] = []
@@ -203,7 +203,7 @@ def test_sizes_are_checked(head: HeadModel) -> None:
 def test_every_early_problem_is_reported(
     tracker: Tracker, frames: np.ndarray, problem: Problem, change: dict[str, float]
 ) -> None:
-    """Frame 2 of five is spoilt in one respect; the others stay as they are."""
+    """Spoil frame 2 of five in one respect; the others are unchanged."""
     good = tracker.detector.detect(frames[:5])
     if "landmarks" in change:
         centre = good.landmarks[2].mean(0)

@@ -1,4 +1,4 @@
-"""Which way up a face is, on the astronaut and with made-up detectors."""
+"""The orientation of a face, on the astronaut and with synthetic detectors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_face_that_one_view_alone_shows_is_no_evidence() -> None:
         return [made_up_face(30)] if view[0, 0, 0] else []
 
     assert quarter_turns(only_as_it_is, picture) == 0
-    # Nothing contradicts it either.
+    # There is no evidence against it either.
     assert not stands_upside_down(only_as_it_is, picture, made_up_face(30).landmarks)
 
 
@@ -51,7 +51,7 @@ def test_a_turned_photo_is_turned_back(detector: FaceDetector, astronaut: np.nda
 def test_landmarks_of_a_face_on_its_head_are_not_believed(
     detector: FaceDetector, astronaut: np.ndarray
 ) -> None:
-    """Either nothing is found, or it is marked, or it lies within 3 pixels of the turned truth."""
+    """Either no face is found, or it is marked, or it is within 3 pixels of the rotated truth."""
     photo = astronaut[:300, 80:380]
     truth = detector.detect(photo[None]).landmarks[0].numpy()
     seen = 0

@@ -1,4 +1,4 @@
-"""Settings that would train something else without a word are refused before training."""
+"""Settings that would silently train something else are refused before training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _average(**options):
 
 def test_what_is_right_passes():
     _check([ImageGrid(), Throughput(), LearningCurves(), RunSummary(), _average()])
-    # After the average there may be what never looks at the weights.
+    # Callbacks that never use the weights may follow the average.
     _check([ImageGrid(), _average(), RunSummary(), Throughput()])
 
 

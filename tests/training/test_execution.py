@@ -1,4 +1,4 @@
-"""The training step as a whole: one graph for compilers, no waiting for the device."""
+"""The whole training step: one graph for compilers, no waiting for the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rome_lightning.training.config import TERMS, LossConfig
 from rome_lightning.training.objective import Objective, composited
 from rome_lightning.types import AvatarBatch
 
-# The terms that need no file and no second network.
+# Terms that need no file and no second network.
 OWN_TERMS = [
     name
     for name in TERMS
@@ -47,7 +47,7 @@ def batch_of(step: Step) -> AvatarBatch:
 
 @pytest.mark.parametrize("silhouette", ["antialiased", "official"])
 def test_the_training_forward_is_one_graph(silhouette):
-    """Without a break: all that a compiler cannot look into are the named operators of the renderer."""
+    """Without a graph break: only the renderer's named operators are opaque to the compiler."""
     step = Step(silhouette)
     batch, background = batch_of(step), torch.full((2, 3), 0.5)
     results = []

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, wherever they come from, cost a step and nothing else."""
+"""Values that are not finite, wherever they come from, cost one step and nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch() -> AvatarBatch:
 
 
 def spoilt(batch: AvatarBatch, side: str, name: str, value: float, row: int = 0) -> AvatarBatch:
-    """A copy with one number replaced."""
+    """A copy with one value replaced."""
     frames = getattr(batch, side).map(torch.Tensor.clone)
     tensor = getattr(frames.params, name) if hasattr(frames.params, name) else getattr(frames, name)
     tensor[row].view(-1)[0] = value

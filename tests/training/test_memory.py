@@ -1,4 +1,4 @@
-"""The estimate of a step's memory against counts by hand, and what follows from it."""
+"""The estimate of a step's memory against manual counts, and its consequences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_a_backward_pass_needs_is_counted_once():
     layer = nn.Linear(100, 50)
 
     def forward():
-        # The product keeps its input, tanh its result, and the square root of it the same result again.
+        # The product keeps its input, tanh its result, and the square root the same result again.
         hidden = layer(inputs).tanh()
         return hidden.square().sum()
 

@@ -1,4 +1,4 @@
-"""Terms add up, are independent of each other, and leave unknown pixels out."""
+"""Terms add up, are independent of each other, and ignore unknown pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rome_lightning.training.full_module import discriminator_loss
 from rome_lightning.training.objective import LossTerms, Objective, composited
 from rome_lightning.types import AvatarBatch, Region
 
-# The terms that need no file; those with VGG and SFace are the same code around another network.
+# Terms that need no file; those with VGG and SFace use the same code around another network.
 WEIGHTS = {name: 1.0 for name in TERMS if name not in ("perceptual", "gaze", "identity")}
 
 
@@ -45,7 +45,7 @@ def batch_of(model: AvatarModel, outside: int = 0) -> AvatarBatch:
 def terms_of(
     config: LossConfig, model: AvatarModel, batch: AvatarBatch, adversary, step: int = 0
 ) -> LossTerms:
-    torch.manual_seed(0)  # the chamfer term draws points
+    torch.manual_seed(0)  # the chamfer term samples points
     background = torch.full((len(batch.target), 3), 0.5)
     rendered = model(batch.source, batch.target.params, background)
     images = composited(rendered, batch.target, background)
@@ -73,7 +73,7 @@ def test_the_total_is_the_sum_of_weights_times_terms(model, adversary):
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_weight_changes_the_gradient_through_its_term_alone(name, model, adversary):
-    """Doubling one weight adds once the gradient of that term by itself."""
+    """Doubling one weight adds that term's own gradient once."""
     batch = batch_of(model)
     base = dict.fromkeys(TERMS, 0.0) | WEIGHTS
     alone = dict.fromkeys(TERMS, 0.0) | {name: 1.0}
@@ -111,7 +111,7 @@ def test_pixels_beyond_the_video_change_no_term(model, adversary):
     before = terms_of(config, model, batch, adversary)
     after = terms_of(config, model, changed, adversary)
     assert {n: v.item() for n, v in before.raw.items()} == {n: v.item() for n, v in after.raw.items()}
-    # And inside they do.
+    # Inside they count.
     mask[..., 24:] = 1.0
     assert terms_of(config, model, changed, adversary).raw["segmentation"] != before.raw["segmentation"]
 

@@ -104,5 +104,5 @@ def test_schedules():
     assert cosine[0] == 1
     assert cosine[5] == pytest.approx(0.51)
     assert cosine[10] == pytest.approx(0.02)
-    # Without a plan there is nothing to follow.
+    # Without a planned number of steps there is no schedule.
     assert rates(math.inf, schedule="cosine") == [1.0] * 11

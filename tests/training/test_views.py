@@ -1,4 +1,4 @@
-"""Other views of training photographs."""
+"""Additional views of training photographs."""
 
 import dataclasses
 
@@ -38,10 +38,10 @@ def test_erased_photographs_are_unknown_on_one_side_of_a_line(head: HeadModel) -
     kept = ~gone
     assert torch.equal(erased.regions[kept], frames.regions[kept])
     share = gone.float().mean((1, 2))
-    # More than half of each picture stays, and every picture loses something.
+    # More than half of each image remains, and each loses something.
     assert float(share.min()) > 0.1
     assert float(share.max()) <= 0.55
-    # A line: what is erased and what is kept are on different sides of it in every row.
+    # A line: in each row, erased and kept pixels are on different sides of it.
     changes = (gone[:, :, 1:] != gone[:, :, :-1]).sum(-1)
     assert int(changes.max()) == 1
     # Left and right.
@@ -81,13 +81,13 @@ def test_redrawn_sources_show_the_person_turned(head: HeadModel, distance: float
     with torch.no_grad():
         drawn = model.render(model.encode(frames), redrawn.params, (SIZE, SIZE))
     torch.testing.assert_close(redrawn.image, drawn.rgb.clamp(0, 1))
-    # Detected landmarks turn with the head; what the tracker missed by, they keep.
+    # Detected landmarks rotate with the head and keep the tracker's error.
     missed = frames.landmarks - model_landmarks(model, frames)
     torch.testing.assert_close(redrawn.landmarks - model_landmarks(model, redrawn), missed, atol=0.05, rtol=0)
 
 
 def model_landmarks(model: AvatarModel, frames: Frames) -> torch.Tensor:
-    """Landmarks of the mesh that frames were fitted with, pixels."""
+    """Landmarks of the mesh fitted to frames, pixels."""
     vertices_px = model.project(model.reconstruct(frames).vertices, frames.params, frames.image_size)
     return model.head.landmarks(vertices_px)[..., :2]
 
