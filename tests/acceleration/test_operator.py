@@ -1,4 +1,4 @@
-"""Operators: equal to those of torch, and without its compiler where nothing is compiled."""
+"""Operators: equal to torch's, without importing its compiler unless something is compiled."""
 
 import subprocess
 import sys
@@ -66,6 +66,6 @@ print([name for name in ("torch._dynamo", "torchvision", "lightning", "matplotli
 
 
 def test_models_and_renderer_import_no_compiler() -> None:
-    """It takes two to three seconds, which whoever waits for an avatar would wait too."""
+    """Importing it takes two to three seconds, which would delay creating an avatar."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Work on torch's threads."""
+"""Parallel work on torch's threads."""
 
 import threading
 
@@ -61,5 +61,5 @@ def test_operations_of_torch_within_the_work():
     out = torch.empty_like(left)
     share(lambda part: torch.mm(left[part], right[part], out=out[part]), range(7))
     torch.testing.assert_close(out, left @ right)
-    # And afterwards torch has its threads back.
+    # Afterwards torch can use its threads again.
     torch.testing.assert_close(torch.ones(2_000_000).sum(), torch.tensor(2e6))

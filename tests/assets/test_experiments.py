@@ -1,4 +1,4 @@
-"""Shipped configurations are found by name, from any folder; a path still works."""
+"""Shipped configurations are found by name from any folder; paths still work."""
 
 from __future__ import annotations
 

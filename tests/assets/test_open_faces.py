@@ -1,4 +1,4 @@
-"""The list of photographs, and getting them from clones and addresses."""
+"""The list of photographs, and fetching them from clones and URLs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_list() -> None:
     assert len({p.file for p in photographs}) == len({p.sha256 for p in photographs}) == 926
     assert photographs[-1].address.startswith("https://raw.githubusercontent.com/")
     assert all(" " not in p.address and p.commit in p.address for p in photographs)
-    # No person is in two sets, which may be in different splits.
+    # No person is in two sets, because sets may be in different splits.
     assert len({(p.group, p.identity) for p in photographs}) == 844
 
 
@@ -77,7 +77,7 @@ def test_from_a_clone_with_tables_and_credits(tmp_path: Path, place: str) -> Non
 
 
 class FakeTransport(Transport):
-    """Gives what an address is said to hold, and fails the first time."""
+    """Returns the content registered for a URL, and fails the first time."""
 
     def __init__(self, contents: dict[str, bytes], failures: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_from_the_web_it_tries_again_and_goes_on(tmp_path: Path, monkeypatch: py
     transport = FakeTransport({one.address: b"one"}, failures=2)
     assert fetch_photographs([one], tmp_path, log=str, transport=transport) == []
     assert transport.asked == 3
-    # What is there is not asked for again; what was damaged is.
+    # Existing files are not fetched again; damaged ones are.
     assert fetch_photographs([one], tmp_path, log=str, transport=transport) == []
     assert transport.asked == 3
     (tmp_path / one.file).write_bytes(b"eno")

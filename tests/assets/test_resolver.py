@@ -40,7 +40,7 @@ def _asset(name="model", content=CONTENT, **changes):
 
 
 class FakeTransport:
-    """Gives what it was told to give, and remembers the order of calls."""
+    """Returns preset content, and records the order of calls."""
 
     def __init__(self, web=None, pypi=None, npm=None):
         self.web, self.pypi, self.npm = web, pypi, npm
@@ -74,7 +74,7 @@ class FakeTransport:
 
 @pytest.fixture
 def make(tmp_path):
-    """Builds a resolver on an empty cache."""
+    """Build a resolver on an empty cache."""
 
     def _make(transport, *assets, environ=None):
         assets = assets or (_asset(),)

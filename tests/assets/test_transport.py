@@ -30,7 +30,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """A web server on the loopback interface; returns its address."""
+    """A web server on the loopback interface; returns its URL."""
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
@@ -114,7 +114,7 @@ def test_clients_are_looked_for_on_the_path_when_this_python_has_no_pip(monkeypa
 
 
 def _client(tmp_path, monkeypatch, code):
-    """Stands a Python script in for pip and npm, which writes down its arguments."""
+    """Replace pip and npm by a Python script that records its arguments."""
     script = tmp_path / "client.py"
     script.write_text(
         f"import pathlib, sys\npathlib.Path({str(tmp_path / 'log')!r}).write_text(repr(sys.argv[1:]))\n{code}"

@@ -1,4 +1,4 @@
-"""A driver of any length takes the memory of its landmarks, not of its frames."""
+"""A driver of any length needs memory for its landmarks, not for its frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_run import need
 
 from rome_lightning.media.video import write_video
 
-# Faces are those of the first frame, so that frames cost their memory and not the detector's time.
+# All frames reuse the first one's face, so that the test measures memory without the detector's time.
 MEASURE = """
 import resource, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An avatar's file gives back the avatar, and refuses what it cannot."""
+"""An avatar's file restores the avatar, and unusable files are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def rewritten(path: Path, target: Path, **changes: Any) -> Path:
-    """A copy with another header; ``None`` removes an entry."""
+    """A copy with a changed header; ``None`` removes an entry."""
     header, tensors = contents(path)
     header |= changes
     header = {key: value for key, value in header.items() if value is not None}
@@ -64,7 +64,7 @@ def test_round_trip(avatar: Avatar, path: Path) -> None:
 
 
 def test_a_folder_stands_for_the_file_in_it(avatar: Avatar, tmp_path: Path) -> None:
-    """As on the command line; a folder that does not exist is made."""
+    """As on the command line; a missing folder is created."""
     avatar.save(tmp_path / "me")
     assert [p.name for p in (tmp_path / "me").iterdir()] == ["avatar.safetensors"]
     assert torch.equal(Avatar.load(str(tmp_path / "me")).code.texture, avatar.code.texture)
@@ -127,7 +127,7 @@ def test_a_changed_byte_is_found(path: Path, tmp_path: Path) -> None:
 
 
 def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Path) -> None:
-    """Earlier ones lack what is known of hair; what later ones know cannot be drawn."""
+    """Files of earlier versions lack hair information; those of later versions cannot be rendered."""
     header, tensors = contents(path)
     target, layers = tmp_path / "other.safetensors", tensors["code/carried/layers"]
     assert avatar.code.carried is not None

@@ -1,4 +1,4 @@
-"""Photographs are made ready as the model was trained, and those of another person are named."""
+"""Photographs are prepared as in training, and those of another person are reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_commands_defaults_are_the_librarys() -> None:
 def test_photographs_of_another_person_are_named(
     head: HeadModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Two at right angles to each other, the third near the first, no face in the fourth."""
+    """Two orthogonal embeddings, a third near the first, no face in the fourth."""
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.0, 0.0]])
 
     class Embedder:

@@ -1,4 +1,4 @@
-"""Lost frames are filled as asked, and relative motion keeps the avatar's own pose."""
+"""Lost frames are filled as requested, and relative motion keeps the avatar's own pose."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_interpolate(params: HeadParams) -> None:
         float((params.camera[1, 0] * params.camera[5, 0]).sqrt())
     )
     for name, values in vars(given).items():
-        # Found frames stay to the bit, and the ends are held.
+        # Found frames are bit-equal, and the ends are held.
         assert torch.equal(getattr(filled, name)[[0, 1, 5, 6]], values[[1, 1, 5, 5]])
 
 
@@ -70,7 +70,7 @@ def test_relative_motion_starts_from_the_own_pose(params: HeadParams) -> None:
     for name in ("expression", "neck_pose", "global_pose", "camera"):
         torch.testing.assert_close(getattr(moved, name)[2], getattr(own, name)[0], atol=1e-5, rtol=0)
 
-    # A turn by so much remains a turn by so much, about the same axis of the picture.
+    # A rotation keeps its angle and its axis in the image.
     def turned(values: HeadParams, start: HeadParams) -> torch.Tensor:
         return axis_angle_to_matrix(values.global_pose) @ axis_angle_to_matrix(start.global_pose).transpose(
             1, 2

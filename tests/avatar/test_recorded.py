@@ -1,4 +1,4 @@
-"""Recorded motion: files that other programs write, and our own."""
+"""Recorded motion: files of other programs, and our own."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_turning_to_the_left_moves_the_nose_to_the_left(head: HeadModel, tmp_pat
         f"23:59:59:30.0,61,{zeros},0.4,0,0\n00:00:00:00.0,61,{zeros},0,0.4,0\n"
     )
     motion = read_motion(path, head)
-    # Past midnight time goes on.
+    # Time continues past midnight.
     assert motion.times_s.tolist() == pytest.approx([0.0, 0.5])
     vertices = head(motion.params)
     rest = head(type(motion.params).neutral(1, head.num_shape, head.num_expression))[0]
@@ -152,7 +152,7 @@ def test_damaged_arrays_are_refused(motion: RecordedMotion, head: HeadModel, tmp
         start = rng.integers(len(changed) - 16)
         changed[start : start + 16] = rng.integers(0, 256, 16)
         path.write_bytes(changed.tobytes())
-        # What is not noticed did not matter; what must not come is another error.
+        # Undetected damage must be harmless; no other error may be raised.
         try:
             read_motion(path, head)
         except ValueError as error:

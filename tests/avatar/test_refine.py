@@ -17,7 +17,7 @@ def test_outline_grows_to_a_larger_head_and_the_face_stays() -> None:
     head = model.head
     source = random_frames(head, 1)
     bare = model.project(head(source.params), source.params, (SIZE, SIZE))
-    # The wanted outline is the bare head's, with hair and shoulders swollen by two pixels.
+    # The target outline is the bare head's, with hair and shoulders enlarged by two pixels.
     outline = coverage(bare, head.faces, model.rasterizer.face_ids(bare, head.faces, (SIZE, SIZE)))
     wanted = torch.nn.functional.max_pool2d(outline, 5, stride=1, padding=2)
     source = dataclasses.replace(source, foreground_mask=wanted)

@@ -42,7 +42,7 @@ def mirror(head: HeadModel) -> torch.Tensor:
 
 
 def perfect_views(head: HeadModel, count: int, noise: float) -> list[View]:
-    """What a detector that knows the head's own embedding would see, in pixels plus noise."""
+    """Output of a detector that knows the head's own embedding, in pixels plus noise."""
     generator = torch.Generator().manual_seed(0)
     params = random_params(head, count, generator)
     world = head.to_world(head(params), params)
@@ -64,7 +64,7 @@ def test_known_embedding_is_found_again(head: HeadModel, mirror: torch.Tensor) -
     found = embedder.symmetric(embedder.refine(views, embedder.coarse(views)))
     truth = current_embedding(head)[slice(0, NUM_SKIN)]
     distance = (found.at(embedder.rest) - truth.at(embedder.rest)).norm(dim=1) * 1e3
-    # Vertices are 2 to 5 mm apart and candidates a quarter of that; the far side is seen in few views.
+    # Vertices are 2 to 5 mm apart and candidates a quarter of that; the far side is visible in few views.
     assert distance.median() < 1.0
     assert distance.quantile(0.95) < 4.0
 
@@ -80,7 +80,7 @@ def test_result_is_mirror_symmetric(head: HeadModel, mirror: torch.Tensor) -> No
     points.corners[middle], points.weights[middle] = known.corners[:NUM_SKIN][middle], 1 / 3
     positions = embedder.symmetric(points).at(embedder.rest)
     reflected = positions[mirror[:NUM_SKIN]] * torch.tensor([-1.0, 1, 1])
-    # Midline points are only put on the nearest of a fine grid of candidates.
+    # Midline points are only placed on the nearest of a fine grid of candidates.
     torch.testing.assert_close(reflected, positions, atol=2e-3, rtol=0)
 
 
@@ -118,7 +118,7 @@ def test_irises_lie_on_a_ring_around_the_gaze(head: HeadModel, mirror: torch.Ten
 
 
 def test_refinement_on_clips_corrects_a_bias(head: HeadModel, mirror: torch.Tensor) -> None:
-    """A clip whose landmarks sit elsewhere than embedded pulls the embedding there."""
+    """A clip whose landmarks are away from the embedding pulls the embedding there."""
     truth = current_embedding(head)
     generator = torch.Generator().manual_seed(2)
     params = random_params(head, 12, generator)

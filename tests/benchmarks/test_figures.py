@@ -1,4 +1,4 @@
-"""The table of the benchmarks and what it calls a regression."""
+"""The benchmark table, and its rule for regressions."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or absent, verified, and never executed."""
+"""Checkpoint files: complete or absent, verified, and never executed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_one_before_is_kept_and_found(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"broken")
     with pytest.warns(UserWarning, match=r"last\.ckpt is not .*falling back to previous\.ckpt"):
         assert newest_valid(tmp_path) == tmp_path / "previous.ckpt"
-    # The damaged one must not push out the whole one.
+    # The damaged one must not replace the intact one.
     set_aside_damaged(tmp_path / "last.ckpt")
     rotate(_write(tmp_path / ".new.ckpt", 4))
     assert (_value(tmp_path / "last.ckpt"), _value(tmp_path / "previous.ckpt")) == (4, 2)
@@ -109,6 +109,6 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"value": _Attack()}, "last.ckpt")
     with pytest.raises(pickle.UnpicklingError):
-        # Lightning passes on what its caller asked for.
+        # Lightning passes its caller's arguments on.
         RunCheckpointIO().load_checkpoint(Path("last.ckpt"), weights_only=False)
     assert not Path("attacked").exists()

@@ -1,4 +1,4 @@
-"""Progress of a training whose output goes to a file."""
+"""Training progress when the output goes to a file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_step_is_told_with_the_time_left(tmp_path, capsys):
     lines = _printed(0.0, tmp_path, capsys)
     assert len(lines) == 6
     assert re.fullmatch(r"epoch 1 of 2, step 1 of 3, loss 1, about \d+ s left", lines[0])
-    # After the last one there is nothing left.
+    # After the last step no time is left.
     assert re.fullmatch(r"epoch 2 of 2, step 3 of 3, loss 0\.\d+", lines[-1])
 
 

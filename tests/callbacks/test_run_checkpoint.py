@@ -1,4 +1,4 @@
-"""A run that was cut anywhere ends as the uninterrupted one; a module of a few numbers stands for a model."""
+"""A run interrupted anywhere ends like an uninterrupted one; a tiny module stands in for a model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_cut_at_any_step_ends_as_the_whole_one(
     last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
     for step in steps:
         folder = tmp_path / f"cut-{step}"
-        # Killed again and again, a run gets on as far as its checkpoints do.
+        # Killed repeatedly, a run advances as far as its checkpoints.
         for cut in (step, step + 1, step + 4, 99):
             try:
                 resumed = fit_small(folder, Cut(cut), resume=True, **options)
@@ -203,7 +203,7 @@ def test_a_run_gone_on_with_elsewhere_has_a_best_of_its_own_and_leaves_the_old_o
     assert checkpoint.best_model_score == 2
     assert torch.load(checkpoint.best_model_path, weights_only=True)[RUN_KEY]["epoch"] == 1
     assert {path: path.read_bytes() for path in (old / "checkpoints").iterdir()} == before
-    # In the same folder the better one of before stays.
+    # In the same folder, the earlier and better one remains.
     assert fit(old, 2, 2.0, old / "checkpoints" / "last.ckpt").best_model_score == 1
 
 

@@ -1,4 +1,4 @@
-"""What Weights & Biases is told."""
+"""Logging to Weights & Biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: tables, pictures, speed."""
+"""Files that a run writes besides its checkpoints: tables, images, speed."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_signal_stops_inside_of_a_long_validation(options, step, tmp_path):
     callback = _SignalInValidation(step)
     with pytest.raises(RunStopped) as stopped:
         fit_small(tmp_path, callback, long_validation_s=0.0, **options)
-    # The first of two batches; the averaged weights were in place of the trained ones.
+    # The first of two batches; the averaged weights were swapped in for the trained ones.
     assert callback.seen == 1
     assert stopped.value.message.startswith(f"stopped by SIGUSR2 after {step} steps; resume with")
     assert same_weights(fit_small(tmp_path, resume=True, **options), fit_small(tmp_path / "whole", **options))
@@ -73,14 +73,14 @@ def test_a_signal_before_the_first_step_names_no_checkpoint(tmp_path):
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
-    # Lightning makes an exit of an interrupt.
+    # Lightning turns an interrupt into an exit.
     with pytest.raises(SystemExit) as stopped:
         fit_small(tmp_path, _Signal(7, signal.SIGINT, signal.SIGINT))
     assert not isinstance(stopped.value, RunStopped)
 
 
 class _Warned(RunCSVLogger):
-    """Signals come while the run closes its records."""
+    """Signals arrive while the run closes its records."""
 
     def finalize(self, status: str) -> None:
         _warn()
@@ -94,7 +94,7 @@ def _warn() -> None:
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    """Signals stop this process at once, as from the start of ``rome fit``; gives requests to requeue it."""
+    """Let signals stop this process at once, as at the start of ``rome fit``; returns requeue requests."""
     before = {signum: signal.getsignal(signum) for signum in stopping._WATCHED}
     requests: list[str] = []
     for module in (stopping, run_checkpoint):

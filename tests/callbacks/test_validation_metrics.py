@@ -32,7 +32,7 @@ def test_metrics_are_logged_and_select_checkpoints(tmp_path: Path, monkeypatch: 
     assert main(tiny_arguments("fit", overlay, tmp_path)) == 0
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("val/psnr_full")]
-    # The module's own metric and ours see the same pictures, but for the rounding to 8 bits.
+    # The module's own metric and ours see the same images, except for rounding to 8 bits.
     assert float(rows[-1]["val/psnr_full"]) == pytest.approx(float(rows[-1]["val/psnr"]), abs=0.05)
     assert float(rows[-1]["val/psnr_masked"]) != float(rows[-1]["val/psnr_full"])
     assert 0 <= float(rows[-1]["val/undetected_cross"]) <= 1

@@ -1,4 +1,4 @@
-"""Two ranks train whose clocks, disks and numbers of validation batches differ; give the run folder.
+"""Train two ranks with different clocks, disks and numbers of validation batches; takes the run folder.
 
 A program of its own, since Lightning starts the other rank by running the same program again.
 """
@@ -43,7 +43,7 @@ class _Module(LightningModule):
 
 
 class _OtherClock(RunCheckpoint):
-    """On rank 1 a validation lasts, or nearly lasts, for ever."""
+    """On rank 1 validation takes forever, or almost."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_start_s -= 1000.0 * trainer.global_rank

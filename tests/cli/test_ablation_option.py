@@ -1,4 +1,4 @@
-"""``rome fit --ablation NAME``: the overlay takes effect where it stands, and stays in force."""
+"""``rome fit --ablation NAME``: the overlay applies at its position, and remains in effect."""
 
 from __future__ import annotations
 

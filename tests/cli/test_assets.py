@@ -20,7 +20,7 @@ def _asset(name, **changes):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """A small registry; returns the names that were asked for, in order."""
+    """A small registry; returns the requested names, in order."""
     registry = {
         asset.name: asset
         for asset in (

@@ -1,4 +1,4 @@
-"""What ``rome avatar`` refuses before it computes anything, and what it makes of its options."""
+"""Errors of ``rome avatar`` before any computation, and the effect of its options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rome_lightning.tracking.foreign import FlameTrack
 
 @pytest.fixture
 def avatar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """For commands whose exporter only notes what it is told."""
+    """For commands with an exporter that only records its arguments."""
     monkeypatch.setattr(Avatar, "load", lambda path: None)
     return str(tmp_path / "me" / "avatar.safetensors")
 

@@ -1,4 +1,4 @@
-"""Options before ``--config`` are not silently overruled."""
+"""Options before ``--config`` are not silently overridden."""
 
 from __future__ import annotations
 

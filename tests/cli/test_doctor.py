@@ -15,7 +15,7 @@ def _by_name(checks):
 
 @pytest.fixture
 def without(monkeypatch):
-    """Makes an import fail with the given error."""
+    """Make an import fail with the given error."""
 
     def _without(name, error):
         real = builtins.__import__

@@ -1,4 +1,4 @@
-"""A video that is sent live plays at its own speed."""
+"""A video sent live plays at its own speed."""
 
 import time
 

@@ -13,7 +13,7 @@ from rome_lightning.cli import main as cli
 
 @pytest.fixture
 def command(monkeypatch):
-    """Makes ``rome probe`` run a function of the test's."""
+    """Make ``rome probe`` run a function of the test."""
 
     def _command(function, passes_own_name=False):
         module = types.ModuleType("rome_lightning.cli.probe")

@@ -1,4 +1,4 @@
-"""Options count in full only; unknown ones are answered with the nearest known one."""
+"""Options cannot be abbreviated; for unknown ones the closest known option is suggested."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ SUBCOMMANDS = {
 
 @pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
 def test_every_command_shows_the_one_dialect(words, capsys):
-    """Dashes in options that are no keys of a configuration; the avatar is an argument, not an option."""
+    """Options other than configuration keys use dashes; the avatar is an argument, not an option."""
     assert cli.main([*words, "--help"]) == 0
     shown = capsys.readouterr().out
-    # Usage lines break anywhere; options stand whole.
+    # Usage lines wrap anywhere, but not within options.
     options = re.findall(r"(?<![\w-])--[a-z][\w.-]*", shown)
     assert [option for option in options if "_" in option and "." not in option] == []
     assert "--avatar" not in options

@@ -1,4 +1,4 @@
-"""Progress is for terminals: a log file gets nothing of it."""
+"""Progress is shown in terminals only, not in log files."""
 
 import pytest
 

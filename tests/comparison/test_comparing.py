@@ -1,4 +1,4 @@
-"""Comparing run folders: what is pooled, computed, claimed and refused."""
+"""Comparing run folders: pooling, computation, claims and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _pair_of_runs(folder: Path, gain: float = 1.0, **settings: object) -> tuple[
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three seeds of two configurations; the second is better by far."""
+    """Three seeds of two configurations; the second is much better."""
     folder = tmp_path_factory.mktemp("runs")
     return [
         write_run(folder / f"{name}-{seed}", seed, {"channels": channels}, gain, 0.1, pictures=True)
@@ -66,7 +66,7 @@ def test_seeds_are_pooled_and_a_real_difference_is_found(seeded):
 
 
 def test_means_and_differences_are_those_of_the_tables(seeded):
-    """Against a computation by groups: pairs, clips, people, seeds."""
+    """Compare with a computation by groups: pairs, clips, people, seeds."""
 
     def mean(run: Path) -> float:
         clips = read_pairs(run).groupby(["identity", "clip"])["psnr/full"].mean()
@@ -183,14 +183,14 @@ def test_failed_pairs_are_left_out_for_all_and_penalised(tmp_path):
     base, wide = _pair_of_runs(tmp_path, gain=0.5)
     _fail(wide, slice(0, 4))
     first, second = _compare(base, wide).metric("self/psnr/full")
-    # The same pairs count for both, so the baseline's mean is over 32 as well.
+    # Both use the same pairs, so the baseline's mean is over 32 as well.
     assert (first.num_pairs, second.num_pairs) == (32, 32)
     assert (first.num_failed, second.num_failed) == (0, 4)
     assert second.interval.difference == pytest.approx(0.5, abs=0.2)
     # Four of 36 count as 0 dB.
     assert second.penalised < second.mean - 1
     assert second.penalised_interval.difference < 0
-    # Leaving out and penalising disagree: nothing is claimed.
+    # Excluding and penalizing disagree, so nothing is claimed.
     assert second.verdict == "undecided"
 
 

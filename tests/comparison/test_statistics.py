@@ -1,4 +1,4 @@
-"""Intervals: what they cover in simulated experiments, and what must hold for any data."""
+"""Intervals: coverage in simulated experiments, and properties that hold for any data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def experiment(
 
 
 def coverage(trials: int, **settings: object) -> float:
-    """Share of experiments whose 95 % interval holds the true difference."""
+    """Share of experiments whose 95 % interval contains the true difference."""
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(trials):
@@ -81,14 +81,14 @@ def test_coverage_without_seeds_in_many_experiments(num_people, skewed):
 @pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 5), (3, 1)])
 @pytest.mark.parametrize("num_people", [10, 20, 50])
 def test_coverage_with_seeds_in_many_experiments(num_people, seeds):
-    """With few seeds the interval may be too wide, as their spread is hardly known; never too short."""
+    """With few seeds, whose spread is uncertain, the interval may be too wide, but never too narrow."""
     limit = 0.97 if sum(seeds) >= 10 or num_people >= 50 else 0.99
     assert 0.93 <= coverage(2000, num_people=num_people, seeds=seeds, seed_noise=0.3) <= limit
 
 
 @pytest.mark.parametrize("seeds", [(2, 2), (3, 3)])
 def test_seeds_of_one_configuration_are_seldom_told_apart(seeds):
-    """No difference but that of the seeds: claimed in at most 5 % of the experiments."""
+    """Without a difference besides the seeds, at most 5 % of the experiments claim one."""
     rng = np.random.default_rng(2)
     claims, alone = 0, 0
     for trial in range(600):
@@ -100,12 +100,12 @@ def test_seeds_of_one_configuration_are_seldom_told_apart(seeds):
         alone += paired_interval(a[:1], b[:1], layout, num_resamples=500, seed=trial).excludes_zero
     # 5 % and two standard errors of 600 experiments.
     assert claims / 600 <= 0.05 + 0.018
-    # Without the seeds, two runs of one configuration look different most of the time.
+    # If seeds are ignored, two runs of one configuration usually look different.
     assert alone / 600 > 0.4
 
 
 def test_two_runs_alone_never_differ_by_more_than_seeds_do():
-    """With one run on each side of one configuration, their difference is all that is known of the seeds."""
+    """With one run per side of one configuration, their difference is all that is known about the seeds."""
     rng = np.random.default_rng(3)
     for trial in range(50):
         a, _, layout = experiment(rng, 10, (2, 1), seed_noise=1.0)
@@ -123,7 +123,7 @@ def test_equal_seeds_give_equal_intervals():
 
 
 def test_one_clip_each_is_the_t_interval():
-    """Without clips inside people and without skew, textbooks have the answer."""
+    """Without clips within people and without skew, there is a textbook formula."""
     rng = np.random.default_rng(5)
     half = rng.standard_normal(6)
     difference = np.concatenate([half, -half]) + 0.4
@@ -163,7 +163,7 @@ def test_equal_scores_give_an_empty_interval_and_no_claim():
 
 
 def test_the_spread_of_seeds_is_that_of_the_runs():
-    """Runs that move as a whole: their spread is the variance of the shifts, and there is no interaction."""
+    """Runs that shift as a whole: their spread is the variance of the shifts, without interaction."""
     shift = np.array([0.0, 1.0, -1.0])
     people = np.array([1.0, 5.0, 9.0, 2.0])
     spread = seed_spread([shift[:, None] + people, people[None]], 3, 1)
@@ -174,7 +174,7 @@ def test_the_spread_of_seeds_is_that_of_the_runs():
 
 
 def crossed(rng: np.random.Generator, num: int, driver_noise: float) -> tuple[np.ndarray, Layout]:
-    """Differences of people who are each driven by everybody."""
+    """Differences for people who are each driven by everyone."""
     identity, driver = (x.ravel() for x in np.meshgrid(np.arange(num), np.arange(num), indexing="ij"))
     noise = rng.standard_normal(num)[identity] + driver_noise * rng.standard_normal(num)[driver]
     return noise + 0.5 * rng.standard_normal(num * num), Layout(identity, np.arange(num), driver)

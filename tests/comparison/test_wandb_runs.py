@@ -1,4 +1,4 @@
-"""Runs of a W&B project become run folders; a stand-in plays the server."""
+"""Runs of a W&B project become run folders, with a stand-in for the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rome_lightning.comparison.wandb_runs import fetch_runs, open_run, upload_ru
 
 
 class Server:
-    """Keeps the files of runs."""
+    """Stores the files of runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,7 +130,7 @@ def test_columns_of_the_history_are_no_formulas(tmp_path):
 
 
 def _recorded(tmp_path: Path, name: str, seed: int, manifest: str, dataset: str) -> Path:
-    """A record that the real client keeps of a run, away from its run folder."""
+    """The real client's record of a run, outside its run folder."""
     folder = tmp_path / name
     folder.mkdir()
     logger = RunWandbLogger(
@@ -153,7 +153,7 @@ def _recorded(tmp_path: Path, name: str, seed: int, manifest: str, dataset: str)
 
 
 def _is_closed(path: Path) -> bool:
-    """Whether the last entry of a record says that its run has ended."""
+    """Whether the last entry of a record marks its run as finished."""
     kind = ""
     for data in offline_runs._records(path):
         entry = wandb_internal_pb2.Record()

@@ -39,7 +39,7 @@ another one; `rome/paper` and `ablations/no_carry` are overlays of `full/base`.
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the table."""
+    """One row of the table."""
 
     section: str
     name: str
@@ -55,7 +55,7 @@ class Ablation:
 
     @property
     def base_files(self) -> tuple[Path, ...]:
-        """The configurations below it, from the lowest up."""
+        """Its base configurations, lowest first."""
         base = EXPERIMENTS / f"{self.base}.yaml"
         return (base,) if base.name == "base.yaml" else (EXPERIMENTS / f"{DEFAULT_BASE}.yaml", base)
 
@@ -104,12 +104,12 @@ def _row(ablation: Ablation) -> str:
 
 
 def yaml_word(value: Any) -> str:
-    """A scalar as YAML has it."""
+    """A scalar in YAML."""
     return str(yaml.safe_dump(value)).removesuffix("...\n").strip()
 
 
 def write() -> None:
-    """Write overlays and README, and remove overlays that the table does not have."""
+    """Write overlays and README, and remove overlays that are not in the table."""
     ablations = read_table()
     for path in FOLDER.glob("*.yaml"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Every ablation changes its base, builds its model and takes a step; overlays and index are the table's."""
+"""Every ablation changes its base, builds its model and takes a step; overlays and index match the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPES = [
     (BASE, PAPER),
     (BASE, PAPER, PAPER.with_name("release.yaml")),
 ]
-# What they change lies outside of the module, or needs files that nobody may ship.
+# They change settings outside the module, or need files that cannot be shipped.
 NO_STEP = {"ema", "flame", "paper_adam", "clipped_gradients"}
 
 
@@ -73,7 +73,7 @@ def test_a_step(files):
     options = _resolved(*files)["model"]["init_args"]
     torch.manual_seed(0)
     model = AvatarModel(config_from_dict(_small(options["avatar"])))
-    # VGG and SFace are looked at in tests of their own.
+    # VGG and SFace have their own tests.
     objective = Objective(_losses(options["losses"], perceptual=0.0, identity=0.0), model.head)
     adversary = PatchDiscriminator(base_width=8, num_blocks=2).requires_grad_(False)
     source, target = random_frames(model.head, 1), random_frames(model.head, 1, seed=1)
@@ -118,6 +118,6 @@ def test_the_paper_builds_its_critics():
     objective = Objective(_losses(options["losses"]), head)
     assert objective.perceptual is not None
     assert objective.identity is not None
-    # Neither is saved or trained.
+    # Neither of them is saved or trained.
     assert objective.state_dict() == {}
     assert list(objective.parameters()) == []

@@ -1,4 +1,4 @@
-"""Every file under experiments/ is one that the command takes."""
+"""The command accepts every file under experiments/."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rome_lightning.cli import fit
 from rome_lightning.cli import main as cli
 
 EXPERIMENTS = ROOT / "experiments"
-# The table of ablations makes overlays, it is none.
+# The table of ablations is not an overlay itself.
 FILES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {EXPERIMENTS / "ablations.yaml"})
 PREPARE = [path for path in FILES if path.parent.name == "data"]
-# Others have commands, and tests, of their own.
+# Others have their own commands and tests.
 TRAINING = [
     path for path in FILES if path.parts[len(EXPERIMENTS.parts)] not in ("data", "protocols", "sweeps")
 ]
@@ -37,13 +37,13 @@ def _name(path: Path) -> str:
     return str(path.relative_to(EXPERIMENTS))
 
 
-# Overlays of overlays: what lies between the base and them.
+# Overlays of overlays: the files between the base and them.
 BELOW = {EXPERIMENTS / "rome" / "release.yaml": [EXPERIMENTS / "rome" / "paper.yaml"]}
 ABLATIONS = {ablation.path: ablation for ablation in read_table()}
 
 
 def _files(path: Path) -> list[Path]:
-    """What ``rome fit`` is given: the base of the folder (or that of the full model), then the overlay."""
+    """Arguments of ``rome fit``: the folder's base (or that of the full model), then the overlay."""
     if path in BASES:
         return [path]
     if path in ABLATIONS:
@@ -103,7 +103,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=_name)
 def test_overlays_say_what_they_mean(path):
-    """What an overlay writes is what is run: nothing is dropped on the way."""
+    """Everything in an overlay takes effect; nothing is dropped."""
     config = _leaves(_resolve_files(*_files(path)))
     for key, value in _leaves(yaml.safe_load(path.read_text())).items():
         if key.endswith("+"):
@@ -123,7 +123,7 @@ def _holds(resolved: Any, written: Any) -> bool:
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=_name)
 def test_overlays_change_what_they_are_laid_over(path):
-    """An overlay without effect would compare a run with itself; a folder of its own is no effect."""
+    """An overlay without effect would compare a run with itself; another run folder is not an effect."""
     *below, _ = _files(path)
     without, given = (
         _resolve_files(*files) | {"run_dir": None} for files in (tuple(below), tuple(_files(path)))
@@ -154,7 +154,7 @@ def test_overlays_begin_with_their_question(path):
 
 @pytest.mark.parametrize("path", TRAINING, ids=_name)
 def test_linked_values_are_not_written_by_hand(path):
-    """They would be ignored without a word."""
+    """They would be silently ignored."""
     content = yaml.safe_load(path.read_text())
     assert "image_size" not in content.get("model", {}).get("init_args", {})
     assert "default_root_dir" not in content.get("trainer", {})
@@ -186,7 +186,7 @@ def test_job_scripts_give_arguments_that_the_command_takes(path, tmp_path):
     assert (config["run_dir"], config["data"]["init_args"]["manifest"]) == ("runs/x/y-0", "data/other")
     directives = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", path.read_text(), re.MULTILINE)
     asked = dict(directives)
-    # SLURM starts the processes; Lightning only joins those that the settings speak of.
+    # SLURM starts the processes; Lightning only joins those in the settings.
     devices = int(asked["ntasks-per-node"])
     assert int(config["trainer"]["devices"]) == devices
     assert config["trainer"]["num_nodes"] == int(asked["nodes"])

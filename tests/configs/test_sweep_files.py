@@ -18,7 +18,7 @@ SWEEPS = sorted((ROOT / "experiments" / "sweeps").iterdir())
 
 
 def _ends(parameter: Parameter) -> tuple[Value, Value]:
-    """First and last thing that may be chosen."""
+    """First and last possible value."""
     if parameter.values:
         return parameter.values[0], parameter.values[-1]
     return parameter.at(0.0), parameter.at(1 - 1e-9)

@@ -1,4 +1,4 @@
-"""Videos without faces and a tracker that finds a square in them; in a module, so that children know it."""
+"""Videos without faces, and a tracker that finds a square in them; importable by child processes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RED, GREEN, BLUE = (150, 30, 30), (30, 150, 30), (30, 30, 150)
 
 
 def coloured(colour: tuple[int, int, int], num_frames: int, seed: int = 0) -> list[np.ndarray]:
-    """Frames of one colour and a texture, 96 x 80 pixels: a shot, and to ``colour_embedder`` a person."""
+    """Frames of one colour and a texture, 96 x 80 pixels: a shot, and a person for ``colour_embedder``."""
     texture = np.random.default_rng(seed).integers(0, 60, (80, 96, 3)) + np.array(colour)
     return [np.clip(texture + i, 0, 255).astype(np.uint8) for i in range(num_frames)]
 
 
 def write_clip(path: Path, seed: int, num_frames: int = 12) -> Path:
-    """Textured frames of 96 x 80 pixels that become brighter slowly."""
+    """Textured frames of 96 x 80 pixels that brighten slowly."""
     rng = np.random.default_rng(seed)
     texture = rng.integers(0, 80, (80, 96, 3))
     frames = [np.clip(texture + 4 * i, 0, 255).astype(np.uint8) for i in range(num_frames)]
@@ -72,7 +72,7 @@ class SquareTracker:
 
 
 class FaultyTracker(SquareTracker):
-    """Kills its process at a red video, hangs at a blue one, meets a bug at a green one."""
+    """Kills its process on a red video, hangs on a blue one, and has a bug on a green one."""
 
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         red, green, blue = frames[0].mean((0, 1))
@@ -86,7 +86,7 @@ class FaultyTracker(SquareTracker):
 
 
 class SlowTracker(SquareTracker):
-    """Takes long enough to be killed at any moment."""
+    """Runs long enough to be killed at any moment."""
 
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         time.sleep(0.1)
@@ -94,7 +94,7 @@ class SlowTracker(SquareTracker):
 
 
 class JumpTracker(SquareTracker):
-    """Finds a jump where the picture becomes brighter by a tenth of the range at once."""
+    """Finds a jump where the image suddenly brightens by a tenth of the range."""
 
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         clip = super().track(frames, fps)
@@ -104,7 +104,7 @@ class JumpTracker(SquareTracker):
 
 
 def colour_embedder() -> Embedder:
-    """Takes the strongest colour for the person; finds no face in grey pictures."""
+    """Identifies the person by the strongest colour; finds no face in grey images."""
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         means = images.mean((2, 3))
@@ -115,7 +115,7 @@ def colour_embedder() -> Embedder:
 
 
 class PhotoTracker(SquareTracker):
-    """Finds a square in single pictures; none in blue ones."""
+    """Finds a square in single images; none in blue ones."""
 
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         red, _, blue = frames[0].mean((0, 1))

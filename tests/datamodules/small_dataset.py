@@ -1,4 +1,4 @@
-"""Writes small datasets of smooth pictures."""
+"""Small datasets of smooth images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE, NUM_SHAPE, NUM_EXPRESSION, NUM_LANDMARKS = 48, 5, 7, 9
 
 
 def make_clip(key: str, identity: str, num_frames: int = 12, seed: int = 0) -> Clip:
-    """Smooth pictures whose mean red is the frame's number, so that a reader can tell them apart."""
+    """Smooth images whose mean red is the frame number, so that readers can be checked."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 120, SIZE)
     images = np.zeros((num_frames, SIZE, SIZE, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Framing, and the faults of photographs: what they do, to whom, and that they repeat."""
+"""Framing and image degradations: their effect, their targets, and their reproducibility."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestReframed:
         assert torch.equal(after.regions[:, :32, 4:], before.regions[:, 8:, :36])
         assert (after.regions[:, 32:] == int(Region.OUTSIDE)).all()
         assert (after.regions[:, :, :4] == int(Region.OUTSIDE)).all()
-        # Beyond the border it repeats, so that no edge appears that a network could learn.
+        # The border is repeated, so that no edge appears that a network could learn.
         torch.testing.assert_close(
             after.image[:, :, 33:, 4:], before.image[:, :, 39:, :36].expand(-1, -1, 7, -1), atol=1e-5, rtol=0
         )
@@ -90,13 +90,13 @@ class TestFaults:
         changed, _ = augmented(source, source, range(400), settings)
         hit = (changed.image != source.image).flatten(1).any(1)
         assert 0.17 < float(hit.float().mean()) < 0.33
-        # Uniform up to 0.1: half of it in the mean.
+        # Uniform up to 0.1, so the mean is half of it.
         deviation = (changed.image - source.image)[hit].flatten(1).std(1)
         assert 0.03 < float(deviation.mean()) < 0.06
         assert float(deviation.max()) < 0.105
 
     def test_blur_is_gaussian(self) -> None:
-        """Against SciPy: some standard deviation up to the largest explains the picture."""
+        """Compare with SciPy: some standard deviation up to the largest reproduces the image."""
         source = frames(1, side=48)
         changed, _ = augmented(source, source, (7,), Augmentation(blur=0.05, fault_ratio=1.0))
         inner = (slice(None), slice(12, -12), slice(12, -12))
@@ -118,7 +118,7 @@ class TestFaults:
             decoded = torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1) / 255
             distances.append(float((changed.image[0] - decoded).abs().mean()))
         loss = float((changed.image - source.image).abs().mean())
-        # Of all qualities one comes near; the rest is rounding of DCT and colours in eight bits.
+        # One of the qualities matches, up to rounding of the DCT and of colours to eight bits.
         assert min(distances) < loss / 2
 
     def test_refuses_what_is_no_share(self) -> None:
@@ -136,7 +136,7 @@ class TestStream:
         for a, b in zip(first, again, strict=True):
             assert torch.equal(a.source.image, b.source.image)
             assert torch.equal(a.target.params.camera, b.target.params.camera)
-        # Frames are framed one by one, the targets of one source too.
+        # Each frame is framed separately, including the targets of one source.
         plain = batches(dataset)
         changes = torch.cat(
             [
@@ -150,7 +150,7 @@ class TestStream:
         assert not torch.equal(first[0].source.image, other[0].source.image)
 
     def test_pairs_are_the_same_in_batches_of_any_size(self, dataset: Path) -> None:
-        """A run that is resumed with other batches or devices sees the same frames."""
+        """A run resumed with other batch sizes or devices sees the same frames."""
         small, large = (batches(dataset, augmentation=self.SETTINGS, batch_size=size) for size in (1, 5))
         for name in ("image", "regions", "landmarks"):
             for part in ("source", "target"):

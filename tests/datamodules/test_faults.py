@@ -1,4 +1,4 @@
-"""Damaged datasets: what is noticed when, and that it can be repaired."""
+"""Damaged datasets: when damage is detected, and that it can be repaired."""
 
 from __future__ import annotations
 
@@ -156,11 +156,11 @@ def test_shards_are_made_again_from_their_videos(tmp_path: Path, monkeypatch: py
         options = {"options": BuildOptions(workers=0), "make_tracker": SquareTracker}
         return rebuild_shards(folder, manifest, manifest.shards, given, lambda line: None, **options)
 
-    # A shard whose video is not at hand is left as it is.
+    # A shard whose video is missing is left unchanged.
     (failed,) = rebuild([videos / "anna.mp4"])
     assert failed == f"{second.name}: it needs bert.mp4: pass these videos, or their folder, with --videos"
     assert (folder / f"{second.name}.tar").stat().st_size == 1000
-    # So is one of another schema, whose bytes cannot be made here.
+    # So is one of another schema, whose bytes cannot be reproduced here.
     with monkeypatch.context() as later:
         later.setattr("datamodules.repairing.SCHEMA", "rome-shard/1.9")
         failed = rebuild([videos])
@@ -187,7 +187,7 @@ def _column(dataset: Path, capsys: pytest.CaptureFixture[str], split: str, colum
 
 
 def cut_header(data: bytearray) -> bytearray:
-    """Leaves brackets of the header of an array file open."""
+    """Leave brackets open in the header of an array file."""
     start, end = data.index(b"'fortran_order'"), data.index(b"\n", 10)
     data[start:end] = b" " * (end - start)
     return data

@@ -1,4 +1,4 @@
-"""Pictures in the layouts of others become datasets."""
+"""Images in foreign layouts become datasets."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_options(tmp_path: Path) -> None:
     path.write_text("image_sise: 128\n")
     with pytest.raises(ValueError, match="image_sise"):
         read_config(path, "mine", [])
-    # What only the file says holds.
+    # Values that only the file contains are kept.
     path.write_text("dataset: theirs\nval_identities: ['007']\nfps: 1e1\n")
     config = read_config(path, None, [])
     assert (config.dataset, config.val_identities, config.fps) == ("theirs", ["007"], 10)
@@ -157,7 +157,7 @@ def test_options(tmp_path: Path) -> None:
     ],
 )
 def test_values_of_other_types_are_refused(tmp_path: Path, text: str, said: str) -> None:
-    """YAML takes 007 for 7 and ``no`` for false: nobody is called so."""
+    """YAML reads 007 as 7 and ``no`` as false: neither is a name."""
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=said):
         read_config(tmp_path / "config.yaml", None, [])
@@ -175,7 +175,7 @@ def _bomb() -> bytes:
 
 
 def _circle() -> bytes:
-    """TIFF whose list of pictures leads back to its first."""
+    """A TIFF whose list of images points back to its first."""
     file = io.BytesIO()
     Image.open(io.BytesIO(picture(1, 5))).save(file, "TIFF")
     data = bytearray(file.getvalue())
@@ -197,11 +197,11 @@ BAD_MEMBERS = {
     "empty": (b"", "0 bytes"),
     "text": (b"no picture", "format is unknown"),
 }
-"""Members of a clip, and what is said of it; nothing where the picture itself is whole."""
+"""Members of a clip, and the expected message; none if the image itself is intact."""
 
 
 def one_bad_member_each() -> dict[str, bytes]:
-    """Names and pictures: one clip is whole, in the others the sixth picture is bad."""
+    """Names and images: one clip is intact, in the others the sixth image is bad."""
     files = {f"whole/clip/{n}.png": picture(0, n) for n in range(NUM_FRAMES)}
     for seed, (name, (bad, _)) in enumerate(BAD_MEMBERS.items(), 1):
         files |= {f"{name}/clip/{n}.png": picture(seed, n) for n in range(NUM_FRAMES)}
@@ -239,7 +239,7 @@ def test_one_bad_member_leaves_the_others_as_they_are(tmp_path: Path, kind: str)
     for name, said in refused.items():
         assert said in failed[f"{name}/clip"]
         assert f"picture 5 of {name}/clip" in failed[f"{name}/clip"]
-    # The whole clip is what it is without the others.
+    # The intact clip is the same as without the others.
     alone = import_dataset(
         "frames", write_whole(tmp_path / "alone"), tmp_path / "alone_out", CONFIG, print, SquareTracker
     )

@@ -1,4 +1,4 @@
-"""Names in tars and folders as people's tools leave them: clips and people as they were, or a refusal."""
+"""Names in tars and folders as written by common tools: correct clips and people, or an error."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_several_pictures_of_a_sample_need_a_choice(tmp_path: Path) -> None:
 
 
 def test_samples_are_those_of_webdataset(tmp_path: Path) -> None:
-    """Our list of members grouped by the library, against its own way from the file to the samples."""
+    """Our list of members grouped by the library, against the library's own reading of the file."""
     path = write_tar(tmp_path / "x.tar", with_masks() + two_people("v1.0/", suffix="image.PNG"))
     theirs: dict[str, list[bytes]] = {}
     for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
@@ -162,7 +162,7 @@ def test_folders_with_masks_and_fractions(tmp_path: Path) -> None:
 
 
 def test_pictures_are_read_as_photographs_are(tmp_path: Path) -> None:
-    """Turned, transparent, deep and large pictures of a clip."""
+    """Rotated, transparent, 16-bit and large images of a clip."""
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Pictures with FLAME parameters of another tracker become datasets of these parameters."""
+"""Images with FLAME parameters of another tracker become datasets with these parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUM_FRAMES = 8
 
 @pytest.fixture(autouse=True)
 def quick_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Landmarks by registration alone: to settle them takes ten seconds and is tested by itself."""
+    """Landmarks by registration alone: refining them takes ten seconds and has its own test."""
     monkeypatch.setattr("datamodules.importing.pipeline.with_landmarks", add_mediapipe)
 
 
@@ -50,20 +50,20 @@ def head(flame: Path) -> HeadModel:
 
 
 def codes_of(number: int, scale: float = 10.0) -> dict[str, np.ndarray]:
-    """Of one frame; the picture, 96 x 80 pixels, is DECA's crop made wider."""
+    """Parameters of one frame; the image, 96 x 80 pixels, is DECA's crop made wider."""
     rng = np.random.default_rng(number)
     return {
         "shape": np.full((1, 100), 0.1),
         "exp": rng.normal(0, 0.3, (1, 50)),
         "pose": rng.normal(0, 0.1, (1, 6)),
         "cam": np.array([[scale, 0.0, 0.0]]),
-        # 224 pixels show the middle 80 of 96; half a pixel, because DECA counts from a pixel's centre.
+        # 224 pixels show the middle 80 of 96; half a pixel, because DECA counts from pixel centres.
         "tform": np.array([[[2.8, 0, 1.4 - 22.4], [0, 2.8, 1.4], [0, 0, 1]]]),
     }
 
 
 class FaceTracker(SquareTracker):
-    """Sees the landmarks of the head that DECA's codes describe, in frame 5 those of another."""
+    """Detects the landmarks of the head that DECA's codes describe, and another head's in frame 5."""
 
     def track(self, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
         clip = super().track(frames, fps)
@@ -102,7 +102,7 @@ def test_parameters_of_each_picture(flame: Path, head: HeadModel, tmp_path: Path
     write_pictures(tmp_path / "in" / "anna" / "clip")
     for number in range(NUM_FRAMES):
         np.savez(tmp_path / "in" / "anna" / "clip" / f"{number}.npz", **codes_of(number))
-    # Other programs' JSON is not DECA's business.
+    # JSON files of other programs are not DECA's.
     for name in ("clip.json", "clip/transforms.json", "clip/0.json"):
         (tmp_path / "in" / "anna" / name).write_text('{"frames": [{"w": 1}]}')
     lines, _, reader = run(tmp_path / "in", tmp_path / "out", flame)
@@ -118,14 +118,14 @@ def test_parameters_of_each_picture(flame: Path, head: HeadModel, tmp_path: Path
     np.testing.assert_allclose(arrays["camera"][:, 0], 10 * 80 / 70, rtol=1e-4)
     assert header["tracker"].endswith("parameters of deca")
     assert any("landmarks of deca's head are 0." in line for line in lines)
-    # Other parameters are another dataset.
+    # Other parameters give another dataset.
     changed = codes_of(3)
     changed["exp"][0, 0] += 0.1
     np.savez(tmp_path / "in" / "anna" / "clip" / "3.npz", **changed)
     lines, _, reader = run(tmp_path / "in", tmp_path / "out", flame)
     assert not any("kept from an earlier run" in line for line in lines)
     np.testing.assert_allclose(reader.meta(0)[0]["expression"][2], changed["exp"][0], 1e-5)
-    # The index of the earlier run is gone.
+    # The index of the earlier run is removed.
     assert len(list((tmp_path / "out").glob("*.index.safetensors"))) == 1
     lines, _, _ = run(tmp_path / "in", tmp_path / "out", flame)
     assert any("kept from an earlier run" in line for line in lines)
@@ -147,7 +147,7 @@ def test_parameters_of_whole_clips_elsewhere(flame: Path, tmp_path: Path) -> Non
     (tmp_path / "codes").mkdir()
     np.savez(tmp_path / "codes" / "anna.npz", **content)
     _, manifest, _ = run(tmp_path / "in", tmp_path / "out3", flame, params=tmp_path / "codes")
-    # The clip without parameters is left out with its reason.
+    # The clip without parameters is skipped, with the reason.
     assert [item["input"] for item in manifest.failed] == ["bert"]
     assert "no parameters of deca for bert" in manifest.failed[0]["reason"]
 

@@ -153,7 +153,7 @@ def test_prepare_fits_them(tmp_path: Path) -> None:
     reader = ClipReader(manifests[True], tmp_path / "True", "train")
     offsets = reader.meta(0)[0]["offsets"]
     assert offsets.shape == (load_head("open").num_vertices, 3)
-    # The square that the tracker calls a person is larger than the head.
+    # The square that the tracker labels as a person is larger than the head.
     assert 0.001 < np.linalg.norm(offsets.astype(np.float32), axis=1).max() < 0.13
     plain = ClipReader(manifests[False], tmp_path / "False", "train")
     assert "offsets" not in plain.meta(0)[0]

@@ -1,4 +1,4 @@
-"""The plan of frames and the samplers that divide it."""
+"""The frame plan, and the samplers that divide it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIPS = tuple(PlanClip(shard=i // 3, frames=tuple(range(2, 12))) for i in range(
 def test_pure_in_seed_epoch_and_position() -> None:
     first = TrainingPlan(CLIPS, seed=3, pairs_per_epoch=20, num_driving=2)
     stream = [first.pair(e, p) for e in range(3) for p in range(20)]
-    # Another object, asked in reverse order, has no history in common with the first.
+    # A second object, queried in reverse order, shares no history with the first.
     second = TrainingPlan(CLIPS, seed=3, pairs_per_epoch=20, num_driving=2)
     assert [second.pair(e, p) for e in reversed(range(3)) for p in reversed(range(20))][::-1] == stream
     assert [TrainingPlan(CLIPS, 4, 20, 2).pair(0, p) for p in range(20)] != stream[:20]
@@ -120,7 +120,7 @@ def test_weighted_groups_get_their_shares_and_visit_their_clips_equally() -> Non
     assert sum(counts[clip] for clip in range(10)) == 3 * 512
     for members in (range(10), range(10, 16)):
         assert max(counts[clip] for clip in members) - min(counts[clip] for clip in members) <= 1
-    # Mixed throughout, not one after the other; 24 of 32 expected, five standard deviations are 12.
+    # Mixed throughout, not in sequence; 24 of 32 expected, five standard deviations are 12.
     assert all(sum(c < 10 for c in stream[i : i + 32]) >= 12 for i in range(0, 2048, 32))
     again = TrainingPlan(clips, seed=0, pairs_per_epoch=1024, groups=groups)
     assert [again.pair(1, p).clip for p in reversed(range(1024))] == stream[:1023:-1]
@@ -136,7 +136,7 @@ def test_pairs_per_clip_come_one_after_the_other() -> None:
 
 def _tracking(yaw: np.ndarray) -> dict[str, np.ndarray]:
     pose = np.zeros((len(yaw), 15), dtype=np.float32)
-    # Half of the turn in the neck: both joints turn the head.
+    # Half of the rotation is in the neck: both joints rotate the head.
     pose[:, 1] = pose[:, 4] = np.radians(yaw) / 2
     return {"pose": pose, "timestamp": np.arange(len(yaw)) * 0.5}
 

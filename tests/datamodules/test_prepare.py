@@ -1,4 +1,4 @@
-"""Videos to a dataset, with a tracker that finds a square in place of a face."""
+"""From videos to a dataset, with a tracker that finds a square instead of a face."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_other_options_make_other_shards(videos: list[Path], tmp_path: Path) -> 
     second = run(videos, tmp_path / "d", min_frames=5)
     assert {s.name for s in first.shards}.isdisjoint({s.name for s in second.shards})
     assert first.hash != second.hash
-    # The split is no property of the clips' content, the licence neither.
+    # Neither the split nor the licence is a property of the clips' content.
     assert run(videos, tmp_path / "d", min_frames=5, licence="CC0").shards == second.shards
 
 
@@ -159,7 +159,7 @@ def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: 
     report = (tmp_path / "d/report.html").read_text()
     assert "broken.mp4" in report
     assert "2 videos could not be used" in report
-    # On a rerun they are still known.
+    # On a rerun they are remembered.
     assert run([*videos, broken, short], tmp_path / "d").failed == manifest.failed
 
 

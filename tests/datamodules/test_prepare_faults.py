@@ -1,4 +1,4 @@
-"""What can go wrong while a dataset is made, and what happens then."""
+"""Faults while a dataset is made, and their consequences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def reasons(manifest: Manifest) -> dict[str, str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What the dataset consists of; hidden files are notes of the builder."""
+    """The dataset's files; hidden files are the builder's notes."""
     found = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file()]
     return {path.name: path.read_bytes() for path in found}
 
@@ -79,7 +79,7 @@ class TestKilledBuilder:
         self, videos: list[Path], tmp_path: Path, workers: int
     ) -> None:
         run(videos, tmp_path / "whole")
-        # A server that has imported everything forks the builders: each round costs milliseconds.
+        # A server with all imports done forks the builders, so each round costs milliseconds.
         context = get_context("forkserver")
         context.set_forkserver_preload(["fake_tracker", "datamodules.prepare.pipeline"])
         rng, output, kills = random.Random(0), tmp_path / "d", 0
@@ -168,7 +168,7 @@ class TestWorkers:
         assert "KeyError: 'blendshape'" in reasons(manifest)["w_bug.mp4"]
         assert "w_crash.mp4" in (tmp_path / "d/report.html").read_text()
         assert any("left" in line for line in lines)
-        # They are remembered until somebody wants them tried again.
+        # They are remembered until a retry is requested.
         assert run(given, tmp_path / "d").hash == manifest.hash
         retried = run(given, tmp_path / "d", options=BuildOptions(workers=0, retry_failed=True))
         assert retried.failed == []
@@ -286,7 +286,7 @@ class TestStrangeVideos:
         config = dataclasses.replace(CONFIG, fps=4.0)
         clips = readers(run([video], tmp_path / "d", config), tmp_path / "d")
         numbers = [number for _, arrays, _ in clips for number in arrays["frame_number"].tolist()]
-        # Of each quarter of a second the first frame; the third of these is a profile to the tracker.
+        # The first frame of each quarter of a second; to the tracker, the third of these is a profile.
         assert numbers == [0, 3, 5, 6, 7, 8, 9, 10, 11]
         for _, arrays, header in clips:
             np.testing.assert_allclose(arrays["timestamp"], np.take(times, arrays["frame_number"]), atol=2e-3)
@@ -375,7 +375,7 @@ class TestShotsAndPeople:
         assert [shard.frames for shard in manifest.shards] == [11]
 
     def test_two_people_without_a_cut(self, tmp_path: Path) -> None:
-        # Slowly from one to the other: no two frames differ enough for a cut.
+        # A slow transition: no two frames differ enough for a cut.
         shades = [frame for i in range(24) for frame in coloured((150 - 5 * i, 30, 30 + 5 * i), 1, seed=1)]
         video = self.write(tmp_path / "a.mp4", shades)
         manifest = run(video, tmp_path / "d", CHECKED)
@@ -421,7 +421,7 @@ def write_at(path: Path, times_s: list[float]) -> Path:
 
 
 def turn_quarter(video: Path, path: Path) -> Path:
-    """A copy whose track header says that it is to be turned by 90 degrees, as phones do."""
+    """A copy whose track header asks for a rotation by 90 degrees, as phones write it."""
     data = bytearray(video.read_bytes())
     # The display matrix of ISO 14496-12.
     start = data.index(b"tkhd") + 4 + 40

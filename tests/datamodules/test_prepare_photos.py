@@ -1,4 +1,4 @@
-"""Photographs to a dataset, with a tracker that finds a square in place of a face."""
+"""From photographs to a dataset, with a tracker that finds a square instead of a face."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = PrepareConfig(image_size=64, videos_per_shard=2, min_identity_similarit
 
 
 def write_photo(path: Path, colour: tuple[int, int, int] = RED, seed: int = 0, turned: bool = False) -> Path:
-    """A picture of one colour, 96 x 80 pixels; turned: lying, with the EXIF entry that sets it upright."""
+    """An image of one colour, 96 x 80 pixels; ``turned``: rotated, with the EXIF entry to undo it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(coloured(colour, 1, seed)[0])
     exif = Image.Exif()
@@ -80,7 +80,7 @@ def test_the_photographs_of_a_person_are_one_clip(photos: Path, tmp_path: Path) 
     assert anna["source"] == "anna/neutral.png and 1 more"
     assert anna["frame_number"].tolist() == [0, 1]
     assert anna["bbox"].tolist() == [[-10, 5, 60, 75]] * 2
-    # Sorted by name; the lying picture is stored upright.
+    # Sorted by name; the rotated image is stored upright.
     reader = ClipReader(manifest, tmp_path / "d", "train")
     for frame, seed in ((0, 2), (1, 1)):
         upright = coloured(RED, 1, seed)[0]
@@ -167,7 +167,7 @@ def test_a_clip_of_one_frame_drives_itself(strategy: str) -> None:
     assert (pair.source, pair.drivers) == (4, (4,))
     clips = [PlanClip(0, (4,)), PlanClip(0, (1, 2))]
     pairs = EvaluationPlan(clips, None, 8)
-    # Where others have real pairs a reconstruction would only raise the score.
+    # Where others have real pairs, a reconstruction would only raise the score.
     assert [(pair.clip, pair.source, pair.drivers) for pair in pairs] == [(1, 1, (2,))]
     pairs = EvaluationPlan(clips[:1], None, 8)
     assert [(pair.clip, pair.source, pair.drivers) for pair in pairs] == [(0, 4, (4,))]

@@ -18,7 +18,7 @@ from datamodules.prepare.processes import GivenUp, default_workers, run_tasks
 
 
 def obey(folder: Path) -> Callable[[str], str]:
-    """A worker that does what its task says, and notes each start in a file of the task's name."""
+    """A worker that does what its task says, and records each start in a file named after the task."""
 
     def work(task: str) -> str:
         with (folder / task).open("a") as notes:
@@ -66,7 +66,7 @@ def test_crashes_and_hangs_cost_nothing_but_themselves(tmp_path: Path) -> None:
 
 
 def test_a_task_that_comes_back_goes_to_a_worker_that_has_nothing_to_do(tmp_path: Path) -> None:
-    # The second worker is idle long before the first one's task is taken from it.
+    # The second worker is idle long before the first one loses its task.
     results = outcomes(tmp_path, ["hang-1", "a-1"], workers=2, limit_s=1.5)
     assert results["a-1"] == "a done"
     assert results["hang-1"].kind == "timeout"

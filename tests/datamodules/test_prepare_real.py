@@ -21,7 +21,7 @@ MODELS = ("face_landmarker", "selfie_multiclass", "modnet", "yunet", "sface")
 
 
 def drawn(heads: SyntheticHeads, person: int, first: int, count: int, background: float) -> list[np.ndarray]:
-    """Frames of a drawn person before a plain wall."""
+    """Frames of a rendered person in front of a plain wall."""
     frames, _ = heads.draw([person] * count, list(range(first, first + count)))
     image = frames.image * frames.foreground_mask + background * (1 - frames.foreground_mask)
     return list((image.permute(0, 2, 3, 1) * 255).byte().numpy())
@@ -36,11 +36,11 @@ def test_cut_to_another_person_and_back(tmp_path: Path) -> None:
             pytest.skip(f"asset {name} is not available: {error}")
     heads = SyntheticHeads(load_head("open"), SIZE)
     anna, bert = drawn(heads, 0, 0, 20, 0.8), drawn(heads, 1, 0, 8, 0.1)
-    # So close that the crop reaches beyond the video.
+    # So close that the crop extends beyond the video.
     frames = [frame[64:192, 64:192] for frame in (*anna[:10], *bert, *anna[10:])]
     video = write_video(tmp_path / "interview.mp4", frames, fps=6)
     nobody = write_video(tmp_path / "nobody.mp4", [np.full_like(frame, 90) for frame in frames], fps=6)
-    # Drawn people are more alike than real ones, whose limit is 0.363.
+    # Rendered people are more alike than real ones, whose limit is 0.363.
     config = PrepareConfig(min_frames=4, min_identity_similarity=0.7, max_yaw=80.0)
     manifest = prepare([video, nobody], tmp_path / "d", config, log=lambda line: None)
     reader = ClipReader(manifest, tmp_path / "d", "train")

@@ -1,4 +1,4 @@
-"""What `rome prepare` does once per video or shard: never a look through a folder for each."""
+"""`rome prepare` never lists a folder once per video or shard."""
 
 from __future__ import annotations
 

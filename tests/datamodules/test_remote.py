@@ -1,4 +1,4 @@
-"""Datasets at addresses, and our tars in the hands of the webdataset library."""
+"""Datasets at URLs, and our tars read by the webdataset library."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from rome_lightning.media.atomic import temporary_for
 
 
 class Server:
-    """A local web server that counts what it is asked for."""
+    """A local web server that counts requests."""
 
     def __init__(self, folder: Path) -> None:
         self.asked = Counter[str]()
         self.faults: dict[str, int] = {}
-        """How often each file is to fail first."""
+        """How often each file fails first."""
         self.delay_s = 0.0
-        """Between the two halves of a shard."""
+        """Delay between the two halves of a shard."""
         owner = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -104,7 +104,7 @@ def test_trains_from_an_address_and_fetches_every_file_once(served: Server, data
     fetched = {name: count for name, count in served.asked.items() if name != "manifest.json"}
     assert fetched
     assert set(fetched.values()) == {1}
-    # Validation clips are in a shard of their own that nobody asked for.
+    # Validation clips are in a separate shard that was not requested.
     assert not any(name.startswith("val") and name.endswith(".tar") for name in fetched)
 
 
@@ -261,7 +261,7 @@ def test_the_cache_has_a_limit(served: Server, joined: Manifest, tmp_path: Path)
     for number, shard in enumerate((*shards[:2], shards[0], shards[2])):
         os.utime(remote.fetch_shard(shard), (number, number))
     kept = sorted(path.name for path in remote.cache.glob("*.tar"))
-    # The one that was used for the last time before the others.
+    # The least recently used one.
     assert kept == [f"{shards[0].name}.tar", f"{shards[2].name}.tar"]
     remote.fetch_shard(shards[1])
     assert served.asked[f"{shards[1].name}.tar"] == 2
@@ -295,7 +295,7 @@ def test_processes_share_a_cache_that_is_too_small(
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         assert out.split() == [reader.meta(clip)[1]["identity"] for clip in clips[start:]]
-    # Each time something had to go.
+    # Each time something had to be evicted.
     assert sum(served.asked[f"{shard.name}.tar"] for shard in shards) >= len(clips)
 
 

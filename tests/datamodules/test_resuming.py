@@ -1,4 +1,4 @@
-"""Interrupted and resumed training sees the stream of an uninterrupted one."""
+"""Interrupted and resumed training sees the same stream as uninterrupted training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def module(dataset: Path, **changes: Any) -> TalkingHeadDataModule:
 
 
 def frame_of(image: torch.Tensor) -> int:
-    """The frame number that the fixture wrote into the red channel."""
+    """The frame number, which the fixture stored in the red channel."""
     return round((float(image[0].mean()) * 255 - 20) / 10)
 
 
 class Recorder(lightning.LightningModule):
-    """Two optimizers stepped by hand, as in training; keeps every pair that it was given."""
+    """Two manually stepped optimizers, as in training; records all pairs."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Recorder(lightning.LightningModule):
 
 
 class SaveEverywhere(lightning.Callback):
-    """Saves a checkpoint at every hook that users save at, with the pairs seen until then."""
+    """Saves a checkpoint at every hook where users do, with the pairs seen so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -179,7 +179,7 @@ def test_evaluation_may_use_other_data(
 
 
 def _rank_fit(rank: int, dataset: Path, checkpoint: Path, folder: Path, port: int) -> None:
-    """One of two ranks that go on from a checkpoint of one."""
+    """One of two ranks that continue from a checkpoint of a single rank."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",

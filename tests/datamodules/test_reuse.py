@@ -1,4 +1,4 @@
-"""Changing who is in which split, or who is who, tracks nothing again."""
+"""Changing splits or identities does not track anything again."""
 
 from __future__ import annotations
 

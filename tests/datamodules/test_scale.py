@@ -44,7 +44,7 @@ def joined(dataset: Path, tmp_path: Path) -> Path:
 
 
 def many_shards(folder: Path, count: int) -> Manifest:
-    """A dataset whose shards are so many names of one."""
+    """A dataset whose shards are hard links to a single one."""
     manifest = write_dataset(folder, {"train": [[make_clip("clip", "person", 4)]]})
     (shard,) = manifest.shards
     shards = []
@@ -216,7 +216,7 @@ def _clips(seed: int, count: int) -> list[PlanClip]:
 
 
 def _order_of_loops(plan: TrainingPlan, clips: list[PlanClip], group: int, round_index: int) -> list[int]:
-    """The order of a round as loops over objects make it."""
+    """The order of a round, by loops over objects."""
     generator = plan._generator_at(round_index, [0, 0, 0, group])
     first = sum(g.num_clips for g in plan.groups[:group])
     count = plan.groups[group].num_clips if plan.groups else len(clips)
@@ -244,7 +244,7 @@ def test_tables_give_the_order_that_objects_gave(groups: tuple[PlanGroup, ...]) 
 
 
 def _split(frames: tuple[int, ...], ratio: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The frames of a clip for training, and those held out."""
+    """The training frames of a clip, and those held out."""
     kept = max(len(frames) - round(len(frames) * ratio), min(len(frames), 2))
     return frames[:kept], frames[kept:]
 

@@ -73,7 +73,7 @@ def test_streams_with_webdataset_and_decodes_with_other_libraries(dataset: Path)
         picture = Image.open(io.BytesIO(data))
         assert (picture.format, picture.size, picture.mode) == ("JPEG", (SIZE, SIZE), "RGB")
         assert "progressive" not in picture.info
-        # Quality 95: a smooth picture comes back within a few grey levels.
+        # At quality 95 a smooth image changes by a few grey levels.
         difference = np.abs(np.asarray(picture).astype(int) - clip.images[frame])
         assert difference.max() <= 6
         start, end = meta["mask_offsets"][frame : frame + 2].astype(int)

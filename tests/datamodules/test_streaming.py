@@ -32,7 +32,7 @@ def module(dataset: Path, **changes: Any) -> WebDatasetDataModule:
 
 
 def equal(ours: Any, theirs: Any) -> bool:
-    """Whether two structs have the same bits in the same types."""
+    """Whether two structs are bit-equal, types included."""
     if isinstance(ours, Tensor):
         return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     if hasattr(ours, "__dataclass_fields__"):
@@ -52,7 +52,7 @@ def test_evaluation_equals_our_loader_batch_for_batch(dataset: Path) -> None:
 
 @pytest.mark.parametrize("with_offsets", [False, True])
 def test_pairs_of_a_plan_equal_our_loader(dataset: Path, tmp_path: Path, with_offsets: bool) -> None:
-    """The same frames are the same bytes, whichever way they come."""
+    """The same frames have the same bytes on both paths."""
     if with_offsets:
         offsets = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float16)
         clips = [make_clip(f"clip-{i}", f"person-{i}", seed=i) for i in range(3)]
@@ -117,7 +117,7 @@ class TestTraining:
 
 
 class Counting(lightning.LightningModule):
-    """Counts what arrives."""
+    """Counts the batches."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Synthetic heads: repeatable, and what they claim about themselves is true."""
+"""Synthetic heads: reproducible, and consistent with their ground truth."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_people_differ_and_frames_of_one_share_identity(heads: SyntheticHeads) -
 
 
 def test_geometry_is_what_was_drawn(head: HeadModel, heads: SyntheticHeads) -> None:
-    """The silhouette is that of the true vertices: checked point by point, without the renderer."""
+    """The silhouette matches the true vertices, checked point by point without the renderer."""
     frames, geometry = heads.draw([2], [1])
     bare = head(frames.params)
     torch.testing.assert_close(bare + geometry.offsets, geometry.vertices)
@@ -53,7 +53,7 @@ def test_geometry_is_what_was_drawn(head: HeadModel, heads: SyntheticHeads) -> N
     mask = frames.foreground_mask[0, 0]
     inside = ((points[:, :2] > 1) & (points[:, :2] < SIZE - 2)).all(1)
     x, y = points[inside, 0].round().long(), points[inside, 1].round().long()
-    # A vertex lies in the mask, at most on its rim: look at the 3 x 3 pixels around it.
+    # Vertices lie in the mask or on its rim, so the 3 x 3 pixels around each are tested.
     near = torch.nn.functional.max_pool2d(mask[None, None], 3, stride=1, padding=1)[0, 0]
     assert float(near[y, x].min()) > 0
     rows = torch.nonzero(mask > 0.99)
@@ -94,7 +94,7 @@ def test_regions_agree_with_the_mask_and_cover_the_head(heads: SyntheticHeads) -
 
 
 def test_lit_from_the_side_the_light_is_on(head: HeadModel, heads: SyntheticHeads) -> None:
-    """Lambert's law by hand at one face pixel: colour ratio of lit and unlit draws is the shade."""
+    """Lambert's law by hand at one face pixel: the ratio of lit to unlit colour is the shading."""
     frames, _ = heads.draw([3] * 24, list(range(24)))
     skin = frames.region_mask(Region.FACE_SKIN)
     luminance = frames.image.mean(1, keepdim=True)

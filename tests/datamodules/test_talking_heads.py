@@ -1,4 +1,4 @@
-"""Reading, batches and the data module."""
+"""Readers, batches and the data module."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batches(data: TalkingHeadDataModule, loader: Any, epoch: int = 0) -> list[Av
 
 
 def frame_of(image: torch.Tensor) -> int:
-    """The frame number that the fixture wrote into the red channel."""
+    """The frame number, which the fixture stored in the red channel."""
     return round((float(image[0].mean()) * 255 - 20) / 10)
 
 
@@ -183,7 +183,7 @@ class TestColourMatrix:
         torch.testing.assert_close(apply(colour, brightness=0.5), colour * 1.5, atol=1e-5, rtol=0)
         expected = (colour - 0.5) * 1.5 + 0.5
         torch.testing.assert_close(apply(colour, contrast=0.5), expected, atol=1e-5, rtol=0)
-        # Grey has no chrominance, whatever turns or scales it.
+        # Grey has no chrominance to rotate or scale.
         torch.testing.assert_close(apply(grey, saturation=0.9, hue=0.3), grey, atol=1e-3, rtol=0)
         luma = torch.tensor([0.299, 0.587, 0.114])
         doubled = apply(colour, saturation=1.0)
@@ -269,7 +269,7 @@ class TestOptions:
 
 
 class _Recorder(lightning.LightningModule):
-    """Keeps what it is given; one parameter, so that DDP accepts it."""
+    """Records its batches; has one parameter, so that DDP accepts it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class TestSeveralDatasets:
         assert clips["other"] == 768
         assert set(clips) == {"other", *(f"clip-{i}" for i in range(5))}
         assert mixed.state_dict()["manifest"] not in {m.hash for m in mixed.manifests}
-        # Without weights every clip counts the same.
+        # Without weights all clips count equally.
         plain = module(
             None, manifests=[WeightedManifest(str(tmp_path)), WeightedManifest(str(dataset))], batch_size=12,
             pairs_per_epoch=1020,

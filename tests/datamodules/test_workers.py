@@ -34,7 +34,7 @@ def make_loader(dataset: Path, workers: int, **changes: Any) -> PairLoader:
 
 
 def content(batch: Any) -> tuple[Any, ...]:
-    """All of a batch that must not depend on who decoded it, copied out of shared memory."""
+    """The parts of a batch that must not depend on the decoding worker, copied from shared memory."""
     source, target = batch.source, batch.target
     pixels = [x.clone() for f in (source, target) for x in (f.image, f.matte, f.regions, f.params.pose)]
     return (*batch.clips, *(float(x.double().sum()) for x in pixels))
@@ -51,7 +51,7 @@ def test_batches_do_not_depend_on_workers(
 ) -> None:
     loader = make_loader(dataset, workers)
     assert [content(batch) for batch in loader] == expected
-    # Kept all at once they outnumber the slots: the later ones are copies.
+    # All batches together outnumber the slots, so the later ones are copies.
     assert [content(batch) for batch in list(loader)] == expected
     loader.close()
 
@@ -68,7 +68,7 @@ def test_an_epoch_left_early_leaves_nothing_behind(dataset: Path, expected: list
 
 
 def consume(loader: PairLoader, sent: signal.Signals, after: Any) -> tuple[list[Any], int]:
-    """What is seen, and the restarts, when the first worker gets a signal after some batches."""
+    """The batches seen, and the restarts, if the first worker gets a signal after some batches."""
     seen, restarted = [], 0
     for number, batch in enumerate(loader):
         seen.append(content(batch))
@@ -121,7 +121,7 @@ def test_batches_outlive_their_pool(dataset: Path) -> None:
 
 
 class _Fetching:
-    """Stands in for a source of pairs whose first batch takes a long download."""
+    """A stand-in for a source of pairs whose first batch needs a long download."""
 
     layout = SimpleNamespace(num_bytes=0, arrays=lambda memory, start: {})
 
@@ -137,7 +137,7 @@ class _Fetching:
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, _Fetching]]:
-    """A worker, in a thread, that has something to tell all the time."""
+    """A worker, in a thread, that constantly sends messages."""
     monkeypatch.setattr(worker, "_ALIVE_S", 0.0)
     monkeypatch.setattr(fetching, "_listener", None)
     ours, theirs = Pipe()

@@ -1,4 +1,4 @@
-"""Collecting a model's offsets and making a basis of them."""
+"""Collecting a model's offsets and computing a basis from them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ def test_basis_rebuilds_the_offsets_it_was_made_of(model: AvatarModel, tmp_path:
     scalp = model.head.region("scalp")
     error = (rebuilt - full)[:, scalp].square().sum(-1).mean().sqrt()
     assert 1e3 * error == pytest.approx(float(fit.curves["hair"].error_mm[-1]), rel=1e-3)
-    # Standard deviations are those of the coefficients, and explained variance is what is not lost.
+    # Standard deviations are those of the coefficients; explained variance is the part that is kept.
     torch.testing.assert_close(basis.coefficients(full).std(0), basis.std, rtol=1e-4, atol=1e-7)
     lost = (fit.curves["hair"].error_mm[-1] / fit.curves["hair"].error_mm[0]) ** 2
     assert 1 - lost == pytest.approx(float(fit.curves["hair"].explained[-1]), abs=1e-4)
@@ -143,7 +143,7 @@ def test_held_out_people_measure_the_basis(model: AvatarModel, tmp_path: Path) -
     curve = fit_basis(store, model.head, 5, 2, {}, held_out="val").curves["hair"]
     assert curve.held_out_mm is not None
     assert np.all(np.diff(curve.held_out_mm.numpy()) <= 0)
-    # The same sources again: none of them can be farther off than the worst of the training's.
+    # The same sources again: none can be worse than the worst in training.
     assert curve.held_out_mm[-1] <= curve.error_mm[-1] * (2 * NUM_CLIPS / len(block.clips)) ** 0.5 + 1e-9
 
 

@@ -1,4 +1,4 @@
-"""A basis carried to heads whose relation to the first is known."""
+"""Transfer of a basis to heads with a known relation to the first."""
 
 import dataclasses
 
@@ -87,7 +87,7 @@ def test_a_turned_scaled_and_renumbered_head_gets_the_same_hair() -> None:
         return SCALE * (offsets @ ROTATION.T)[..., order, :]
 
     torch.testing.assert_close(carried.mean, on_target(basis.mean), atol=1e-5, rtol=0)
-    # Orthogonal components with their standard deviations keep both, but for the scale and for signs.
+    # Orthogonal components and their standard deviations are kept, up to scale and signs.
     torch.testing.assert_close(carried.std, SCALE * basis.std[[0, 1, 2, 3, 4]], atol=1e-5, rtol=1e-4)
     alike = (carried.components * on_target(basis.components) / SCALE).sum((1, 2)).abs()
     torch.testing.assert_close(alike, torch.ones(5), atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Links of README and docs lead to files and headings that exist; the site is built without a complaint."""
+"""Links in README and docs point to existing files and headings; the site builds without warnings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub and MkDocs make it of a heading."""
+    """The anchor of a heading on GitHub and in MkDocs."""
     kept = re.sub(r"[^\w\s-]", "", heading.replace("`", "").strip().lower())
     return re.sub(r"[-\s]+", "-", kept)
 

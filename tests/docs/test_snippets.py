@@ -1,4 +1,4 @@
-"""Code in README and docs: Python compiles, names what exists and is called as it can be; commands exist."""
+"""Code in README and docs: Python compiles and uses existing names and signatures; commands exist."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PYTHON = _blocks("python")
 
 
 def _names(tree):
-    """Names that a piece of code reads, and names that it binds."""
+    """Names that code reads, and names that it binds."""
     read, bound = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -53,7 +53,7 @@ def _names(tree):
 
 
 def _imports(tree):
-    """(module, name) of everything that is imported from packages of ours; no name for a plain import."""
+    """(module, name) of all imports from our packages; no name for a plain import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -62,7 +62,7 @@ def _imports(tree):
 
 
 def _check_calls_of_avatars(tree):
-    """Every method of an avatar exists and takes the arguments that it is given."""
+    """Every called method of an avatar exists and accepts the arguments."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
@@ -76,7 +76,7 @@ def _check_calls_of_avatars(tree):
 
 
 def check(code, known=frozenset()):
-    """Raise if a piece of code does not compile, or uses what does not exist."""
+    """Raise if code does not compile or uses missing names."""
     tree = ast.parse(code)
     for module, name in _imports(tree):
         if module.split(".")[0] in _OURS:
@@ -89,7 +89,7 @@ def check(code, known=frozenset()):
 
 
 def _needs_data(code):
-    """Whether a string in it may name a file, an address or a folder."""
+    """Whether it may contain the name of a file, URL or folder."""
     strings = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant))
     return any(isinstance(value, str) and _PATH.search(value) for value in strings)
 
@@ -133,7 +133,7 @@ def _command_lines():
 
 @cache
 def _options_of(*words):
-    """Options that a command's help names."""
+    """Options in a command's help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert rome([*words, "--help"]) == 0
@@ -141,7 +141,7 @@ def _options_of(*words):
 
 
 def _unknown(words):
-    """Options of a line that its command does not have; nested ones are those of configurations."""
+    """Options of a line that its command does not have; nested ones belong to configurations."""
     command = words[:2] if len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]) else words[:1]
     used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word) and "." not in word}
     known = _options_of(*command) if words[0] in _NESTED else _options_of(words[0])
@@ -149,7 +149,7 @@ def _unknown(words):
 
 
 _NESTED = ("avatar", "models", "assets", "experiments", "shards", "distill")
-"""Commands with sub-commands, each with options of its own."""
+"""Commands whose sub-commands have their own options."""
 
 
 def test_commands_take_the_options_that_the_pages_give_them():
@@ -159,7 +159,7 @@ def test_commands_take_the_options_that_the_pages_give_them():
 
 
 def test_training_begins_with_a_complete_configuration():
-    """Overlays alone lack the trainer's settings: such a run is refused."""
+    """An overlay alone lacks the trainer's settings, so such a run is refused."""
     first = {}
     for page in PAGES:
         for command in re.findall(r"rome fit [^`\n]*", page.read_text()):

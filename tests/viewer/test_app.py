@@ -1,4 +1,4 @@
-"""The app: what its page lets people do, from a photograph to a file that other programs open."""
+"""The app: everything its page offers, from a photograph to files for other programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RATE = 30
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    """With a small model of random networks."""
+    """A studio with a small model of random networks."""
     with pytest.MonkeyPatch.context() as patch:
         model = perturbed(AvatarModel(small_config())).eval()
         patch.setattr(studio_module, "open_model", lambda checkpoint: model)
@@ -180,7 +180,7 @@ def test_files_are_removed_after_their_time() -> None:
     (old / "avatar.glb").write_bytes(b"old")
     hour_ago = time.time() - 3600
     os.utime(old, (hour_ago, hour_ago))
-    # Nobody has to ask for another.
+    # No second request is needed.
     latest = time.monotonic() + 30
     while old.exists() and time.monotonic() < latest:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A state of the page that it would ignore in part is refused before the page is shown."""
+"""A page state that would partly be ignored is refused before the page is shown."""
 
 from __future__ import annotations
 

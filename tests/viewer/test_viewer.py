@@ -1,4 +1,4 @@
-"""The page of ``rome avatar view``: its server, its camera, and what a browser makes of it."""
+"""The page of ``rome avatar view``: its server, its camera, and its rendering in a browser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server(session: ViewerSession) -> Iterator[ViewerServer]:
 
 
 def front(session: ViewerSession, **changes: Any) -> dict[str, Any]:
-    """The state of the page before anything is touched."""
+    """The initial state of the page."""
     about = session.about()
     x, y, z = about["view"]["centre"]
     state = {
@@ -80,7 +80,7 @@ def test_the_first_view_is_the_photographs(session: ViewerSession) -> None:
 
 
 def test_the_page_and_the_model_see_the_same(session: ViewerSession) -> None:
-    """An orthographic camera, written out, against the model's own projection."""
+    """An explicit orthographic camera against the model's own projection."""
     yaw, pitch, scale = 0.7, 0.3, 5.0
     about_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
     about_x = np.array(
@@ -201,7 +201,7 @@ def test_half_open_requests_hold_no_threads_and_keep_nobody_out(
         # Our own ends, and the server's of those that it has accepted.
         assert len(list(Path("/proc/self/fd").iterdir())) <= files + 30 + 8
         assert threading.active_count() < threads + 8
-        # Connections beyond the limit wait until idle ones are ended.
+        # Connections beyond the limit wait until idle ones are closed.
         assert ask(running, "GET", "/about.json")[0] == 200
     assert threading.active_count() <= threads
 
@@ -221,7 +221,7 @@ def test_the_last_render_ends_before_the_server_does(
 
     def slow(state: object) -> bytes:
         began.set()
-        # Longer than the server library waits for its threads.
+        # Longer than the server library waits for its threads to end.
         time.sleep(6)
         ended.set()
         return b""
@@ -270,7 +270,7 @@ def test_ctrl_c_under_load_ends_in_order(times: int) -> None:
             b"POST /render HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 2\r\n\r\n{}" % port
         ] * 6:
             held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(request)
-        # The first picture is being made, the others wait.
+        # The first image is being rendered; the others wait.
         time.sleep(0.7)
         for _ in range(times):
             process.send_signal(signal.SIGINT)
