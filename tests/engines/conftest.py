@@ -1,4 +1,4 @@
-"""Real engines: slow, and only where `make test-engines` has set them up."""
+"""Real engines: slow, and only if `make test-engines` has set them up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from virtual_slurm import NODES, virtual_slurm
 
 ROOT = Path(__file__).parents[2]
 _TESTS = (ROOT, ROOT / "tests", ROOT / "tests" / "datamodules")
-# The tracker of squares, which jobs import too.
+# The fake tracker, which jobs import too.
 sys.path.append(str(ROOT / "tests" / "datamodules"))
 
 
@@ -30,13 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three synthetic persons."""
+    """Three synthetic people."""
     return write_synthetic_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
-    """Environment of two virtual nodes, whose jobs find this checkout."""
+    """Environment of two virtual nodes whose jobs use this checkout."""
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("SLURM is not installed: make test-engines")
     # Sockets have short paths.

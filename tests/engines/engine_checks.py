@@ -1,4 +1,4 @@
-"""What must not depend on the engine."""
+"""Properties that must not depend on the engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datamodules.prepare import BuildOptions, PrepareConfig, prepare
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Content of a dataset's files that must not depend on how it was made."""
+    """The content of a dataset's files that must not depend on the engine."""
     kinds = (".tar", ".npy", ".safetensors", "manifest.json")
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name.endswith(kinds)}
 
 
 def assert_same_weights(run: Path, whole: Path) -> None:
-    """Two runs ended with the same bits."""
+    """Two runs ended bit-equal."""
     one, other = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (run, whole)
     )
@@ -34,7 +34,7 @@ def write_videos(folder: Path, count: int) -> Path:
 
 
 def prepare_squares(videos: Path, output: Path, options: BuildOptions) -> list[str]:
-    """Make a dataset with a tracker that takes no time; a shard per video. Gives what was said."""
+    """Make a dataset with an instant tracker, one shard per video; returns the output."""
     said: list[str] = []
     config = PrepareConfig(
         image_size=64, fps=None, min_frames=4, videos_per_shard=1, min_identity_similarity=None

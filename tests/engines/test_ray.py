@@ -1,4 +1,4 @@
-"""Tasks of a local Ray cluster give what local runs give, also if one of its workers is killed."""
+"""Tasks on a local Ray cluster give the same results as local runs, even if a worker is killed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from datamodules.prepare import BuildOptions
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-engines")
 
 OWN = "ROME_TEST_RAY"
-"""Variable of the environment by which processes of this test's cluster are known."""
+"""Environment variable that identifies the processes of this test's cluster."""
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ray with two CPUs, whose workers find this checkout."""
+    """Ray with two CPUs and workers that use this checkout."""
     root = Path(__file__).parents[2]
     folders = (root, root / "tests", root / "tests" / "datamodules")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     monkeypatch.setenv(OWN, str(tmp_path))
-    # A cluster of somebody else, if this machine belongs to one.
+    # Somebody else's cluster, if this machine belongs to one.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
@@ -41,7 +41,7 @@ def _tasks() -> list[int]:
         try:
             title, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
-            # It has ended, or is another user's.
+            # It has ended, or belongs to another user.
             continue
         if b"ray::_run_share" in title and f"{OWN}={os.environ[OWN]}".encode() in environment.split(b"\0"):
             found.append(int(entry.name))
@@ -49,7 +49,7 @@ def _tasks() -> list[int]:
 
 
 def _kill_a_task(output: Path) -> int:
-    """Kill the process of a task once it has begun to work; gives its number."""
+    """Kill a task's process once it has started to work; returns its id."""
     for _ in range(2000):
         tasks = _tasks() if any(output.glob(".parts/*")) else []
         if tasks:

@@ -1,4 +1,4 @@
-"""Training from a real S3 server that is slow, dies, and has damaged files."""
+"""Training from a real S3 server that is slow, dies and has damaged files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ s3fs = pytest.importorskip("s3fs", reason="make test-engines")
 
 
 class Store:
-    """An S3 server in a process of its own, behind a line whose speed is limited."""
+    """An S3 server in a separate process, behind a connection of limited speed."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.line_port = free_ports(2)
         self.folder = folder
         self.bytes_per_s = 0.0
-        """Of each connection; 0 for no limit."""
+        """Speed of each connection; 0 for no limit."""
         self._is_ready = False
         self._listener = socket.create_server(("127.0.0.1", self.line_port))
         threading.Thread(target=self._accept, daemon=True).start()
         self.start()
 
     def start(self) -> None:
-        """Start the server, whose memory is empty, and upload the folder."""
+        """Start the empty server and upload the folder."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -52,11 +52,11 @@ class Store:
         self.client.create_bucket(Bucket="heads")
         for path in sorted(self.folder.iterdir()):
             self.client.upload_file(str(path), "heads", f"set/{path.name}")
-        # Nobody sees it half filled: a file that is not there is a final answer.
+        # Clients never see it half filled, because a missing file is final.
         self._is_ready = True
 
     def stop(self) -> None:
-        """Kill the server: what it sends at the moment ends in the middle."""
+        """Kill the server in the middle of its transfers."""
         self._is_ready = False
         self.process.kill()
         self.process.wait()
@@ -100,7 +100,7 @@ def store(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("ROME_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datamodules.fetching.RETRY_DELAYS_S", (1.0, 2.0, 4.0, 8.0, 16.0))
-    # Clients are kept, with the address of the store that they first met.
+    # Clients are cached with the URL of their first store.
     s3fs.S3FileSystem.clear_instance_cache()
     store = Store(tmp_path / "set")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store.line_port}")
@@ -127,7 +127,7 @@ def test_the_same_bits_as_from_the_disk(store: Store, workers: int) -> None:
 
 def test_a_slow_line_is_no_hang(store: Store) -> None:
     largest = max(path.stat().st_size for path in store.folder.glob("train-*.tar"))
-    # A shard takes twice the time in which a worker has to answer.
+    # A shard takes twice a worker's time limit.
     store.bytes_per_s = largest / 20
     assert _images("s3://heads/set", workers=1) == _images(str(store.folder))
 

@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM with two virtual nodes give what local runs give."""
+"""Jobs of a real SLURM with two virtual nodes give the same results as local runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ONE = ("--trainer.strategy", "auto")
 
 
 def _fit(dataset: Path, run: Path, pairs_per_epoch: int = 4) -> Path:
-    """The file with the configuration of a run of two epochs."""
+    """The configuration file of a run of two epochs."""
     overlay = tiny_overlay(dataset, run, pairs_per_epoch=pairs_per_epoch)
     overlay["trainer"]["callbacks"][-1]["init_args"]["every_n_steps"] = 1
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def test_a_cancelled_job_ends_the_wait_without_accounting(slurm, tmp_path, monke
     monkeypatch.setattr("rome_lightning.media.cluster_jobs._ASK_S", 2.0)
     videos = write_videos(tmp_path / "videos", 3)
     output = tmp_path / "jobs"
-    # Jobs that wait until somebody cancels them.
+    # Jobs that wait until they are cancelled.
     parameters = {**_JOB, "slurm_additional_parameters": {"begin": "now+1hour"}}
     options = BuildOptions(workers=0, engine="submitit", jobs=2, slurm=parameters)
 
@@ -176,7 +176,7 @@ def test_a_sweep_goes_on_after_its_time_limits(slurm, dataset, tmp_path):
     _until(output / "trials" / "0001" / "metrics.csv")
     queue = subprocess.check_output(["squeue", "-h", "-r", "-o", "%i %j"], text=True).splitlines()
     job = sorted(line.split()[0] for line in queue)[0]
-    # What SLURM sends to an array task at its limit: to submitit, and to the training that it started.
+    # The signals that SLURM sends to an array task at its limit: to submitit, and to its training.
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name[3:]}", job], check=True)
     said, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, said

@@ -1,4 +1,4 @@
-"""SLURM with two virtual nodes on this machine: its own daemons, keys, ports and folder, gone afterwards.
+"""SLURM with two virtual nodes on this machine: its own daemons, keys, ports and folder, removed afterwards.
 
 Debian's package (``slurm-wlm``) is built so that several ``slurmd`` run on one machine. There is no
 accounting: ``sacct`` does not answer, as on many small clusters.
@@ -53,7 +53,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Free ports."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

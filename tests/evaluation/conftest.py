@@ -1,4 +1,4 @@
-"""A tiny dataset of synthetic heads, a model that knows nothing, and protocols shrunk to fit."""
+"""A tiny dataset of synthetic heads, an untrained model, and protocols reduced to fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_protocol import PROTOCOLS
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One training person, three for validation, four frames each."""
+    """One person for training, three for validation, four frames each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_run, "SPLITS", {"train": (0,), "val": (1, 2, 3)})
         return tiny_run.write_synthetic_dataset(tmp_path_factory.mktemp("dataset"))
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shrunk(tmp_path: Path) -> Callable[..., Path]:
-    """A protocol of the repository at 64 pixels with two frames per clip, changed on demand."""
+    """A protocol of the repository at 64 pixels with two frames per clip, with optional changes."""
 
     def write(name: str, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
         content = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text())

@@ -1,4 +1,4 @@
-"""The scores of ``rome demo``, which are those of ``rome evaluate``."""
+"""The scores of ``rome demo``, which equal those of ``rome evaluate``."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_model_is_scored_end_to_end(
     table = pq.read_table(folder / "pairs.parquet").to_pydict()
     assert list(table)[:6] == COLUMNS
     assert len(table["task"]) == sum(f["num_pairs"] for f in summary["failures"].values())
-    # What nobody detects is NaN and counted, never guessed.
+    # Undetected faces are NaN and counted, never guessed.
     values = np.array(table["csim_sface"])[np.array(table["task"]) == "self"]
     assert np.isfinite(values).sum() == summary["metrics"]["self"]["csim_sface"]["num"]
     page = (folder / "report.html").read_text()
@@ -115,7 +115,7 @@ def test_means_go_from_frames_to_clips_to_people() -> None:
 def test_processes_share_the_work_and_give_equal_numbers(
     world_size: int, shrunk: Shrunk, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three sources for two or four processes: uneven, and one of four has nothing to do."""
+    """Three sources for two or four processes: unevenly distributed, and one of four is idle."""
     protocol = shrunk("demo", pixels_only)
     arguments = ("--baseline", "warp", "--data", dataset)
     assert evaluate(protocol, tmp_path / "one", *arguments) == 0
@@ -160,7 +160,7 @@ def test_a_killed_evaluation_goes_on(
     assert evaluate(protocol, tmp_path / "killed", *arguments) == 130
     assert not (tmp_path / "killed" / "evaluation" / "demo" / "summary.json").exists()
     assert evaluate(protocol, tmp_path / "killed", *arguments) == 0
-    # Three clips; the first was finished before the kill and is not answered again.
+    # Three clips; the first was finished before the kill and is not scored again.
     assert len(answered) == 1 + 1 + 2
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
 
@@ -227,7 +227,7 @@ def write_truth(pairs: Path, dataset: Path, folder: Path) -> None:
 
 @pytest.fixture
 def predictions(shrunk: Shrunk, dataset: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A protocol and a folder with a good prediction for every pair."""
+    """A protocol, and a folder with a good prediction for each pair."""
     protocol = shrunk("demo", pixels_only)
     assert (
         evaluate(
@@ -248,7 +248,7 @@ def test_a_folder_of_frames_scores_like_the_system_that_made_it(
     ours, theirs = numbers(tmp_path / "first")["self"], numbers(tmp_path / "second")["self"]
     for name in ("psnr/full", "ssim/masked"):
         assert theirs[name] == ours[name]
-    # Frames say nothing about masks.
+    # Frames contain no masks.
     assert theirs["mask_iou"]["num"] == 0
 
 
@@ -273,7 +273,7 @@ def test_what_is_missing_or_broken_is_counted_with_its_reason(
     assert failures["reasons"]["not finite"] == 1
     cell = numbers(tmp_path / "gaps")["self"]["psnr/full"]
     assert cell["num"] == 5
-    # Leaving out the worst cases must not make a system look good: a missing frame counts 0 dB.
+    # Omitting the worst cases must not make a system look better: a missing frame counts as 0 dB.
     assert cell["penalised"] < cell["mean"] - 5
 
     def strict(content: dict) -> None:
@@ -351,7 +351,7 @@ def test_two_videos_are_compared_frame_by_frame(
     assert run("close") == 0
     cell = numbers(tmp_path / "close")["self"]["psnr/full"]
     assert cell["num"] == 4
-    # Ten grey values of 255, but for those cut at white; the padding to a square is not counted.
+    # Ten grey levels of 255, except where clipped to white; the padding to a square does not count.
     assert cell["mean"] == pytest.approx(-20 * np.log10(10 / 255), abs=1.5)
     assert run("short") == 1
     assert "has 4 frames" in capsys.readouterr().err

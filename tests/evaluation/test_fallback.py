@@ -1,4 +1,4 @@
-"""What is scored where nobody was kept for validation, and where one person cannot be driven by another."""
+"""Scoring without people held out for validation, and when no person can be driven by another."""
 
 from __future__ import annotations
 

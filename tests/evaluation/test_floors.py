@@ -1,4 +1,4 @@
-"""A score below its floor is told, with what it means."""
+"""A score below its floor is reported with an explanation."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_a_model_is_measured_against_the_exact_truth(
     summary = summary_of(tmp_path, "geometry_synthetic")
     cells = summary["metrics"]["geometry"]
     assert summary["failures"]["geometry"]["num_missing"] == 0
-    # Hair and clothes are what the bare head lacks; its face is exact.
+    # The bare head lacks hair and clothes; its face is exact.
     assert cells["vertex_mm/scalp"]["floor"] > 3
     assert cells["vertex_mm/face"]["floor"] == pytest.approx(0, abs=1e-3)
     # An untrained model has no offsets yet: it is the bare head.
@@ -78,7 +78,7 @@ def bumpy_scan(folder: Path) -> tuple[Mesh, torch.Tensor]:
 
 
 def test_scans_are_reached_from_any_pose_and_size(shrunk: Shrunk, tmp_path: Path) -> None:
-    """The whole protocol on meshes of another system."""
+    """The whole protocol on another system's meshes."""
     turn = torch.from_numpy(Rotation.from_euler("xyz", [20, 40, -10], degrees=True).as_matrix()).float()
     for person in ("anna", "bob"):
         mesh, points = bumpy_scan(tmp_path / "scans" / person)
@@ -148,7 +148,7 @@ def test_the_submission_has_what_the_benchmark_wants(
     points = np.load(folder / "017/EMO-1_156_221501007/landmarks_posed.npy")
     assert points.shape == (7, 3)
     mesh = trimesh.load(folder / "017/EMO-1_156_221501007/mesh_posed.ply", process=False)
-    # The landmarks lie on the mesh that they belong to.
+    # The landmarks lie on their own mesh.
     assert trimesh.proximity.closest_point_naive(mesh, points)[1].max() < 1e-2
     Image.new("RGB", (64, 64)).save(tmp_path / "svfr" / "018" / "bad.png")
     assert main(arguments) == 1

@@ -1,4 +1,4 @@
-"""Parts of an evaluation that a full disk or a kill cut short are scored again."""
+"""Parts of an evaluation that were cut short by a full disk or a kill are scored again."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_rules_choose_the_pairs(tmp_path: Path) -> None:
     assert own == [
         ("a-0", 10, 0), ("a-0", 10, 5), ("a-0", 10, 15), ("a-1", 100, 105), ("b-0", 4, 0), ("b-0", 4, 8),
     ]  # fmt: skip
-    # The last person drives the first; each has its first clip.
+    # The last person drives the first, each with the first clip.
     cross = [
         (p.identity, p.clip, p.driver_identity, p.driver_clip, p.frame) for p in pairs if p.task == "cross"
     ]

@@ -1,4 +1,4 @@
-"""Which pixels the parts of a picture are."""
+"""The pixels of each region of an image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_polygons_hold_the_pixels_that_matplotlib_says() -> None:
     for number in (3, 5, 20):
         corners = rng.uniform(-5, SIZE + 5, (number, 2))
         x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
-        # Even-odd, as only outlines that do not cross themselves have one inside.
+        # Even-odd rule, because outlines may cross themselves.
         hull = corners[np.argsort(np.arctan2(*(corners - corners.mean(0)).T))]
         ours = inside_polygon(torch.from_numpy(hull)[None], (SIZE, SIZE))[0].numpy()
         theirs = Outline(hull, closed=False).contains_points(np.stack([x, y], -1).reshape(-1, 2))
@@ -81,7 +81,7 @@ def mouth(gap: float) -> torch.Tensor:
 def test_a_mouth_counts_where_it_is_open() -> None:
     real = frame(torch.zeros(SIZE, SIZE))
     weight = region_weight("mouth", real, mouth(8.0), FACE)[0, 0]
-    # A parabola over and one under the middle: 2/3 of the box.
+    # A parabola above and one below the middle: 2/3 of the box.
     assert float(weight.sum()) == pytest.approx(2 / 3 * 24 * 8, rel=0.08)
     assert weight[24, 24] == 1
     assert not weight[:20].any()
@@ -92,7 +92,7 @@ def test_a_mouth_counts_where_it_is_open() -> None:
 
 def test_eyes_have_an_area_when_they_are_shut() -> None:
     landmarks = torch.zeros(1, 478, 2)
-    # One level, the other leaning by 45 degrees; only their corners matter.
+    # One horizontal, the other inclined by 45 degrees; only their corners matter.
     landmarks[0, 33], landmarks[0, 133] = torch.tensor([[5.0, 10], [15, 10]])
     landmarks[0, 362], landmarks[0, 263] = torch.tensor([[30.0, 30], [38, 38]])
     weight = region_weight("eyes", frame(torch.zeros(SIZE, SIZE)), landmarks, FACE)[0, 0]

@@ -1,4 +1,4 @@
-"""The protocol of turned heads: which frames it takes, what it computes of them, what it says."""
+"""The protocol of turned heads: its frames, scores and report."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_drivers_lie_in_their_bins() -> None:
         "own": [0],
         "open_mouth": [20],
         "closed_lids": [10, 15],
-        # From 9 to 70 degrees in six frames: no other window turns as far.
+        # From 9 to 70 degrees in six frames: the largest rotation of all windows.
         "temporal": [20, 25, 30, 35, 40, 45],
     }
 
@@ -81,7 +81,7 @@ def test_bins_must_rise(tmp_path: Path) -> None:
 
 
 def test_states_are_those_of_the_shards(dataset: Path) -> None:
-    """Against SciPy's rotations: the neck turns the head on the bust."""
+    """Compare with SciPy's rotations: the neck rotates the head on the bust."""
     clips = StoredClips(dataset, "val", IMAGE_SIZE)
     for clip in clips.clips:
         params = clips.frames(clip.key, clip.frames).params
@@ -106,7 +106,7 @@ def test_intervals_are_those_of_the_t_test() -> None:
 
 
 def regions_only(content: dict[str, Any]) -> None:
-    """Bins that the synthetic heads fill, and metrics that need no network but the face's."""
+    """Bins that the synthetic heads fill, and metrics that need only the face network."""
     tasks = content["tasks"]
     pixels = ["psnr/full", "psnr/hair", "psnr/shoulders"]
     content["tasks"] = {
@@ -162,7 +162,7 @@ def test_values_are_those_of_the_pictures_on_disk(scored: Path, dataset: Path) -
             assert row["psnr/hair"] == pytest.approx(wanted, abs=1e-3)
         elif row["task"] == "own":
             assert row["frame"] == row["source"]
-            # A spline that moves nothing, on 8 bits.
+            # A spline without motion, at 8 bits.
             assert row["psnr/full"] > 40
         elif before is not None and before["clip"] == row["clip"]:
             old, old_frames = real(clips, before["clip"], before["frame"])

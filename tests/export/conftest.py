@@ -1,4 +1,4 @@
-"""The heads that are exported in these tests."""
+"""The heads exported in these tests."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def offsets(head: HeadModel) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def person(head: HeadModel, shape: torch.Tensor, offsets: torch.Tensor) -> Person:
-    """With a smooth texture: JPEG is made for pictures, not for noise."""
+    """With a smooth texture: JPEG is made for photographs, not for noise."""
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
     return Person(head, shape, offsets, torch.stack([rows, columns, 1 - rows]))

@@ -1,4 +1,4 @@
-"""Where a bust ends, and that it ends there cleanly."""
+"""The lower end of a bust, and its clean cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_bust_ends_where_the_photograph_does(head: HeadModel, rest: torch.Te
     bottoms = [photograph_cut(head, rest, rest[:, 1] > lowest).bottom for lowest in (-0.2, -0.24, -0.27)]
     assert bottoms == sorted(bottoms, reverse=True)
     assert bottoms[0] == pytest.approx(-0.19, abs=0.02)
-    # A portrait that is cut at the chin keeps some neck.
+    # A portrait cropped at the chin keeps some neck.
     chin = float(rest[head.region("face"), 1].min())
     assert photograph_cut(head, rest, rest[:, 1] > chin).bottom == pytest.approx(chin - 0.075, abs=1e-4)
 
@@ -44,7 +44,7 @@ def test_the_rim_lies_on_the_bowl_and_the_cap_has_its_own_texel(head: HeadModel,
     heights = cut.above(points)
     assert float(heights[~surface.cap].min()) > -1e-3
     ring = surface.cap & (heights.abs() < 1.5e-3)
-    # Points on edges of the mesh: the bowl is curved between their ends by less than a millimetre.
+    # Points on edges of the mesh: the bowl deviates from them by less than a millimetre.
     assert int(ring.sum()) >= int(surface.cap.sum()) - 3
     torch.testing.assert_close(
         surface.uvs[surface.cap], torch.tensor(CAP_UV).expand(int(surface.cap.sum()), 2)

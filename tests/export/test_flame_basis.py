@@ -1,4 +1,4 @@
-"""FLAME joined with a basis, opened by software that is not ours."""
+"""FLAME joined with a basis, opened by other software."""
 
 import dataclasses
 import io
@@ -69,7 +69,7 @@ def test_smplx_shows_the_basis(flame_path: Path, tmp_path: Path, place: str) -> 
         betas[:, 295:] = amounts
     model = load_with_smplx(tmp_path / "joined.pkl", tmp_path, 300, expression.shape[1])
     found = model(betas=betas.double(), expression=expression.double()).vertices
-    # Our single precision against its double.
+    # Our single precision against its double precision.
     torch.testing.assert_close(found.float(), wanted, atol=2e-6, rtol=0)
 
 
@@ -93,7 +93,7 @@ def test_command(
     assert main([*arguments, f"--output={tmp_path / 'joined.pkl'}", "--place=identity"]) == 0
     assert "shapedirs 295 to 299" in capsys.readouterr().out
     assert (tmp_path / "joined.pkl").is_file()
-    # Registration wants landmarks, which this FLAME has no file of.
+    # Registration needs landmarks, and this FLAME has no landmark file.
     output = f"--output={tmp_path / 'carried.safetensors'}"
     basis = str(tmp_path / "basis.safetensors")
     assert main(["distill", "transfer", basis, f"--source={flame_path}", "--target=open", output]) == 1

@@ -1,4 +1,4 @@
-"""The neural render in one picture, cell by cell."""
+"""The neural rendering in one image, cell by cell."""
 
 from __future__ import annotations
 

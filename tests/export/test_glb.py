@@ -1,4 +1,4 @@
-"""A written GLB holds the avatar, by an independent reader and by Khronos' validator."""
+"""A written GLB contains the avatar, by an independent reader and Khronos' validator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def params(head: HeadModel, shape: torch.Tensor) -> HeadParams:
 
 
 def corner_vertices(head: HeadModel, read: Reader) -> torch.Tensor:
-    """Head vertex of each exported vertex, by way of the faces."""
+    """Head vertex of each exported vertex, found through the faces."""
     indices = torch.from_numpy(read[read.primitive.indices][:, 0].astype(np.int64))
     vertices = torch.full((int(indices.max()) + 1,), -1)
     vertices[indices] = head.faces.flatten()
@@ -64,7 +64,7 @@ def test_mesh_and_offsets(head: HeadModel, shape: torch.Tensor, offsets: torch.T
     assert indices.shape == head.faces.shape
     uvs = read[read.primitive.attributes.TEXCOORD_0][indices]
     np.testing.assert_array_equal(uvs, head.uvs[head.uv_faces])
-    # Normals point outwards: along the faces that share the vertex.
+    # Normals point outwards, along those of the faces that share the vertex.
     normals = read[read.primitive.attributes.NORMAL]
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
     a, b, c = (positions[indices[:, k]] for k in range(3))
@@ -85,7 +85,7 @@ def test_morph_targets_are_the_expressions(head: HeadModel, shape: torch.Tensor,
         posed = params(head, shape)
         posed.expression[0, head.expression_names.index(name)] = 1
         moved = (head(posed) - head(neutral))[0, vertices]
-        # Displacements below SMALLEST_MOVE are left out.
+        # Displacements below SMALLEST_MOVE are omitted.
         np.testing.assert_allclose(read.target(name), moved, atol=1.1e-5)
         assert np.abs(read.target(name)).max() > 1e-3
 

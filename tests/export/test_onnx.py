@@ -1,4 +1,4 @@
-"""Networks outside the framework give what they give inside."""
+"""Networks outside the framework give the same results as inside."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def texture_inputs(seen: Observation) -> dict[str, torch.Tensor]:
 
 
 def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> None:
-    """Photograph to picture with onnxruntime between our own projection and rasterization."""
+    """From photograph to image, with onnxruntime between our projection and rasterization."""
     photo = random_frames(model.head, 1)
     expected_code = model.encode(photo)
     vertices = model.head(photo.params)
@@ -73,7 +73,7 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     offsets = export.run_network(folder / "offsets.onnx", inputs)["offsets"]
     torch.testing.assert_close(offsets, expected_code.offsets, atol=1e-4, rtol=0)
     texture = texture_of(vertices + model.head.turn(expected_code.offsets, photo.params))
-    # In double precision: the perturbed network makes a thousandth of float32's rounding.
+    # In double precision: the perturbed network amplifies float32 rounding to a thousandth.
     points = vertices + model.head.turn(expected_code.offsets, photo.params)
     seen = observed(points)
     exact = copy.deepcopy(model.texture_model).double()
@@ -97,7 +97,7 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
 
 
 def only(model: AvatarModel, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave networks out that another test exports: each takes seconds."""
+    """Skip networks that another test exports: each takes seconds."""
     parts = export._parts(model, SIZE)
     assert names <= {part.name for part in parts}
     monkeypatch.setattr(export, "_parts", lambda *_: [part for part in parts if part.name in names])
@@ -107,7 +107,7 @@ def only(model: AvatarModel, names: set[str], monkeypatch: pytest.MonkeyPatch) -
 def test_a_linear_model_gives_the_same_from_its_files(
     head: HeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two networks more than the full model's: offsets from the photograph, and the driver's."""
+    """Two networks besides the full model's: offsets from the photograph, and the driver network."""
     config = dataclasses.replace(
         small_config(kind="basis"),
         basis=BasisConfig(2, 1, "mobilenet_v3_small", SIZE),
@@ -121,7 +121,7 @@ def test_a_linear_model_gives_the_same_from_its_files(
     differences = export.export_networks(model, SIZE, tmp_path)
     assert set(differences) == {"offsets", "driver"}
     assert max(differences.values()) < 1e-3
-    # Another photograph than the one that the files were traced with.
+    # A different photograph from the one used for tracing.
     photo = random_frames(head, 1, seed=5)
     inputs = {"image": photo.image, "foreground_mask": photo.foreground_mask}
     offsets = export.run_network(tmp_path / "offsets.onnx", inputs)["offsets"]
@@ -139,7 +139,7 @@ def test_a_linear_model_gives_the_same_from_its_files(
 def test_the_encoder_of_rome_is_as_exact_as_pytorch(
     head: HeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32 its round-off alone is above 1e-3 (0.01 at this width), so doubles are the reference."""
+    """In float32 its rounding alone exceeds 1e-3 (0.01 at this width), so doubles are the reference."""
     decoder = dataclasses.replace(small_config().decoder, carry=False)
     config = dataclasses.replace(small_config(), texture=TextureConfig("direct", width=8), decoder=decoder)
     model = perturbed(AvatarModel(config, head)).eval().requires_grad_(False)
@@ -169,7 +169,7 @@ def test_programs_run(folder: Path, model: AvatarModel) -> None:
 
 
 def test_offsets_that_are_fitted_come_from_no_network(head: HeadModel) -> None:
-    """Those of the models that come with the package."""
+    """The networks of the shipped models."""
     fitted = AvatarModel(small_config(kind="fitted"), head).eval()
     assert [part.name for part in export._parts(fitted, SIZE)] == ["texture", "decoder"]
 
@@ -184,7 +184,7 @@ def test_a_file_that_differs_is_refused(
     (tmp_path / "model.json").write_text("old")
     with pytest.raises(ValueError, match=rf"{tmp_path}/texture\.onnx differs from PyTorch"):
         export.export_networks(model, SIZE, tmp_path)
-    # What belongs together changes together.
+    # Files that belong together are replaced together.
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model.json", "old")]
 
 

@@ -1,4 +1,4 @@
-"""Small files hold the same person within what their numbers resolve, and three.js opens them."""
+"""Small files contain the same person up to quantization, and three.js opens them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rome_lightning.export.packing import whole_weights
 from rome_lightning.export.profiles import PLAIN
 
 HEIGHT = 0.25
-"""Of a head, metres."""
+"""Height of a head, metres."""
 KINDS = ("quantize", "draco")
 
 
@@ -68,7 +68,7 @@ def test_draco_unpacks_to_the_same_vertices_in_the_same_order(files: dict[str, P
     sums = found[packed["attributes"]["WEIGHTS_0"]].astype(int).sum(1)
     assert (sums == 65535).all()
     assert np.array_equal(mesh.faces.flatten(), whole[whole.primitive.indices][:, 0])
-    # Displacements lie outside and are those of the quantized file.
+    # Displacements are stored outside and equal those of the quantized file.
     for name in ("jawOpen", "mouthPucker"):
         assert np.abs(small.target(name) - whole.target(name)).max() < 2e-5
 
@@ -147,7 +147,7 @@ def test_three_opens_and_moves_them(files: dict[str, Path], tmp_path: Path) -> N
     assert np.abs(plain - Reader(files["plain"]).pose(weights)[::50]).max() < 1e-5
     for kind in KINDS:
         assert np.linalg.norm(np.array(found[kind]) - plain, axis=-1).max() < 2e-4 * HEIGHT
-    # Drawn side by side they look the same.
+    # Rendered side by side they look the same.
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(float)[:300, :900]
     left, *others = np.split(pixels, 3, axis=1)
     assert left.std() > 20

@@ -1,4 +1,4 @@
-"""A whole avatar, exported: what other readers make of the files is the model's own mesh."""
+"""A whole avatar, exported: other readers get the model's own mesh from the files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rome_lightning.types.params import at_rest
 trimesh = pytest.importorskip("trimesh")
 
 SHARE_OF_HEAD = 1e-4
-"""How far the exported mesh may be from the model's, relative to the height of the head."""
+"""Tolerance between the exported mesh and the model's, relative to the height of the head."""
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_another_loader_draws_the_same_picture(avatar: Avatar, glb: Path) -> Non
 
     theirs = depth(torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces))
     ours = depth(avatar.rest_mesh().vertices[0], avatar.model.head.faces)
-    # Above the cut the same is seen; a pixel on an edge may go to either side.
+    # Above the cut the images agree; a pixel on an edge may go to either side.
     face = avatar.model.head.region("face")
     lowest = avatar.model.project(avatar.rest_mesh().vertices, params, size)[0, face, 1].max()
     rows = slice(0, int(lowest) - 4)
@@ -172,11 +172,11 @@ def test_the_bust_is_closed_below_and_names_the_photograph(avatar: Avatar, read:
     found, times = np.unique(np.sort(directed, axis=1), axis=0, return_counts=True)
     assert times.max() == 2
     assert len(np.unique(directed, axis=0)) == len(directed), "triangles are turned alike"
-    # What is open lies inside: the rims of eye sockets, teeth and gums.
+    # Open edges lie inside: the rims of eye sockets, teeth and gums.
     head = avatar.model.head
     inside = avatar.rest_mesh().vertices[0, head.region("eyes", "mouth", "face")]
     assert cKDTree(inside).query(points[found[times == 1].ravel()])[0].max() < 1e-5
-    # Outwards: the volume that the triangles enclose is positive, and about that of a head.
+    # Outwards: the enclosed volume is positive, and about that of a head.
     a, b, c = (positions[faces[:, k]].astype(np.float64) for k in range(3))
     assert 0.002 < (a * np.cross(b, c)).sum() / 6 < 0.03, "cubic metres"
     assert "portrait.jpg" in read.gltf.asset.copyright
@@ -192,7 +192,7 @@ def test_visemes_are_mixes_of_the_expressions(avatar: Avatar, read: Reader, tmp_
     assert len(names) == len(set(names)) == avatar.model.head.num_expression + 15
     for name, mix in VISEMES.items():
         expected = sum((weight * read.target(key) for key, weight in mix.items()), np.zeros((1, 3)))
-        # Displacements below 1e-5 m are left out of each target.
+        # Displacements below 1e-5 m are omitted from each target.
         np.testing.assert_allclose(more.target(name) - expected, 0, atol=5e-5)
     weights = more[more.gltf.animations[0].samplers[0].output].reshape(2, -1)
     np.testing.assert_allclose(weights[:, : params.expression.shape[1]], params.expression, atol=1e-7)
@@ -243,7 +243,7 @@ def test_obj_and_ply_of_a_pose(avatar: Avatar, tmp_path: Path) -> None:
     np.testing.assert_allclose(obj.vertices[obj.faces], expected[head.faces], atol=2e-6)
     ply = trimesh.load(export_avatar(avatar, tmp_path / "a.ply", "ply", params), process=False)
     np.testing.assert_allclose(ply.vertices, expected, atol=1e-6)
-    # The vertex has the colour that the texture has at it.
+    # The vertex has the texture's colour at that point.
     picture = np.asarray(obj.visual.material.image)[..., :3]
     size = picture.shape[0]
     place = (head.vertex_uvs * size).long().clamp(0, size - 1)
@@ -297,7 +297,7 @@ def test_usd_holds_mesh_skeleton_and_shapes(avatar: Avatar, tmp_path: Path) -> N
     names = list(head.expression_names)
     opened = posed(avatar, expression=torch.eye(len(names))[names.index("jawOpen")].tolist())
     np.testing.assert_allclose(moved, avatar.posed_mesh(opened).vertices[0], atol=2e-5)
-    # USD's own skinning, with the neck turned: its joints are the rotation about their place.
+    # USD's own skinning with a rotated neck: joints rotate about their positions.
     skeleton = cache.GetSkelQuery(UsdSkel.Skeleton(stage.GetPrimAtPath("/avatar/skeleton")))
     bind = skeleton.GetJointWorldBindTransforms()
     vector = [0.0, 0.5, 0.0]
@@ -320,7 +320,7 @@ def test_a_full_temporary_folder_names_the_usd_file_that_is_not_written(
     monkeypatch.setattr(tempfile, "tempdir", str(parts))
     path.write_bytes(b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Room for the texture, not for the mesh, which USD writes by itself.
+    # Enough space for the texture, not for the mesh, which USD writes itself.
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
     try:
         with pytest.raises(OSError, match=r"a\.usdz was not written.*parts.*File too large.*TMPDIR"):

@@ -1,4 +1,4 @@
-"""Files for single programs have what these look for, and the programs open and move them."""
+"""Files for particular programs contain what those look for, and the programs open and animate them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FINGERS = [f"Hand{finger}{n}" for finger in ("Thumb", "Index", "Middle", "Ring",
 LIMBS = ["Shoulder", "Arm", "ForeArm", "Hand", *FINGERS, "UpLeg", "Leg", "Foot", "ToeBase", "Eye"]
 MIXAMO = {"Hips", "Spine", "Spine1", "Spine2", "Neck", "Head", *(s + limb for s in SIDES for limb in LIMBS)}
 HEIGHT = 0.25
-"""Of a head, metres; a thousandth is what replayed motion may differ by."""
+"""Height of a head, metres; replayed motion may differ by a thousandth of it."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_command_offers_all_profiles() -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_khronos_validator_finds_nothing(name: str, files: dict[str, Path]) -> None:
-    # A mesh below the armature is what Mixamo's rigs have; it is a warning, no error.
+    # Mixamo's rigs have a mesh below the armature; this is a warning, not an error.
     assert [issue for issue in khronos_issues(files[name]) if "NODE_SKINNED_MESH_NON_ROOT" not in issue] == []
 
 
@@ -100,18 +100,18 @@ def test_a_mixamo_rig_stands_and_bends(
     at_rest = read.node_matrices({})
     places = {bone: matrix[:3, 3] for bone, matrix in at_rest.items()}
     for side, sign in (("Left", 1), ("Right", -1)):
-        # A T: arms out to the person's own sides, feet ahead and on the ground.
+        # T-pose: arms out to the sides, feet pointing forward and on the ground.
         assert sign * places[f"{side}HandPinky3"][0] > 0.7
         assert abs(places[f"{side}Hand"][1] - places[f"{side}Arm"][1]) < 1e-6
         assert 0 < places[f"{side}ToeBase"][1] < 0.1
         assert places[f"{side}ToeBase"][2] > places[f"{side}Foot"][2]
-        # Each bone's y axis lies along it, by which foreign poses bend it.
+        # Each bone's y axis points along it, so that foreign poses bend it correctly.
         for bone, child in (("Shoulder", "Arm"), ("Arm", "ForeArm"), ("ForeArm", "Hand"), ("UpLeg", "Leg")):
             along = places[side + child] - places[side + bone]
             assert at_rest[side + bone][:3, 1] @ along / np.linalg.norm(along) > 0.98
     rest = read[read.primitive.attributes.POSITION]
     np.testing.assert_allclose(read.pose(), rest, atol=1e-6)
-    # The head's bone turns what the head model's neck joint turns.
+    # The head bone rotates the same vertices as the head model's neck joint.
     turn = Rotation.from_rotvec([0, 0.4, 0]).as_matrix()
     turned, own = read.pose({}, {"Head": turn}), Reader(files["three"]).pose({}, {"neck": turn})
     np.testing.assert_allclose(turned, own + np.array([0, 1.6, 0]), atol=1e-6)
@@ -136,7 +136,7 @@ def test_a_clip_turns_the_head_and_leaves_the_trunk(
             for (name, path), values in outputs.items()
             if path == "rotation"
         }
-        # The head looks where the model looks, and the body stays where it stands.
+        # The head looks in the model's direction, and the body stays in place.
         whole = rotations.pop("root") @ rotations["neck"]
         expected = own.pose(weights, rotations | {"neck": whole}) + np.array([0, EYE_LEVEL, 0])
         error = np.linalg.norm(standing.pose(weights, turned) - expected, axis=1).max()
@@ -232,7 +232,7 @@ def test_godot_imports_it(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "check.gd").write_text(GODOT)
     environment = {**os.environ, "HOME": str(tmp_path)}
     common = [program, "--path", str(tmp_path)]
-    # The editor imports what lies in the project; without a screen it never quits.
+    # The editor imports the project's files; without a screen it never quits.
     with subprocess.Popen(
         [*common, "--editor"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as editor:
@@ -294,6 +294,6 @@ def test_talking_head_wears_it(files: dict[str, Path], tmp_path: Path) -> None:
     assert found["smile"] > 0.1
     assert found["said"] > 0.1
     assert found["turned"] > 0
-    # It stands on the floor.
+    # The figure stands on the floor.
     assert 1.3 < found["eye"] < 1.8
     assert {*VISEMES, *READY_PLAYER_ME} <= set(found["shapes"])

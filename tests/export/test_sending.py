@@ -1,4 +1,4 @@
-"""Live motion as programs receive it, read by the protocols' own definitions."""
+"""Live motion as received by programs, parsed by the protocols' definitions."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_vmc_is_a_bundle_of_weights_and_bones(head: HeadModel, params: HeadParam
         assert weights[name[0].upper() + name[1:]] == pytest.approx(weight, abs=1e-6)
     bones = {values[0]: values[1:] for address, values in messages if address == "/VMC/Ext/Bone/Pos"}
     assert bones.keys() == {"Head", "LeftEye", "RightEye"}
-    # In Unity x points to the person's right: the same turn, seen in a mirror.
+    # In Unity x points to the person's right: the same rotation, mirrored.
     turn = Rotation.from_rotvec(params.global_pose[0]) * Rotation.from_rotvec(params.neck_pose[0])
     mirrored = Rotation.from_quat(bones["Head"][3:]).as_matrix() * [[1, -1, -1], [-1, 1, 1], [-1, 1, 1]]
     assert Rotation.from_matrix(mirrored).as_rotvec() == pytest.approx(turn.as_rotvec(), abs=1e-5)
-    # The left eye lies on the person's left, before and above the joint of the head.
+    # The left eye is on the person's left, in front of and above the head joint.
     x, y, z = bones["LeftEye"][:3]
     assert x < -0.02
     assert y > 0.02
@@ -98,7 +98,7 @@ def test_live_link_packets(head: HeadModel, params: HeadParams) -> None:
         assert found[name[0].upper() + name[1:]] == pytest.approx(weight, abs=1e-6)
     turn = Rotation.from_rotvec(params.global_pose[0]) * Rotation.from_rotvec(params.neck_pose[0])
     assert values[52:55] == pytest.approx(turn.as_euler("YXZ"), abs=1e-5)
-    # The first, the last before the angles, and where left and right could be mixed up.
+    # The first, the last before the angles, and pairs where left and right could be swapped.
     assert (LIVE_LINK_NAMES[0], LIVE_LINK_NAMES[7], LIVE_LINK_NAMES[51]) == (
         "EyeBlinkLeft",
         "EyeBlinkRight",
@@ -144,7 +144,7 @@ def test_a_target_out_of_reach_is_named_once_and_the_others_go_on(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(5)
-        # Sending to everybody is not allowed to a plain socket.
+        # A plain socket may not broadcast.
         targets = [
             Target("vmc", "255.255.255.255", 39539),
             Target("livelink", "127.0.0.1", listener.getsockname()[1]),

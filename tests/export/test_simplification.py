@@ -1,4 +1,4 @@
-"""Levels of detail are the same person with fewer triangles: nothing tears, and everything still moves."""
+"""Levels of detail show the same person with fewer triangles: nothing tears, and everything still moves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def files(
 
 
 def welded(surface: Surface, rest: torch.Tensor) -> np.ndarray:
-    """Triangles of places: vertices that a seam of the texture divides are one."""
+    """Triangles of positions: vertices split at a texture seam are merged."""
     points = surface.carry(rest.double()).numpy()
     _, place = np.unique(points.round(7), axis=0, return_inverse=True)
     return place.reshape(-1)[surface.faces.numpy()]
@@ -69,7 +69,7 @@ def test_fewer_triangles_and_no_new_hole(share: float, person: Person, levels: d
     whole, level = welded(levels[1.0], rest), welded(levels[share], rest)
     assert len(level) == pytest.approx(share * len(whole), rel=0.02)
     assert open_edges(level) == open_edges(whole)
-    # No triangle has become a line.
+    # No triangle is degenerate.
     assert (np.diff(np.sort(level, 1)) > 0).all()
 
 

@@ -1,4 +1,4 @@
-"""An avatar's hair on a body of SMPL-X's layout, opened by smplx."""
+"""An avatar's hair on a body with SMPL-X's layout, opened by smplx."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCALE, TURN, SHIFT = 1.1, torch.tensor([[0.1, 0.4, -0.2]]), torch.tensor([0.0, 0
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A small body that contains the FLAME-like head, turned and scaled, and which vertices that is."""
+    """A small body that contains the FLAME-like head, rotated and scaled, and the indices of its vertices."""
 
     flame: Path
     body: Path
@@ -72,9 +72,9 @@ def make_avatar(head: str) -> Avatar:
 
 @pytest.fixture
 def vertices_in_smplx(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], torch.Tensor]:
-    """A body's vertices at rest, by other people's code."""
+    """A body's vertices at rest, by smplx's code."""
     bodies = pytest.importorskip("smplx.body_models")
-    # Finger tips and the like, numbers that a small body does not have.
+    # Fingertips and similar vertices, whose indices a small body does not have.
     monkeypatch.setitem(bodies.VERTEX_IDS, "smplx", dict.fromkeys(bodies.VERTEX_IDS["smplx"], 0))
 
     def load(path: Path) -> torch.Tensor:

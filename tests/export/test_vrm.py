@@ -1,4 +1,4 @@
-"""VRM files follow the standard, and the library that pages show them with drives them."""
+"""VRM files follow the standard, and the library used by web pages animates them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
 from rome_lightning.types.params import at_rest
 
-# The bones without which the standard refuses a file, and those that it allows.
+# The standard's required and optional bones.
 LIMBS = ("UpperLeg", "LowerLeg", "Foot", "UpperArm", "LowerArm", "Hand")
 REQUIRED = {"hips", "spine", "head", *(side + limb for side in ("left", "right") for limb in LIMBS)}
 OPTIONAL = {"chest", "upperChest", "neck", "leftEye", "rightEye", "jaw"}
@@ -67,7 +67,7 @@ def bone_nodes(read: Reader) -> dict[str, int]:
 def test_khronos_validator_finds_nothing(file: Path) -> None:
     issues = khronos_issues(file)
     if body(Reader(file))[0] == "VRM":
-        # The name of the extension, which is older than the rule for such names.
+        # The extension's name predates the naming rule.
         issues = [issue for issue in issues if "INVALID_EXTENSION_NAME_FORMAT" not in issue]
     assert issues == []
 
@@ -80,7 +80,7 @@ def test_a_human_stands_on_the_ground(file: Path, avatar: Avatar) -> None:
     assert nodes.keys() <= REQUIRED | OPTIONAL
     assert len(set(nodes.values())) == len(nodes)
     places = {bone: read.node_matrices({})[read.gltf.nodes[node].name][:3, 3] for bone, node in nodes.items()}
-    # Each bone hangs on the one that the standard names as its ancestor.
+    # Each bone's parent is the one required by the standard.
     parents = {child: index for index, node in enumerate(read.gltf.nodes) for child in node.children or []}
 
     def below(bone: str, ancestor: str) -> bool:
@@ -98,14 +98,14 @@ def test_a_human_stands_on_the_ground(file: Path, avatar: Avatar) -> None:
     assert all(below(bone, ancestor) for bone, ancestor in chains)
     assert 0 < places["leftFoot"][1] < 0.15
     assert 1.4 < places["head"][1] < 1.7
-    # VRM 1 looks along +z with its left at +x; VRM 0 the other way.
+    # VRM 1 faces +z with its left at +x; VRM 0 faces the other way.
     ahead = 1 if name == "VRMC_vrm" else -1
     assert ahead * places["leftHand"][0] > 0.5
     assert ahead * (places["leftEye"][2] - places["head"][2]) > 0.02
     points = read[read.primitive.attributes.POSITION]
     nose = points[(ahead * points[:, 2]).argmax()]
     assert abs(nose[0]) < 0.03
-    # The mesh is the person's, moved.
+    # The mesh is the person's, shifted.
     rest = avatar.rest_mesh().vertices[0].numpy() * (ahead, 1, ahead) + (0, 1.6, 0)
     assert (cKDTree(rest).query(points)[0] < 1e-5).mean() > 0.85
 
@@ -227,7 +227,7 @@ def test_three_vrm_loads_and_drives_it(file: Path, avatar: Avatar, tmp_path: Pat
     assert found["meta"] == {"VRMC_vrm": "1", "VRM": "0"}[body(Reader(file))[0]]
     assert found["bones"] >= len(REQUIRED)
     assert set(found["presets"]) >= PRESETS - {"surprised"}
-    # Its vertices are those of the model with the same expression and neck.
+    # Its vertices match the model's with the same expression and neck pose.
     params, names = at_rest(avatar.source.params), avatar.model.head.expression_names
     expression = torch.zeros(1, len(names))
     expression[0, names.index("jawOpen")], expression[0, names.index("mouthSmileLeft")] = 0.6, 0.8

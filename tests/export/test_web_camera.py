@@ -1,4 +1,4 @@
-"""The exported page follows a face in front of the camera, and asks no other host for anything."""
+"""The exported page follows a face in front of the camera, without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ try {
 
 @pytest.fixture(scope="module")
 def clip() -> Video:
-    """A man who begins to smile, two seconds."""
+    """A man who starts to smile, two seconds."""
     return read_video(resolve("clip_single_face"))
 
 
 def write_y4m(path: Path, video: Video) -> None:
-    """The clip as Chromium's camera wants it, uncompressed."""
+    """The clip in the uncompressed format of Chromium's fake camera."""
     height, width = video.frames.shape[1:3]
     header = f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode()
     frames = (b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes() for frame in video.frames)
@@ -82,7 +82,7 @@ def test_the_page_follows_the_camera(clip: Video, tmp_path: Path) -> None:
     assert all(
         address.split("/")[2] == found["host"] or address.startswith("blob:") for address in found["hosts"]
     )
-    # A WebM file begins as every EBML file does.
+    # A WebM file starts like every EBML file.
     assert found["start"] == [0x1A, 0x45, 0xDF, 0xA3]
     assert found["film"] > 1000
     assert abs(found["turned"][3]) < 1
@@ -98,7 +98,7 @@ def test_the_page_follows_the_camera(clip: Video, tmp_path: Path) -> None:
 
 
 def best_correlation(shown: np.ndarray, values: np.ndarray, period: float) -> Any:
-    """Of what is shown with the tracker's values, over all moments at which the camera may have begun."""
+    """Best correlation with the tracker's values, over all possible start times of the camera."""
     times = np.arange(len(values)) * period / len(values)
     return max(
         np.corrcoef(shown[:, 1], np.interp(shown[:, 0] + start, times, values, period=period))[0, 1]

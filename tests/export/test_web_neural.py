@@ -1,4 +1,4 @@
-"""The neural render in a browser is that of Python."""
+"""The neural rendering in a browser equals Python's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def avatar(head: HeadModel) -> Avatar:
 
 
 def states(avatar: Avatar) -> HeadParams:
-    """Poses and expressions with the photograph's camera; no jaw is closed further than it is open."""
+    """Poses and expressions with the photograph's camera; ``mouthClose`` never exceeds ``jawOpen``."""
     params = random_params(avatar.model.head, NUM_STATES, seed=7)
     names = avatar.model.head.expression_names
     params.expression[:, names.index("mouthClose")] = 0
@@ -57,7 +57,7 @@ def rotations(params: HeadParams) -> torch.Tensor:
 
 
 def rgba(avatar: Avatar, params: HeadParams) -> np.ndarray:
-    """Python's picture with straight alpha, bytes."""
+    """Python's image with straight alpha, bytes."""
     code = avatar.code.repeat_interleave(len(params))
     drawn = avatar.model.render(code, params, (SIZE, SIZE))
     both = torch.cat([drawn.rgb.clamp(0, 1), drawn.mask], dim=1)
@@ -149,7 +149,7 @@ try {
 
 
 def shown_in_browser(avatar: Avatar, folder: Path, params: HeadParams) -> tuple[Any, np.ndarray]:
-    """What the page tells, and its pictures, from an exported folder ``me`` within ``folder``."""
+    """The page's messages and images, from an exported folder ``me`` inside ``folder``."""
     joints = ("root", "neck", "jaw", "left_eye", "right_eye")
     listed = [
         {
@@ -196,7 +196,7 @@ def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> No
     for picture, reference in zip(on_white(pictures), expected, strict=True):
         # 40 dB of signals in [0, 1].
         assert np.square(picture - reference).mean() < 1e-4
-    # The states differ from each other by far more.
+    # The states differ from each other much more.
     assert np.square(expected[0] - expected[1]).mean() > 3e-4
 
 
@@ -229,7 +229,7 @@ try {
 def test_webgpu_draws_what_webassembly_draws(
     avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a software adapter, which takes half a minute a picture."""
+    """With a software adapter, which takes half a minute per image."""
     pytest.importorskip("onnxscript")
     written = export_web(avatar, tmp_path / "me", neural=True, webgpu=True)
     assert tmp_path / "me" / "neural" / REGISTRY["web_networks_gpu_wasm"].file in written

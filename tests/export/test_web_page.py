@@ -1,4 +1,4 @@
-"""The exported web folder shows and moves the avatar in a browser, and asks no other host for anything."""
+"""The exported web folder shows and animates the avatar in a browser, without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_parts_come_with_their_licence_and_go_when_they_are_not_wanted(
     export_web(avatar, folder)
     assert 'data-parts=""' in (folder / "index.html").read_text()
     assert not (folder / "tracking").exists()
-    # What is not ours stays.
+    # Other files remain.
     export_web(avatar, folder, webcam=True)
     (folder / "tracking" / "mine.txt").write_text("mine")
     export_web(avatar, folder)
@@ -102,7 +102,7 @@ def test_the_shipped_script_was_built_from_its_sources() -> None:
     assert "The MIT License" in head
 
 
-# A page that embeds the avatar, speaks to it by messages, and then looks at its vertices.
+# A page that embeds the avatar, sends it messages, and then inspects its vertices.
 PAGE = """<!doctype html><html><body style="margin:0;background:#204080">
 <iframe id="f" src="me/index.html" style="width:900px;height:700px;border:0"></iframe>
 <iframe id="bare" src="me/index.html?controls=0" style="width:500px;height:700px;border:0"></iframe>
@@ -157,7 +157,7 @@ try {
 def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(PAGE)
     picture = folder.parent / "web.png"
-    # The page lies above the folder, as it would on a host.
+    # The page is in the parent folder, as on a web host.
     found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
     assert "error" not in found, found["error"]
     head, names = avatar.model.head, avatar.model.head.expression_names
@@ -168,7 +168,7 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     assert "not record" in found["forbidden"]["error"]
     assert "export it with --neural" in found["missing"]["error"]
     assert "https" in found["unsafe"]
-    # None for parts that the folder has not.
+    # None for parts that the folder lacks.
     assert found["buttons"] == ["Play talk", "Microphone", "Record 5 s", "Reset"]
     assert found["sliders"] == len(names)
     assert found["errors"] == []

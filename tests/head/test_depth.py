@@ -1,4 +1,4 @@
-"""Heads as deep as photographs show them."""
+"""The depth of heads in photographs."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_the_teeth_of_a_wide_open_mouth_stay_behind_the_chin() -> None:
     assert 0 < (roots > 0).sum() < lower.sum()
     params = HeadParams.neutral(1, head.num_shape, head.num_expression)
     shape, expression = params.shape.clone(), params.expression.clone()
-    # Somebody with a short chin.
+    # A person with a short chin.
     shape[0, 9] = 2
     wide = {
         "jawOpen": 1.0,
@@ -61,7 +61,7 @@ def test_the_teeth_of_a_wide_open_mouth_stay_behind_the_chin() -> None:
     skin = head.faces[~head.region("mouth")[head.faces].all(1)]
 
     def through_the_chin(offsets: torch.Tensor) -> int:
-        """Pixels on which lower teeth are at most 12 mm before the skin that they hide."""
+        """Pixels where lower teeth are at most 12 mm in front of the skin they hide."""
         vertices = head.to_world(head(params) + head.turn(offsets, params), params)
         pixels = project(vertices, params.camera, (SIZE, SIZE))
         rasterizer = get_rasterizer("torch")

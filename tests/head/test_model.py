@@ -18,7 +18,7 @@ PARENTS = {"neck": "root", "jaw": "neck", "left_eye": "neck", "right_eye": "neck
 
 
 def make_data(pose_correctives: bool = True, midpoints: bool = True) -> HeadData:
-    """A random blob: enough for formulas."""
+    """A random blob, which is enough to test formulas."""
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -59,7 +59,7 @@ def make_params(batch: int, scale: float = 0.7) -> HeadParams:
 
 
 def quaternion_matrix(axis_angle: np.ndarray) -> np.ndarray:
-    """Rotation matrix by way of a quaternion."""
+    """Rotation matrix computed through a quaternion."""
     angle = float(np.linalg.norm(axis_angle))
     w, (x, y, z) = math.cos(angle / 2), math.sin(angle / 2) * axis_angle / max(angle, 1e-12)
     return np.array(
@@ -197,7 +197,7 @@ def test_an_eye_turns_about_its_own_joint() -> None:
     head = HeadModel(data)
     params = HeadParams.neutral(1, NUM_SHAPE, NUM_EXPRESSION).map(lambda tensor: tensor)
     params.eye_pose[:, :3] = torch.tensor([0.0, math.pi / 2, 0.0])
-    # A left turn about +y takes the gaze from +z to +x.
+    # A left rotation about +y turns the gaze from +z to +x.
     expected = data.joints[3] + torch.tensor([1.0, 0.0, 0.0])
     torch.testing.assert_close(head(params)[0, 0], expected, atol=1e-6, rtol=0)
 
@@ -256,7 +256,7 @@ def test_turn_is_what_skinning_does_to_a_displacement_at_rest() -> None:
     turned = model.turn(torch.cat([vector, torch.zeros(5, 3)]).expand(3, -1, -1), params)
     expected = (moved(params) - model(params))[:, :NUM_CARRIERS]
     torch.testing.assert_close(turned[:, :NUM_CARRIERS], expected, atol=1e-5, rtol=1e-5)
-    # The same vector everywhere: a midpoint turns it by the mean of its two carriers.
+    # The same vector everywhere: a midpoint rotates it by the mean of its two carriers.
     same = torch.ones(3, model.num_vertices, 3)
     at_carriers = model.turn(same, params)[:, :NUM_CARRIERS]
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""The shipped open head: a sound mesh, a sound atlas, human measures, and a bake that repeats itself."""
+"""The shipped open head: a valid mesh and atlas, human proportions, and a reproducible bake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rome_lightning.head.open_head import OPEN_HEAD_FILE, OPEN_HEAD_SHA256, load
 from rome_lightning.types import HeadParams
 
 NUM_HEAD = 84
-"""Components of the head; the others belong to neck and shoulders."""
+"""Number of head components; the others belong to neck and shoulders."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_no_degenerate_faces(head: HeadModel, vertices: np.ndarray) -> None:
 def test_regions_partition_the_vertices(head: HeadModel) -> None:
     total = sum(head.region(name).int() for name in REGIONS)
     assert torch.equal(total, torch.ones_like(total))
-    # Hair and clothes move these; on FLAME the original method moves 346 and 299.
+    # Hair and clothes move these vertices; on FLAME the original method moves 346 and 299.
     assert head.region("scalp").sum() > 1000
     assert head.region("neck", "shoulders").sum() > 700
 
@@ -239,7 +239,7 @@ def test_rest_is_symmetric(vertices: np.ndarray) -> None:
 
 
 def test_random_heads_keep_eyeballs_behind_the_lids(head: HeadModel) -> None:
-    """The front of each eyeball stays behind the brow and nose bridge and its joint in its middle."""
+    """The front of each eyeball stays behind brow and nose bridge, and its joint at its centre."""
     generator = torch.Generator().manual_seed(1)
     params = HeadParams.neutral(32, head.num_shape, head.num_expression)
     shape = torch.randn(32, head.num_shape, generator=generator)
@@ -282,7 +282,7 @@ def test_sided_expressions_move_their_side(data) -> None:
 def test_every_expression_moves_the_face_and_never_the_scalp_or_eyeballs(data) -> None:
     size = data.expression_basis.norm(dim=1)
     carriers = slice(len(data.template))
-    # Looking sideways and the tongue alone move little skin.
+    # Looking sideways and the tongue move little skin.
     assert size.amax(0).min() > 0.5e-3
     assert size[data.regions["eyes"][carriers]].max() == 0
     assert size[data.regions["scalp"][carriers]].max() < 0.004

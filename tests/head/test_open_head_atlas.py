@@ -11,7 +11,7 @@ from rome_lightning.head import REGIONS, HeadModel
 from rome_lightning.head.open_head import load_open_head
 
 ATLAS = 1024
-"""Texels per side at which overlaps and gaps of the atlas are looked for."""
+"""Texels per side for finding overlaps and gaps in the atlas."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def head() -> HeadModel:
 
 @pytest.fixture(scope="module")
 def coverage(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
-    """How many faces cover each texel centre, and the chart (from 1) that does."""
+    """Number of faces that cover each texel centre, and their chart (from 1)."""
     corners = head.uvs.numpy()[head.uv_faces.numpy()].astype(np.float64) * ATLAS - 0.5
     charts = pieces(head.uv_faces.numpy()) + 1
     count = np.zeros((ATLAS, ATLAS), np.int32)

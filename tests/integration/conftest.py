@@ -1,4 +1,4 @@
-"""One small run of ``rome fit``, made once and looked at by many tests."""
+"""A small run of ``rome fit``, made once and shared by many tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two epochs of two steps leave behind."""
+    """The run folder after two epochs of two steps."""
     need("lpips_alexnet")
     folder = tmp_path_factory.mktemp("runs")
     arguments = tiny_arguments("fit", tiny_overlay(dataset, folder / "tiny-0"), folder)
@@ -39,7 +39,7 @@ def run_folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photograph of a face, one without, a video of each, and damaged copies."""
+    """A photograph with a face, one without, a video of each, and damaged copies."""
     folder = tmp_path_factory.mktemp("media")
     face, coffee = skimage.data.astronaut(), skimage.data.coffee()[:384, :384]
     Image.fromarray(face).save(folder / "face.png")
@@ -70,7 +70,7 @@ def avatar(folder: Path, checkpoint: Path) -> Path:
 
 @pytest.fixture
 def rome(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run a command; gives its exit code and the line that an error ends with."""
+    """Run a command; returns its exit code and the last line of its error output."""
 
     def _rome(*arguments: object) -> tuple[int, str]:
         code = cli.main([str(argument) for argument in arguments])

@@ -1,4 +1,4 @@
-"""``rome`` with every random number of a step fixed, and with one rank that fails as the environment says.
+"""``rome`` with all random numbers of a step fixed, and a rank that fails as the environment demands.
 
 A program of its own, since Lightning starts the other ranks by running the same program again.
 """
@@ -17,7 +17,7 @@ from rome_lightning.training import FullModule
 
 
 def _fix_random_numbers() -> None:
-    """Ranks draw their own numbers; without this one process and two would see other backgrounds."""
+    """Ranks draw their own numbers; without this, one process and two would see different backgrounds."""
 
     def half(*size: int, **options: Any) -> torch.Tensor:
         options.pop("generator", None)

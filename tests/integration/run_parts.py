@@ -1,4 +1,4 @@
-"""Runs of ``rome fit`` in processes that can be killed; as a program: a server that forks them.
+"""Runs of ``rome fit`` in killable processes; as a program: a server that forks them.
 
 A fresh process spends most of its time on imports. The server imports once and forks for every part of a
 run, before anything is computed that a fork could not take along.
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class RunServer:
-    """Starts the parts of runs, one after another."""
+    """Starts the parts of runs in order."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -38,7 +38,7 @@ class RunServer:
         send: tuple[int, int] | None = None,
         environment: dict[str, str] | None = None,
     ) -> int:
-        """Run ``rome`` and give its exit code, negative if a signal killed it.
+        """Run ``rome`` and return its exit code, negative if a signal killed it.
 
         Args:
             arguments: of ``rome``.

@@ -1,4 +1,4 @@
-"""Training against a discriminator: it stays stable, is counted once, and goes on exactly."""
+"""Adversarial training: it is stable, steps are counted once, and it resumes exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _overlay(dataset: Path, run_dir: Path, **trainer: Any) -> dict[str, Any]:
     overlay["trainer"]["callbacks"] = [{"class_path": "rome_lightning.callbacks.RunCheckpoint"}]
     options = overlay["model"]["init_args"]
     options["losses"] |= {"adversarial": 0.1, "feature_matching": 1.0}
-    # The cosine follows the planned steps, which a run in two parts plans differently.
+    # The cosine schedule depends on the planned steps, which differ for a run in two parts.
     options["optimizer"]["schedule"] = "constant"
     options["discriminator"] = {"width": 8, "num_blocks": 2}
     return overlay
@@ -75,7 +75,7 @@ def test_a_discriminator_that_starts_late_is_left_alone_until_then(dataset, tmp_
 
 
 def test_bfloat16_with_channels_innermost_and_compiled_networks(dataset, tmp_path, rome, monkeypatch):
-    # What the compiler makes is torch's matter; that networks are handed to it is ours.
+    # Compilation itself is torch's responsibility; here networks only have to be passed to it.
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     overlay = _overlay(dataset, tmp_path / "run", max_epochs=1, precision="bf16-mixed")
@@ -106,7 +106,7 @@ def batch() -> AvatarBatch:
 
 def test_neither_side_wins_on_two_people(batch):
     torch.manual_seed(0)
-    # A carried photograph is nearly right from the start: there would be little to learn.
+    # With a carried photograph there would be little to learn.
     config = without_carry(small_config())
     model = AvatarModel(config)
     adversary = PatchDiscriminator(base_width=16, num_blocks=3)
@@ -134,7 +134,7 @@ def test_neither_side_wins_on_two_people(batch):
             optimizer.step()
         photometric.append(float(terms.raw["photometric"].detach()))
         verdicts.append(float(discriminator_loss(adversary, images).detach()))
-    # Images go on improving, and the discriminator neither fails (2 is a coin) nor is always right (0).
+    # Images keep improving, and the discriminator is neither at chance (2) nor perfect (0).
     # Measured: 0.57 and 1.96.
     assert sum(photometric[-10:]) < 0.75 * sum(photometric[:10])
     assert 0.1 < sum(verdicts[-10:]) / 10 < 2.2

@@ -24,10 +24,10 @@ def test_a_photograph_becomes_an_avatar(avatar):
     assert {path.name for path in avatar.iterdir()} >= {"avatar.safetensors", "preview.png"}
     made = Avatar.load(avatar / "avatar.safetensors")
     assert made.image_size == (IMAGE_SIZE, IMAGE_SIZE)
-    # The crop shows a person: neither empty nor all.
+    # The person fills part of the crop, not all of it.
     assert 0.2 < float(made.source.foreground_mask.mean()) < 0.9
     rendered = next(made.draw(made.source.params))
-    # The fitted mesh lies where the person is.
+    # The fitted mesh covers the person.
     on_mesh = made.source.foreground_mask[rendered.mesh_mask].mean()
     assert on_mesh > 0.9
     assert np.asarray(Image.open(avatar / "preview.png")).std() > 20
@@ -128,7 +128,7 @@ def test_lost_frames_are_recorded_and_treated_as_asked(avatar, folder, tmp_path,
         written = read_video(output)
         video = written.frames
         assert len(video) == shown
-        # Each picture is shown when its driver's is.
+        # Each image is shown at its driver's time.
         assert written.timestamps == pytest.approx(times if shown == 5 else times[[0, 1, 4]], abs=1e-3)
         record = json.loads(output.with_suffix(".json").read_text())
         assert (record["lost_frames"], record["lost"], record["frames"]) == ([[2, 3]], how, shown)
@@ -163,7 +163,7 @@ def test_the_head_moves_in_its_whole_photograph(avatar, folder, tmp_path, rome):
 
 
 def longer_hair(head: HeadModel) -> LinearBasis:
-    """A basis whose one component raises the scalp."""
+    """A basis whose only component raises the scalp."""
     component = torch.zeros(1, head.num_vertices, 3)
     component[0, head.region("scalp"), 1] = 1
     return LinearBasis(
@@ -280,7 +280,7 @@ def test_motion_is_recorded_once_and_drawn_in_many_ways(avatar, folder, tmp_path
     assert rome(*drive, tmp_path / "motion.npz", *arguments) == (0, "")
     video = read_video(clear)
     assert video.frames.shape == (NUM_FRAMES, 96, 96, 3)
-    # Transparent pixels are read on white.
+    # Transparent pixels are composited on white.
     assert (video.frames[:, :8, :8] > 240).all()
     coloured = tmp_path / "coloured"
     arguments = ("-o", coloured, "--background", "#204080", "--max-frames", 2)
@@ -324,7 +324,7 @@ def test_several_avatars_have_a_video_each_or_one_together(avatar, folder, tmp_p
         assert (tmp_path / "each" / "longer" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
     record = json.loads((tmp_path / "each" / "longer.json").read_text())
     assert (record["avatars"], record["frames"]) == (["longer"], NUM_FRAMES)
-    # Side by side, behind the driver: the same pictures.
+    # Side by side, after the driver: the same images.
     assert rome(*drive, folder / "face.mp4", "-o", tmp_path / "all", "--grid", "--compare") == (0, "")
     for name in names:
         whole = np.asarray(Image.open(tmp_path / "all" / name))
@@ -333,7 +333,7 @@ def test_several_avatars_have_a_video_each_or_one_together(avatar, folder, tmp_p
         assert np.array_equal(whole[:, IMAGE_SIZE:], np.concatenate(own, axis=1))
         assert whole[:, :IMAGE_SIZE].std() > 20
         assert not np.array_equal(own[0], own[1])
-    # A recording without framing shows each as its own photograph does.
+    # A recording without framing shows each avatar as in its photograph.
     assert rome(*drive, tmp_path / "motion.csv", "-o", tmp_path / "two.mp4", "--max-frames", 2) == (0, "")
     assert {path.name for path in tmp_path.glob("two*")} == {
         f"two_{name}{suffix}" for name in ("avatar", "longer") for suffix in (".mp4", ".json")

@@ -1,4 +1,4 @@
-"""Two processes train as one with the doubled batch, and none waits for one that is gone."""
+"""Two processes train like one with twice the batch, and none waits for a dead one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tiny_run import need, tiny_arguments, tiny_overlay
 
 PROGRAM = Path(__file__).with_name("ddp_fit.py")
 LIMIT_S = 60
-"""Longest that a process may wait for one that is gone."""
+"""Longest time that a process may wait for a dead one."""
 
 
 def _fit(
@@ -33,7 +33,7 @@ def _fit(
             "init_args": {"process_group_backend": "gloo", "timeout": f"0:00:{LIMIT_S - 1}"},
         }
     losses = overlay["model"]["init_args"]["losses"]
-    # Its points are a random choice.
+    # Its points are sampled at random.
     losses |= {"chamfer": 0.0, "adversarial": 0.1}
     overlay["model"]["init_args"]["discriminator"] = {"width": 8, "num_blocks": 2}
     run.mkdir()
@@ -88,7 +88,7 @@ def test_a_rank_that_is_gone_ends_the_others_with_an_error(dataset, tmp_path, fa
     took = time.monotonic() - began
     assert ended.returncode not in (0, None)
     assert re.search(complaint, ended.stderr)
-    # Start and imports of both take most of it.
+    # Starting and importing take most of it.
     assert took < 2 * LIMIT_S
 
 

@@ -1,4 +1,4 @@
-"""From a full checkpoint to a basis and a linear model, by the commands that users type."""
+"""From a full checkpoint to a basis and a linear model, by the commands users type."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_basis_and_what_lies_beside_it(folder: Path, capsys: pytest.CaptureFixtu
     rows = (folder / "basis_curves.csv").read_text().splitlines()
     assert rows[0] == "part,components,explained_variance_ratio,rms_mm,rms_mm_held_out"
     assert len(rows) == 1 + 4 + 3
-    # Called again, nothing is collected again, and other numbers of components are a matter of seconds.
+    # A second call collects nothing again; other numbers of components take seconds.
     before = {path: path.stat().st_mtime_ns for path in (folder / "basis_offsets").iterdir()}
     assert main(["distill", "basis", *basis_options(folder, "basis.safetensors")]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "basis_offsets").iterdir()}
@@ -129,7 +129,7 @@ def test_a_linear_model_is_trained(folder: Path) -> None:
     basis = LinearBasis.load(folder / "basis.safetensors")
     assert model.basis is not None
     assert torch.equal(model.basis.components, basis.components)
-    # Texture encoder and decoder are shared, and stay as they were.
+    # Texture encoder and decoder are shared and unchanged.
     for name, value in full.state_dict().items():
         if not name.startswith("offset_network."):
             assert torch.equal(model.state_dict()[name], value), name
@@ -149,14 +149,14 @@ def test_another_basis_than_the_coefficients_is_refused(
 
 @pytest.mark.slow
 def test_the_whole_way_resumes_training_and_compares_three_models(folder: Path, tmp_path: Path) -> None:
-    """Training is the caller's: here a stand-in that notes what it gets and gives the full model back."""
+    """Training is passed in: here a stand-in that records its arguments and returns the full model."""
     given: dict[str, Any] = {}
 
     def train(configs: list[Path], run_dir: Path, options: dict[str, Any], more: list[str]) -> Path:
         given.update(configs=configs, run_dir=run_dir, options=options, more=more)
         return tmp_path / "grown.ckpt"
 
-    # The untrained model is the bare head, which would leave nothing to compare.
+    # The untrained model is the bare head, so there would be nothing to compare.
     content = read_checkpoint(folder / "full.ckpt")
     weight = content["state_dict"]["avatar.offset_network.vertex_network.block_2.8.weight"]
     weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))

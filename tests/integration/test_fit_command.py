@@ -54,7 +54,7 @@ def test_a_run_folder_is_complete(run_folder, dataset):
     picture = Image.open(sorted((run_folder / "images").iterdir())[-1])
     assert picture.width == 8 * IMAGE_SIZE
     assert picture.height >= IMAGE_SIZE
-    # Below the names of the columns.
+    # Below the column names.
     assert picture.height % IMAGE_SIZE == 16
 
 
@@ -84,7 +84,7 @@ def test_the_checkpoint_knows_its_architecture(run_folder):
     assert checkpoint["image_size"] == IMAGE_SIZE
     model = load_full_avatar(run_folder / "checkpoints" / "last.ckpt")
     assert model.config.decoder.width == 8
-    # Metric and loss networks can be had again: they have no place in a checkpoint.
+    # Metric and loss networks can be reloaded, so checkpoints do not contain them.
     assert not any("lpips" in key or "perceptual" in key for key in checkpoint["state_dict"])
 
 
@@ -206,7 +206,7 @@ def test_data_that_is_not_finite_anywhere_stops_the_run(tmp_path, rome):
 
 
 def _spoil_batches(monkeypatch):
-    """One number of each step's batch is not finite: a target's, a source's, a parameter's, or far away."""
+    """One value in each step's batch is not finite or too large: of a target, a source or a parameter."""
     spoilt = iter(
         (
             lambda batch: batch.target.image[0, 0, 3, 3:4].fill_(torch.nan),
@@ -359,7 +359,7 @@ def test_a_head_model_that_the_data_were_not_tracked_with_is_refused(dataset, tm
 
 @pytest.mark.parametrize("overlay", ["overfit", "deterministic", "profile"])
 def test_debugging_overlays_run(dataset, tmp_path, rome, overlay):
-    """Over the settings of the small model, as a user would put them over his own."""
+    """An overlay over the small model's settings, as users would write it."""
     run = tmp_path / "run"
     settings = tiny_overlay(dataset, run)
     arguments = tiny_arguments("fit", settings, tmp_path)

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: each is refused in one line or means what it meant, and none hangs."""
+"""Damaged files of every kind: each is refused in one line or reads as before, and none hangs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rome_lightning.models.shipped import SHIPPED, open_model, write_model
 
 SEED = 20
 LIMIT_S = 60
-"""For reading one file, on a machine that does other things too."""
+"""Time limit for reading one file on a busy machine, seconds."""
 SHARD = "train-000000"
 MUTATIONS = {
     "avatar": 60,
@@ -43,15 +43,15 @@ MUTATIONS = {
     "manifest": 50,
     "config": 22,
 }
-"""Files tried of each kind."""
+"""Number of damaged files per kind."""
 
 
 Original = tuple[Path, Callable[[Path], Any], Path]
-"""File that is damaged, what reads it, and the path that is given."""
+"""The damaged file, its reader, and the path passed to the reader."""
 
 
 def mutate(data: bytes, generator: np.random.Generator) -> bytes:
-    """One random change: a bit, some bytes, zeros, a cut, more bytes, fewer, blocks exchanged."""
+    """One random change: a bit, some bytes, zeros, a cut, inserted or removed bytes, swapped blocks."""
     out = bytearray(data)
     kind = generator.integers(7)
     place, length = int(generator.integers(len(out))), int(generator.integers(1, 200))
@@ -130,7 +130,7 @@ def _read_dataset(folder: Path) -> Any:
 def originals(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[Path, Callable[[Path], Any], Path]]:
-    """By kind: the file that is damaged, what reads it, and what that is given."""
+    """By kind: the damaged file, its reader, and the reader's path."""
     folder = tmp_path_factory.mktemp("originals")
     head = load_head("open")
     model = perturbed(AvatarModel(small_config()))

@@ -1,4 +1,4 @@
-"""Live driving as its commands do it."""
+"""Live driving through its commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_live_keeps_the_sound_and_sends(avatar, folder, tmp_path, rome):
         assert rome("live", avatar, "--video", sounding, "-o", output, "--send", target) == (0, "")
         packets = [listener.recv(65536) for _ in range(NUM_FRAMES)]
         assert all(packet.startswith(b"#bundle") for packet in packets)
-        # Sending alone draws nothing.
+        # Sending alone renders nothing.
         assert rome("live", avatar, "--video", sounding, "--send", target) == (0, "")
         assert len([listener.recv(65536) for _ in range(NUM_FRAMES)]) == NUM_FRAMES
     with av.open(str(output)) as container:
@@ -108,7 +108,7 @@ def test_live_is_a_camera_for_other_programs(avatar, folder, tmp_path, rome, mon
 
 
 def test_live_is_driven_by_the_network_of_a_linear_model(avatar, folder, tmp_path, rome):
-    """Of random weights: what it draws means nothing, that and how fast it draws is what counts."""
+    """An avatar with random weights: only whether and how fast it renders matters."""
     made = Avatar.load(avatar / "avatar.safetensors")
     config = dataclasses.replace(
         made.model.config,

@@ -1,4 +1,4 @@
-"""Two synthetic people can be learned by heart."""
+"""The model can overfit two synthetic people."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def batch() -> AvatarBatch:
 
 
 def test_losses_fall_on_two_people(batch):
-    # The chamfer term draws points, so the whole run is seeded.
+    # The chamfer term samples points, so the whole run is seeded.
     torch.manual_seed(0)
-    # A carried photograph is nearly right from the start: there would be little to learn.
+    # With a carried photograph there would be little to learn.
     config = without_carry(small_config())
     model = FullAvatar(config)
     objective = Objective(LossConfig(perceptual=0.0, chamfer_points=128), model.head)

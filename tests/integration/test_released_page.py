@@ -1,4 +1,4 @@
-"""Commands of docs/rome.md, in their order, on generated files: a human FLAME, companions, narrow weights."""
+"""The commands of docs/rome.md in order, on generated files: a human FLAME, companions, narrow weights."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ QUICK = {
     "distill": ["--hair", "2", "--neck", "2", "--sources_per_clip", "3", "--refine_steps", "0"],
     "fit": [word for name, value in SHORT.items() for word in (f"--{name}", str(value))],
 }
-"""Options that make a command quick and change nothing that is tested."""
+"""Options that speed a command up without changing anything tested."""
 
 
 def commands() -> list[list[str]]:
-    """Words of every ``rome`` line of the page, with what makes it quick."""
+    """Words of every ``rome`` line of the page, with options that speed it up."""
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     words = [shlex.split(line)[1:] for line in lines if line.startswith("rome ")]
@@ -51,7 +51,7 @@ def commands() -> list[list[str]]:
 
 
 def write_companions(folder: Path) -> None:
-    """The release's files for the human FLAME: its layout and triangles, moving vertices by chance."""
+    """The release's files for the human FLAME: its layout and triangles, random movable vertices."""
     data, deca = folder / "rome" / "data", folder / "rome" / "DECA" / "data"
     for place in (data, deca):
         place.mkdir(parents=True)
@@ -66,14 +66,14 @@ def write_companions(folder: Path) -> None:
 
 
 def write_parameters(path: Path, photo: np.ndarray, head: HeadModel) -> None:
-    """What DECA would save of a photograph, from our own fit."""
+    """DECA's output for a photograph, from our own fit."""
     clip = Tracker(head, image_size=256).track(photo[None])
     params, scale = clip.params, 224 / clip.crop.side
     corner = [(0.5 - clip.crop.left) * scale, (0.5 - clip.crop.top) * scale]
     np.savez(
         path,
         shape=params.shape, exp=params.expression, cam=params.camera,
-        # DECA has no neck: the whole turn is global, about another joint.
+        # DECA has no neck: the whole rotation is global, about another joint.
         pose=torch.cat([params.global_pose + params.neck_pose, params.jaw_pose], 1),
         tform=[[scale, 0, corner[0]], [0, scale, corner[1]], [0, 0, 1]],
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("runs/official/evaluation/demo/report.html").is_file()
     assert list(Path("runs/tuned/checkpoints").glob("*.ckpt"))
     assert Path("basis_components.png").is_file()
-    # The head lies on the person, who is not background.
+    # The head lies on the person, not on the background.
     regions = avatar.source.regions[0]
     assert float((regions == int(Region.FACE_SKIN)).float().mean()) > 0.05
     weights, back = released_weights(Widths(8, 8)), torch.load("rome.pth", weights_only=True)

@@ -1,4 +1,4 @@
-"""Runs of ``rome fit`` that are killed, stopped, damaged and resumed end as those that were left alone."""
+"""Runs of ``rome fit`` that are killed, stopped, damaged and resumed end like undisturbed ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from run_parts import RunServer
 from tiny_run import ROOT, need, tiny_arguments, tiny_overlay
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 5, 3
-# Differ from run to run: how long things took.
+# Times, which differ between runs.
 _TIMES = ("time/", "memory/")
 
 
@@ -32,7 +32,7 @@ def server() -> Iterator[RunServer]:
 
 
 def _arguments(dataset: Path, run: Path, **data: Any) -> list[str]:
-    """All that has a state: a discriminator, a schedule, averaged weights, colours drawn per step."""
+    """Everything with state: a discriminator, a schedule, averaged weights, random colours per step."""
     overlay = tiny_overlay(dataset, run, pairs_per_epoch=STEPS_PER_EPOCH, **data)
     overlay["trainer"]["max_epochs"] = NUM_EPOCHS
     overlay["trainer"]["callbacks"][-1]["init_args"]["every_n_steps"] = 2
@@ -53,7 +53,7 @@ def _arguments(dataset: Path, run: Path, **data: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(server: RunServer, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to."""
+    """An undisturbed run."""
     run = tmp_path_factory.mktemp("whole") / "run"
     assert server.run(*_arguments(dataset, run), log=run.parent / "log") == 0, (
         run.parent / "log"
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
     last = run / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     last.write_bytes(content[: len(content) // 2])
-    # In the middle of a step: what it has begun is ended first.
+    # In the middle of a step, which is completed first.
     assert server.run(*arguments, log=log, send=(8, signal.SIGTERM)) == 128 + signal.SIGTERM
     said = log.read_text()
     assert "last.ckpt is not a readable checkpoint" in said
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
 
 
 def _fake_scontrol(folder: Path) -> dict[str, str]:
-    """A scheduler's client that only notes what it is asked for."""
+    """A scheduler's client that only records requests."""
     folder.mkdir()
     script = folder / "scontrol"
     script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/requests\n')
@@ -134,12 +134,12 @@ def test_before_the_time_limit_a_job_is_requeued_and_goes_on(server, dataset, wh
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(server, dataset, whole, tmp_path):
-    """Also while a checkpoint or a table is written."""
+    """Including while a checkpoint or a table is written."""
     run, log = tmp_path / "run", tmp_path / "log"
     arguments = _arguments(dataset, run, num_workers=2)
     moments = random.Random(0)
     kills = 0
-    # Longer each time: a slow machine has not done a step after a few seconds.
+    # Longer each time: a slow machine may not finish a step within a few seconds.
     while (code := server.run(*arguments, log=log, kill_after_s=moments.uniform(3, 9) * 1.1**kills)) != 0:
         assert code == -signal.SIGKILL, log.read_text()
         kills += 1
@@ -156,7 +156,7 @@ def test_the_job_script_reaches_its_end_over_several_time_limits(dataset, tmp_pa
     environment = {**os.environ, **_fake_scontrol(folder), "OMP_NUM_THREADS": "1"}
     environment |= {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
     scripts = {
-        # The time limit comes as soon as there is something to lose.
+        # The time limit is reached as soon as there is progress to lose.
         "srun": f'"$@" & job=$!\nwhile kill -0 $job 2>/dev/null; do\n  sleep 0.2\n'
         f"  [ -e {folder}/warned ] || [ ! -e {tmp_path}/run/metrics.csv ] && continue\n"
         f"  touch {folder}/warned; kill -USR1 $job\ndone\nwait $job\n",

@@ -1,4 +1,4 @@
-"""Runs and a sweep's trial of the real W&B client arrive at a server as they are in their folders."""
+"""Runs and a sweep's trial, sent by the real W&B client, arrive at a server as in their folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _rome(server: WandbServer, folder: Path, *arguments: str) -> str:
-    """Run ``rome``, which an agent finds by its name too; gives what it said."""
+    """Run ``rome``, which an agent also finds by name; returns the output."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     (programs / "rome").write_text(f'#!/bin/sh\nexec {sys.executable} -m rome_lightning "$@"\n')

@@ -1,4 +1,4 @@
-"""FLAME's files, imitated, become a head model; wrong files are named as such."""
+"""Imitations of FLAME's files load as a head model; wrong files are reported."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_official_layout_is_used_with_v_flipped(
     assert data.name == computed.name.removesuffix("-computed-uv")
     picked = data.uvs[data.uv_faces[: len(faces)]].numpy()
     np.testing.assert_allclose(picked, uvs[corners] * [1, -1] + [0, 1], atol=1e-6)
-    # Closing faces take coordinates that their vertices have elsewhere.
+    # Closing faces reuse the coordinates of their vertices.
     for face, corner in zip(data.faces[len(faces) :], data.uv_faces[len(faces) :], strict=True):
         for vertex, uv in zip(face, corner, strict=True):
             assert uv in data.uv_faces[: len(faces)][data.faces[: len(faces)] == vertex]
@@ -285,7 +285,7 @@ def test_cut_opens_a_grid() -> None:
     assert doubles.tolist() == [1, 5]
     assert len(boundary_loops(opened)[0]) == 12 + 4
     assert face_components(opened).max() == 0
-    # Walking up from vertex 1, the right hand is where x is larger.
+    # Going up from vertex 1, the right-hand side has larger x.
     assert all(17 not in face for face in opened[::6])
     assert 16 in opened[2]
 
