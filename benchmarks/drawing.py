@@ -1,11 +1,11 @@
-"""What each rule of the drawing brings: LPIPS without it, people that the model has not seen, with intervals.
+"""Ablation of each rendering rule: LPIPS without it, on unseen people, with confidence intervals.
 
 ``python benchmarks/drawing.py DATA [DATA ...] [--checkpoint open-1] [--split train] [--json OUT]``
 
 DATA are folders of ``rome prepare``. Every clip's typical frame is the source. Of 24 frames spread over the
-clip, the six that turn most are drawn at 256 px on white, with the rule and without it. Pixels beyond the
-video's border are left out. Differences are paired, means over frames, then clips, then people; the intervals
-are over people.
+clip, the six with the largest rotations are rendered at 256 px on white, with and without the rule. Pixels
+beyond the video's border are ignored. Differences are paired, means over frames, then clips, then people; the
+intervals are over people.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ WITHOUT: dict[str, list[Change]] = {
         (deferred_renderer, "blend", lambda c, *rest: blending.blend(0 * c, *rest))
     ],
 }
-"""What is replaced to leave each rule out."""
+"""The replacement that disables each rule."""
 
 
 @contextmanager
 def without(changes: list[Change]) -> Iterator[None]:
-    """Replace attributes for a while."""
+    """Replace attributes temporarily."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     for owner, name, value in changes:
         setattr(owner, name, value)
@@ -87,7 +87,7 @@ def without(changes: list[Change]) -> Iterator[None]:
 
 @dataclasses.dataclass
 class Case:
-    """A source, its offsets and the frames to draw."""
+    """A source, its offsets and the frames to render."""
 
     person: str
     source: Frames
@@ -101,7 +101,7 @@ def rotation(params: HeadParams) -> Tensor:
 
 
 def cases(model: AvatarModel, clips: StoredClips) -> Iterator[Case]:
-    """Of each clip."""
+    """One case per clip."""
     for clip in clips.clips:
         source = clips.frames(clip.key, [clip.typical])
         numbers = [number for number in clip.frames if number != clip.typical]
@@ -117,7 +117,7 @@ def cases(model: AvatarModel, clips: StoredClips) -> Iterator[Case]:
 
 
 def scores(model: AvatarModel, all_cases: list[Case], score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """LPIPS of each frame of each case, and of the source at its own pose behind them."""
+    """LPIPS of each frame of each case, followed by that of the source at its own pose."""
     values = []
     for case in all_cases:
         code = model.appearance(case.source, case.offsets)

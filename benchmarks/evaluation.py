@@ -2,7 +2,7 @@
 
 Both sides score the same pairs with PSNR, SSIM, LPIPS (alex), identity similarity and landmarks (distance,
 expression, pose), in one process with the same number of threads. The references are called as their
-documentation shows: one pair per call, and whatever a call needs is computed by that call: skimage for PSNR
+documentation shows, one pair per call, with everything a call needs computed in that call: skimage for PSNR
 and SSIM, the ``lpips`` package, OpenCV's own wrappers for YuNet and SFace, MediaPipe's landmarker once per
 metric and image. A prediction is another frame of the same clip. As in ``rome evaluate``, each pair also gets
 its floor: the clip's typical frame, copied, against the same target; for the references a second pair.
@@ -134,7 +134,7 @@ Pair = tuple[str, int, int, int]
 
 
 def units_of(clips: StoredClips, count: int) -> list[list[Pair]]:
-    """So many pairs in units of one clip; with the next round each target meets another prediction."""
+    """Pairs in units of one clip; in each further round every target gets a different prediction."""
     units: list[list[Pair]] = []
     shift = 0
     while sum(map(len, units)) < count:
@@ -151,7 +151,7 @@ def units_of(clips: StoredClips, count: int) -> list[list[Pair]]:
 
 
 def scored_by_us(scorer: Scorer, clips: StoredClips, units: list[list[Pair]]) -> dict[str, list[float]]:
-    """Our values, in units of as many pairs as ``rome evaluate`` scores at once."""
+    """Our values, in batches of the size that ``rome evaluate`` uses."""
     values: dict[str, list[float]] = {}
     for unit in units:
         clip, source = unit[0][:2]
@@ -179,9 +179,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Dataset of at least 256 px.")
     parser.add_argument("--split", default="val", help="Split of the dataset.")
     parser.add_argument("--pairs", type=int, default=1000, help="Pairs that we score.")
-    parser.add_argument(
-        "--reference-pairs", type=int, default=100, help="Of which so many by the references."
-    )
+    parser.add_argument("--reference-pairs", type=int, default=100, help="Pairs that the references score.")
     args = parser.parse_args()
     clips = StoredClips(args.data, args.split, 256)
     units = units_of(clips, args.pairs)
@@ -193,7 +191,7 @@ def main() -> None:
     scored_by_us(scorer, clips, units[:1])
     scorer.forget()
 
-    # Processor time: a busy machine must not decide.
+    # CPU time, so that other load on the machine does not matter.
     start = time.process_time()
     half = scored_by_us(scorer, clips, units[: len(units) // 2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,7 @@
-"""What the benchmarks share: timing in turns, the machine, one table for all figures, and their history.
+"""Shared code of the benchmarks: interleaved timing, the machine, a table of all figures, their history.
 
-A figure is a time of ours beside the times of peers and bounds, measured in the same process. What runs on
-one CPU thread is timed in processor time, which other programs disturb least; everything else in wall time.
+A figure is our time next to the times of peers and bounds, measured in the same process. Code that runs on
+one CPU thread is timed in CPU time, which other programs disturb least; everything else in wall time.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Figure:
 
     name: str
     setting: str
-    """Sizes and threads: two figures are compared over time only if name and setting agree."""
+    """Sizes and threads: figures are compared over time only if name and setting agree."""
     ours: float
     """Milliseconds, median."""
     peers: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of what else does the same, median, in the same process."""
+    """Milliseconds of other implementations, median, in the same process."""
     goals: dict[str, float] = field(default_factory=dict)
-    """How many times faster than each peer we want to be."""
+    """Target speed-up over each peer."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Peers that could not run, and why."""
+    """Peers that could not run, with the reason."""
     note: str = ""
 
     def ratio(self, peer: str) -> float:
-        """How many times faster than a peer."""
+        """Speed-up over a peer."""
         return self.peers[peer] / self.ours
 
 
@@ -54,14 +54,14 @@ def median_ms(
     most: int = 60,
     fewest: int = 3,
 ) -> dict[str, float]:
-    """Median milliseconds of each function; they run in turns, so that drifts of the machine meet all.
+    """Median milliseconds of each function; runs are interleaved, so that drift affects all alike.
 
     Args:
         functions: by name.
-        device: ``cpu`` or ``cuda``; on the latter a run lasts until the device is idle.
-        budget_s: a function that has taken this long drops out.
-        most: it also drops out after so many runs.
-        fewest: but it runs at least so often, after one run to warm up.
+        device: ``cpu`` or ``cuda``; on the latter a run ends when the device is idle.
+        budget_s: a function stops after this total time.
+        most: maximum number of runs.
+        fewest: minimum number of runs, after one warm-up.
     """
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
@@ -94,26 +94,26 @@ def figure(
     note: str = "",
     **timing: object,
 ) -> Figure:
-    """Time ``ours`` and all peers among ``functions`` in turns."""
+    """Time ``ours`` and all peers in ``functions``, interleaved."""
     times = median_ms(functions, **timing)  # type: ignore[arg-type]
     ours = times.pop("ours")
     return Figure(name, setting, ours, times, goals, missing or {}, note)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options of every benchmark."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on the CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--without", nargs="*", default=[], help="peers to leave out, e.g. the slow ones")
+    parser.add_argument("--without", nargs="*", default=[], help="peers to skip, e.g. slow ones")
     parser.add_argument("--json", type=Path, help="write the figures there instead of printing them")
     return parser
 
 
 def finish(figures: list[Figure], options: argparse.Namespace) -> int:
-    """Print the figures, or hand them to the program that asked for a file."""
+    """Print the figures, or write them to the requested file."""
     if options.json:
         options.json.write_text(json.dumps([asdict(item) for item in figures]))
     else:
@@ -122,14 +122,14 @@ def finish(figures: list[Figure], options: argparse.Namespace) -> int:
 
 
 def installed(package: str, how: str, options: argparse.Namespace) -> str | None:
-    """Nothing if a peer can be measured, else why it cannot."""
+    """Empty if a peer can be measured, else the reason why not."""
     if package in options.without:
-        return "left out"
+        return "skipped"
     return None if importlib.util.find_spec(package) else how
 
 
 def machine() -> dict[str, object]:
-    """What figures depend on besides the code."""
+    """Everything besides the code that figures depend on."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -146,7 +146,7 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The CPU's own name, as far as the system tells."""
+    """The CPU's model name, if known."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -156,7 +156,7 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    """Of the code that is measured, with a plus if it is changed."""
+    """Commit of the measured code, with a plus if it has changes."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -170,7 +170,7 @@ def table(figures: Iterable[Figure], before: dict[tuple[str, str], float] | None
 
     Args:
         figures: the rows.
-        before: earlier milliseconds of ours by name and setting, to show the change.
+        before: our earlier milliseconds by name and setting, to show the change.
     """
     lines = [
         "| figure | setting | ours, ms | against | ms | times faster | goal |",

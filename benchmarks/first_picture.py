@@ -1,6 +1,6 @@
-"""The pictures of README and gallery: the astronaut as the shipped model draws her.
+"""The images of README and gallery: the astronaut rendered by the shipped model.
 
-Run ``python benchmarks/first_picture.py docs/images`` after the shipped model or the way it draws changed.
+Run ``python benchmarks/first_picture.py docs/images`` after a change of the shipped model or the rendering.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rome_lightning.types import HeadParams
 from rome_lightning.types.params import at_rest
 
 TURN_DEG = 30.0
-"""Turn of the views to either side, degrees."""
+"""Rotation of the views to either side, degrees."""
 OPEN, CLOSED = {"jawOpen": 0.6}, {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}
 
 
 def posed(avatar: Avatar, yaw_deg: float = 0.0, expression: dict[str, float] | None = None) -> HeadParams:
-    """The head facing the camera, turned by a yaw and with an expression by name."""
+    """The head facing the camera, rotated by a yaw angle and with a named expression."""
     params = at_rest(avatar.source.params)
     pose = torch.tensor([[0.0, math.radians(yaw_deg), 0.0]])
     values = params.expression.clone()
@@ -39,14 +39,14 @@ def posed(avatar: Avatar, yaw_deg: float = 0.0, expression: dict[str, float] | N
 
 
 def row(images: list[Float[Tensor, "1 3 h w"]]) -> Float[Tensor, "3 h w6"]:
-    """Pictures side by side."""
+    """Images side by side."""
     return torch.cat(images, dim=-1)[0].clamp(0, 1)
 
 
 def main() -> None:
-    """Write the pictures into a folder."""
+    """Write the images into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to write them, e.g. docs/images")
+    parser.add_argument("folder", type=Path, help="output folder, e.g. docs/images")
     folder: Path = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as scratch:
         photo = Path(scratch) / "astronaut.png"

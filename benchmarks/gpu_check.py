@@ -1,4 +1,4 @@
-"""What a GPU does with this package, the most important first, so that an early end still says something.
+"""Checks of this package on a GPU, most important first, so that an interrupted run is still useful.
 
     make gpu-check [GPU_CHECK_ARGS="--data SHARDS --seconds 480"]
     python benchmarks/gpu_check.py --device cpu     (the same steps on a CPU, to see that they run)
@@ -7,10 +7,10 @@
    ``gpu``).
 2. Training steps per second and peak memory: shipped model, full model, the paper's; in single precision and
    bf16. Pictures per second of the shipped model, compiled too, and the share of finding visible faces.
-3. The renderer beside its peers (``benchmarks/run.py``).
+3. The renderer compared with its peers (``benchmarks/run.py``).
 4. Training of the shipped model for the time left, on ``--data`` or on synthetic heads.
 
-Each step runs in a process of its own and is ended when its time is over. ``--output`` gets ``results.json``,
+Each step runs in a separate process and is stopped at its time limit. ``--output`` receives ``results.json``,
 rewritten after every step, the log of each, and the run folder of the training with checkpoint and pictures.
 Nothing is needed beyond ``pip install -e .[dev]``.
 """
@@ -49,12 +49,12 @@ class Clock(Callback):
         self.start = 0.0
 
     def on_train_batch_start(self, *_: object) -> None:
-        """Remember the time."""
+        """Record the start time."""
         synchronize(self.device)
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Keep how long the step took."""
+        """Record the duration of the step."""
         synchronize(self.device)
         self.times.append(time.perf_counter() - self.start)
 
@@ -93,7 +93,7 @@ def training_steps(config: str, precision: str, device: str) -> dict[str, float]
 
 @torch.no_grad()
 def pictures(compiled: bool, device: str) -> dict[str, float]:
-    """Pictures per second of the shipped model, and the share of it that finding visible faces takes."""
+    """Images per second of the shipped model, and the share of time for finding visible faces."""
     from rome_lightning.models.shipped import open_model
     from rome_lightning.types import Frames, HeadParams
 
@@ -127,7 +127,7 @@ def pictures(compiled: bool, device: str) -> dict[str, float]:
 
 
 def steps(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
-    """Name and command of each step but the last, in order."""
+    """Name and command of each step except the last, in order."""
     python, here = sys.executable, str(Path(__file__))
     device = ["--device", options.device]
     mark = ["-m", "gpu"] if options.device == "cuda" else ["-m", "not slow"]
@@ -148,7 +148,7 @@ def steps(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 
 def training(options: argparse.Namespace, seconds: int) -> list[str]:
-    """The command that trains the shipped model for the time left."""
+    """The command that trains the shipped model for the remaining time."""
     data = (
         ["--data.init_args.manifests=null", f"--data.init_args.manifest={options.data}"]
         if options.data
@@ -170,7 +170,7 @@ def run(name: str, command: list[str], seconds: float, log: Path) -> dict[str, o
             done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=seconds)
             state = "ok" if done.returncode == 0 else f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
-            state = "ended by the time"
+            state = "stopped at its time limit"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     result: dict[str, object] = {"state": state, "seconds": round(time.monotonic() - started, 1)}
     if lines and lines[-1].startswith("{"):
@@ -186,8 +186,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seconds", type=int, default=480, help="time for everything")
-    parser.add_argument("--data", type=Path, help="shards to train on; synthetic heads without")
+    parser.add_argument("--seconds", type=int, default=480, help="total time")
+    parser.add_argument("--data", type=Path, help="shards to train on (default: synthetic heads)")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu_check")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -213,7 +213,7 @@ def main() -> int:
         (options.output / "results.json").write_text(json.dumps(results, indent=1))
 
     for name, command in steps(options):
-        # Nothing takes more than a fifth of the time, so that the training gets its share.
+        # No step takes more than a fifth of the time, so that enough is left for training.
         record(name, command, min(options.seconds / 5, end - time.monotonic()))
     left = int(end - time.monotonic())
     if left > 60:

@@ -1,4 +1,4 @@
-"""The head model with its normals, beside smplx's FLAME layer and beside the products it cannot do without.
+"""The head model with normals, compared with smplx's FLAME layer and with the unavoidable matrix products.
 
     python benchmarks/head.py [--batch 32] [--threads 1]
 
@@ -29,7 +29,7 @@ NUM_VERTICES, NUM_FACES, NUM_SHAPE, NUM_EXPRESSION = 5023, 9976, 100, 50
 
 
 def random_head() -> HeadModel:
-    """Random numbers in the shape of FLAME."""
+    """Random numbers with FLAME's shapes."""
     rng = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:
@@ -54,7 +54,7 @@ def random_head() -> HeadModel:
 
 
 def smplx_layer(head: HeadModel, batch: int) -> torch.nn.Module:
-    """The FLAME layer of smplx in the same sizes, read from a file of random numbers."""
+    """The FLAME layer of smplx at the same sizes, read from a file of random numbers."""
     import smplx
 
     rng = np.random.default_rng(0)

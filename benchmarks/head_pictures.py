@@ -1,4 +1,4 @@
-"""Pictures of the head model: identities at +-2 deviations, random heads, each expression, the atlas.
+"""Images of the head model: identities at +-2 deviations, random heads, each expression, the atlas.
 
 ``python benchmarks/head_pictures.py FOLDER [--head open]``. What to look for: every head could be a
 person, eyeballs stay inside their lids, teeth and tongue inside a closed mouth, each expression does
@@ -46,7 +46,7 @@ def picture(
     scale: float = 6.0,
     centre_y: float = 0.0,
 ) -> UInt8[Tensor, "b h w 3"]:
-    """Shaded heads, coloured by region, seen from the given side."""
+    """Shaded heads, coloured by region, from the given side."""
     pixels = size * SUPERSAMPLING
     turn = torch.tensor([[0.0, torch.pi * yaw_degrees / 180, 0.0]])
     world = head(params) @ axis_angle_to_matrix(turn).mT
@@ -94,7 +94,7 @@ def expressions(head: HeadModel, folder: Path) -> None:
     expression = torch.eye(head.num_expression)
     names = list(head.expression_names)
     if {"mouthClose", "jawOpen"} <= set(names):
-        # mouthClose closes lips over an open jaw and means nothing without it.
+        # mouthClose closes lips over an open jaw and is meaningless without it.
         expression[names.index("mouthClose"), names.index("jawOpen")] = 1.0
     params = dataclasses.replace(params_of(head, head.num_expression), expression=expression)
     images = picture(head, params, 240, yaw_degrees=10.0, scale=9.0)
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where the pictures go; made if missing")
+    parser.add_argument("folder", type=Path, help="output folder, created if missing")
     parser.add_argument("--head", default="open", help="`open` or the path of a FLAME pickle")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""How long a program waits for the package, beside Lightning alone.
+"""Import time of the package, compared with Lightning alone.
 
     python benchmarks/imports.py [--runs 5]
 
-Every run is a process of its own; times are processor time, after one run to warm the file cache.
+Each run is a separate process; times are CPU time, after one run to warm the file cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOALS = {
     "rome --help": 1 / 1.5,
     "rome fit --help": 1 / 1.5,
 }
-"""At most 1.3 and 1.5 times as long as `import lightning`."""
+"""Targets: at most 1.3 and 1.5 times as long as `import lightning`."""
 
 
 def processor_ms(command: list[str]) -> float:

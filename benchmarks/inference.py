@@ -1,4 +1,4 @@
-"""Networks and frames at inference, beside the released networks in eager float32 and the released pipeline.
+"""Networks and frames at inference, compared with the released networks in eager float32 and their pipeline.
 
     python benchmarks/inference.py [--threads 1] [--release CHECKOUT] [--without pytorch3d]
 
@@ -48,7 +48,7 @@ def network_figures(released: Released, fast: AvatarModel, options: argparse.Nam
 
 
 def _convolutions(operations: float) -> Callable[[], None]:
-    """As many operations as a network has, in 3x3 convolutions of the kind that the library does best."""
+    """The network's number of operations as 3x3 convolutions of the library's fastest kind."""
     conv = torch.nn.Conv2d(256, 256, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
     image = torch.rand(1, 256, 64, 64).contiguous(memory_format=torch.channels_last)
     times = round(operations / (2 * conv.weight.numel() * 64 * 64))
@@ -61,7 +61,7 @@ def _convolutions(operations: float) -> Callable[[], None]:
 
 
 def frame_figures(released: Released, config: AvatarConfig, options: argparse.Namespace) -> list[Figure]:
-    """First and further frames of the released architecture, everything but the tracker."""
+    """First and further frames of the released architecture, without the tracker."""
     source = source_frame(SIZE, "cpu")
     model = AvatarModel(config).eval()
     fast = for_inference(model)
@@ -102,7 +102,7 @@ def frame_figures(released: Released, config: AvatarConfig, options: argparse.Na
 
 
 def _rasterizations(options: argparse.Namespace) -> tuple[str | None, float | None]:
-    """Milliseconds of the release's rasterizations of one frame, or why they are not known."""
+    """Milliseconds of the release's rasterizations of one frame, or the reason why they are unknown."""
     missing = installed("pytorch3d", "PyTorch3D is not installed", options)
     if missing is not None:
         return missing, None
@@ -120,12 +120,12 @@ def _sameness(difference: torch.Tensor) -> str:
 
 
 def our_figures(options: argparse.Namespace) -> list[Figure]:
-    """A further frame of our own configurations, against the same networks as they are trained."""
+    """A further frame of our own configurations, against the same networks as trained."""
     figures = []
     for name, config, size in (("base.yaml", BASE, 256), ("cpu.yaml", SMALL, 128)):
         source = source_frame(size, "cpu")
         model = AvatarModel(config).eval()
-        # Zero at the start of training, where every network draws the same.
+        # Zero at the start of training, when all networks give the same image.
         torch.nn.init.normal_(model.renderer.network.head.weight, std=0.05)
         fast, code = for_inference(model), model.encode(source)
         inputs = (code, source.params, source.image_size)

@@ -1,4 +1,4 @@
-"""Our code against kornia, OpenCV and torchmetrics where both do the same: CPU time and difference.
+"""Our code against equivalent functions of kornia, OpenCV and torchmetrics: CPU time and difference.
 
 ``python benchmarks/libraries.py``
 
@@ -128,7 +128,7 @@ def rotations() -> None:
 
 
 def exposure(images: Tensor) -> None:
-    """Two photographs in different light; the second is brought to the light of the first."""
+    """Two photographs in different light; the second is matched to the first."""
     print("exposure and white balance of a photograph: mean error that is left, RGB, 40 random lights")
     linear = images[:1].clamp(1e-4, 1).pow(2.2)
     visible = torch.ones(2, 1, SIZE, SIZE)

@@ -69,7 +69,7 @@ def linear(full: AvatarConfig, encoder: str, driver: str, input_size: int) -> Av
 
 
 def models() -> dict[str, AvatarConfig]:
-    """Experiment files of the same names, and the released architecture."""
+    """The experiment files of the same names, and the released architecture."""
     return {
         "full, released architecture": RELEASE,
         "full, base.yaml": BASE,

@@ -48,7 +48,7 @@ BATCH = 8
 
 
 def make_clip(number: int, size: int) -> Clip:
-    """Pictures whose JPEGs are about as long as those of talking heads: soft shapes with fine grain."""
+    """Images with JPEGs about as large as those of talking heads: soft shapes with fine grain."""
     rng = np.random.default_rng(number)
     soft = gaussian_filter(rng.normal(size=(size, size, 3)), (size / 12, size / 12, 0))
     soft = 128 + soft * 45 / soft.std()
@@ -130,7 +130,7 @@ def processes(loader: PairLoader) -> list[int]:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """User and system time of processes so far."""
+    """User and system time of processes up to now."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -252,7 +252,7 @@ def _bytes_read() -> int:
 
 
 def memory_growth(reader: ClipReader, batches: int, workers: int) -> tuple[float, float]:
-    """MB after a tenth of the batches, and how much it grew until the end."""
+    """Memory after a tenth of the batches, and its growth until the end, MB."""
     loader = make_loader(reader, 2 * batches, workers, batch_size=2)
     early = late = 0.0
     for number, _ in enumerate(loader):
@@ -268,7 +268,7 @@ def measure(size: int, options: argparse.Namespace) -> dict[str, float]:
         folder = Path(name)
         reader = write_data(folder, size, options.clips)
         pairs = max(options.pairs * 256**2 // size**2, BATCH) // BATCH * BATCH
-        # In turn, the least of each: what else a machine does slows all of them by up to a half.
+        # Interleaved, minimum of each: other load slows all of them by up to a half.
         rounds = [
             (*decode_s(reader, size, pairs), loader_s(reader, pairs, options.workers)) for _ in range(3)
         ]
@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--pairs", type=int, default=4000, help="at 256 pixels; fewer at larger sizes")
-    parser.add_argument("--batches", type=int, default=20000, help="for the memory; 0 leaves it out")
+    parser.add_argument("--batches", type=int, default=20000, help="for the memory; 0 skips it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = [measure(size, options) for size in options.sizes]

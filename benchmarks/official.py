@@ -1,4 +1,4 @@
-"""The official ROME code beside ours, on generated files: every quantity from vertices to logits.
+"""The official ROME code compared with ours, on generated files: all quantities from vertices to logits.
 
     python -m benchmarks.official --release CHECKOUT [--record FILE]
 
@@ -45,7 +45,7 @@ from released_values import TOLERANCES, import_released, released_values, thinne
 
 @dataclass(frozen=True)
 class Reference:
-    """What the official code gives, two poses of one person."""
+    """Results of the official code for two poses of one person."""
 
     values: dict[str, Tensor]
 
@@ -63,7 +63,7 @@ def generated_flame(checkout: Path, folder: Path) -> ReleasedFiles:
             vertices.append([float(word) for word in words[1:4]])
         elif words[:1] == ["f"]:
             faces.append([int(word.split("/")[0]) - 1 for word in words[1:]])
-    # The template stands at its height in a body; FLAME's own is near the origin.
+    # The template is at its height on a body; FLAME's own is near the origin.
     points = np.array(vertices) - [0, 1.48, 0.02]
     (deca / "generic_model.pkl").write_bytes(pickle.dumps(make_model(points, np.array(faces)), protocol=2))
     data = folder / "data"
@@ -75,7 +75,7 @@ def generated_flame(checkout: Path, folder: Path) -> ReleasedFiles:
 
 @contextmanager
 def official_code(checkout: Path) -> Any:
-    """The release's packages, without those that only its data sets and its detector need."""
+    """The release's packages, without those used only by its datasets and its detector."""
     import torchvision
 
     for name in ("face_alignment", "tensorboardX"):
@@ -112,7 +112,7 @@ def run_official(checkout: Path, files: ReleasedFiles, widths: Widths, weights: 
     for name in ("hair_faces.pth", "neck_faces.pth"):
         if not (data / name).exists():
             torch.save(torch.zeros(1, 1, 3, dtype=torch.long), data / name)
-    # An opening of the mask after the fact, which OpenCV 5 refuses.
+    # A later opening of the mask, which OpenCV 5 refuses.
     rome.mask_errosion = lambda mask: torch.from_numpy(mask)
     parser = rome.ROME.add_argparse_args(argparse.ArgumentParser())
     options = {
@@ -140,7 +140,7 @@ def run_official(checkout: Path, files: ReleasedFiles, widths: Widths, weights: 
 
 
 def _no_shaded_picture(vertices: Tensor, transformed_vertices: Tensor) -> Tensor:
-    """In place of five pictures per frame for show, what they do to the vertices that follow."""
+    """Replaces five visualizations per frame by their side effect on the vertices."""
     transformed_vertices[:, :, 2] += 10
     return torch.zeros(len(vertices), 3, 1, 1)
 
@@ -211,11 +211,11 @@ def compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
 
 
 def main() -> None:
-    """Compare, and record if asked to."""
+    """Compare, and record on request."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--release", type=Path, required=True, metavar="CHECKOUT")
-    parser.add_argument("--generated", action="store_true", help="Our files in place of the release's.")
-    parser.add_argument("--width", type=int, default=64, help="Of the networks; the release has 64.")
+    parser.add_argument("--generated", action="store_true", help="Use our files instead of the release's.")
+    parser.add_argument("--width", type=int, default=64, help="Width of the networks; the release has 64.")
     parser.add_argument("--record", type=Path, help="Write the official values of the generated files.")
     arguments = parser.parse_args()
     widths = Widths(arguments.width, arguments.width)

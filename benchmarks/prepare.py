@@ -50,7 +50,7 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
+        """A timed version of the function."""
 
         def timed(*arguments: Any, **options: Any) -> Any:
             start = time.process_time()
@@ -62,7 +62,7 @@ class Clock:
         return timed
 
     def watch(self, tools: VideoTools) -> VideoTools:
-        """Tools whose stages are timed."""
+        """Tools with timed stages."""
         tracker = tools.tracker
         assert isinstance(tracker, Tracker)
         assert tools.embed is not None
@@ -151,7 +151,7 @@ def measure(path: Path, frames: int, single: int) -> dict[str, Any]:
 
 
 def _padded(images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n 256 256 3"]:
-    """To 256 x 256, as the network sees them."""
+    """Resize to the network's 256 x 256 pixels."""
     short = 256 - images.shape[1]
     return np.pad(images, ((0, 0), (0, short), (0, short), (0, 0)), mode="edge")
 
@@ -161,8 +161,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("videos", nargs="+", type=Path, help="videos of one person each")
-    parser.add_argument("--frames", type=int, default=64, help="frames of each that are prepared")
-    parser.add_argument("--single", type=int, default=4, help="frames of each that are done on their own")
+    parser.add_argument("--frames", type=int, default=64, help="frames prepared per video")
+    parser.add_argument("--single", type=int, default=4, help="frames per video processed one at a time")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
     options = parser.parse_args()
     rows = []

@@ -1,4 +1,4 @@
-"""The renderer beside PyTorch3D, DRTK, DEODR and nvdiffrast, and beside `grid_sample`.
+"""The renderer compared with PyTorch3D, DRTK, DEODR, nvdiffrast and `grid_sample`.
 
     python benchmarks/renderer.py [--size 256] [--batch 1] [--threads 1] [--device cuda --batch 16 --size 512]
 
@@ -48,7 +48,7 @@ HOW = {
 
 
 def ours(scene: Scene) -> dict[str, Callable[[], object]]:
-    """Our side of every task."""
+    """Our implementation of each task."""
     rasterizer = get_rasterizer("auto")
     faces, size, head = scene.faces, scene.image_size, scene.head
     ids = rasterizer.face_ids(scene.vertices, faces, size)
@@ -232,7 +232,7 @@ def nvdiffrast(scene: Scene) -> dict[str, Callable[[], object]]:
 
 
 def grid_sample(scene: Scene) -> dict[str, Callable[[], object]]:
-    """The lookup alone with coordinates at hand, and after our interpolation of them."""
+    """The lookup alone with given coordinates, and after our interpolation of them."""
     ids = get_rasterizer("auto").face_ids(scene.vertices, scene.faces, scene.image_size)
     head, uv_faces = scene.head, scene.head.uv_faces.int()
     uv = interpolate(scene.vertices, scene.faces, ids, head.uvs[None], uv_faces)
@@ -248,7 +248,7 @@ def grid_sample(scene: Scene) -> dict[str, Callable[[], object]]:
 
 
 def memory(scene: Scene) -> dict[str, Callable[[], object]]:
-    """Copies of as many bytes as a task reads and writes at least: what is left if arithmetic is free."""
+    """Copies of the fewest bytes that a task can read and write: its time if arithmetic were free."""
     mesh = _bytes(scene.vertices, scene.faces)
     pixels = scene.mask_gradient.numel()
     values, texture = _bytes(scene.value_gradient), _bytes(scene.texture)
@@ -277,7 +277,7 @@ def _copy(num_bytes: int, device: torch.device) -> Callable[[], object]:
 
 
 def _same_area(peer: str, found: float, scene: Scene) -> None:
-    """Refuse to compare with a peer that draws something else."""
+    """Raise an error if a peer's image differs from ours."""
     ids = get_rasterizer("auto").face_ids(scene.vertices, scene.faces, scene.image_size)
     expected = float((ids >= 0).sum())
     if abs(found - expected) > 0.02 * expected:
@@ -285,7 +285,7 @@ def _same_area(peer: str, found: float, scene: Scene) -> None:
 
 
 def peers_of(scene: Scene, options: argparse.Namespace) -> tuple[dict[str, Task], dict[str, str]]:
-    """Each peer's side of the tasks that it knows, and the reasons why others are left out."""
+    """Each peer's implementation of the tasks it supports, and the reasons why others are skipped."""
     makers = {"PyTorch3D": pytorch3d, "DRTK": drtk}
     makers |= {"nvdiffrast": nvdiffrast} if options.device == "cuda" else {"DEODR": deodr}
     found, missing = {"bound: memory": memory(scene), "grid_sample": grid_sample(scene)}, {}
@@ -299,7 +299,7 @@ def peers_of(scene: Scene, options: argparse.Namespace) -> tuple[dict[str, Task]
 
 
 def goals_of(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """How many times faster than each peer every task is to be."""
+    """Target speed-ups over each peer, by task."""
     if options.device == "cuda":
         return {"whole pass": {"PyTorch3D": 5, "nvdiffrast": 1}, "texture lookup": {"grid_sample": 1.5}}
     small = options.size <= 256

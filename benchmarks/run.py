@@ -1,4 +1,4 @@
-"""Every figure of the performance page in one table, kept as JSON beside earlier ones.
+"""All figures of the performance page in one table, stored as JSON with earlier ones.
 
     make bench                    (minutes, on a CPU)
     make bench-gpu                (on a machine with a GPU)
@@ -25,7 +25,7 @@ from figures import ROOT, Figure, commit, machine, table
 
 HISTORY = ROOT / "benchmarks" / "history"
 LOSS = 0.8
-"""A lead of less than this share of the earlier one is called a regression."""
+"""A lead below this share of the earlier one counts as a regression."""
 
 CPU = {
     "renderer": [
@@ -46,7 +46,7 @@ CUDA = {
 
 
 def measure(script: str, settings: list[str], options: argparse.Namespace) -> list[Figure]:
-    """Run one script; what it prints besides its figures is shown as it comes."""
+    """Run one script; its other output is shown immediately."""
     given = list(options.without)
     if "--without" in settings:
         at = settings.index("--without")
@@ -63,13 +63,13 @@ def measure(script: str, settings: list[str], options: argparse.Namespace) -> li
 
 
 def earlier(where: Path, device: str, this: dict[str, object]) -> dict[tuple[str, str], Figure]:
-    """The figures of the newest file in a folder that is of the same kind of machine, by name and setting."""
+    """The newest figures in a folder for the same kind of machine, by name and setting."""
     found: dict[tuple[str, str], Figure] = {}
     key = "gpu" if device == "cuda" else "processor"
     for path in sorted(where.glob("*.json")):
         record = json.loads(path.read_text())
         if record["device"] == device and record["machine"][key] == this[key]:
-            # Later files replace what they have measured again.
+            # Later files replace figures that they measured again.
             found |= {
                 (item.name, item.setting): item for item in (Figure(**row) for row in record["figures"])
             }
@@ -77,7 +77,7 @@ def earlier(where: Path, device: str, this: dict[str, object]) -> dict[tuple[str
 
 
 def regressions(figures: list[Figure], before: dict[tuple[str, str], Figure]) -> list[str]:
-    """Figures whose lead over a peer has shrunk; leads hold better than times when a machine is busy."""
+    """Figures whose lead over a peer has shrunk; on a busy machine leads are more stable than times."""
     lines = []
     for item in figures:
         old = before.get((item.name, item.setting))
@@ -94,7 +94,7 @@ def main() -> int:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="*", help="scripts to run")
-    parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
+    parser.add_argument("--without", nargs="*", default=[], help="peers to skip")
     parser.add_argument("--release", type=Path, help="checkout of the public ROME release")
     parser.add_argument("--history", type=Path, default=HISTORY, help="folder of the results")
     options = parser.parse_args()

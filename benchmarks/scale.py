@@ -1,4 +1,4 @@
-"""What a dataset of many clips costs besides the clips that are read: CPU seconds and megabytes against size.
+"""Cost of a large dataset besides the clips that are read: CPU seconds and megabytes by size.
 
     python benchmarks/scale.py                # 1,000, 10,000 and 100,000 clips, 16 to a shard, 50 frames each
     python benchmarks/scale.py --clips 1000 10000
@@ -30,7 +30,7 @@ from datamodules.shards import ShardWriter
 
 CLIPS_PER_SHARD, FRAMES, SIZE = 16, 50, 32
 _BYTES_PER_S, _ROUND_TRIP_S = 1e9 / 8, 0.05
-"""Model of a network: 1 Gbit/s for a machine, 50 ms from a request to its first byte."""
+"""Network model: 1 Gbit/s per machine, 50 ms from a request to its first byte."""
 _SHARD_BYTES = 22e6
 """Of 16 clips of 50 frames of 256 pixels."""
 _KINDS = ("tar", "frames.npy", "clips.npy", "params.npy")
@@ -56,7 +56,7 @@ def _clip(number: int) -> Clip:
 
 
 def make_dataset(folder: Path, num_clips: int) -> Manifest:
-    """A dataset without joined indices; a tenth of its shards is for validation."""
+    """A dataset without joined indices; a tenth of its shards are for validation."""
     with ShardWriter(folder, "one", {}) as writer:
         for number in range(CLIPS_PER_SHARD):
             writer.add(_clip(number))
@@ -89,7 +89,7 @@ def _module(folder: Path, workers: int = 0):
 
 
 def _private_mb(process: int | str = "self") -> float:
-    """Memory of a process that is no map of a file."""
+    """Memory of a process without file mappings."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     values = {line.split(":")[0]: float(line.split()[1]) for line in lines if line.endswith("kB")}
     return values["Anonymous"] / 1024
@@ -101,19 +101,19 @@ def _cpu_s(process: int) -> float:
 
 
 def joined_index(folder: Path) -> None:
-    """Join the indices of all shards, as `rome prepare` does at its end."""
+    """Join the indices of all shards, as `rome prepare` does at the end."""
     from datamodules.split_index import with_indices
 
     with_indices(folder, Manifest.load(folder)).save(folder / "manifest.json")
 
 
 def opening(folder: Path) -> None:
-    """Read the manifest, look at every shard's size, verify and map the index."""
+    """Read the manifest, check each shard's size, verify and map the index."""
     _module(folder).reader("train")
 
 
 def planning(folder: Path) -> None:
-    """All that training needs before its first step, validation included."""
+    """Everything that training needs before its first step, validation included."""
     _module(folder).setup("fit")
 
 
@@ -131,7 +131,7 @@ def resuming(folder: Path) -> None:
 
 
 def validation(folder: Path) -> None:
-    """Choose the pairs of a validation."""
+    """Choose the validation pairs."""
     len(_module(folder).val_dataloader())
 
 
@@ -144,7 +144,7 @@ def verifying(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> None:
-    """Look for what killed builders left, for every shard and video."""
+    """Look for leftovers of killed builders, for each shard and video."""
     from datamodules.prepare.parts import remove_leftovers
 
     shards = [shard.name for shard in Manifest.load(folder).shards]
@@ -199,7 +199,7 @@ def _worker(folder: Path) -> tuple[float, float]:
 
 
 def _from_store(folder: Path) -> str:
-    """What the first batch fetches from an address, and how long that takes by the model of the network."""
+    """Data fetched from a URL for the first batch, and the time by the network model."""
     from datamodules.talking_heads import TalkingHeadDataModule
 
     with tempfile.TemporaryDirectory() as cache:

@@ -1,4 +1,4 @@
-"""The mesh that the renderer's benchmarks draw."""
+"""The mesh of the renderer's benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTURE_SIZE = 256
 
 @dataclass(frozen=True)
 class Scene:
-    """Heads that fill their images, turned a little."""
+    """Heads that fill their images, slightly rotated."""
 
     head: HeadModel
     size: int
@@ -27,9 +27,9 @@ class Scene:
     attributes: Tensor
     """One vector per vertex, (b, v, 8)."""
     texture: Tensor
-    """(b, 8, s, s), channels innermost."""
+    """(b, 8, s, s), channels-last."""
     value_gradient: Tensor
-    """What a network behind would send back, (b, 8, h, w), channels innermost as its convolutions have it."""
+    """Gradient from a following network, (b, 8, h, w), channels-last as in its convolutions."""
     mask_gradient: Tensor
     """(b, 1, h, w)."""
 
@@ -39,7 +39,7 @@ class Scene:
         return self.size, self.size
 
     def leaves(self) -> tuple[Tensor, Tensor]:
-        """Vertices and attributes that want gradients."""
+        """Vertices and attributes that require gradients."""
         return self.vertices.detach().requires_grad_(), self.attributes.detach().requires_grad_()
 
 

@@ -1,4 +1,4 @@
-"""What more photographs of a person are worth: frames of the same clip that the avatar has not seen.
+"""The value of additional photographs of a person, on unseen frames of the same clip.
 
 ``python benchmarks/several_photos.py MANIFEST --checkpoint FILE [--split val] [--sources 1 3] [--json OUT]``
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--sources", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--max-clips", type=int)
     parser.add_argument(
-        "--least-turn", type=float, default=0.0, help="leave out clips whose sources differ by fewer degrees"
+        "--least-turn", type=float, default=0.0, help="skip clips whose sources differ by fewer degrees"
     )
     parser.add_argument(
         "--far", action="store_true", help="hold out the frames farthest from the first source"
@@ -83,7 +83,7 @@ def main() -> None:
         valid = list(plan.frames)
         if len(valid) < 3 * max(args.sources):
             continue
-        # Rotation of the head is that of bust and neck together, as far as small angles add.
+        # The head's rotation is the sum of bust and neck, as small angles add up.
         packed = torch.tensor(np.array(reader.parameters(clip, valid)["pose"]))
         rotation = packed[:, :3] + packed[:, 3:6]
         order = choose(rotation, max(args.sources))

@@ -87,7 +87,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="videos of one person each")
     parser.add_argument(
-        "--head", type=Path, help="baked head file or FLAME's .pkl; the shipped open head by default"
+        "--head", type=Path, help="baked head file or FLAME's .pkl (default: the shipped open head)"
     )
     parser.add_argument("--max-frames", type=int, default=300, help="per clip, from its start")
     parser.add_argument("--no-silhouette", action="store_true", help="fit to landmarks alone")

@@ -1,4 +1,4 @@
-"""One training step, generator and discriminator, against the released implementation's equivalent step.
+"""One training step of generator and discriminator, against the equivalent step of the release.
 
     python benchmarks/training_step.py --release CHECKOUT [--config experiments/rome/paper.yaml]
 
@@ -34,7 +34,7 @@ the renderer is called five times with a soft rasterization."""
 
 
 def cpu_seconds(step: Callable[[], None], repeats: int) -> list[float]:
-    """CPU seconds of each repetition after one to warm up."""
+    """CPU seconds of each repetition after one warm-up."""
     step()
     times = []
     for _ in range(repeats):
@@ -138,7 +138,7 @@ def release_rasterizations() -> Callable[[], None]:
 
 
 def posed_head() -> tuple[Tensor, Tensor]:
-    """The open head filling the image as a face crop does, in PyTorch3D's NDC."""
+    """The open head, filling the image like a face crop, in PyTorch3D's NDC."""
     from rome_lightning.head import load_head
     from rome_lightning.types import HeadParams
 
@@ -204,7 +204,7 @@ def run_side(args: argparse.Namespace) -> None:
 
 
 def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
-    """Run one side in a process of its own."""
+    """Run one side in a separate process."""
     command = [sys.executable, __file__, "--side", side, "--repeats", str(args.repeats)]
     command += ["--release", str(args.release), *(part for c in args.config for part in ("--config", str(c)))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
-"""Means of neighbouring pixels, and folding pixels into channels.
+"""Means of neighbouring pixels, and folding of pixels into channels.
 
-On a CPU torch's own layers for these work pixel by pixel: sums of whole rows and columns take a fifth of
-``avg_pool2d``'s time, transposing a fourth of ``pixel_unshuffle``'s.
+On a CPU, torch's own layers for these work pixel by pixel. Adding whole rows and columns takes a fifth of the
+time of ``avg_pool2d``, transposing a quarter of that of ``pixel_unshuffle``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 
 def halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """The mean of each square of 2 x 2 pixels.
+    """The mean of each 2 x 2 block of pixels.
 
     Args:
-        image: of even height and width.
+        image: with even height and width.
     """
     upper, lower = image.unflatten(-2, (-1, 2)).unbind(-2)
     left, right = (upper + lower).unflatten(-1, (-1, 2)).unbind(-1)
@@ -24,11 +24,11 @@ def halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
 
 
 def smoothed(image: Float[Tensor, "b c h w"], reach: int = 1) -> Float[Tensor, "b c h w"]:
-    """The mean of the square around each pixel, of as much of it as lies in the image.
+    """The mean of the part of a square around each pixel that lies in the image.
 
     Args:
         image: any values.
-        reach: half the side of the square without its centre, pixels.
+        reach: pixels from the centre of the square to its sides.
     """
     return _running_mean(_running_mean(image, -1, reach), -2, reach)
 
@@ -45,11 +45,11 @@ def _running_mean(image: Float[Tensor, "b c h w"], axis: int, reach: int) -> Flo
 
 
 def folded(image: Float[Tensor, "b c h w"], fold: int) -> Float[Tensor, "b c_f2 h_f w_f"]:
-    """Squares of pixels as channels, as ``torch.nn.functional.pixel_unshuffle`` orders them.
+    """Fold blocks of pixels into channels, in the order of ``torch.nn.functional.pixel_unshuffle``.
 
     Args:
         image: height and width are multiples of ``fold``.
-        fold: side of a square, pixels.
+        fold: side of a block, pixels.
     """
     squares = image.unflatten(-1, (-1, fold)).unflatten(-3, (-1, fold))
     return squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)

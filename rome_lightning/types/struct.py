@@ -43,7 +43,7 @@ class TensorStruct:
         return self.map(lambda tensor: tensor.detach())
 
     def expand(self: Struct, count: int) -> Struct:
-        """The only item of a batch ``count`` times, without copies: the result must not be written to."""
+        """Repeat a batch of one ``count`` times without copying; the result must not be written to."""
         return self.map(lambda tensor: tensor.expand(count, *(-1 for _ in tensor.shape[1:])))
 
     def repeat_interleave(self: Struct, repeats: int) -> Struct:

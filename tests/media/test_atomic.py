@@ -1,4 +1,4 @@
-"""Files are whole or not there, and nothing is left of writes that failed."""
+"""Files are complete or absent, and failed writes leave nothing behind."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_what_killed_processes_left_is_collected(tmp_path: Path) -> None:
     old = time.time() - atomic.STALE_SECONDS - 10
     for path in (left, foreign):
         os.utime(path, (old, old))
-    # Looked for once per process and folder.
+    # Searched once per process and folder.
     atomic._collect_stale.cache_clear()
     write_atomic(tmp_path / "c", b"")
     assert _names(tmp_path) == sorted([".a.other.tmp", fresh.name, "c"])

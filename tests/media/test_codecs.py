@@ -1,4 +1,4 @@
-"""Transparent videos keep colour and opacity; what cannot be transparent says so."""
+"""Transparent videos keep colour and opacity; formats without transparency report it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rome_lightning.media.video import read_video, write_video
 
 
 def discs(count: int = 4, size: int = 64) -> list[np.ndarray]:
-    """A red disc that moves, on nothing."""
+    """A red disc that moves on a transparent background."""
     y, x = np.mgrid[:size, :size]
     frames = []
     for index in range(count):
@@ -25,7 +25,7 @@ def discs(count: int = 4, size: int = 64) -> list[np.ndarray]:
 
 
 def decoded(path: Path) -> np.ndarray:
-    """RGBA by FFmpeg's decoders alone, with the one for VP9 that knows transparency."""
+    """RGBA from FFmpeg's decoders alone, with the VP9 decoder that supports transparency."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if stream.codec_context.name != "vp9":

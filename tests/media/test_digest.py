@@ -1,4 +1,4 @@
-"""Digests of what we write: every changed byte is found, files from before are read and said to have none."""
+"""Digests of our files: every changed byte is detected; older files are read with a warning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rome_lightning.media.tensors import pack_tensors, read_tensors, unpack_tens
 
 
 def _flips(data: bytes, count: int = 200):
-    """The data with one bit changed, at places all over and in every byte of both ends."""
+    """The data with one bit flipped, throughout and in every byte of both ends."""
     generator = np.random.default_rng(0)
     places = {*range(min(80, len(data))), *range(max(0, len(data) - 120), len(data))}
     for place in sorted(places | set(generator.integers(0, len(data), count).tolist())):

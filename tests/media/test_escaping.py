@@ -1,4 +1,4 @@
-"""Names from outside are shown and used as names."""
+"""External names are escaped when shown and used."""
 
 from __future__ import annotations
 

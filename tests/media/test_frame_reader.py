@@ -1,4 +1,4 @@
-"""Frames read on demand are those that are read at once, and are not kept."""
+"""Frames read on demand equal those read at once, and are not kept."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_no_frame_is_kept(clip: Path) -> None:
 
 
 def test_frames_need_no_collector(clip: Path) -> None:
-    """A frame in a circle of references stays until the collector comes, which counts objects, not bytes."""
+    """A frame in a reference cycle stays until garbage collection, which counts objects, not bytes."""
     gc.disable()
     try:
         gc.collect()

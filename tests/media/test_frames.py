@@ -1,4 +1,4 @@
-"""What a file says of its picture, against formulas and another way round to the same pixels."""
+"""Image metadata of files, against formulas and another route to the same pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def encode(path: Path, frames: list[av.VideoFrame], codec: str = "libx264", **tags: object) -> Path:
-    """A video by FFmpeg's own encoder, with tags that our writer does not write."""
+    """A video from FFmpeg's own encoder, with tags that our writer does not write."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=tags.pop("options", {"crf": "5"}))
         stream.width, stream.height = frames[0].width, frames[0].height
@@ -64,7 +64,7 @@ def test_display_matrices(tmp_path: Path, matrix: tuple[int, int, int, int]) -> 
     assert np.array_equal(next(stream_video(path))[1], shown)
     info = probe(path)
     assert (info.height, info.width) == shown.shape[:2]
-    # What probe says is a mirror, then a turn.
+    # The order in the probe is a mirror, then a rotation.
     turned = np.rot90(stored[:, ::-1] if info.mirrored else stored, info.rotation // 90)
     assert np.array_equal(turned, shown)
 
@@ -154,7 +154,7 @@ def test_transparent_video_is_laid_on_white(tmp_path: Path) -> None:
 
 
 def test_interlaced_frames_have_no_combs(tmp_path: Path) -> None:
-    """A bar that moves 8 pixels per field; its edge must be the same in even and odd rows."""
+    """A bar that moves 8 pixels per field; its edge must agree in even and odd rows."""
 
     def bar(step: int) -> np.ndarray:
         field = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)

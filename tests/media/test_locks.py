@@ -1,4 +1,4 @@
-"""Folders have one writer, and others learn who it is."""
+"""Folders have one writer, and others are told who it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_second_process_is_told_who_is_there(tmp_path, owner):
     said = rf"written by rome fit \(process {owner.pid} on .*, since 2"
     with pytest.raises(ValueError, match=said), owned(tmp_path, "rome fit"):
         pass
-    # Looking does not take the lock away, and a broken note hides nothing but the name.
+    # Looking does not release the lock, and a damaged note only hides the name.
     (tmp_path / LOCK).write_text("{")
     with pytest.raises(ValueError, match="written by another process"), owned(tmp_path, "rome fit"):
         pass

@@ -1,4 +1,4 @@
-"""Mesh files whose headers promise what is not there."""
+"""Mesh files whose headers promise missing data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs of every storage kind become the same upright sRGB."""
+"""Photographs in every storage format become the same upright sRGB."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_cameras_say_adobe_rgb_in_exif() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_orientation(kind: str, orientation: int) -> None:
-    # What undoes each orientation, of the EXIF standard.
+    # The inverse of each orientation in the EXIF standard.
     undo = [None, 0, 3, 1, 5, 2, 6, 4][orientation - 1]
     picture = Image.fromarray(scene())
     turned = picture if undo is None else picture.transpose(Image.Transpose(undo))
@@ -218,7 +218,7 @@ def test_tiff_of_every_sample_type(data: bytes) -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 def test_depth_is_a_matter_of_type_not_of_content(level: int) -> None:
-    """A dark 16-bit picture stays dark."""
+    """A dark 16-bit image stays dark."""
     deep = np.full((4, 4), level * 257, np.uint16)
     for data in (stored(Image.fromarray(deep), "PNG"), stored(Image.fromarray(deep), "TIFF"), tiff(deep)):
         assert decode_image(data, "x").tolist() == np.full((4, 4, 3), level).tolist()
@@ -271,7 +271,7 @@ def test_what_is_not_read_is_named(data: bytes, message: str) -> None:
 
 
 def test_heic() -> None:
-    """As a phone writes it: turned, in its own colours, or with transparency."""
+    """As written by a phone: rotated, in its own colour space, or with transparency."""
     heif = pytest.importorskip("pillow_heif")
 
     def written(image: Image.Image, **options: object) -> bytes:

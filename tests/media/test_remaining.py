@@ -1,4 +1,4 @@
-"""Time left, from what has been done."""
+"""The remaining time, estimated from progress."""
 
 import pytest
 

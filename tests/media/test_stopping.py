@@ -1,4 +1,4 @@
-"""Signals before training, and jobs that end without saying so."""
+"""Signals before training, and jobs that end silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tars that Python's own module reads for ever, or only the first part of."""
+"""Tars that Python's own module reads forever, or only in part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tar(path: Path, names: list[str] = NAMES, padding: int = tarfile.RECORDSIZE)
 
 
 def change(data: bytearray, header: int, field: slice, value: bytes) -> bytearray:
-    """Another value in a header, with the checksum that belongs to it."""
+    """Change a value in a header and update its checksum."""
     block = data[header : header + 512]
     block[field] = value
     block[148:156] = b" " * 8

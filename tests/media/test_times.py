@@ -1,4 +1,4 @@
-"""Time stamps and sound: what was seen together is seen together afterwards."""
+"""Timestamps and sound: image and sound stay in sync."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def driver(
     codec: str = "aac",
     seconds: float = 3.0,
 ) -> Path:
-    """Black pictures, and a white one at 1 s together with a click; both moved by their shifts."""
+    """Black frames, and a white one at 1 s together with a click; each shifted."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "5", "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -59,7 +59,7 @@ def driver(
 
 
 def flash_and_click(path: Path) -> tuple[float, float]:
-    """Seconds of the white picture and of the sound, as a player presents them."""
+    """Presentation times of the white frame and of the sound, seconds."""
     with av.open(str(path)) as container:
         flash = next(f.time for f in container.decode(video=0) if f.to_ndarray(format="gray").mean() > 128)
     with av.open(str(path)) as container:
@@ -71,7 +71,7 @@ def flash_and_click(path: Path) -> tuple[float, float]:
 
 
 def carried(source: Path) -> Path:
-    """The same pictures written by us, with the sound of the source."""
+    """The same frames written by us, with the source's sound."""
     video = read_video(source)
     path = source.with_name("out.mp4")
     write_video(path, video.frames, video.fps, timestamps=video.timestamps)
@@ -149,7 +149,7 @@ def test_even_times_keep_their_rate(tmp_path: Path, fps: float) -> None:
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_avi_shows_its_frames_at_its_rate(tmp_path: Path, codec: str) -> None:
-    """AVI has no times of display, and here pictures that are predicted from later ones."""
+    """AVI has no presentation times, and this file has frames predicted from later ones."""
     path = tmp_path / "driver.avi"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options={"bf": "2"})
@@ -169,7 +169,7 @@ def test_avi_shows_its_frames_at_its_rate(tmp_path: Path, codec: str) -> None:
 
 
 def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
-    """Two recordings of a transport stream joined as files are."""
+    """Two transport stream recordings, concatenated as files."""
     part = driver(tmp_path / "part.ts", EVEN)
     joined = tmp_path / "joined.ts"
     joined.write_bytes(part.read_bytes() * 2)
@@ -180,7 +180,7 @@ def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
     assert len(read_video(joined, fps=6.0)) == 36
     info = probe(joined)
     assert (info.num_frames, info.fps) == (150, pytest.approx(25))
-    # The click of the second recording, against its white picture.
+    # The click of the second recording, relative to its white frame.
     path = carried(joined)
     with av.open(str(path)) as container:
         clicks = [frame.time for frame in container.decode(audio=0) if np.abs(frame.to_ndarray()).max() > 0.2]
@@ -188,7 +188,7 @@ def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_counted(tmp_path: Path) -> None:
-    """A recording that was written live states neither length nor rate; a cut one states a wrong one."""
+    """A live recording states neither length nor rate; a truncated one states a wrong length."""
     path = tmp_path / "live.mkv"
     times = [0.0, *np.cumsum([0.04] * 19)]
     with av.open(str(path), "w", format="matroska", options={"live": "1"}) as container:

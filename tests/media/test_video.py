@@ -1,4 +1,4 @@
-"""Reading and writing of videos and photos, on files made here."""
+"""Reading and writing videos and photos, on generated files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rome_lightning.media.video import probe, read_video, write_video
 
 
 def gradient(shift: int = 0, height: int = 64, width: int = 96) -> np.ndarray:
-    """A picture that differs in every direction and survives compression."""
+    """An image without symmetry that survives compression."""
     y, x = np.mgrid[:height, :width].astype(float)
     red, green = 255 * x / width, 255 * y / height
     blue = 127 + 120 * np.sin((x + 4 * shift) / 9)
@@ -86,7 +86,7 @@ def test_fps_and_limits_choose_frames(clip: Path) -> None:
     assert read_video(clip, fps=10.0).frame_numbers.tolist() == [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]
     assert read_video(clip, fps=60.0).frame_numbers.tolist() == list(range(30))
     assert read_video(clip, max_frames=4, start_s=0.4).frame_numbers.tolist() == [10, 11, 12, 13]
-    # A slower rate counts its intervals from the start.
+    # A lower rate counts its intervals from the start.
     assert read_video(clip, max_frames=3, start_s=0.4, fps=5.0).frame_numbers.tolist() == [10, 15, 20]
     assert read_video(clip, max_seconds=0.2).frame_numbers.tolist() == [0, 1, 2, 3, 4]
     assert read_video(clip, max_seconds=0.2, start_s=0.4, fps=10.0).frame_numbers.tolist() == [10, 13]
@@ -168,7 +168,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_video_is_refused(tmp_path: Path, share: float) -> None:
-    """With the index in front, a cut file still opens: only the missing frames give it away."""
+    """With the index at the front, a truncated file still opens: only missing frames reveal it."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) for _ in range(60)]
     data = write_video(tmp_path / "whole.mp4", noise, fps=25.0).read_bytes()

@@ -1,4 +1,4 @@
-"""Every file that is written appears under its name whole, and together with those that belong to it."""
+"""Every written file appears under its name complete, and together with related files."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ IN_PLACE = {
     "datamodules/split_index.py": "the temporary file of temporary_for",
     "datamodules/shards.py": "the temporary file of atomic_path",
 }
-"""Modules that write otherwise than through ``media.atomic``, and to what."""
+"""Modules that write other than through ``media.atomic``, and their targets."""
 
 
 _SAVERS = ("copyfile", "savefig", "savez", "savez_compressed", "to_csv", "to_parquet", "tofile")
-"""What else writes a file that it is given the name of."""
+"""Other functions that write a file given its name."""
 _OPEN_FILES = ("buffer", "file", "picture")
-"""How open files are called."""
+"""Names of open files."""
 
 
 def _writes_in_place(source: str) -> Iterator[int]:
-    """Lines that open a file for writing, or write one by a method of paths, pictures, figures or tables."""
+    """Lines that open a file for writing, or write one by a method of paths, images, figures or tables."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -55,7 +55,7 @@ def _writes_in_place(source: str) -> Iterator[int]:
             if isinstance(text, str) and set(text) <= set("rwxab+t") and set(text) & set("wxa+"):
                 yield node.lineno
         pictures = name == "save" and "Image.fromarray" in ast.unparse(node.func)
-        # Without a file some give a text.
+        # Without a file, some return text.
         is_named = bool(node.args) and ast.unparse(node.args[0]) not in _OPEN_FILES
         if (pictures or name in _SAVERS) and is_named:
             yield node.lineno
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_all_old_files_and_nothing_else(kind, tmp_path, monke
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_disk_that_takes_no_more_is_named_with_the_file(kind, tmp_path):
-    """A limit of the system, for which Python needs no rights, stands for a quota and a full disk."""
+    """A resource limit, which needs no privileges, stands for a quota and a full disk."""
     names, write = WRITERS[kind]
     for name in names:
         (tmp_path / name).write_bytes(b"old")

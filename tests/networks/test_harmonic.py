@@ -25,7 +25,7 @@ def test_channels_can_be_any_dimension() -> None:
     encoded = harmonic_encoding(image, dim=1)
     assert encoded.shape == (2, 39, 4, 5)
     assert torch.equal(encoded, harmonic_encoding(image.movedim(1, -1)).movedim(-1, 1))
-    # The background of a normal map is 0: its cosines are 1, as in the release.
+    # The background of a normal map is 0, so its cosines are 1, as in the release.
     background = harmonic_encoding(torch.zeros(1, 3, 1, 1), dim=1).flatten()
     assert background.tolist() == [0.0] * 3 + ([0.0] * 3 + [1.0] * 3) * 6
 

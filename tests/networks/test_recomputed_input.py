@@ -1,4 +1,4 @@
-"""Convolutions that compute their input again: values and gradients are those of the plain modules."""
+"""Convolutions that recompute their input: values and gradients equal the plain modules'."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_picture_is_the_official_one(
 ) -> None:
     official = load_file(Path(__file__).with_name(record))
     avatar = import_released(files, released_weights(widths), tmp_path, kind == "linear")
-    # Some hundred megabytes each, of which pytest would keep three runs.
+    # Some hundred megabytes each, and pytest would keep three runs.
     for file in tmp_path.iterdir():
         file.unlink()
     assert int(avatar.head.region("scalp", "neck", "shoulders").sum()) == 645
@@ -84,7 +84,7 @@ def test_missing_companions_are_refused_by_name(
     (data / "uvfaces_v2.pth").symlink_to(files.data / "uvfaces_v2.pth")
     assert main(command) == 0
     assert capsys.readouterr().err == ""
-    # Paths survive another working folder.
+    # Paths remain valid in another working directory.
     monkeypatch.chdir(tmp_path.parent)
     head = load_avatar(tmp_path / "ours.ckpt").head
     assert torch.equal(head.faces, torch.load(files.data / "faces_v2.pth")[0])

@@ -1,4 +1,4 @@
-"""Objects of chumpy, as a fixture of these tests."""
+"""Objects of chumpy, as a fixture."""
 
 from flame_files import chumpy
 

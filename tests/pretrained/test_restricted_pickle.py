@@ -1,4 +1,4 @@
-"""The reader of pickles gives plain data, and refuses everything that could run."""
+"""The pickle reader returns plain data and refuses everything that could run code."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_chumpy_objects(chumpy: Any) -> None:
 
 
 def test_expressions_in_unused_fields_are_kept_unevaluated() -> None:
-    """Written as chumpy does: the class, then the attributes of the object."""
+    """Written like chumpy: the class, then the object's attributes."""
     data = b"}(S'model'\nK\x05S'unused'\ncchumpy.ch_ops\nadd\n)\x81}S'a'\nK\x01sbu."
     read = loads(data)
     assert read["model"] == 5
@@ -87,7 +87,7 @@ def test_npy_with_one_dict_and_a_tensor(tmp_path: Path) -> None:
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Pickles as a call of an arbitrary function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -223,11 +223,11 @@ def test_large_files_are_refused_unread(tmp_path: Path) -> None:
 
 
 def test_nested_keys_take_no_time() -> None:
-    """A tuple of two times the tuple before, sixty levels deep: 200 bytes, and 2^60 steps to hash."""
+    """A tuple that contains the previous one twice, sixty levels deep: 200 bytes, but 2^60 steps to hash."""
     key: Any = ("x",)
     for _ in range(60):
         key = (key, key)
-    # DICT of a mark, the tuple and a value; the tuple's own memo makes it small.
+    # DICT of a mark, the tuple and a value; the memo keeps the tuple small.
     data = pickle.dumps(key, protocol=2)[:-1]
     assert len(data) < 1000
     with pytest.raises(ValueError, match="nested tuples as keys"):

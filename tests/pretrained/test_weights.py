@@ -12,7 +12,7 @@ from rome_lightning.pretrained import weights
 def flax_like(network: str, widths: list[int], kernel: int = 3) -> dict[str, object]:
     generator = np.random.default_rng(0)
     layers = {}
-    # Pairs of neighbours: the list of inputs is one longer.
+    # Pairs of neighbours: the list of inputs is longer by one.
     for index, (inputs, outputs) in enumerate(zip([3, *widths], widths, strict=False)):
         layers[f"Conv_{index}"] = {
             "kernel": generator.normal(size=(kernel, kernel + 1, inputs, outputs)).astype(np.float32),

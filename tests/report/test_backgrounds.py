@@ -1,4 +1,4 @@
-"""What is behind an avatar, and the sizes that it is drawn at."""
+"""Backgrounds of an avatar, and the sizes of its images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def avatar() -> Avatar:
 def test_the_photographs_background_has_no_person_in_it(avatar: Avatar) -> None:
     behind = read_background("photo", avatar, (SIZE, SIZE))
     assert behind is not None
-    # Red is the person's colour alone.
+    # Only the person is red.
     assert float(behind[0].max()) < 0.02
     assert behind[:, 32, 2].tolist() == pytest.approx([0, 0, 1], abs=0.02)
     assert behind[:, 32, 61].tolist() == pytest.approx([0, 1, 0], abs=0.02)
@@ -81,7 +81,7 @@ def test_other_sizes_show_the_same(avatar: Avatar, size: int) -> None:
         rgb, mask = next(draw(avatar, params, (size, size)))
         assert rgb.shape == (1, 3, size, size)
         resized = torch.nn.functional.interpolate(mask, (SIZE, SIZE), mode="bilinear", antialias=True)
-        # Edges apart, the same pixels are covered.
+        # The same pixels are covered, except at edges.
         assert float(((resized > 0.5) == (own > 0.5)).float().mean()) > 0.9
 
 

@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Images side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_picture_has_a_cell_in_order(count: int, shape: tuple[int, int]) -
     cells = grid(pictures).reshape(rows, 4, columns, 4, 4).swapaxes(1, 2).reshape(-1, 4, 4, 4)
     assert np.array_equal(cells[:count], np.stack(pictures))
     assert (cells[count:] == 0).all()
-    # Without transparency what is left over is white.
+    # Without transparency, empty cells are white.
     plain = grid([picture[..., :3] for picture in pictures])
     assert plain.shape == (4 * rows, 4 * columns, 3)
     assert (plain[-1, -1] == (255 if rows * columns > count else count - 1)).all()

@@ -1,4 +1,4 @@
-"""An avatar in its whole photograph: around the square nothing changes, and the square is found again."""
+"""An avatar in its whole photograph: nothing changes around the square, and the square is found again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def avatar() -> Avatar:
-    """Of a photograph that shows nobody."""
+    """A photograph without people."""
     model = perturbed(AvatarModel(small_config())).eval()
     return Avatar.create(model, random_frames(model.head, 1), refine_steps=0)
 
@@ -42,9 +42,9 @@ def test_the_square_fades_into_the_frame() -> None:
     outside[30:130, 40:140] = False
     np.testing.assert_array_equal(whole[outside], frame[outside])
     assert whole[80, 120].tolist() == [255, 0, 0]
-    # Without the avatar and without the person, what is behind is what is around.
+    # Without avatar and person, the background matches its surroundings.
     assert np.abs(whole[80, 45:85].astype(int) - 90).max() <= 1
-    # From the border on the red grows over eight pixels.
+    # From the border, the red increases over eight pixels.
     red = whole[80, 130:141, 0].astype(int)
     assert (np.diff(red) <= 0).all()
     assert red[0] == 255
@@ -52,7 +52,7 @@ def test_the_square_fades_into_the_frame() -> None:
 
 
 def test_no_fading_at_the_frames_own_border() -> None:
-    # The square reaches beyond the frame on the right and below.
+    # The square extends beyond the frame on the right and at the bottom.
     _, whole = pasted(Crop(left=100, top=100, side=120, frame_size=(160, 200)))
     assert whole[140, 199].tolist() == [255, 0, 0]
     assert whole[159, 199].tolist() == [255, 0, 0]

@@ -1,4 +1,4 @@
-"""Sweeps without a server: what is tried, what is repeated, what is stopped, what is told."""
+"""Sweeps without a server: trials, repetitions, early stopping and reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ with open(path, "a") as file:
         file.flush()
         time.sleep(float(options.get("pause", 0)))
 """
-"""Stands in for ``rome fit``: a parabola that is learned in six validations."""
+"""A stand-in for ``rome fit``: a parabola learned in six validations."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_grid_is_tried_once_and_in_full(trainings, tmp_path):
     again = _run(file, tmp_path / "out", processes=2)
     assert again == trials
     assert all(_starts(t) == 1 for t in again)
-    # Numbers and folders as people count.
+    # Numbers and folders count from 1.
     assert [(t.number, t.folder.name) for t in trials] == [(n, f"{n:04d}") for n in range(1, 7)]
 
 
@@ -121,7 +121,7 @@ def test_a_training_without_the_metric_failed(trainings, tmp_path):
 
 
 def test_a_killed_sweep_goes_on(trainings, tmp_path):
-    """The sweep's process dies at once; its training lives on, and neither is done twice."""
+    """The sweep's process dies immediately; its training continues, and neither is done twice."""
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 2]}, "pause": {"value": 0.15}})
     folder = tmp_path / "out"
     opened = SweepFolder.create(file, folder, None, 0)
@@ -185,7 +185,7 @@ def test_a_poor_trial_is_stopped_early(trainings, tmp_path):
     assert trials[0].status == "finished"
     assert trials[-1].status == "stopped"
     assert "other trials were better after" in trials[-1].reason
-    # Its value counts: it is the last of the ranking, not missing from it.
+    # Its value counts: it is ranked last, not missing.
     assert rank_sweep(tmp_path / "out").trials[-1].value > 30
 
 
@@ -202,7 +202,7 @@ def test_the_settings_that_matter_are_found(trainings, tmp_path):
 
 
 def test_submitit_runs_the_same_trials(trainings, tmp_path):
-    """Its debug executor runs jobs in this process."""
+    """The debug executor runs jobs in this process."""
     pytest.importorskip("submitit")
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 3, 13]}})
     opened = SweepFolder.create(file, tmp_path / "out", None, 0)
@@ -229,7 +229,7 @@ def test_a_cluster_job_goes_on_after_its_time_is_over(trainings, tmp_path, monke
     warning.start()
     assert job() == "running"
     warning.join()
-    # The training was stopped, and the next job goes on with what it has learned.
+    # The training was stopped, and the next job continues from its checkpoint.
     (again,) = queued
     assert isinstance(again, submitit.helpers.DelayedSubmission)
     assert 1 <= _rows(tmp_path / "out") < 6

@@ -1,4 +1,4 @@
-"""Sweep files, and what a search or an early termination makes of them."""
+"""Sweep files, and their effect on search and early termination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of sweep files that are none: the message says what to write."""
+"""Invalid ranges in sweep files: the message says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks rewritten for inference give what they gave."""
+"""Networks rewritten for inference give the same results."""
 
 import copy
 
@@ -30,7 +30,7 @@ def networks() -> dict[str, torch.nn.Module]:
 @pytest.mark.parametrize("large", [2**25, 0])
 @pytest.mark.parametrize("name", networks())
 def test_outputs_are_those_of_the_network(name, large, monkeypatch):
-    """Also with what is left to features of 32 MiB and more."""
+    """Including the code for features of 32 MiB and more."""
     monkeypatch.setattr(pointwise, "_LARGE", large)
     network = networks()[name]
     inputs = torch.rand(2, _channels(network), SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -39,7 +39,7 @@ def test_outputs_are_those_of_the_network(name, large, monkeypatch):
         exact = copy.deepcopy(network).double()(inputs.double())
         found = InferenceNetwork(network)(inputs)
     assert torch.equal(inputs, kept)
-    # Round-off grows a thousandfold in the encoder, whatever the order of its sums.
+    # The encoder amplifies rounding a thousandfold, whatever the order of its sums.
     limit = 2e-2 if name == "encoder" else 1e-4
     assert (found - exact).abs().max() < limit * exact.std()
 
@@ -66,7 +66,7 @@ def test_sizes_that_do_not_halve_are_refused():
 
 @pytest.mark.parametrize(("num_threads", "num_sharing", "num_fast"), [(4, 4, 11), (4, 1, 6), (64, 1, 0)])
 def test_wide_convolutions_are_the_fast_ones(num_threads, num_sharing, num_fast, monkeypatch):
-    """The more threads share the products but not the transforms, the more channels it takes."""
+    """Threads share the products but not the transforms, so more threads need more channels."""
     if warp_status() != "ok":
         pytest.skip(warp_status())
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)

@@ -1,4 +1,4 @@
-"""1x1 convolutions by parts against what they stand for."""
+"""1x1 convolutions in parts against plain ones."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ ROUNDING = 1e-5
 
 @pytest.fixture(params=["large", "small"])
 def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether features count as large: then they pass in parts of three rows."""
+    """Whether features count as large and are processed in parts of three rows."""
     if request.param == "large" and warp_status() != "ok":
         pytest.skip(warp_status())
     monkeypatch.setattr(pointwise, "_LARGE", 0 if request.param == "large" else 2**40)

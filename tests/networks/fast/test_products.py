@@ -1,4 +1,4 @@
-"""Products of many matrices against the same ones in double precision."""
+"""Products of many matrices against double precision."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_products(num_rows, num_inputs, num_outputs, with_bias):
     expected = torch.einsum("ngi,gio->ngo", rows.double(), matrices.double())
     if bias is not None:
         expected += bias
-    # Each of the sums may round by 2^-24 of the magnitudes it adds, whatever their order.
+    # Each sum may round by 2^-24 of the magnitudes it adds, whatever their order.
     magnitudes = torch.einsum("ngi,gio->ngo", rows.abs(), matrices.abs()) + (
         0 if bias is None else bias.abs()
     )

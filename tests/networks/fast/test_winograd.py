@@ -1,4 +1,4 @@
-"""Convolutions by minimal filtering against direct ones in double precision."""
+"""Winograd convolutions against direct ones in double precision."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def image_of(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-# Whole tiles, parts of tiles on both sides, fewer pixels than a tile, more rows than are worked on at once.
+# Whole tiles, partial tiles on both sides, fewer pixels than a tile, more rows than are processed at once.
 @pytest.mark.parametrize("size", [(8, 12), (9, 14), (3, 2), (1, 1), (70, 33)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_equals_the_direct_convolution(size, channels_last):
@@ -56,7 +56,7 @@ def test_doubled_equals_the_convolution_of_the_upsampled_image(size):
 
 @pytest.mark.parametrize("doubled", [False, True])
 def test_threads_change_nothing(doubled, torch_threads):
-    """Whichever thread takes a row of tiles, it does the same sums."""
+    """The sums do not depend on which thread processes a row of tiles."""
     conv, image = conv_of(), image_of(3, 32, 70, 33)
     found = WinogradConv2d(conv, doubled)(image)
     torch.set_num_threads(1)
