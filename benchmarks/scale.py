@@ -136,7 +136,7 @@ def validation(folder: Path) -> None:
 
 
 def verifying(folder: Path) -> None:
-    """Read every byte and index it anew, as `rome shards verify` does; it misses `NAME.json`."""
+    """Read and index every byte again, like `rome shards verify`; it reports `NAME.json` as missing."""
     from datamodules.verifying import verify
 
     for _ in verify(folder, Manifest.load(folder, check_files=False)):

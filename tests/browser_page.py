@@ -58,7 +58,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 def show(
     folders: Mapping[str, Path], page: str, picture: Path, state: str = "", options: Sequence[str] = ()
 ) -> Any:
-    """What a page hands to ``finish``; skips the test without a browser.
+    """Open a page and return the object it passes to ``finish``; skips the test without a browser.
 
     Args:
         folders: by the first part of the URL.

@@ -31,7 +31,7 @@ def run(name: str, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[
     """
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # Kernels talk over a socket file, whose path has to be short.
+    # Kernels communicate over a socket file, whose path must be short.
     monkeypatch.setenv("IPYTHONDIR", str(scratch / "ipython"))
     notebook = _read(name)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": FOLDER}}).execute()

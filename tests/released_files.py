@@ -1,8 +1,8 @@
 """Files with the names, shapes and counts of FLAME, DECA and the ROME release, but none of their values.
 
 The mesh is an egg with a neck, a slit for the mouth and two spheres for eyes, refined to FLAME's 5,023
-vertices, 9,976 triangles and rims of 30 and 32 edges. What the release chooses by no rule, our files
-choose by chance: the texture coordinate of a seam vertex, the triangles of the mouth, the moving vertices.
+vertices, 9,976 triangles and rims of 30 and 32 edges. Where the release follows no rule, our files
+choose at random: the texture coordinate of a seam vertex, the triangles of the mouth, the movable vertices.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def write_released_files(folder: Path, seed: int = 0) -> ReleasedFiles:
     """Generate all files that a user of the release has, except the weights.
 
     Args:
-        folder: gets ``DECA/data`` and ``data``, as in a checkout of the release.
+        folder: receives ``DECA/data`` and ``data``, as in a checkout of the release.
         seed: of all random numbers.
     """
     rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ def write_run(
     """Write a run whose PSNR is ``gain`` dB above 20 and whose LPIPS falls accordingly.
 
     Args:
-        path: folder to make.
+        path: folder to create.
         seed: of training; shifts all scores together by ``seed_noise`` dB (one standard deviation).
         settings: entries of ``config.yaml``.
         gain: of this configuration, dB.

@@ -1,7 +1,7 @@
-"""A server on this machine that speaks what the W&B client needs, and keeps what it is told.
+"""A local server with the part of the protocol that the W&B client needs; records all requests.
 
-W&B's own server is no package. Queries are answered by the name of their operation; one that is not known
-is refused and noted, so that a test sees what a newer client asks for.
+W&B's own server is not a package. Queries are answered by the name of their operation; an unknown one
+is refused and recorded, so that tests show what a newer client needs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class RunRecord:
 
 
 class WandbServer:
-    """A context manager; ``environment`` leads clients to it.
+    """A context manager; ``environment`` points clients to it.
 
     Args:
-        trials: settings for the runs of an agent, in order; then it is told to end.
+        trials: settings for an agent's runs, in order; then the agent is told to stop.
     """
 
     def __init__(self, trials: tuple[dict[str, Any], ...] = ()) -> None:

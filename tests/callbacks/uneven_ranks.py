@@ -1,6 +1,6 @@
 """Train two ranks with different clocks, disks and numbers of validation batches; takes the run folder.
 
-A program of its own, since Lightning starts the other rank by running the same program again.
+A separate program, because Lightning starts the other rank by running the same program again.
 """
 
 from __future__ import annotations

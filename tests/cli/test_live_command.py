@@ -10,7 +10,7 @@ from rome_lightning.cli.live import _paced
 
 def test_frames_of_a_video_come_at_their_times() -> None:
     frames, came = [np.full((1, 1, 3), value, np.uint8) for value in range(4)], []
-    # From a cut of a longer video, and not at one rate.
+    # Cut from a longer video, at a variable rate.
     times, began = [5.0, 5.05, 5.2, 5.25], time.monotonic()
     for frame in _paced(iter(frames), times):
         came.append((time.monotonic(), int(frame[0, 0, 0])))

@@ -27,8 +27,8 @@ def experiment(
 ) -> tuple[np.ndarray, np.ndarray, Layout]:
     """Scores of two configurations on people with 1 to 4 clips of 4 pairs.
 
-    Pairs of a clip and clips of a person have a common part in their difference: the correlation that makes
-    intervals over pairs too short. A seed moves all scores of its run, and each person's a little more.
+    Pairs of a clip and clips of a person share a part of their difference: the correlation that makes
+    intervals over pairs too narrow. A seed shifts all scores of its run, and each person's a little more.
     """
     identity = np.repeat(np.arange(num_people), rng.integers(1, 5, num_people))
     clip = np.repeat(np.arange(len(identity)), 4)

@@ -133,9 +133,9 @@ def test_overlays_change_what_they_are_laid_over(path):
 
 @pytest.mark.parametrize("path", BASES, ids=_name)
 def test_base_files_resolve_to_the_golden_configuration(path):
-    """A changed default changes every run: the golden file makes it a decision.
+    """A changed default changes every run: the golden file makes it a deliberate decision.
 
-    After one: ``python tests/configs/test_experiment_files.py``.
+    To update it: ``python tests/configs/test_experiment_files.py``.
     """
     golden = GOLDEN / f"{path.parent.name}_base.json"
     config = resolve_configuration("--config", str(path))

@@ -235,7 +235,7 @@ class TestDisk:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Writing more than so many bytes to a file fails."""
+    """Writing more than this many bytes to a file fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -356,7 +356,7 @@ class TestShotsAndPeople:
         shard, *_ = manifest.shards
         report = json.loads((tmp_path / "d" / f"{shard.name}.report.json").read_text())["videos"][0]
         assert report["rejected"] == {"another person": 14, "profile": 2}
-        # The red shot goes on after the blue one.
+        # The red shot continues after the blue one.
         assert shard.frames == 17
         assert report["best_rejected"]["reason"] in ("another person", "profile")
 

@@ -135,7 +135,7 @@ def test_resumed_from_any_hook_is_as_uninterrupted(
 
 @pytest.mark.filterwarnings("ignore")
 def test_larger_steps_go_on_too(dataset: Path, tmp_path: Path) -> None:
-    """Lightning restores 8 steps of one pair; taken for 8 of 9 steps of two, the epoch would end early."""
+    """Lightning restores 8 steps of one pair; mistaken for 8 of 9 steps of two, the epoch would end early."""
     keeper = SaveEverywhere(tmp_path)
     whole = fit(module(dataset, batch_size=1), keeper, epochs=2, limit_val_batches=0)
     path = next(path for hook, path, count in keeper.saved if (hook, count) == ("batch_end", 8))

@@ -397,7 +397,7 @@ def test_parameters_are_read_row_by_row_and_checked(dataset: Path, tmp_path: Pat
     reader.parameters(1, (2, 4))
     with pytest.raises(CorruptDataError, match="parameters of frame 3 of clip clip-1"):
         reader.parameters(1, (2, 3))
-    # Shards of before have no such checksums: the clip's parameters are read and checked as a whole.
+    # Older shards have no such checksums: a clip's parameters are read and checked as a whole.
     (tmp_path / "d/train-000000.params.npy").unlink()
     reader = ClipReader(Manifest.load(tmp_path / "d"), tmp_path / "d", "train")
     reader.parameters(0, (2,))

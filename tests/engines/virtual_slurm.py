@@ -1,6 +1,6 @@
 """SLURM with two virtual nodes on this machine: its own daemons, keys, ports and folder, removed afterwards.
 
-Debian's package (``slurm-wlm``) is built so that several ``slurmd`` run on one machine. There is no
+Debian's package (``slurm-wlm``) allows several ``slurmd`` on one machine. There is no
 accounting: ``sacct`` does not answer, as on many small clusters.
 """
 
@@ -69,11 +69,11 @@ def virtual_slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
     """Start the daemons.
 
     Args:
-        folder: for all of their files; a short path, because sockets have one.
-        cpus: that each node claims to have.
+        folder: for all their files; its path must be short, because of sockets.
+        cpus: that each node reports.
 
     Yields:
-        Environment for ``sbatch`` and the like.
+        Environment for ``sbatch`` and similar commands.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("state", *(f"spool-{node}" for node in NODES)):

@@ -65,7 +65,7 @@ def test_scores_of_a_known_offset() -> None:
 
 
 def bumpy_scan(folder: Path) -> tuple[Mesh, torch.Tensor]:
-    """A scan with seven landmarks and a photograph of nobody."""
+    """A scan with seven landmarks, and a photograph without people."""
     mesh = sphere(50.0)
     vertices = mesh.vertices * (1 + 0.1 * torch.sin(mesh.vertices[:, :1] / 9))
     mesh = Mesh(vertices, mesh.faces)

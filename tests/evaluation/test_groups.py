@@ -1,4 +1,4 @@
-"""Scores by group: against pandas and SciPy on the values of the pairs, and tables that do not fit."""
+"""Scores by group: against pandas and SciPy on the pairs' values, and tables that do not match."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def table(path: Path, text: str) -> Path:
 
 
 def with_own_pose(content: dict[str, Any]) -> None:
-    """Two tasks, the second of the source at its own pose."""
+    """Two tasks; in the second, the source keeps its own pose."""
     pixels_only(content)
     own = content["tasks"]["self"]
     content["tasks"]["own"] = {"pairs": own["pairs"] | {"frames": "own"}, "metrics": ["psnr/full"]}
@@ -58,7 +58,7 @@ def test_groups_have_the_means_of_their_people(
     people = people_of(dataset)
     first, second, third = people["val"]
     (trained,) = people["train"]
-    # A byte order mark and a person of another split, as tables from elsewhere have them.
+    # A byte order mark and a person of another split, as in foreign tables.
     lines = ("\ufeffglasses,identity,beard", f"no,{first},long", f"yes,{second},", f"no,{third},short")
     file = table(tmp_path / "people.csv", "\n".join((*lines, f"no,{trained},short", "")))
     protocol = shrunk("demo", with_own_pose)
@@ -96,7 +96,7 @@ def test_groups_have_the_means_of_their_people(
         assert "everybody: 3" in shown
         assert number("psnr/full", cell["mean"]) in shown
     metrics = summary["metrics"]
-    # Aggregation only: no pair is scored again, and without a table nothing is left of it.
+    # Aggregation only: no pair is scored again, and without a table no trace of it remains.
     kept = {path: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
     assert evaluate(protocol, dataset, tmp_path / "run") == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -123,7 +123,7 @@ def cell(
 
 
 def test_failures_of_one_group_are_not_hidden_in_its_mean() -> None:
-    """Its mean leaves out two people in whose pictures no face was found."""
+    """The mean excludes two people in whose images no face was found."""
     summary = summary_with(
         {
             "long": (8, cell(0.9, 0.675, 6, (0.85, 0.95))),
@@ -132,7 +132,7 @@ def test_failures_of_one_group_are_not_hidden_in_its_mean() -> None:
         },
         cell(0.867, 0.717, 9, (0.8, 0.93)),
     )
-    # A mouth that everybody keeps shut has no row.
+    # If every mouth is closed, there is no row for it.
     summary["metrics"]["own"] = {"psnr/mouth": cell(None, None, 0)}
     shown = groups_tables(summary, number)["hair"]
     assert shown.columns == ["hair", "long: 8", "none: 3 (too few)", "odd: 1 (too few)", "everybody: 12"]

@@ -1,6 +1,6 @@
 """``rome`` with all random numbers of a step fixed, and a rank that fails as the environment demands.
 
-A program of its own, since Lightning starts the other ranks by running the same program again.
+A separate program, because Lightning starts the other ranks by running the same program again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs of ``rome fit`` in killable processes; as a program: a server that forks them.
 
-A fresh process spends most of its time on imports. The server imports once and forks for every part of a
+A new process spends most of its time on imports. The server imports once and forks for each part of a
 run, before anything is computed that a fork could not take along.
 """
 
@@ -42,10 +42,10 @@ class RunServer:
 
         Args:
             arguments: of ``rome``.
-            log: file for what it prints.
+            log: file for its output.
             kill_at_step: SIGKILL itself at the end of this step.
-            kill_after_s: SIGKILL after so many seconds.
-            send: (step, signal) that it sends itself in the middle of a step.
+            kill_after_s: seconds until SIGKILL.
+            send: (step, signal) to send to itself in the middle of a step.
             environment: variables to set.
         """
         part = {

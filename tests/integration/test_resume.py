@@ -166,7 +166,7 @@ def test_the_job_script_reaches_its_end_over_several_time_limits(dataset, tmp_pa
         (folder / name).write_text(f"#!/bin/bash\n{body}")
         (folder / name).chmod(0o755)
     overlay = tiny_overlay(dataset, tmp_path / "run", pairs_per_epoch=4)
-    # The number of devices is SLURM's: the script hands it on and refuses a configuration with another one.
+    # SLURM determines the number of devices: the script passes it on and refuses a different configuration.
     overlay["trainer"] |= {"num_nodes": 1, "strategy": "auto"}
     overlay["trainer"].pop("devices", None)
     tiny_arguments("fit", overlay, tmp_path)

@@ -1,4 +1,4 @@
-"""The notebook for Colab begins with pip, each of its commands is one that `rome` takes, and it runs."""
+"""The notebook for Colab starts with pip, `rome` accepts each of its commands, and it runs."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_it_walks_from_model_to_export():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """All but the installation, with a few frames."""
+    """Everything except the installation, with a few frames."""
     need("face_landmarker", "selfie_multiclass", "modnet", "clip_cap13")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    # Kernels talk over a socket file, whose path has to be short.
+    # Kernels communicate over a socket file, whose path must be short.
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:

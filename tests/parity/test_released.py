@@ -1,9 +1,9 @@
 """The released configuration against the official code, end to end.
 
-``released.safetensors`` holds what the official code gave, thinned, on the files that ``released_files``
+``released.safetensors`` holds a subset of the official code's results on the files that ``released_files``
 generates (``python -m benchmarks.official --release CHECKOUT --generated --width 8 --record FILE``), and
-``released_full_width.safetensors`` the same for networks of the release's size (without ``--width``). No
-value of FLAME's or the release's is among them.
+``released_full_width.safetensors`` the same for networks at the release's size (without ``--width``). No
+values of FLAME or the release are included.
 """
 
 from __future__ import annotations

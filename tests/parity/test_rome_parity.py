@@ -1,7 +1,7 @@
 """The released architectures: names, shapes and numbers.
 
 ``rome_parity_small.safetensors`` holds a narrow instance of the official networks with random weights,
-and what they gave on random inputs; ``rome_state_dict_keys.txt`` lists names and shapes at full width.
+and their results on random inputs; ``rome_state_dict_keys.txt`` lists names and shapes at full width.
 """
 
 import copy
@@ -46,10 +46,10 @@ def narrow(name: str) -> nn.Module:
 
 
 def assert_official(network: nn.Module, inputs: Tensor, expected: Tensor) -> None:
-    """Compare with the official output, allowing for what float32 leaves open.
+    """Compare with the official output, within float32 rounding.
 
-    With these random weights the networks amplify round-off (E_tex to 5e-3, the distance to float64), so
-    a processor with other vector instructions than the fixture's gets slightly different numbers.
+    With these random weights the networks amplify rounding (E_tex to 5e-3, the distance to float64), so
+    a processor with other vector instructions than the fixture's computes slightly different numbers.
     """
     with torch.no_grad():
         output = network(inputs)

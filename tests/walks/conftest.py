@@ -1,4 +1,4 @@
-"""A fresh environment with the wheel, an empty home and an empty folder; nothing of the clone is in sight."""
+"""A new environment with the wheel, an empty home and an empty folder, without access to the clone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_FOR_USERS = (
     r"Traceback|\w+Warning:",
     r"(?m)^[WIE]\d{4} |absl::|TensorFlow Lite",  # logs of libraries
 )
-"""Patterns that nothing that a user reads may contain."""
+"""Patterns that must not appear in anything a user reads."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables of a new user, who shares what has been fetched."""
+    """Environment variables of a new user who shares the fetched assets."""
     home = tmp_path_factory.mktemp("home")
     return {
         "HOME": str(home),
@@ -46,13 +46,13 @@ def environment(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the walks begin: empty, one for all of them."""
+    """The initially empty folder shared by all walks."""
     return tmp_path_factory.mktemp("walk")
 
 
 @pytest.fixture(scope="session")
 def rome(environment: dict[str, str], folder: Path) -> Rome:
-    """Runs ``rome`` as typed; returns what it prints."""
+    """Run ``rome`` as typed; returns its output."""
 
     def run(line: str, timeout_s: float = 3000) -> str:
         command = ["bash", "-c", line]
@@ -78,7 +78,7 @@ def rome(environment: dict[str, str], folder: Path) -> Rome:
 
 @pytest.fixture(scope="session")
 def clips(folder: Path) -> Path:
-    """Six clips of six people, copied beside the walker."""
+    """Six clips of six people, copied into the folder of the walk."""
     target = folder / "clips"
     target.mkdir()
     names = ("franck", "cap12", "cap13", "vitallens_1", "vitallens_2", "single_face")

@@ -1,4 +1,4 @@
-"""From a photograph to video and GLB in the five commands of the README, of which the first installs."""
+"""From a photograph to video and GLB by the README's five commands, of which the first installs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rome_lightning.media.video import read_video
 COMMANDS = (
     "rome doctor",
     "rome avatar create me.jpg -o me",
-    # A few frames: this walk is about the way, not about the film.
+    # A few frames: this test is about the commands, not the video.
     "rome avatar animate me --driver talk.mp4 -o me.mp4 --max-frames 6",
     "rome avatar export me --format glb",
 )

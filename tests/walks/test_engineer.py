@@ -1,4 +1,4 @@
-"""From the wheel to a submitted job; on SLURM where there is one, else with a scheduler of a few lines."""
+"""From the wheel to a submitted job: on SLURM if available, else with a minimal scheduler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAND_INS = {"srun": 'exec "$@"\n', "sbatch": _SBATCH}
 
 
 def _has_scheduler() -> bool:
-    """Whether a controller answers: the programs alone schedule nothing."""
+    """Whether a controller answers; the programs alone schedule nothing."""
     found = shutil.which("sinfo")
     return found is not None and subprocess.run([found], capture_output=True, check=False).returncode == 0
 

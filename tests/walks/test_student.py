@@ -26,7 +26,7 @@ def test_student(rome, folder: Path, clips: Path) -> None:
     need("face_landmarker", "selfie_multiclass", "modnet", "lpips_alexnet", "lpips_vgg16", "sface", "yunet")
     rome(PREPARE)
     manifest = Manifest.load(folder / "data/mine")
-    # Six people: two are kept for validation without being asked for.
+    # Six people: two are held out for validation by default.
     assert len({person for shard in manifest.split("val") for person in shard.identities}) == 2
     rome(COPY)
     _shorten(folder / "experiments/sweeps/ablation_seeds.yaml")
@@ -39,7 +39,7 @@ def test_student(rome, folder: Path, clips: Path) -> None:
 
 
 def _shorten(sweep: Path) -> None:
-    """A few steps: this walk is about the way, not about the answer."""
+    """A few steps: this test is about the commands, not the result."""
     content = yaml.safe_load(sweep.read_text())
     content["parameters"]["data.init_args.pairs_per_epoch"] = {"value": 2}
     content["parameters"]["trainer.limit_val_batches"] = {"value": 2}

@@ -1,6 +1,6 @@
-"""FLAME parameters of DECA, EMOCA, SMIRK and VHAP: read, and projected where their own code projects them.
+"""FLAME parameters of DECA, EMOCA, SMIRK and VHAP: read, and projected as in their own code.
 
-The references are those projections written out point by point, after the formulas of the public code.
+The references are these projections written out point by point, following the formulas of the public code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_deca_is_exact(
     tforms = np.stack([similarity(0.6, angle, -40 + 5 * k, -30) for k in range(3)])
     path = tmp_path / f"codes.{suffix}"
     content = {**codes, "tform": tforms}
-    # EMOCA keeps its pictures beside them.
+    # EMOCA stores its images beside them.
     pictures = {"images": np.zeros((3, 3, 224, 224))} if suffix == "npz" else {}
     write_codes(path, content | pictures)
     track = read_track(path)
@@ -62,7 +62,7 @@ def test_without_tform_the_picture_is_the_crop(
     np.savez(tmp_path / "codes.npz", **codes)
     world = posed(head, codes)
     inside = np.stack([deca_pixels(world[k], codes["cam"][k], None) for k in range(3)])
-    # The picture is the crop of 224 pixels, twice as large.
+    # The image is the crop of 224 pixels at twice the size.
     wanted = (inside + 0.5) * 2 - 0.5
     crop = Crop(left=30, top=10, side=400, frame_size=(448, 448))
     applied = apply_track(head, clip_of(head, wanted, crop), read_track(tmp_path / "codes.npz"))
@@ -73,7 +73,7 @@ def test_emoca_has_no_camera_and_gets_that_of_the_landmarks(
     head: HeadModel, codes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     for name in ("shape", "exp", "pose"):
-        # A frame's code without the dimension of the batch, as EMOCA saves it.
+        # A frame's code without the batch dimension, as EMOCA saves it.
         np.save(tmp_path / f"{name}.npy", codes[name][0])
     np.save(tmp_path / "detail.npy", np.zeros(128))
     track = read_track(tmp_path)
@@ -110,7 +110,7 @@ def test_vhap_far_away_is_exact_and_near_within_its_perspective(
     face = head.region("face").numpy()
     errors = []
     for distance in (100.0, 1.0):
-        # The head is of one size in the picture whatever the distance.
+        # The head has the same size in the image whatever the distance.
         content = vhap_file(tmp_path / "tracked_flame_params_30.npz", codes, 1.6 * distance, distance)
         world = posed(head, codes, content["neck_pose"], content["eyes_pose"])
         wanted = np.stack(
@@ -121,14 +121,14 @@ def test_vhap_far_away_is_exact_and_near_within_its_perspective(
         applied = apply_track(head, clip_of(head, wanted), track)
         distances = np.linalg.norm(in_picture(head, applied.clip) - wanted, axis=-1)[:, face].mean(1)
         errors.append(float(applied.camera_error.max()))
-    # What is said of the camera is what is measured in the picture: 1 m away, 1 m has 1024 px.
+    # The stated camera matches measurements in the image: at 1 m, 1 m has 1024 px.
     irises = head.landmarks(torch.from_numpy(world).float())[:, [468, 473]].diff(dim=1).norm(dim=-1)[:, 0]
     depth = 1 - content["translation"][:, 2] - world[:, face, 2].mean(1)
     unit = 1024 * irises.numpy() / depth
     np.testing.assert_allclose(applied.camera_error.numpy(), distances / unit, rtol=0.02)
     assert errors[0] < 1e-3 < errors[1] < 0.03
     assert "has perspective" in describe(track, applied)[-1]
-    # The line of sight is turned away: without that the error is several times as large.
+    # Without rotating by the line of sight, the error is several times as large.
     plain = dataclasses.replace(applied.clip.params, global_pose=track.global_pose)
     turned = project(head.to_world(head(plain), plain), plain.camera, (SIZE, SIZE))[..., :2]
     turned = clip_of(head, wanted).crop.to_frame(turned, SIZE).numpy()
@@ -156,7 +156,7 @@ def test_pictures_choose_rows_by_time_step(codes: dict[str, np.ndarray], tmp_pat
     np.savez(tmp_path / "codes.npz", **codes)
     with pytest.raises(ValueError, match="4 pictures, but parameters of 3 frames"):
         rows_of(read_track(tmp_path / "codes.npz"), ["a", "b", "c", "d"])
-    # Without names nobody knows which rows are to spare.
+    # Without names it is unknown which rows are superfluous.
     with pytest.raises(ValueError, match="2 pictures, but parameters of 3 frames"):
         rows_of(read_track(tmp_path / "codes.npz"), ["a", "b"])
 

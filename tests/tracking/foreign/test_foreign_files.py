@@ -135,7 +135,7 @@ def test_bad_files_are_refused_with_a_reason(
 @pytest.mark.parametrize("suffix", ["npz", "npy", "pt", "pkl", "mat"])
 def test_damaged_files_are_refused(codes: dict[str, np.ndarray], tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"codes.{suffix}"
-    # Numbers that compress, so that damage hits the deflated stream itself.
+    # Compressible numbers, so that damage hits the deflated stream itself.
     content = {name: np.round(array, 1) for name, array in codes.items()}
     write_codes(path, content)
     whole = path.read_bytes()
@@ -149,7 +149,7 @@ def test_damaged_files_are_refused(codes: dict[str, np.ndarray], tmp_path: Path,
     reasons = []
     for data in damaged:
         path.write_bytes(data)
-        # Some damage does not matter, or makes other numbers: what must not come is another error.
+        # Some damage is harmless or changes numbers; no other error may be raised.
         try:
             read_track(path)
         except ValueError as error:
