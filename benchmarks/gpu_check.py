@@ -30,7 +30,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ("open/base", "full/base", "rome/paper")
+CONFIGS = ("open/base", "full/base", "full/base+rome/paper")
+"""Names of experiments; later ones overlay earlier ones."""
 VARIANTS = {"single": "32-true", "bf16": "bf16-mixed"}
 STEPS, PICTURES, SIZE = 12, 50, 256
 
@@ -72,7 +73,7 @@ def training_steps(config: str, precision: str, device: str) -> dict[str, float]
             auto_configure_optimizers=False, save_config_callback=None,
             parser_kwargs={"exit_on_error": False},
             args=[
-                "fit", "--config", config,
+                "fit", *(f"--config={name}" for name in config.split("+")),
                 "--data=datamodules.synthetic.SyntheticDataModule", f"--data.init_args.image_size={SIZE}",
                 "--data.init_args.batch_size=1", "--data.init_args.num_driving=1",
                 f"--data.init_args.pairs_per_epoch={STEPS}", f"--run_dir={folder}/run", "--wandb=disabled",
