@@ -32,6 +32,8 @@ ENOUGH = 0.2
 """Visibility above which a texel is not filled."""
 ENOUGH_FACE = 0.7
 """The same on the face: its outline is mostly shadow, light from behind and strands of hair."""
+MIDDLE = 0.03
+"""Distance from the plane between both sides of the head at which the fill of a side is its own, metres."""
 CELLS = 32
 """Cells across the maps of gain and symmetry, too coarse to follow single strands of hair."""
 LEAST_SEEN = 3e-4
@@ -58,6 +60,7 @@ class Completion(nn.Module):
     is_mouth: Tensor
     enough: Tensor
     hairless: Tensor
+    middle: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
@@ -75,6 +78,8 @@ class Completion(nn.Module):
         face, lower = layout.gather(faces[None]).split(1, dim=1)
         self.register_buffer("enough", ENOUGH + (ENOUGH_FACE - ENOUGH) * face, persistent=False)
         self.register_buffer("hairless", lower, persistent=False)
+        off_middle = layout.gather(mean[..., :1]) / MIDDLE
+        self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
 
     @property
@@ -159,8 +164,17 @@ class Completion(nn.Module):
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
         fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * self.regions[SCALP]
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
-        filled = (fills * shares).sum(1)
+        filled = self._joined((fills * shares).sum(1))
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
+
+    def _joined(self, filled: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+        """Both sides of the head alike where they meet: at the back, that is the border of a chart."""
+        inside = (self.regions.sum(0, keepdim=True) > 0).to(filled.dtype).expand(len(filled), -1, -1, -1)
+        other = sample_texture(
+            torch.cat([filled * inside, inside], 1), self.mirror.expand(len(filled), -1, -1, -1)
+        )
+        other = torch.where(other[:, 3:] > 0.5, other[:, :3] / other[:, 3:].clamp_min(0.5), filled)
+        return torch.lerp(filled, other, self.middle / 2)
 
     def _tinted_interior(
         self, colour: Float[Tensor, "b 3 s s"], known: Float[Tensor, "b 1 s s"]

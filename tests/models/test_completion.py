@@ -5,7 +5,7 @@ import torch
 
 from rome_lightning.head import load_head
 from rome_lightning.models.completion import FILL_REGIONS, Completion
-from rome_lightning.renderer import UVLayout
+from rome_lightning.renderer import UVLayout, sample_texture
 
 SIZE = 128
 
@@ -130,3 +130,30 @@ def test_a_nape_that_nobody_sees_is_skin_unless_hair_hangs_over_the_neck(
     nape = filled[0, :, scalp & (height < low - 0.005)]
     assert nape.numel()
     assert (nape.mean() < 0.3) if hangs else (nape.mean() > 0.7)
+
+
+def test_both_sides_meet_at_the_back_without_a_seam(completion: Completion, side: torch.Tensor) -> None:
+    """Hair is light on one side and dark on the other; at the back, a chart's border lies between them."""
+    head = load_head("open")
+    layout = UVLayout(head.faces, head.uvs, head.uv_faces, SIZE)
+    front = layout.gather(head.to_vertices(head.template.view(-1, 3))[None])[:, 2:] > 0.02
+    colour = torch.where(side > 0, 0.8, 0.2).expand(-1, 3, -1, -1)
+    seen = (front & (completion.charts > 0)).float()
+    completed, _ = completion(colour, seen, torch.ones_like(seen))
+    # Every corner of the scalp's triangles: its vertex, its place in the texture, the colour there.
+    scalp = head.region("scalp")[head.faces].all(1)
+    vertices, uvs = head.faces[scalp].flatten(), head.uvs[head.uv_faces[scalp].flatten()]
+    colours = sample_texture(completed, uvs.T[None, :, None])[0, 0, 0]
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        """Difference of the values at the corners of each vertex."""
+        most, least = (
+            values.new_zeros(head.num_vertices).scatter_reduce(0, vertices, values, kind, include_self=False)
+            for kind in ("amax", "amin")
+        )
+        return most - least
+
+    on_seam = spread(uvs[:, 0]) > 0.5
+    assert on_seam.sum() > 10
+    # A texel is about two centimetres wide here.
+    assert spread(colours)[on_seam].max() < 0.12
