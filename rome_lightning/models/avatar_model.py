@@ -52,7 +52,11 @@ class AvatarCode(TensorStruct):
 
     @functools.cached_property
     def maps(self) -> Float[Tensor, "b m s s"]:
-        """The renderer's texture-space inputs, concatenated once for all frames.
+        """``joined``, once for all frames."""
+        return self.joined()
+
+    def joined(self) -> Float[Tensor, "b m s s"]:
+        """Concatenate the renderer's texture-space inputs.
 
         The neural texture, each photograph's visibility, and the part of the visibility that is valid only
         while the mouth is as open as in the photograph. Channels-last, for the lookup.
@@ -346,7 +350,8 @@ class AvatarModel(nn.Module):
             image_size: (height, width), pixels.
             background: RGB in [0, 1] per image, or one grey level for all.
         """
-        maps = code.maps
+        # Compilers cannot enter the lock of a cached property.
+        maps = code.joined() if torch.compiler.is_compiling() else code.maps
         if len(code.shape) == 1:
             code = code.expand(len(driver))
         mesh = self.deform(code, driver)
