@@ -20,8 +20,11 @@ FACE, SCALP, NECK, NAPE = 0, 1, 2, 4
 """Indices of three of them, and of the nape, the scalp below the ears, which is filled from face or hair."""
 FACE_BRIGHTNESS = 0.55
 """Mean brightness of a face for which the generic colours of eyes and mouth are right."""
-STRAND_REACH = 0.1
-"""Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
+STRAND_REACH, SKIN_REACH = 0.1, 0.05
+"""Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
+texture."""
+SKIN_CONTRAST = 0.06
+"""Largest deviation from the smooth colour that is repeated on skin: no moles, no spectacles."""
 FACE_SPREAD = 0.06
 """Mean spread of a face's three channels above which a photograph counts as colour."""
 ASYMMETRY = 0.10
@@ -34,8 +37,9 @@ ENOUGH_FACE = 0.7
 """The same on the face: its outline is mostly shadow, light from behind and strands of hair."""
 MIDDLE = 0.03
 """Distance from the plane between both sides of the head at which the fill of a side is its own, metres."""
-CELLS = 32
-"""Cells across the maps of gain and symmetry, too coarse to follow single strands of hair."""
+CELLS, SKIN_CELLS = 32, 64
+"""Cells across the maps of gain and symmetry, too coarse to follow single strands of hair; and across the
+smooth colour of skin, which leaves folds in it."""
 LEAST_SEEN = 3e-4
 """Visible share of the texture at which half of a region's fill comes from the region itself."""
 
@@ -162,7 +166,9 @@ class Completion(nn.Module):
         # A region of which almost nothing is visible is filled from its surroundings.
         amount = weight.mean((-1, -2), keepdim=True)
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
-        fills[:, SCALP] += _strands(colour, weight[:, SCALP]) * self.regions[SCALP]
+        fills[:, SCALP] += _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS) * self.regions[SCALP]
+        skin = _detail(colour, weight[:, FACE], SKIN_REACH, SKIN_CELLS)
+        fills[:, FACE] += skin.clamp(-SKIN_CONTRAST, SKIN_CONTRAST) * self.regions[FACE]
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
         filled = self._joined((fills * shares).sum(1))
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
@@ -207,15 +213,23 @@ def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tens
     return [*regions, nape]
 
 
-def _strands(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:
-    """The fine structure of the known hair, mirrored row by row into the hidden part.
+def _detail(
+    colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"], share: float, cells: int
+) -> Float[Tensor, "b 3 s s"]:
+    """The fine structure of the known texels, mirrored row by row into the hidden part.
 
     Rows of the texture run around the head, so strands keep their direction. Without this the hidden side
-    looks as smooth as a cap.
+    looks as smooth as a cap, and a hidden cheek like wax.
+
+    Args:
+        colour: RGB in [0, 1].
+        weight: 1 on the known texels of a region.
+        share: width of the band that is repeated, share of the texture.
+        cells: cells of the smooth colour across the texture.
     """
     size = colour.shape[-1]
-    reach = max(2, round(STRAND_REACH * size))
-    detail = (colour - _smooth(colour, weight)) * weight
+    reach = max(2, round(share * size))
+    detail = (colour - _smooth(colour, weight, cells)) * weight
     columns = torch.arange(size, device=colour.device).expand_as(weight[:, 0])
     seen = weight[:, 0] > 0.5
     left = _running_max(torch.where(seen, columns, -2 * size))
@@ -240,9 +254,11 @@ def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
     return values
 
 
-def _smooth(values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b c s s"]:
+def _smooth(
+    values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"], cells: int = CELLS
+) -> Float[Tensor, "b c s s"]:
     """A smooth map of weighted values, extended to where the weight is 0."""
-    texels = max(1, values.shape[-1] // CELLS)
+    texels = max(1, values.shape[-1] // cells)
     total = F.avg_pool2d(weight, texels)
     mean = F.avg_pool2d(values * weight, texels) / total.clamp_min(1e-6)
     coarse = push_pull(mean, (total * 4).clamp_max(1))
