@@ -27,6 +27,8 @@ _SAME_CLOTH = 0.12
 """Difference of colours, RGB in [0, 1], at which clothes still count as the same, by 1 / e."""
 _FADE_OFFSETS = 0.06
 """Height over which the fitted shoulders fade to those of the head model, metres."""
+_LARGEST_OFFSET = 0.03
+"""How far shoulders and neck may be from the head model's: a body in plain clothes wears no ruff, metres."""
 _BESIDE = 0.06
 """Height of the strip above the photograph's end from which the garment's colour is taken, metres."""
 _SKIN_LIKE = 0.035
@@ -89,10 +91,11 @@ def _body_region(head: HeadModel) -> Tensor:
 
 
 def _faded_offsets(head: HeadModel, shape: Tensor, offsets: Tensor, cut: Cut) -> Float[Tensor, "v 3"]:
-    """Below the photograph nothing held the fit of the shoulders."""
+    """Below the photograph nothing held the fit of the shoulders, and above it hair may hang on them."""
     bare, _ = rest_and_joints(head, shape, None)
     height = torch.minimum(cut.above(bare), cut.above(bare + offsets))
     kept = _smooth_step(height / _FADE_OFFSETS)[:, None]
+    kept = kept / (1 + (offsets.norm(dim=1, keepdim=True) / _LARGEST_OFFSET).square()).sqrt()
     return torch.where(_body_region(head)[:, None], offsets * kept, offsets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -284,10 +285,12 @@ try {
 
 
 @pytest.mark.slow
-def test_talking_head_wears_it(files: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_body", [False, True])
+def test_talking_head_wears_it(has_body: bool, person: Person, tmp_path: Path) -> None:
     modules = Path(node_folder("@met4citizen/talkinghead")) / "node_modules"
     (tmp_path / "index.html").write_text(PAGE)
-    shutil.copy(files["talkinghead"], tmp_path / "me.glb")
+    worn = dataclasses.replace(person, body_texture=person.colour_texture if has_body else None)
+    export_glb(tmp_path / "me.glb", worn, profile=PROFILES["talkinghead"])
     folders, sound = {"modules": modules, "page": tmp_path}, ["--autoplay-policy=no-user-gesture-required"]
     found = show(folders, "page/index.html", tmp_path / "talkinghead.png", options=sound)
     assert "error" not in found, found["error"]
@@ -295,5 +298,5 @@ def test_talking_head_wears_it(files: dict[str, Path], tmp_path: Path) -> None:
     assert found["said"] > 0.1
     assert found["turned"] > 0
     # The figure stands on the floor.
-    assert 1.3 < found["eye"] < 1.8
+    assert 1.3 < found["eye"] < 1.9
     assert {*VISEMES, *READY_PLAYER_ME} <= set(found["shapes"])
