@@ -10,7 +10,7 @@ from typing import Self
 from rome_lightning import avatar
 from rome_lightning.avatar.driver import NO_VIDEO, read_driver
 from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
-from rome_lightning.export.person import SUFFIXES, export_avatar
+from rome_lightning.export.person import SUFFIXES, BodyPart, export_avatar
 from rome_lightning.media.audio import NO_SOUND
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.pictures import driven_frames
@@ -74,18 +74,20 @@ class Avatar(avatar.Avatar):
             _warn(f"{output} is silent: {lost}")
         return output
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, body: BodyPart = "bust") -> Path:
         """Export the avatar for other programs, in the format of the file's suffix.
 
         Args:
             path: ``.glb``, ``.vrm``, ``.usdz`` (rigged), ``.obj``, ``.ply`` or ``.npz`` (parameters).
+            body: how much of the person a ``.glb`` or ``.vrm`` shows: ``none`` (head and neck), ``bust`` or
+                ``full`` (a whole body in plain clothes).
 
         Raises:
-            ValueError: there is no format with that suffix.
+            ValueError: there is no format with that suffix, or it has no such body.
         """
         path = Path(path)
         # If several formats share a suffix, the first is the newest.
         formats = {suffix: name for name, suffix in reversed(SUFFIXES.items())}
         if path.suffix.lower() not in formats:
             raise ValueError(f"cannot write {path}: the suffix must be one of {', '.join(formats)}")
-        return export_avatar(self, path, formats[path.suffix.lower()])
+        return export_avatar(self, path, formats[path.suffix.lower()], body=body)

@@ -13,7 +13,7 @@ import torch
 from browser_page import FINISH, show
 from glb_reader import Reader
 from gltf_validator import khronos_issues, node_folder
-from helpers import perturbed, random_frames, small_config
+from helpers import perturbed, random_frames, random_params, small_config
 from PIL import Image
 from safetensors import safe_open
 from scipy.spatial import cKDTree
@@ -23,7 +23,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.cli.main import main
 from rome_lightning.export import body as module
 from rome_lightning.export.body import BODY_FILE, load_body, with_body
-from rome_lightning.export.glb import Person, export_glb, rest_and_joints
+from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
 from rome_lightning.export.person import rigged_person
 from rome_lightning.export.profiles import PROFILES
 from rome_lightning.export.vrm import VrmMeta, export_vrm
@@ -379,7 +379,13 @@ def test_three_vrm_moves_arms_and_legs(kind: str, files: dict[str, Path], tmp_pa
 
 
 def test_profiles_take_a_body(dressed: Person, tmp_path: Path) -> None:
-    read = Reader(export_glb(tmp_path / "me.glb", dressed, profile=PROFILES["talkinghead"]))
+    motion = Motion(random_params(dressed.head, 2), torch.arange(2) / 24, "talk")
+    profile = PROFILES["talkinghead"]
+    read = Reader(export_glb(tmp_path / "me.glb", dressed, profile=profile, motion=motion))
+    # A clip turns the head and leaves the trunk.
+    (clip,) = read.gltf.animations
+    turned = {read.gltf.nodes[c.target.node].name for c in clip.channels if c.target.path == "rotation"}
+    assert turned == {"Head", "Jaw", "LeftEye", "RightEye"}
     assert {image.mimeType for image in read.gltf.images} == {"image/jpeg"}
     assert "viseme_aa" in read.gltf.meshes[0].extras["targetNames"]
     assert len(read.gltf.meshes) == 2
