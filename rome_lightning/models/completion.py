@@ -24,7 +24,7 @@ STRAND_REACH, SKIN_REACH = 0.1, 0.05
 """Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
 texture."""
 SKIN_CONTRAST = 0.06
-"""Largest deviation from the smooth colour that is repeated on skin: no moles, no spectacles."""
+"""Deviation from the smooth colour of which 1 / e is repeated on skin: no moles, no spectacles."""
 FACE_SPREAD = 0.06
 """Mean spread of a face's three channels above which a photograph counts as colour."""
 ASYMMETRY = 0.10
@@ -167,8 +167,9 @@ class Completion(nn.Module):
         amount = weight.mean((-1, -2), keepdim=True)
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
         fills[:, SCALP] += _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS) * self.regions[SCALP]
-        skin = _detail(colour, weight[:, FACE], SKIN_REACH, SKIN_CELLS)
-        fills[:, FACE] += skin.clamp(-SKIN_CONTRAST, SKIN_CONTRAST) * self.regions[FACE]
+        skin = _detail(colour, weight[:, FACE] * self.hairless, SKIN_REACH, SKIN_CELLS)
+        grain = torch.exp(-(skin.abs().amax(1, keepdim=True) / SKIN_CONTRAST).square())
+        fills[:, FACE] += skin * grain * self.hairless
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
         filled = self._joined((fills * shares).sum(1))
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
