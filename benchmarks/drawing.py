@@ -1,6 +1,6 @@
 """Ablation of each rendering rule: LPIPS without it, on unseen people, with confidence intervals.
 
-``python benchmarks/drawing.py DATA [DATA ...] [--checkpoint open-1] [--split train] [--json OUT]``
+``python benchmarks/drawing.py DATA [DATA ...] [--checkpoint MODEL] [--split train] [--json OUT]``
 
 DATA are folders of ``rome prepare``. Every clip's typical frame is the source. Of 24 frames spread over the
 clip, the six with the largest rotations are rendered at 256 px on white, with and without the rule. Pixels
@@ -133,7 +133,7 @@ def scores(model: AvatarModel, all_cases: list[Case], score: Callable[[Tensor, T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
-    parser.add_argument("--checkpoint", default="open-1", help="name of a shipped model")
+    parser.add_argument("--checkpoint", help="name of a shipped model (default: the first)")
     parser.add_argument("--split", default="train")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

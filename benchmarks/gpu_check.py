@@ -98,7 +98,7 @@ def pictures(compiled: bool, device: str) -> dict[str, float]:
     from rome_lightning.models.shipped import open_model
     from rome_lightning.types import Frames, HeadParams
 
-    model = open_model("open-1").eval().to(device)
+    model = open_model().eval().to(device)
     params = HeadParams.neutral(1, model.head.num_shape, model.head.num_expression)
     photo = Frames(
         image=torch.rand(1, 3, SIZE, SIZE),
