@@ -4,8 +4,8 @@
 
 ``DATA`` holds the datasets ``london``, ``interfaces`` and ``congress`` (docs/data.md); only those there are
 scored, under the protocol ``open_faces``. Glasses, beards, hair and headwear were labelled by eye
-(``open_faces_groups``), gender of the congress set from what is publicly known of the members. Age, gender and
-ethnicity of the London set come from its authors: ``london_info.csv``, see docs/open_faces.md. Writes
+(``open_faces_groups``), gender of the congress set from what is publicly known of the members. Age, gender
+and ethnicity of the London set come from its authors: ``london_info.csv``, see docs/open_faces.md. Writes
 ``groups.md``, an overview; each set and split has a folder beside it with all metrics. Run it again to
 resume.
 """
