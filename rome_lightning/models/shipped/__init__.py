@@ -56,16 +56,6 @@ SHIPPED: dict[str, ShippedModel] = {
     model.name: model
     for model in (
         ShippedModel(
-            name="open-2",
-            file="open-2.safetensors",
-            sha256="50d94af7047f7518bf06afb5e383fdf0944f53420f34204ef41ce8a6982f65e9",
-            licence="Apache-2.0",
-            data="839 licence-clean photographs of 763 people (open-faces), no video",
-            scores={
-                "turned": "PSNR / LPIPS 23.62 / 0.060 to 10 degrees, 17.78 / 0.131 to 20, 15.14 / 0.192 to 35"
-            },
-        ),
-        ShippedModel(
             name="open-1",
             file="open-1.safetensors",
             sha256="bb5d188e0a11f4604c5b8e9a2eb839235031317f450d9f61ef0d2f2ae1c7fcbf",
