@@ -122,7 +122,8 @@ def test_command(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([*both, "--driver=a.mp4"], "contains every pose"),
         ([*both, f"--output={tmp_path / 'a.glb'}"], "writes a .npz file"),
         ([*both, f"--output={files.body}"], "is the body itself"),
-        ([*both, "--format=glb"], "--body is for --format smplx"),
+        ([*both, "--format=glb"], "--correspondence is for --format smplx"),
+        ([both[0], "--format=glb"], "--body of --format glb must be none, bust, full"),
         ([*both, "--body=no.npz"], "no SMPL-X body at no.npz; register at https://smpl-x.is.tue.mpg.de"),
         ([*both, "--correspondence=no.npy"], "SMPL-X__FLAME_vertex_ids.npy of `MANO and FLAME vertex"),
     ):
