@@ -35,6 +35,7 @@ from rome_lightning.geometry.rotations import axis_angle_to_matrix, matrix_to_ax
 from rome_lightning.metrics.ssim import _blur, ssim
 from rome_lightning.models.fusion import _gains
 from rome_lightning.renderer import extend_outside
+from rome_lightning.renderer.pooling import folded, halved
 
 SIZE, BATCH = 256, 4
 
@@ -161,8 +162,12 @@ def exposure(images: Tensor) -> None:
 
 def pyramids(images: Tensor) -> None:
     print("one step of a pyramid")
-    row("avg_pool2d, as in fills with weights", lambda: F.avg_pool2d(images, 2), None)
+    reference = row("ours: sums of rows and columns", lambda: halved(images), None)
+    row("avg_pool2d", lambda: F.avg_pool2d(images, 2), reference)
     row("kornia pyrdown", lambda: pyrdown(images), None)
+    print("squares of 2 x 2 pixels as channels")
+    reference = row("ours: one transposition", lambda: folded(images, 2), None)
+    row("pixel_unshuffle", lambda: F.pixel_unshuffle(images, 2), reference)
 
 
 def main() -> None:

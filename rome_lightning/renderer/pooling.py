@@ -1,7 +1,7 @@
 """Means of neighbouring pixels, and folding of pixels into channels.
 
-On a CPU, torch's own layers for these work pixel by pixel. Adding whole rows and columns takes a fifth of the
-time of ``avg_pool2d``, transposing a quarter of that of ``pixel_unshuffle``.
+On a CPU torch's own layers for these work pixel by pixel: sums of whole rows and columns take a fifth (12
+channels) to a half (3) of ``avg_pool2d``'s time, transposing a third of ``pixel_unshuffle``'s.
 """
 
 from __future__ import annotations
