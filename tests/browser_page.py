@@ -26,6 +26,37 @@ const finish = async (found) => {
 """
 """Script for a page: ``finish(found)`` passes an object to the test and ends the page's loading."""
 
+_VRM_PAGE = """<!doctype html><html><head><script type="importmap">{"imports": {
+  "three": "/modules/three/build/three.module.js",
+  "three/addons/": "/modules/three/examples/jsm/",
+  "@pixiv/three-vrm": "/modules/@pixiv/three-vrm/lib/three-vrm.module.js"
+}}</script></head><body style="margin:0"><canvas id="c" width="WIDTH" height="700"></canvas>
+<script type="module">
+FINISH
+try {
+  const THREE = await import("three");
+  const { GLTFLoader } = await import("three/addons/loaders/GLTFLoader.js");
+  const { VRMLoaderPlugin, VRMUtils } = await import("@pixiv/three-vrm");
+  const loader = new GLTFLoader();
+  loader.register((parser) => new VRMLoaderPlugin(parser));
+  const vrm = (await loader.loadAsync("me.vrm")).userData.vrm;
+  VRMUtils.rotateVRM0(vrm);
+  const scene = new THREE.Scene();
+  scene.add(vrm.scene);
+SCRIPT
+} catch (error) { finish({ error: String(error.stack ?? error) }); }
+</script></body></html>"""
+
+
+def vrm_page(script: str, width: int) -> str:
+    """A page that loads ``me.vrm`` with three-vrm as ``vrm``, adds it to ``scene`` and runs a script.
+
+    Args:
+        script: ends with ``finish(found)``; draws on the canvas ``c``.
+        width: of the canvas, pixels; its height is 700.
+    """
+    return _VRM_PAGE.replace("WIDTH", str(width)).replace("FINISH", FINISH).replace("SCRIPT", script)
+
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Serves files by folder name; sends ``drawn.png`` once the page has posted ``drawn``."""

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import safe_open
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import splu
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from rome_lightning.export.skeleton import Bone
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.media.digest import file_sha256
+from rome_lightning.media.tensors import read_shipped
 
 BODY_FILE = Path(__file__).with_name("body.safetensors")
 BODY_SHA256 = "44bf2c8bc8e94a7218e7ee156bb985cac302d88a1fb9b3bd0217e9dc46226b84"
@@ -110,11 +109,7 @@ def load_body() -> BodyData:
     Raises:
         ValueError: the file is damaged.
     """
-    if file_sha256(BODY_FILE) != BODY_SHA256:
-        raise ValueError(f"{BODY_FILE} is damaged; reinstall rome-lightning")
-    with safe_open(BODY_FILE, framework="pt") as handle:
-        metadata = handle.metadata()
-        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    tensors, metadata = read_shipped(BODY_FILE, BODY_SHA256)
     count, scale = len(tensors["joints"]), tensors["mode_scale"]
 
     def weights(prefix: str) -> Tensor:

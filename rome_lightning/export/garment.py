@@ -17,6 +17,7 @@ from rome_lightning.export.surface import Cut
 from rome_lightning.head import HeadModel
 from rome_lightning.models.texture import Observation, surface_of
 from rome_lightning.renderer import UVLayout, push_pull
+from rome_lightning.renderer.pooling import smoothed
 
 BODY_TEXTURE = 1024
 """Side of the body's texture, texels."""
@@ -120,8 +121,7 @@ def _skin_likeness(texture: Tensor, skin: Tensor) -> Float[Tensor, "t t"]:
 
 def _blurred(values: Float[Tensor, "t t"]) -> Float[Tensor, "t t"]:
     """Without single texels."""
-    size = len(values) // 64 * 2 + 1
-    return F.avg_pool2d(values[None, None], size, 1, size // 2, count_include_pad=False)[0, 0]
+    return smoothed(values[None, None], len(values) // 64)[0, 0]
 
 
 def _cloth_colour(seen: Observation, height: Tensor, body: Tensor, likeness: Tensor) -> Float[Tensor, 3]:

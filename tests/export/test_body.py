@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser_page import FINISH, show
+from browser_page import show, vrm_page
 from glb_reader import Reader
 from gltf_validator import khronos_issues, node_folder
 from helpers import perturbed, random_frames, random_params, small_config
@@ -300,24 +300,7 @@ def test_another_head_has_no_body(head: HeadModel, monkeypatch: pytest.MonkeyPat
         with_body(head, torch.zeros(head.num_shape), rest, joints)
 
 
-PAGE = """<!doctype html><html><head><script type="importmap">{"imports": {
-  "three": "/modules/three/build/three.module.js",
-  "three/addons/": "/modules/three/examples/jsm/",
-  "@pixiv/three-vrm": "/modules/@pixiv/three-vrm/lib/three-vrm.module.js"
-}}</script></head><body style="margin:0"><canvas id="c" width="700" height="700"></canvas>
-<script type="module">
-FINISH
-try {
-  const THREE = await import("three");
-  const { GLTFLoader } = await import("three/addons/loaders/GLTFLoader.js");
-  const { VRMLoaderPlugin, VRMUtils } = await import("@pixiv/three-vrm");
-  const loader = new GLTFLoader();
-  loader.register((parser) => new VRMLoaderPlugin(parser));
-  const vrm = (await loader.loadAsync("me.vrm")).userData.vrm;
-  VRMUtils.rotateVRM0(vrm);
-  const scene = new THREE.Scene();
-  scene.add(vrm.scene);
-  const meshes = [];
+SCRIPT = """  const meshes = [];
   vrm.scene.traverse((node) => { if (node.isSkinnedMesh) meshes.push(node); });
   const place = (bone) => vrm.humanoid.getRawBoneNode(bone).getWorldPosition(new THREE.Vector3()).toArray();
   const look = () => {
@@ -345,16 +328,14 @@ try {
   const camera = new THREE.PerspectiveCamera(25, 1, 0.1, 10);
   camera.position.set(0, 1, 5);
   renderer.render(scene, camera);
-  finish({ before, after });
-} catch (error) { finish({ error: String(error.stack ?? error) }); }
-</script></body></html>""".replace("FINISH", FINISH)
+  finish({ before, after });"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vrm", "vrm0"])
 def test_three_vrm_moves_arms_and_legs(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
     modules = Path(node_folder("@pixiv/three-vrm")) / "node_modules"
-    (tmp_path / "index.html").write_text(PAGE)
+    (tmp_path / "index.html").write_text(vrm_page(SCRIPT, width=700))
     (tmp_path / "me.vrm").write_bytes(files[kind].read_bytes())
     found = show({"modules": modules, "page": tmp_path}, "page/index.html", tmp_path / "body.png")
     assert "error" not in found, found["error"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser_page import FINISH, show
+from browser_page import show, vrm_page
 from glb_reader import Reader
 from gltf_validator import khronos_issues, node_folder
 from helpers import perturbed, random_frames, small_config
@@ -171,25 +171,7 @@ def test_nobody_answers(avatar: Avatar, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-PAGE = """<!doctype html><html><head><script type="importmap">{"imports": {
-  "three": "/modules/three/build/three.module.js",
-  "three/addons/": "/modules/three/examples/jsm/",
-  "@pixiv/three-vrm": "/modules/@pixiv/three-vrm/lib/three-vrm.module.js"
-}}</script></head><body style="margin:0"><canvas id="c" width="900" height="700"></canvas>
-<script type="module">
-FINISH
-try {
-  const THREE = await import("three");
-  const { GLTFLoader } = await import("three/addons/loaders/GLTFLoader.js");
-  const { VRMLoaderPlugin, VRMUtils } = await import("@pixiv/three-vrm");
-  const loader = new GLTFLoader();
-  loader.register((parser) => new VRMLoaderPlugin(parser));
-  const gltf = await loader.loadAsync("me.vrm");
-  const vrm = gltf.userData.vrm;
-  VRMUtils.rotateVRM0(vrm);
-  const scene = new THREE.Scene();
-  scene.add(vrm.scene);
-  let mesh;
+SCRIPT = """  let mesh;
   vrm.scene.traverse((node) => { if (node.isSkinnedMesh) mesh = node; });
   mesh.frustumCulled = false;
   const manager = vrm.expressionManager;
@@ -211,15 +193,13 @@ try {
   camera.position.set(0, 1.55, 1.4);
   renderer.render(scene, camera);
   finish({ meta: vrm.meta.metaVersion, bones: Object.keys(vrm.humanoid.humanBones).length,
-           presets: Object.keys(manager.presetExpressionMap), points });
-} catch (error) { finish({ error: String(error.stack ?? error) }); }
-</script></body></html>""".replace("FINISH", FINISH)
+           presets: Object.keys(manager.presetExpressionMap), points });"""
 
 
 @pytest.mark.slow
 def test_three_vrm_loads_and_drives_it(file: Path, avatar: Avatar, tmp_path: Path) -> None:
     modules = Path(node_folder("@pixiv/three-vrm")) / "node_modules"
-    (tmp_path / "index.html").write_text(PAGE)
+    (tmp_path / "index.html").write_text(vrm_page(SCRIPT, width=900))
     (tmp_path / "me.vrm").write_bytes(file.read_bytes())
     picture = file.parent / "three-vrm.png"
     found = show({"modules": modules, "page": tmp_path}, "page/index.html", picture)
