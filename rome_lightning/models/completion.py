@@ -24,7 +24,7 @@ STRAND_REACH, SKIN_REACH = 0.1, 0.05
 """Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
 texture."""
 SKIN_CONTRAST = 0.06
-"""Deviation from the smooth colour at which skin repeats only 1 / e of it, so that moles and spectacles do not
+"""Deviation from the smooth colour at which skin repeats only 1 / e of it: moles and spectacles must not
 appear twice."""
 FACE_SPREAD = 0.06
 """Mean spread of a face's three channels above which a photograph counts as colour."""
@@ -176,7 +176,7 @@ class Completion(nn.Module):
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
 
     def _joined(self, filled: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
-        """Blend the fill with its mirror image where both sides of the head meet; at the back, charts end there."""
+        """Blend the fill with its mirror image where both sides of the head meet; a chart ends there."""
         inside = (self.regions.sum(0, keepdim=True) > 0).to(filled.dtype).expand(len(filled), -1, -1, -1)
         other = sample_texture(
             torch.cat([filled * inside, inside], 1), self.mirror.expand(len(filled), -1, -1, -1)
