@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lightning.assets.experiments import find_experiment
-from rome_lightning.evaluation.groups import MIN_PEOPLE
+from rome_lightning.evaluation.groups import MIN_PEOPLE, aggregate_cell
 from rome_lightning.evaluation.page import number
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.report.page import Table
@@ -75,20 +75,11 @@ def overview(summary: dict[str, Any], title: str) -> Table:
     for name, group in groups:
         few = " (too few)" if group["num_people"] < MIN_PEOPLE else ""
         cells = [
-            _cell(group["metrics"].get(task, {}).get(metric), metric, not few) for task, metric, _ in shown
+            aggregate_cell(metric, "mean", number)(group, group["metrics"].get(task, {}).get(metric))
+            for task, metric, _ in shown
         ]
         rows.append([name, f"{group['num_people']}{few}", *cells])
     return Table([title, "people", *(label for *_, label in shown)], rows)
-
-
-def _cell(scores: dict[str, Any] | None, metric: str, with_interval: bool) -> str:
-    if scores is None or scores["mean"] is None:
-        return "-"
-    text = number(metric, scores["mean"])
-    if scores["interval"] is None or not with_interval:
-        return text
-    low, high = scores["interval"]
-    return f"{text} [{number(metric, low)}, {number(metric, high)}]"
 
 
 def main() -> None:

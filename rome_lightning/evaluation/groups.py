@@ -165,10 +165,13 @@ def _table(column: str, groups: dict[str, dict[str, Any]], summary: dict[str, An
             cells = [group["metrics"].get(task, {}).get(metric) for group in shown]
             if all(cell is None or cell["mean"] is None for cell in cells):
                 continue
-            rows.append([f"{task}: {metric}", *map(_cell(metric, "mean", number), shown, cells)])
+            rows.append([f"{task}: {metric}", *map(aggregate_cell(metric, "mean", number), shown, cells)])
             if any(cell is not None and cell["penalised"] != cell["mean"] for cell in cells):
                 rows.append(
-                    [f"{task}: {metric}, penalised", *map(_cell(metric, "penalised", number), shown, cells)]
+                    [
+                        f"{task}: {metric}, penalised",
+                        *map(aggregate_cell(metric, "penalised", number), shown, cells),
+                    ]
                 )
     heads = [_head(name, group) for name, group in groups.items()]
     caption = (
@@ -182,8 +185,16 @@ def _head(name: str, group: dict[str, Any]) -> str:
     return f"{name}: {group['num_people']}" + (" (too few)" if group["too_few"] else "")
 
 
-def _cell(metric: str, value: str, number: Number) -> Callable[[dict[str, Any], dict[str, Any] | None], str]:
-    """Writes the ``value`` of a group's aggregates: ``mean``, with its interval, or ``penalised``."""
+def aggregate_cell(
+    metric: str, value: str, number: Number
+) -> Callable[[dict[str, Any], dict[str, Any] | None], str]:
+    """A function that writes one aggregate of a group, given the group and its aggregates of the metric.
+
+    Args:
+        metric: its name.
+        value: ``mean``, which comes with its interval, or ``penalised``.
+        number: writes a value of a named metric.
+    """
 
     def written(group: dict[str, Any], cell: dict[str, Any] | None) -> str:
         if cell is None or cell[value] is None:

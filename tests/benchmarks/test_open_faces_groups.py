@@ -63,6 +63,6 @@ def test_the_overview_has_a_row_per_group() -> None:
     table = load().overview({"metrics": metrics, "groups": groups}, "anna's album, held out")
     assert table.columns[2:] == ["own pose, LPIPS", "cross, identity", "cross, expression error"]
     assert table.rows == [
-        ["everybody", "8", "0.020 [0.010, 0.030]", "0.900 [0.800, 1.000]", "-"],
+        ["everybody", "8", "0.020 [0.010, 0.030]", "0.900 [0.800, 1.000], n=7", "-"],
         ["beard: yes", "2 (too few)", "0.050", "-", "-"],
     ]
