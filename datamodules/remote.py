@@ -40,7 +40,8 @@ class RemoteFolder:
     cache: Path
     limit_bytes: int | None = None
     """Space for the shards of all datasets beside ``cache``: the least recently used are removed before
-    another is fetched. None keeps all."""
+    another is fetched. Shards that are fetched at the same time may exceed it until the last is there. None
+    keeps all."""
 
     def fetch(
         self,
@@ -94,14 +95,18 @@ class RemoteFolder:
         self, path: Path, num_bytes: int | None, sha256: str | None, check: Callable[[Path], object] | None
     ) -> None:
         """Fetch a file, and again if it arrives damaged."""
+        limit_bytes = self.limit_bytes if path.suffix == ".tar" else None
         for tried in range(1, _DAMAGED_TRIES + 1):
             try:
                 with atomic_path(path) as temporary:
-                    if self.limit_bytes is not None and path.suffix == ".tar" and num_bytes is not None:
-                        self._reserve(temporary, num_bytes, self.limit_bytes)
+                    if limit_bytes is not None and num_bytes is not None:
+                        self._reserve(temporary, num_bytes, limit_bytes)
                     self._download(path.name, temporary, num_bytes, sha256)
                     if check is not None:
                         check(temporary)
+                if limit_bytes is not None:
+                    # Processes that fetch at the same time may exceed the limit together.
+                    self._evict(limit_bytes, path)
                 return
             except ValueError as error:
                 if tried == _DAMAGED_TRIES:
@@ -136,19 +141,23 @@ class RemoteFolder:
         return path
 
     def _reserve(self, target: Path, num_bytes: int, limit_bytes: int) -> None:
-        """Reserve a file's space in advance, and remove shards to make room for it.
+        """Reserve a file's space in advance, and remove shards to make room for it."""
+        os.truncate(target, num_bytes)
+        self._evict(limit_bytes, target)
+
+    def _evict(self, limit_bytes: int, kept: Path) -> None:
+        """Remove shards until all fit in ``limit_bytes``; never ``kept``.
 
         Removes the least recently opened shards; a process that has one open can continue reading.
         """
         with _locked(self.cache.parent / ".room.lock"):
-            os.truncate(target, num_bytes)
             found, total = [], 0
             # Shards that other processes are fetching count too, and are kept.
             for path in (*self.cache.parent.glob("*/*.tar"), *self.cache.parent.glob("*/.*.tar.*.tmp")):
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
                     total += state.st_size
-                    if path.suffix == ".tar":
+                    if path.suffix == ".tar" and path != kept:
                         found.append((state.st_mtime_ns, state.st_size, path))
             for _, size, path in sorted(found):
                 if total <= limit_bytes:

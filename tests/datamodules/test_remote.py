@@ -284,8 +284,8 @@ def test_processes_share_a_cache_that_is_too_small(
 ) -> None:
     shards = joined.split("train")
     clips = [sum(shard.clips for shard in shards[:number]) for number in range(len(shards))] * 2
-    limit = str(max(shard.bytes for shard in shards))
-    command = [sys.executable, "-c", _READER, served.address, str(tmp_path / "other"), limit]
+    limit = max(shard.bytes for shard in shards)
+    command = [sys.executable, "-c", _READER, served.address, str(tmp_path / "other"), str(limit)]
     processes = [
         subprocess.Popen([*command, *map(str, clips[start:])], stdout=subprocess.PIPE, text=True)
         for start in range(3)
@@ -295,8 +295,28 @@ def test_processes_share_a_cache_that_is_too_small(
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         assert out.split() == [reader.meta(clip)[1]["identity"] for clip in clips[start:]]
-    # Each time something had to be evicted.
-    assert sum(served.asked[f"{shard.name}.tar"] for shard in shards) >= len(clips)
+    assert sum(path.stat().st_size for path in (tmp_path / "other").glob("*/*.tar")) <= limit
+
+
+def test_shards_that_were_fetched_at_the_same_time_do_not_stay_over_the_limit(
+    served: Server, joined: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = joined.split("train")[:2]
+    limit = max(first.bytes, second.bytes)
+    _, remote = open_remote(served.address, tmp_path / "other", limit_bytes=limit)
+    _, other = open_remote(served.address, tmp_path / "other", limit_bytes=limit)
+    download = RemoteFolder._download
+
+    def both(self: RemoteFolder, name: str, *args: object) -> None:
+        if name == f"{first.name}.tar":
+            # Its space is reserved, and another process fetches a shard to the end.
+            other.fetch_shard(second)
+            assert sorted(path.name for path in remote.cache.glob("*.tar")) == [f"{second.name}.tar"]
+        download(self, name, *args)
+
+    monkeypatch.setattr(RemoteFolder, "_download", both)
+    remote.fetch_shard(first)
+    assert [path.name for path in remote.cache.glob("*.tar")] == [f"{first.name}.tar"]
 
 
 def test_a_shard_removed_before_it_is_opened_is_fetched_again(
