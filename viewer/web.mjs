@@ -17,7 +17,7 @@ controls.enablePan = false;
 controls.minDistance = 0.4;
 controls.maxDistance = 4;
 
-const page = { mesh: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, programs: null, image: null, isNeural: false };
+const page = { mesh: null, person: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, programs: null, image: null, isNeural: false, hasBody: false };
 const parts = (document.documentElement.dataset.parts ?? "").split(" ");
 
 function fail(text) {
@@ -81,14 +81,26 @@ const avatar = {
   get() {
     return { ...values };
   },
-  /** Rotation vectors of joints in radians: root, neck, jaw, left_eye, right_eye. */
+  /**
+   * Rotation vectors of joints against rest, in radians, about the person's axes (x to their left, y up, z ahead):
+   * root, neck, jaw, left_eye, right_eye; with a whole body also Mixamo's bones, such as LeftArm.
+   */
   pose(rotations) {
     for (const [name, [x, y, z]] of Object.entries(rotations)) {
       if (!page.joints[name]) throw new Error(`there is no joint ${name}`);
+      const { bone, rest, outer } = page.joints[name];
       const axis = new THREE.Vector3(x, y, z);
       const angle = axis.length();
-      page.joints[name].quaternion.setFromAxisAngle(angle ? axis.divideScalar(angle) : axis.set(1, 0, 0), angle);
+      const turn = new THREE.Quaternion().setFromAxisAngle(angle ? axis.divideScalar(angle) : axis.set(1, 0, 0), angle);
+      bone.quaternion.copy(outer).invert().multiply(turn).multiply(outer).multiply(rest);
     }
+    page.needsDrawing = true;
+  },
+  /** Show the whole person, or the face of one who has a body. */
+  view(what = "whole") {
+    if (what !== "whole" && what !== "face") throw new Error(`a view is whole or face, not ${what}`);
+    page.person.updateMatrixWorld(true);
+    frame(new THREE.Box3().setFromObject(what === "face" ? page.mesh : page.person));
     page.needsDrawing = true;
   },
   /** Look from an angle: degrees to the person's left, and from above. */
@@ -104,7 +116,8 @@ const avatar = {
   reset() {
     avatar.stop();
     for (const name of avatar.names) avatar.set({ [name]: 0 });
-    for (const joint of Object.values(page.joints)) joint.quaternion.identity();
+    for (const { bone, rest } of Object.values(page.joints)) bone.quaternion.copy(rest);
+    lowerArms();
     page.needsDrawing = true;
   },
   /** Names of the animation clips in the file. */
@@ -264,7 +277,7 @@ function wear(found) {
 }
 
 // Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
-const ALLOWED = ["set", "pose", "turn", "reset", "play", "stop", "neural"];
+const ALLOWED = ["set", "pose", "view", "turn", "reset", "play", "stop", "neural"];
 window.addEventListener("message", async (event) => {
   const wanted = event.data?.avatar;
   if (typeof wanted !== "object" || wanted === null || !page.mesh) return;
@@ -338,6 +351,12 @@ function buildControls() {
   }
   for (const [title, box] of groups) box.prepend(Object.assign(document.createElement("summary"), { textContent: title }));
   const buttons = document.createElement("p");
+  if (page.hasBody) {
+    buttons.append(toggle("Face", () => {
+      avatar.view("face");
+      return () => avatar.view("whole");
+    }));
+  }
   for (const clip of avatar.clips) buttons.append(button(`Play ${clip}`, () => avatar.play(clip)));
   if (parts.includes("neural")) {
     buttons.append(toggle("Neural render", async () => {
@@ -362,7 +381,25 @@ function buildControls() {
 
 // ---------------------------------------------------------------- drawing
 
-const JOINTS = ["root", "neck", "jaw", "left_eye", "right_eye"];
+/** Joints of the head model, and their bones in a whole body. */
+const JOINTS = { root: "Hips", neck: "Head", jaw: "Jaw", left_eye: "LeftEye", right_eye: "RightEye" };
+
+/** Hanging arms instead of the T-pose that rigs start from. */
+function lowerArms() {
+  if (page.hasBody) avatar.pose({ LeftArm: [0, 0, -1.25], RightArm: [0, 0, 1.25] });
+}
+
+/** Bones by name at rest, those of the head model by its names too. */
+function readJoints(person) {
+  person.updateMatrixWorld(true);
+  person.traverse((bone) => {
+    if (!bone.isBone) return;
+    const outer = bone.parent.getWorldQuaternion(new THREE.Quaternion());
+    page.joints[bone.name] = { bone, outer, rest: bone.quaternion.clone() };
+  });
+  page.hasBody = !page.joints.root;
+  if (page.hasBody) for (const [name, bone] of Object.entries(JOINTS)) page.joints[name] = page.joints[bone];
+}
 
 /** Weights as the mesh has them, clips included, and rotation vectors; the view turns the person instead. */
 function neuralState() {
@@ -370,8 +407,9 @@ function neuralState() {
   const weights = Object.fromEntries(Object.entries(index).map(([name, place]) => [name, values[place]]));
   const view = new THREE.Quaternion().setFromEuler(
     new THREE.Euler(Math.PI / 2 - controls.getPolarAngle(), -controls.getAzimuthalAngle(), 0, "XYZ"));
-  const rotations = JOINTS.flatMap((name) => {
-    const turn = page.joints[name].quaternion.clone();
+  const rotations = Object.keys(JOINTS).flatMap((name) => {
+    const { bone, rest, outer } = page.joints[name];
+    const turn = outer.clone().multiply(bone.quaternion).multiply(rest.clone().invert()).multiply(outer.clone().invert());
     if (name === "root") turn.premultiply(view);
     const angle = 2 * Math.atan2(Math.hypot(turn.x, turn.y, turn.z), turn.w);
     const axis = new THREE.Vector3(turn.x, turn.y, turn.z).normalize();
@@ -412,6 +450,7 @@ function frame(box) {
   box.getCenter(controls.target);
   const height = Math.max(size.y, size.x / camera.aspect);
   const distance = (0.6 * height) / Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)) + size.z / 2;
+  controls.maxDistance = Math.max(4, 1.5 * distance);
   camera.position.set(0, 0, distance).add(controls.target);
   controls.update();
 }
@@ -444,19 +483,22 @@ function draw() {
 
 async function start() {
   const gltf = await new GLTFLoader().loadAsync("avatar.glb");
-  scene.add(gltf.scene);
-  gltf.scene.traverse((node) => {
-    if (node.isSkinnedMesh) page.mesh = node;
-    if (node.isBone) page.joints[node.name] = node;
+  page.person = gltf.scene;
+  scene.add(page.person);
+  page.person.traverse((node) => {
+    if (!node.isSkinnedMesh) return;
+    // The photograph has its own light, and the body's texture too.
+    node.material = new THREE.MeshBasicMaterial({ map: node.material.map, side: THREE.DoubleSide });
+    node.frustumCulled = false;
+    if (node.morphTargetDictionary) page.mesh = node;
   });
-  // The photograph has its own light.
-  page.mesh.material = new THREE.MeshBasicMaterial({ map: page.mesh.material.map, side: THREE.DoubleSide });
-  page.mesh.frustumCulled = false;
+  readJoints(page.person);
   page.clips = gltf.animations;
   page.mixer = new THREE.AnimationMixer(gltf.scene);
+  lowerArms();
   buildControls();
   resize();
-  frame(new THREE.Box3().setFromObject(gltf.scene));
+  avatar.view();
   new ResizeObserver(resize).observe(canvas.parentElement);
   controls.addEventListener("change", () => { page.needsDrawing = true; });
   const background = options.get("background");

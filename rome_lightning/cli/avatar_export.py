@@ -128,9 +128,9 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--body",
         metavar="none|bust|full|FILE",
-        help="glb, vrm, vrm0: none: head and neck; bust: as much as the photograph shows (default); full: a "
-        "whole body in plain clothes of the photograph's colour, in a T-pose (a glb then has a standing rig "
-        "with Mixamo's names). smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de.",
+        help="glb, vrm, vrm0, web: none: head and neck; bust: as much as the photograph shows (default); "
+        "full: a whole body in plain clothes of the photograph's colour, in a T-pose (a glb then has a "
+        "standing rig with Mixamo's names). smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de.",
     )
     export.add_argument(
         "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
@@ -157,13 +157,15 @@ def export(args: argparse.Namespace) -> int:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
             parts = {name: bool(getattr(args, name)) for name in ("webcam", "neural", "webgpu")}
-            written = export_web(avatar, output, motion, args.copyright, **parts)
+            written = export_web(avatar, output, motion, args.copyright, **parts, body=args.body or "bust")
     elif args.lod is not None:
         from rome_lightning.export.person import export_lods
 
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
-            written = export_lods(avatar, output, args.lod, motion, args.copyright, _profile(args))
+            written = export_lods(
+                avatar, output, args.lod, motion, args.copyright, _profile(args), args.body or "bust"
+            )
     elif args.driver is None:
         motion = None if args.animation is None else _motion(avatar, args)
         with shown(f"writing {output.name}"):
@@ -231,7 +233,7 @@ def _export_file(args: argparse.Namespace) -> Path:
             "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
         )
     owners = {
-        "body": ("glb", "vrm", "vrm0", "smplx"),
+        "body": ("glb", "vrm", "vrm0", "web", "smplx"),
         "correspondence": ("smplx",),
         "flame": ("smplx",),
         "animation": ("glb", "web"),
@@ -260,13 +262,11 @@ def _export_file(args: argparse.Namespace) -> Path:
 
 
 def _check_body(args: argparse.Namespace) -> None:
-    """Refuse a ``--body`` that the format or other options do not go with."""
+    """Refuse a ``--body`` that the format does not have."""
     if args.body is None or args.format == "smplx":
         return
     if args.body not in BODY_PARTS:
         raise ValueError(f"--body of --format {args.format} must be {', '.join(BODY_PARTS)}, got {args.body}")
-    if args.lod is not None and args.body != "bust":
-        raise ValueError(f"--lod is for --body bust, got {args.body}")
 
 
 def _export_smplx(avatar: Avatar, args: argparse.Namespace, output: Path) -> Path:

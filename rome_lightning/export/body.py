@@ -21,6 +21,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from rome_lightning.export.skeleton import Bone
+from rome_lightning.export.surface import Surface, mesh_surface
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.media.tensors import read_shipped
@@ -133,12 +134,10 @@ def load_body() -> BodyData:
     )
 
 
-def body_corners() -> tuple[Int[Tensor, " c"], Float[Tensor, "c 2"], Int[Tensor, "f 3"]]:
-    """Vertex and texture coordinates of each pair of both, and the triangles of these pairs."""
+def body_surface() -> Surface:
+    """The body's mesh, which carries values of its vertices."""
     body = load_body()
-    pairs = torch.stack([body.faces.flatten(), body.uv_faces.flatten()], dim=1)
-    unique, index = pairs.unique(dim=0, return_inverse=True)
-    return unique[:, 0], body.uvs[unique[:, 1]], index.view(-1, 3)
+    return mesh_surface(body.faces, body.uv_faces, body.uvs, len(body.vertices))
 
 
 def with_body(

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import rome_lightning
-from rome_lightning.export.body import Figure, body_corners, with_body
+from rome_lightning.export.body import Figure, body_surface, with_body
 from rome_lightning.export.gltf import VERTICES, Buffer, container
 from rome_lightning.export.packing import Geometry, pack_geometry
 from rome_lightning.export.profiles import PLAIN, Profile
@@ -82,6 +82,8 @@ class Person:
     """Of the photograph; the head model's licence follows it in the file."""
     body_texture: Float[Tensor, "3 u u"] | None = None
     """Colours of a body below all of the head's mesh, RGB in [0, 1]; no body without them."""
+    body_surface: Surface | None = None
+    """The part of the body's mesh to write; by default all of it."""
 
     def check(self) -> None:
         """Raise ValueError where sizes do not fit."""
@@ -209,7 +211,9 @@ def mesh_parts(
         **_material(profile.unlit),
     }
     if figure is not None and person.body_texture is not None:
-        primitive, _ = pack_geometry(buffer, body_geometry(figure), profile.compress)
+        primitive, _ = pack_geometry(
+            buffer, _body_geometry(figure, person.body_surface or body_surface()), profile.compress
+        )
         image, texture = _image(buffer, person.body_texture, profile, 1, "garment")
         parts["meshes"].append({"name": "body", "primitives": [primitive | {"material": 1}]})
         parts["images"].append(image)
@@ -301,18 +305,17 @@ def _geometry(
     return Geometry(attributes, surface.faces.numpy())
 
 
-def body_geometry(figure: Figure) -> Geometry:
+def _body_geometry(figure: Figure, surface: Surface) -> Geometry:
     """Attributes and triangles of the body."""
-    vertices, uvs, faces = body_corners()
-    joints, strongest = strongest_joints(figure.weights[vertices])
+    joints, strongest = strongest_joints(surface.carry(figure.weights))
     attributes = {
-        "POSITION": figure.vertices[vertices].numpy(),
-        "NORMAL": _with_direction(figure.normals[vertices]).numpy(),
-        "TEXCOORD_0": uvs.numpy(),
+        "POSITION": surface.carry(figure.vertices).numpy(),
+        "NORMAL": _with_direction(surface.carry(figure.normals)).numpy(),
+        "TEXCOORD_0": surface.uvs.numpy(),
         "JOINTS_0": joints.to(torch.uint8).numpy(),
         "WEIGHTS_0": strongest.numpy(),
     }
-    return Geometry(attributes, faces.numpy())
+    return Geometry(attributes, surface.faces.numpy())
 
 
 def _surface_normals(normals: Tensor, positions: Tensor, surface: Surface) -> Tensor:

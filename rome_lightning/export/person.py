@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.export.body import body_surface, with_body
 from rome_lightning.export.bust import avatar_surface, neck_surface
 from rome_lightning.export.garment import dress
 from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
@@ -120,6 +121,7 @@ def export_lods(
     motion: Motion | None = None,
     rights: str | None = None,
     profile: Profile = PLAIN,
+    body: BodyPart = "bust",
 ) -> list[Path]:
     """Write a ``.glb`` in full and, beside it, one per level of detail: ``NAME_lod1.glb`` and so on.
 
@@ -130,21 +132,43 @@ def export_lods(
         motion: as for ``export_avatar``.
         rights: as for ``export_avatar``.
         profile: as for ``export_avatar``.
+        body: as for ``export_avatar``.
 
     Raises:
-        ValueError: a share is not between 0 and 1.
+        ValueError: a share is not between 0 and 1, or a whole body on a head model that it does not fit.
         ImportError: the library that collapses edges is not installed.
     """
-    person = rigged_person(avatar, rights=rights)
-    rest, _ = rest_and_joints(person.head, person.shape, person.offsets)
-    whole = person.surface or whole_surface(person.head)
+    person = rigged_person(avatar, rights=rights, body=body)
     # Before anything is written, so that a wrong share leaves no file.
-    surfaces = [whole, *(simplified(whole, rest, share) for share in shares)]
-    files = [path, *(path.with_stem(f"{path.stem}_lod{level}") for level in range(1, len(surfaces)))]
-    for file, surface in zip(files, surfaces, strict=True):
-        level = dataclasses.replace(person, surface=surface)
+    people = [person, *(simplified_person(person, share) for share in shares)]
+    files = [path, *(path.with_stem(f"{path.stem}_lod{level}") for level in range(1, len(people)))]
+    for file, level in zip(files, people, strict=True):
         export_glb(file, level, name=path.stem, profile=profile, motion=motion)
     return files
+
+
+def simplified_person(person: Person, share: float) -> Person:
+    """The person with a share of the triangles of each mesh; the head's and the body's edge stay one.
+
+    Args:
+        person: to simplify.
+        share: of the triangles, in (0, 1).
+
+    Raises:
+        ValueError: ``share`` is not between 0 and 1.
+        ImportError: the library that collapses edges is not installed.
+    """
+    rest, joints = rest_and_joints(person.head, person.shape, person.offsets)
+    surface = person.surface or whole_surface(person.head)
+    if person.body_texture is None:
+        return dataclasses.replace(person, surface=simplified(surface, rest, share))
+    figure = with_body(person.head, person.shape, rest, joints)
+    # Borders keep all their vertices, so no gap opens between the two.
+    return dataclasses.replace(
+        person,
+        surface=simplified(surface, figure.head_vertices, share),
+        body_surface=simplified(person.body_surface or body_surface(), figure.vertices, share),
+    )
 
 
 def rigged_person(

@@ -32,12 +32,12 @@ def load_simplifier() -> Any:
     return fast_simplification
 
 
-def simplified(surface: Surface, rest: Float[Tensor, "v 3"], share: float) -> Surface:
+def simplified(surface: Surface, points: Float[Tensor, "v 3"], share: float) -> Surface:
     """The surface with a share of its triangles, or as near to it as seams and borders allow.
 
     Args:
         surface: to simplify.
-        rest: the head's vertices at rest, metres.
+        points: vertices of the mesh that the surface is a part of, metres.
         share: of the triangles, in (0, 1).
 
     Raises:
@@ -49,13 +49,13 @@ def simplified(surface: Surface, rest: Float[Tensor, "v 3"], share: float) -> Su
     if not 0 < share < 1:
         raise ValueError(f"a level of detail is a share of the triangles between 0 and 1, got {share}")
     library = load_simplifier()
-    points = surface.carry(rest.double()).numpy()
+    corners = surface.carry(points.double()).numpy()
     faces = surface.faces.numpy().astype(np.int32)
     *_, collapses = library.simplify(
-        points, faces, 1 - share, agg=_CALM, return_collapses=True, preserve_border=True
+        corners, faces, 1 - share, agg=_CALM, return_collapses=True, preserve_border=True
     )
-    moved, fewer, new = library.replay_simplification(points, faces, collapses)
-    kept = _nearest_members(points, np.asarray(moved), np.asarray(new))
+    moved, fewer, new = library.replay_simplification(corners, faces, collapses)
+    kept = _nearest_members(corners, np.asarray(moved), np.asarray(new))
     index = torch.from_numpy(kept)
     return Surface(
         surface.weights[kept],

@@ -20,10 +20,10 @@ CAP_UV = (0.002, 0.002)
 
 @dataclass(frozen=True)
 class Surface:
-    """Triangles whose vertices are weighted sums of a head's vertices; one index for place and texture."""
+    """Triangles whose vertices are weighted sums of a mesh's vertices; one index for place and texture."""
 
     weights: csr_matrix
-    """(n, v): of the head's vertices in each vertex; rows sum to 1."""
+    """(n, v): of the mesh's vertices in each vertex; rows sum to 1. The mesh is a head's or a body's."""
     uvs: Float[Tensor, "n 2"]
     """Texture coordinates, as ``HeadModel.uvs``."""
     faces: Int[Tensor, "f 3"]
@@ -31,7 +31,7 @@ class Surface:
     """Vertices of the cap below, which has an edge of its own."""
 
     def carry(self, values: Float[Tensor, "v c"]) -> Float[Tensor, "n c"]:
-        """Values of the head's vertices at the vertices of the surface."""
+        """Values of the mesh's vertices at the vertices of the surface."""
         carried = self.weights @ values.double().cpu().numpy()
         return torch.from_numpy(np.asarray(carried)).to(values.dtype)
 
@@ -53,11 +53,18 @@ class Cut:
 
 def whole_surface(head: HeadModel) -> Surface:
     """The head's mesh as it is, a vertex per pair of vertex and texture coordinate."""
-    vertices, uvs, faces = _corners(head)
+    return mesh_surface(head.faces.cpu(), head.uv_faces.cpu(), head.uvs.cpu().float(), head.num_vertices)
+
+
+def mesh_surface(
+    faces: Int[Tensor, "f 3"], uv_faces: Int[Tensor, "f 3"], uvs: Float[Tensor, "u 2"], num_vertices: int
+) -> Surface:
+    """Any mesh as it is, a vertex per pair of vertex and texture coordinate."""
+    vertices, uv_ids, corners = _corners(faces, uv_faces)
     return Surface(
-        _rows(vertices.numpy()[:, None], np.ones((len(vertices), 1)), head.num_vertices),
-        head.uvs.cpu().float()[uvs],
-        faces,
+        _rows(vertices.numpy()[:, None], np.ones((len(vertices), 1)), num_vertices),
+        uvs[uv_ids],
+        corners,
         torch.zeros(len(vertices), dtype=torch.bool),
     )
 
@@ -73,7 +80,7 @@ def bust_surface(head: HeadModel, rest: Float[Tensor, "v 3"], cut: Cut) -> Surfa
         rest: the person's vertices at rest, metres.
         cut: where the bust ends; the border of the head's mesh must lie below it.
     """
-    vertices, uv_ids, faces = _corners(head)
+    vertices, uv_ids, faces = _corners(head.faces.cpu(), head.uv_faces.cpu())
     heights = cut.above(rest.double().cpu())
     # A vertex on the bowl would divide its triangles into nothing.
     heights = torch.where(heights.abs() < 1e-6, torch.full_like(heights, 1e-6), heights)
@@ -148,9 +155,11 @@ def _fans(
     return _stack(ring, centres), torch.stack([base + rim[:, 1], base + rim[:, 0], middle], 1)
 
 
-def _corners(head: HeadModel) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"], Int[Tensor, "f 3"]]:
+def _corners(
+    faces: Int[Tensor, "f 3"], uv_faces: Int[Tensor, "f 3"]
+) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"], Int[Tensor, "f 3"]]:
     """Vertex and texture coordinate of each pair of both, and the triangles of these pairs."""
-    pairs = torch.stack([head.faces.flatten(), head.uv_faces.flatten()], dim=1).cpu()
+    pairs = torch.stack([faces.flatten(), uv_faces.flatten()], dim=1)
     unique, index = pairs.unique(dim=0, return_inverse=True)
     return unique[:, 0], unique[:, 1], index.view(-1, 3)
 

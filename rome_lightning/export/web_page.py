@@ -12,7 +12,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.export import browser_networks
 from rome_lightning.export.browser_networks import check_browser_networks, export_browser_networks
 from rome_lightning.export.glb import Motion, export_glb
-from rome_lightning.export.person import rigged_person
+from rome_lightning.export.person import BodyPart, rigged_person
 from rome_lightning.media.atomic import write_atomic
 
 _TRACKER = ("web_tracker", "web_tracker_loader", "web_tracker_wasm", "face_landmarker")
@@ -33,6 +33,7 @@ def export_web(
     webcam: bool = False,
     neural: bool = False,
     webgpu: bool = False,
+    body: BodyPart = "bust",
 ) -> list[Path]:
     """Write the page, its script, which contains three.js, and the person's ``avatar.glb``.
 
@@ -45,12 +46,14 @@ def export_web(
         neural: add the networks and onnxruntime, with which the page shows the neural render, in the folder
             ``neural``.
         webgpu: add onnxruntime for WebGPU too, which the page uses where the viewer's browser has WebGPU.
+        body: how much of the person the mesh shows; the neural render shows the bust.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: the model has no neural render for browsers, or ``webgpu`` without ``neural``.
+        ValueError: the model has no neural render for browsers, ``webgpu`` without ``neural``, or a whole
+            body on a head model that it does not fit.
         ImportError: ``neural`` needs packages that are missing.
         OSError: a file cannot be fetched or written.
     """
@@ -58,6 +61,7 @@ def export_web(
         raise ValueError("--webgpu is for the neural render; give --neural too")
     if neural:
         check_browser_networks(avatar)
+    person = rigged_person(avatar, rights=rights, body=body)
     # A failed download must not leave half a page.
     tracker = _resolved(_TRACKER) if webcam else []
     runtime = _resolved((*_RUNTIME, *_GPU_RUNTIME * webgpu)) if neural else []
@@ -72,7 +76,7 @@ def export_web(
         written += _copied(runtime, "onnxruntime", folder / "neural")
     else:
         _remove(folder / "neural", _RUNTIME, browser_networks.FILES)
-    written.append(export_glb(folder / "avatar.glb", rigged_person(avatar, rights=rights), motion=motion))
+    written.append(export_glb(folder / "avatar.glb", person, motion=motion))
     parts = ["tracking"] * webcam + ["neural"] * neural + ["webgpu"] * webgpu
     index = _shipped("index.html").replace(b'data-parts=""', f'data-parts="{" ".join(parts)}"'.encode())
     pages = {"avatar.js": _shipped("avatar.js"), "embed.html": _shipped("embed.html"), "index.html": index}

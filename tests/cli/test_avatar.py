@@ -88,9 +88,11 @@ def test_visemes_join_those_of_a_program(
 
 def test_parts_of_a_page_are_asked_for(avatar: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[set[str]] = []
+    bodies: list[str] = []
 
-    def export(*given: Any, **wanted: bool) -> list[Path]:
+    def export(*given: Any, body: str, **wanted: bool) -> list[Path]:
         assert set(wanted) == {"webcam", "neural", "webgpu"}
+        bodies.append(body)
         parts.append({name for name, value in wanted.items() if value})
         return []
 
@@ -98,6 +100,23 @@ def test_parts_of_a_page_are_asked_for(avatar: str, monkeypatch: pytest.MonkeyPa
     for options in ([], ["--webcam"], ["--neural"], ["--neural", "--webcam"], ["--neural", "--webgpu"]):
         assert main(["avatar", "export", avatar, "--format", "web", *options]) == 0
     assert parts == [set(), {"webcam"}, {"neural"}, {"neural", "webcam"}, {"neural", "webgpu"}]
+    assert main(["avatar", "export", avatar, "--format", "web", "--body", "full"]) == 0
+    assert bodies == ["bust"] * 5 + ["full"]
+
+
+def test_levels_of_detail_have_the_body_that_is_asked_for(
+    avatar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[Any, ...]] = []
+
+    def export(*given: Any) -> list[Path]:
+        found.append(given)
+        return []
+
+    monkeypatch.setattr(person, "export_lods", export)
+    for options in ([], ["--body", "full"]):
+        assert main(["avatar", "export", avatar, "--lod", "0.5,0.25", *options]) == 0
+    assert [(given[2], given[-1]) for given in found] == [((0.5, 0.25), "bust"), ((0.5, 0.25), "full")]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rome_lightning.cli.main import main
 from rome_lightning.export import body as module
 from rome_lightning.export.body import BODY_FILE, load_body, with_body
 from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
-from rome_lightning.export.person import rigged_person
+from rome_lightning.export.person import rigged_person, simplified_person
 from rome_lightning.export.profiles import PROFILES
 from rome_lightning.export.vrm import VrmMeta, export_vrm
 from rome_lightning.head import HeadModel
@@ -50,6 +50,13 @@ def avatar(head: HeadModel) -> Avatar:
 @pytest.fixture(scope="module")
 def dressed(avatar: Avatar) -> Person:
     return rigged_person(avatar, 256, body="full")
+
+
+@pytest.fixture(scope="module")
+def level(dressed: Person, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The figure with a third of its triangles."""
+    pytest.importorskip("fast_simplification")
+    return export_glb(tmp_path_factory.mktemp("levels") / "me.glb", simplified_person(dressed, 1 / 3))
 
 
 @pytest.fixture(scope="module")
@@ -105,29 +112,52 @@ def test_khronos_validator_finds_nothing(kind: str, files: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("kind", ["vrm", "vrm0", "glb"])
 def test_no_edge_is_open_below_the_chin(kind: str, files: dict[str, Path]) -> None:
-    points, faces = welded(files[kind])
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    _, first, times = np.unique(np.sort(edges, axis=1), axis=0, return_index=True, return_counts=True)
-    open_edges = edges[first[times == 1]]
-    read = Reader(files[kind])
-    places = {name.lower(): matrix[:3, 3] for name, matrix in read.node_matrices({}).items()}
-    # Sockets, teeth and gums are open, inside the head.
-    assert points[open_edges.ravel(), 1].min() > places["head"][1] - 0.02
+    check_closed(files[kind])
+    points, _ = welded(files[kind])
     assert points[:, 1].min() == pytest.approx(0, abs=1e-6)
     assert points[:, 1].max() > 1.6
 
 
+def check_closed(file: Path) -> None:
+    points, faces = welded(file)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    _, first, times = np.unique(np.sort(edges, axis=1), axis=0, return_index=True, return_counts=True)
+    open_edges = edges[first[times == 1]]
+    places = {name.lower(): matrix[:3, 3] for name, matrix in Reader(file).node_matrices({}).items()}
+    # Sockets, teeth and gums are open, inside the head.
+    assert points[open_edges.ravel(), 1].min() > places["head"][1] - 0.02
+
+
 def test_both_meshes_move_as_one_at_their_edge(files: dict[str, Path]) -> None:
-    body = load_body()
-    kinds = ("POSITION", "NORMAL", "JOINTS_0", "WEIGHTS_0")
+    check_edge(files["vrm"])
+
+
+def check_edge(file: Path) -> None:
     rows = []
-    for read in (Reader(files["vrm"]), BodyReader(files["vrm"])):
-        found = [read[getattr(read.primitive.attributes, kind)].astype(np.float64) for kind in kinds]
-        rows.append({tuple(row[:3]): row for row in np.concatenate(found, axis=1).tolist()})
+    for read in (Reader(file), BodyReader(file)):
+        found = vertex_rows(read)
+        rows.append({tuple(row[:3]): row for row in found.tolist()})
     common = rows[0].keys() & rows[1].keys()
-    assert len(common) == len(body.rim)
+    assert len(common) == len(load_body().rim)
     for place in common:
         np.testing.assert_allclose(rows[0][place], rows[1][place], atol=1e-6)
+
+
+def vertex_rows(read: Reader) -> np.ndarray:
+    kinds = ("POSITION", "NORMAL", "JOINTS_0", "WEIGHTS_0")
+    found = [read[getattr(read.primitive.attributes, kind)].astype(np.float64) for kind in kinds]
+    return np.concatenate(found, axis=1)
+
+
+def test_a_level_of_detail_has_fewer_triangles_and_no_gap(files: dict[str, Path], level: Path) -> None:
+    check_closed(level)
+    check_edge(level)
+    for read, whole in ((Reader(level), Reader(files["glb"])), (BodyReader(level), BodyReader(files["glb"]))):
+        count, all_of_them = (len(each[each.primitive.indices]) for each in (read, whole))
+        assert count == pytest.approx(all_of_them / 3, rel=0.05)
+        # Each vertex is one of the whole's, with its bones.
+        assert {tuple(row) for row in vertex_rows(read)} <= {tuple(row) for row in vertex_rows(whole)}
+    assert khronos_issues(level) == khronos_issues(files["glb"])
 
 
 @pytest.mark.parametrize("kind", ["vrm", "vrm0"])
@@ -280,10 +310,9 @@ def test_none_is_head_and_neck(avatar: Avatar) -> None:
     [
         (
             ["--format", "obj", "--body", "full"],
-            "--body is for --format glb or vrm or vrm0 or smplx, got obj",
+            "--body is for --format glb or vrm or vrm0 or web or smplx, got obj",
         ),
         (["--body", "half"], "--body of --format glb must be none, bust, full, got half"),
-        (["--body", "full", "--lod", "0.5"], "--lod is for --body bust, got full"),
     ],
 )
 def test_the_command_refuses_other_bodies(

@@ -15,6 +15,7 @@ from glb_reader import Reader
 from helpers import perturbed, random_frames, random_params, small_config
 from PIL import Image
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.export import Motion, web_page
@@ -193,3 +194,86 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     assert shown[:, :600].std() > 10
     # Without controls the page around it shows through.
     assert shown[10, 1390].tolist() == [0x20, 0x40, 0x80]
+
+
+# A page around one of a person with a body, all of whose vertices it inspects.
+BODY_PAGE = """<!doctype html><html><body style="margin:0">
+<iframe id="f" src="me/index.html" style="width:700px;height:700px;border:0"></iframe>
+<script type="module">
+FINISH
+const frame = document.getElementById("f");
+try {
+  while (frame.contentDocument?.querySelector("html")?.dataset.state !== "ready") {
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  const { avatar } = frame.contentWindow;
+  const meshes = [];
+  let root = avatar.mesh;
+  while (root.parent) root = root.parent;
+  root.traverse((node) => { if (node.isSkinnedMesh) meshes.push(node); });
+  const look = () => {
+    root.updateMatrixWorld(true);
+    return meshes.map((mesh) => {
+      const points = [];
+      for (let index = 0; index < mesh.geometry.attributes.position.count; index += 7) {
+        points.push(mesh.getVertexPosition(index, mesh.position.clone()).toArray());
+      }
+      return points;
+    });
+  };
+  const before = look();
+  avatar.set({ jawOpen: 0.6 });
+  avatar.pose({ neck: [0, 0.4, 0], LeftArm: [0.3, 0, -0.7], RightForeArm: [0, -0.5, 0] });
+  const after = look();
+  avatar.reset();
+  const again = look();
+  avatar.pose({ LeftArm: [0, 0, 0.5] });
+  const text = [...frame.contentDocument.querySelectorAll("button")].map((each) => each.textContent);
+  avatar.view("face");
+  avatar.view("whole");
+  const wrong = (() => { try { avatar.view("hand"); } catch (error) { return error.message; } })();
+  finish({ before, after, again, text, wrong });
+} catch (error) { finish({ error: String(error.stack ?? error) }); }
+</script></body></html>""".replace("FINISH", FINISH)
+
+
+@pytest.mark.slow
+def test_a_page_shows_a_whole_body_with_hanging_arms(avatar: Avatar, tmp_path: Path) -> None:
+    folder = tmp_path / "me"
+    export_web(avatar, folder, body="full")
+    (tmp_path / "index.html").write_text(BODY_PAGE)
+    picture = tmp_path / "web.png"
+    found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
+    assert "error" not in found, found["error"]
+    assert found["text"] == ["Face", "Microphone", "Record 5 s", "Reset"]
+    assert "whole or face, not hand" in found["wrong"]
+    np.testing.assert_allclose(np.concatenate(found["again"]), np.concatenate(found["before"]), atol=1e-6)
+    read = Reader(folder / "avatar.glb")
+    rest = read.node_matrices({})
+    parents = {
+        read.gltf.nodes[child].name: node.name for node in read.gltf.nodes for child in node.children or []
+    }
+
+    def local(bone: str, vector: tuple[float, float, float]) -> np.ndarray:
+        """The bone's rotation after one about the axes of the space."""
+        turned = Rotation.from_rotvec(vector).as_matrix() @ rest[bone][:3, :3]
+        return rest[parents[bone]][:3, :3].T @ turned
+
+    hanging = {"LeftArm": local("LeftArm", (0, 0, -1.25)), "RightArm": local("RightArm", (0, 0, 1.25))}
+    driven = hanging | {
+        "Head": local("Head", (0, 0.4, 0)),
+        "LeftArm": local("LeftArm", (0.3, 0, -0.7)),
+        "RightForeArm": local("RightForeArm", (0, -0.5, 0)),
+    }
+    for name, weights, bones in (("before", {}, hanging), ("after", {"jawOpen": 0.6}, driven)):
+        # A thousandth of the head's height.
+        np.testing.assert_allclose(found[name][0], read.pose(weights, bones)[::7], atol=2.5e-4)
+    # Hands are beside the hips, not out to the sides.
+    body = np.asarray(found["before"][1])
+    assert 0.2 < np.abs(body[:, 0]).max() < 0.45
+    # The figure stands in the picture, head to foot.
+    shown = np.asarray(Image.open(picture).convert("RGB"))[:, :400].astype(int)
+    drawn = np.abs(shown - shown[5, 5]).sum(2) > 30
+    rows = np.flatnonzero(drawn.any(1))
+    assert rows[0] < 120
+    assert rows[-1] > 560
