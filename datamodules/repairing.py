@@ -84,6 +84,8 @@ def rebuild_shards(
 def _config(manifest: Manifest, head: str) -> PrepareConfig:
     known = {field.name for field in fields(PrepareConfig)}
     options = {name: value for name, value in manifest.configuration.items() if name in known}
+    if "deca" in options:
+        raise ValueError("its parameters are DECA's; run rome prepare again, with --deca deca_model.tar")
     try:
         return PrepareConfig(**{**options, "head": head})
     except TypeError as error:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams
 
 SIZE = 128

@@ -24,7 +24,7 @@ from rome_lightning.tracking.foreign import (
     read_track,
     rows_of,
 )
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 
 _OF_CLIP = re.compile(r"tracked_flame_params(?:_(\d+))?\.npz")
 """VHAP's result, with the number of its last epoch."""

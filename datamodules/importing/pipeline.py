@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def import_dataset(
             shards.append((split, importer.make(kind, split, start // config.videos_per_shard, group)))
     about: dict[str, Any] = {"name": head.name, "sha256": head_digest(head)}
     about |= {"num_shape": head.num_shape, "num_expression": head.num_expression}
-    configuration = {**asdict(config), "head": head.name, "imported_from": kind}
+    configuration = {**config.recorded(head.name), "imported_from": kind}
     manifest = build_manifest(config.dataset, config.image_size, about, shards, configuration, config.licence)
     if not manifest.split("train"):
         failed = "; ".join(f"{item['input']}: {item['reason']}" for item in manifest.failed[:3])

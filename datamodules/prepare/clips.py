@@ -21,7 +21,7 @@ from rome_lightning.media.video import Video, read_video
 from rome_lightning.tracking.identity import Embedder, is_person, similarity_to_most
 from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import split_shots
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
 """Recorded in every clip; another version makes different shards."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from rome_lightning.media.digest import file_sha256
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class PrepareConfig:
     """Height and width of the stored frames in pixels; training can use less, never more."""
     head: str = "open"
     """Head model to fit: ``open`` (ships with this package) or the path of a FLAME pickle."""
+    deca: str | None = None
+    """Path of DECA's ``deca_model.tar``: its encoder's parameters replace the fit; for FLAME."""
     fps: float | None = 6.0
     """Frames taken per second of video; null takes all. Neighbouring frames add little to pairs."""
     start_s: float = 0.0
@@ -101,13 +106,26 @@ class PrepareConfig:
     def clip_settings(self) -> dict[str, Any]:
         """The options that change the content of a clip, and so belong to a shard's spec."""
         others = {
-            "head", "videos_per_shard", "licence",
+            "head", "deca", "videos_per_shard", "licence",
             "val_ratio", "test_ratio", "val_identities", "test_identities",
         }  # fmt: skip
         if not self.fit_outline:
             # Clips without offsets keep the hash of versions that had none.
             others.add("fit_outline")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        return {name: value for name, value in asdict(self).items() if name not in others} | self._deca()
+
+    def recorded(self, head: str) -> dict[str, Any]:
+        """The options as a manifest keeps them: paths belong to the user's machine.
+
+        Args:
+            head: name of the head model.
+        """
+        options = {name: value for name, value in asdict(self).items() if name != "deca"}
+        return {**options, "head": head} | self._deca()
+
+    def _deca(self) -> dict[str, str]:
+        """The encoder's file by its content; datasets without one keep the hash of versions that had none."""
+        return {} if self.deca is None else {"deca": file_sha256(Path(self.deca))}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from datamodules.prepare.statistics import head_angles
 from rome_lightning.head import HeadModel
 from rome_lightning.renderer import get_rasterizer
 from rome_lightning.tracking.outline import fit_outline
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 
 FIT_SIZE = 256
 """Largest side of the images that offsets are fitted to, pixels; an outline needs no more."""

@@ -25,7 +25,8 @@ from datamodules.prepare.inputs import VideoInput
 from rome_lightning.media.pictures import read_image
 from rome_lightning.media.video import Video
 from rome_lightning.tracking.photos import fit_together
-from rome_lightning.tracking.tracker import TrackedClip, Tracker
+from rome_lightning.tracking.tracked import TrackedClip
+from rome_lightning.tracking.tracker import Tracker
 
 UNTRACKED = "photograph cannot be tracked"
 _FPS = 1.0

@@ -7,7 +7,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.escaping import printable
 from rome_lightning.media.locks import owned
 from rome_lightning.tracking.embedding import with_landmarks
+from rome_lightning.tracking.foreign import DecaEncoder, check_flame
 from rome_lightning.tracking.identity import default_embedder
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -107,6 +108,9 @@ def prepare(
         plans = _plan_shards(inputs, config, head)
         if make_tracker is None:
             # A missing model must end the run instead of failing every video.
+            if config.deca is not None:
+                check_flame(head, "DECA")
+                DecaEncoder.load(Path(config.deca))
             for name in _models(config):
                 resolve(name)
         builder = Builder(
@@ -141,8 +145,7 @@ def _finish(
         "num_shape": head.num_shape,
         "num_expression": head.num_expression,
     }
-    # The head's path belongs to the user's machine; its name identifies it.
-    configuration = {**asdict(config), "head": head.name}
+    configuration = config.recorded(head.name)
     manifest = build_manifest(
         config.dataset, config.image_size, description, shards, configuration, config.licence
     )

@@ -23,6 +23,7 @@ from rome_lightning.media.video import write_video
 from rome_lightning.tracking import Tracker
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import Progress
+from rome_lightning.tracking.foreign import DecaEncoder
 from rome_lightning.types import HeadParams
 
 LARGEST_FRAME = 1280
@@ -118,6 +119,7 @@ def read_driver(
     progress: Progress | None = None,
     max_seconds: float | None = None,
     max_fps: float | None = None,
+    encoder: DecaEncoder | None = None,
 ) -> Driver:
     """Read what is to drive an avatar.
 
@@ -130,13 +132,17 @@ def read_driver(
         progress: called as ``progress(stage, done, total)``.
         max_seconds: leave out what a video or a recording shows later.
         max_fps: leave out frames of faster videos and recordings.
+        encoder: see ``Tracker``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no face is found in any frame, or the file cannot be read.
+        ValueError: no face is found in any frame, the file cannot be read, or there is an encoder and the
+            avatar's head is not FLAME or the file is recorded motion.
     """
     size = avatar.image_size[0]
     if path.suffix.lower() in MOTION_SUFFIXES:
+        if encoder is not None:
+            raise ValueError(f"{path} is recorded motion, which has no pictures for an encoder; omit --deca")
         motion = read_motion(path, avatar.model.head)
         motion = _part(motion, max_frames, max_seconds, max_fps)
         times = motion.times_s.double().numpy()
@@ -144,8 +150,10 @@ def read_driver(
         found = Driver(motion.params, motion.lost, times, motion.fps, None, None, reasons, motion.framed)
         return found.framed_for(avatar)
     if path.is_dir() or path.suffix.lower() in _STILLS:
-        return _track_photographs(path, avatar.model.head, size, max_frames, fps or DEFAULT_FPS, progress)
-    return track_video(path, avatar.model.head, size, max_frames, progress, max_seconds, max_fps)
+        return _track_photographs(
+            path, avatar.model.head, size, max_frames, fps or DEFAULT_FPS, progress, encoder
+        )
+    return track_video(path, avatar.model.head, size, max_frames, progress, max_seconds, max_fps, encoder)
 
 
 def _part(
@@ -172,11 +180,12 @@ def track_video(
     progress: Progress | None = None,
     max_seconds: float | None = None,
     max_fps: float | None = None,
+    encoder: DecaEncoder | None = None,
 ) -> Driver:
     """What the tracker finds in a video, smoothed over time; see ``read_driver``. Keeps no frame."""
     selection = Selection(max_frames, max_fps, max_side=LARGEST_FRAME, max_seconds=max_seconds)
     video = FrameReader(path, selection)
-    tracker = Tracker(head, image_size=image_size)
+    tracker = Tracker(head, image_size=image_size, encoder=encoder)
     tracked = tracker.track_motion(video, fps=video.timing.fps, progress=progress)
 
     def crops(numbers: Int[Tensor, " n"], size: int) -> Iterator[UInt8[np.ndarray, "s s 3"]]:
@@ -193,6 +202,7 @@ def _track_photographs(
     max_frames: int | None,
     fps: float,
     progress: Progress | None,
+    encoder: DecaEncoder | None,
 ) -> Driver:
     """Poses of single photographs, not smoothed."""
     files = [path]
@@ -202,7 +212,7 @@ def _track_photographs(
         ]
     if not files:
         raise ValueError(f"{path} has no photographs ({', '.join(PICTURE_SUFFIXES[:4])}, ...)")
-    tracker = Tracker(head, image_size=image_size)
+    tracker = Tracker(head, image_size=image_size, encoder=encoder)
     params: list[HeadParams] = []
     found: list[Crop | None] = []
     for number, file in enumerate(files):

@@ -10,7 +10,7 @@ from rome_lightning.media.pictures import read_image
 from rome_lightning.models import AvatarModel
 from rome_lightning.tracking import Tracker, track_photos
 from rome_lightning.tracking.crop import FFHQ_RULE
-from rome_lightning.tracking.foreign import FlameTrack
+from rome_lightning.tracking.foreign import DecaEncoder, FlameTrack
 from rome_lightning.types import Frames
 
 PHOTO_SIZE = 512
@@ -19,7 +19,12 @@ SAME_PERSON = 0.363
 """SFace cosine above which two faces are taken for one person's; the value of OpenCV's example."""
 
 
-def photo_tracker(model: AvatarModel, photo_size: int = PHOTO_SIZE, image_size: int | None = None) -> Tracker:
+def photo_tracker(
+    model: AvatarModel,
+    photo_size: int = PHOTO_SIZE,
+    image_size: int | None = None,
+    encoder: DecaEncoder | None = None,
+) -> Tracker:
     """A tracker that crops photographs as the model was trained.
 
     Args:
@@ -28,10 +33,15 @@ def photo_tracker(model: AvatarModel, photo_size: int = PHOTO_SIZE, image_size: 
             exported texture are taken from them.
         image_size: side of the images that the networks see, pixels, which no crop is smaller than; as
             trained if not given.
+        encoder: see ``Tracker``.
+
+    Raises:
+        ValueError: there is an encoder, and the model's head is not FLAME.
     """
     is_released = model.config.decoder.interpolation == "release"
     size = max(photo_size, image_size or model.image_size)
-    return Tracker(model.head, image_size=size, crop_rule=FFHQ_RULE if is_released else None)
+    rule = FFHQ_RULE if is_released else None
+    return Tracker(model.head, image_size=size, crop_rule=rule, encoder=encoder)
 
 
 def read_person(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.avatar_animate import add_animate, add_track, animate, track
-from rome_lightning.cli.avatar_common import add_avatar, count
+from rome_lightning.cli.avatar_common import add_avatar, add_deca, count, read_encoder
 from rome_lightning.cli.avatar_export import add_export, export
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.cli.progress import shown
@@ -67,6 +67,7 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
         help="FLAME parameters of DECA, EMOCA, SMIRK or VHAP, one file per PHOTO in the same order, in place "
         "of our tracker's; for models with a FLAME head.",
     )
+    add_deca(create, "the photographs")
     create.add_argument(
         "--refine-steps",
         type=count,
@@ -167,10 +168,12 @@ def _create(args: argparse.Namespace) -> int:
     from rome_lightning.avatar.making import photo_tracker
     from rome_lightning.models.shipped import open_model
 
-    tracks = _tracks_of(args)
+    if args.params is not None and args.deca is not None:
+        raise ValueError("--params and --deca are two sources of the same parameters; omit one")
+    tracks, encoder = _tracks_of(args), read_encoder(args.deca)
     with shown("reading the model"):
         model = open_model(args.checkpoint)
-    tracker = photo_tracker(model, args.photo_size, args.image_size)
+    tracker = photo_tracker(model, args.photo_size, args.image_size, encoder)
     if not args.each:
         _make(args, model, tracker, args.photos, args.output, tracks)
         return 0

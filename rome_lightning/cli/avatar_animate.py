@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import count, following, load_driver
+from rome_lightning.cli.avatar_common import add_deca, count, following, load_driver, read_encoder
 from rome_lightning.cli.progress import counted
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
@@ -107,6 +107,7 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         default="neural",
         help="neural: the networks' render (default); mesh: the textured mesh, as `export` writes it.",
     )
+    add_deca(animate, "the driver")
 
 
 def add_track(commands: argparse._SubParsersAction) -> None:
@@ -123,6 +124,7 @@ def add_track(commands: argparse._SubParsersAction) -> None:
     track.add_argument(
         "--head", default="open", help="Head model: open (default), or your FLAME generic_model.pkl."
     )
+    add_deca(track, "the video")
 
 
 def track(args: argparse.Namespace) -> int:
@@ -133,9 +135,9 @@ def track(args: argparse.Namespace) -> int:
 
     if args.output.suffix.lower() not in MOTION_SUFFIXES:
         raise ValueError(f"--output must be a .csv or .npz file, got {args.output}")
-    head = load_head(args.head)
+    head, encoder = load_head(args.head), read_encoder(args.deca)
     with following(f"tracking {args.video}") as progress:
-        driver = track_video(args.video, head, TRACKED_SIZE, args.max_frames, progress)
+        driver = track_video(args.video, head, TRACKED_SIZE, args.max_frames, progress, encoder=encoder)
     write_motion(driver.motion(), args.output, head)
     lost = int(driver.lost.sum())
     print(printable(f"{args.output}: {len(driver) - lost} of {len(driver)} frames of {args.video}"))
@@ -151,7 +153,7 @@ def animate(args: argparse.Namespace) -> int:
     first = Avatar.load(args.avatar[0])
     # Loaded one after another, so that only one is in memory.
     rest = (Avatar.load(path) for path in args.avatar[1:])
-    driver = load_driver(first, args.driver, args.max_frames, args.fps)
+    driver = load_driver(first, args.driver, args.max_frames, args.fps, read_encoder(args.deca))
     if args.compare and driver.crops is None:
         raise ValueError(f"--compare shows the driver's frames, but {args.driver} has none")
 

@@ -14,11 +14,34 @@ if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.driver import Driver
     from rome_lightning.tracking.detector import Progress
+    from rome_lightning.tracking.foreign import DecaEncoder
 
 
 def add_avatar(parser: argparse.ArgumentParser) -> None:
     """The avatar as the first argument."""
     parser.add_argument("avatar", type=Path, help="Folder or file made by `rome avatar create`.")
+
+
+def add_deca(parser: argparse.ArgumentParser, what: str) -> None:
+    """DECA's checkpoint as an option.
+
+    Args:
+        parser: gets the option.
+        what: is tracked with it, for the help.
+    """
+    parser.add_argument(
+        "--deca",
+        type=Path,
+        metavar="FILE",
+        help=f"Your deca_model.tar: DECA's encoder tracks {what} in place of our fit; for FLAME heads.",
+    )
+
+
+def read_encoder(path: Path | None) -> DecaEncoder | None:
+    """The encoder of ``--deca``."""
+    from rome_lightning.tracking.foreign import DecaEncoder
+
+    return None if path is None else DecaEncoder.load(path)
 
 
 def count(text: str) -> int:
@@ -40,13 +63,17 @@ def shares(text: str) -> tuple[float, ...]:
 
 
 def load_driver(
-    avatar: Avatar, path: Path, max_frames: int | None = None, fps: float | None = None
+    avatar: Avatar,
+    path: Path,
+    max_frames: int | None = None,
+    fps: float | None = None,
+    encoder: DecaEncoder | None = None,
 ) -> Driver:
     """Read the driver of an avatar (see ``read_driver``) and show progress on the terminal."""
     from rome_lightning.avatar.driver import read_driver
 
     with following(f"tracking {path}") as progress:
-        return read_driver(path, avatar, max_frames, fps, progress)
+        return read_driver(path, avatar, max_frames, fps, progress, encoder=encoder)
 
 
 @contextmanager

@@ -6,9 +6,7 @@ Users bring their own files; none is shipped. Pickles are read as plain tensors;
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +17,12 @@ from torch import Tensor
 
 from rome_lightning.head.flame.released import check_released
 from rome_lightning.media.atomic import atomic_file
-from rome_lightning.media.digest import check_archive, file_sha256, seal_archive
+from rome_lightning.media.digest import file_sha256, seal_archive
 from rome_lightning.models.avatar_model import AvatarModel
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.models.config import AvatarConfig, DeferredRendererConfig, OffsetConfig, TextureConfig
 from rome_lightning.networks import PatchDiscriminator
+from rome_lightning.pretrained.weights import read_tensors
 
 OFFICIAL_SIZE = 256
 """Side of the release's images and textures, pixels."""
@@ -108,23 +107,10 @@ def read_official(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, or holds more than tensors.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no file at {path}; the release's weights are linked from "
-            "https://github.com/SamsungLabs/rome (non-commercial research)"
-        )
-    try:
-        if zipfile.is_zipfile(path):
-            check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors; it is not read, because that could run code"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'cut short'}"
-        ) from error
+    content = read_tensors(
+        path,
+        "the release's weights are linked from https://github.com/SamsungLabs/rome (non-commercial research)",
+    )
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

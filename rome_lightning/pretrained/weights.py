@@ -6,7 +6,9 @@ PyTorch files are read with ``weights_only``.
 
 from __future__ import annotations
 
+import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rome_lightning.media.digest import check_archive
 from rome_lightning.pretrained.pickled_data import to_array
 from rome_lightning.pretrained.restricted_pickle import loads
 
@@ -24,6 +27,33 @@ VGG19_CONVS = (2, 2, 4, 4, 4)
 """Convolutions per block."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def read_tensors(path: Path, source: str) -> Any:
+    """The content of a file saved by PyTorch, loaded to the CPU; no code in it runs.
+
+    Args:
+        path: an archive or a bare pickle.
+        source: where the file comes from, for the message if there is none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; {source}")
+    try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors; it is not read, because that could run code"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'cut short'}"
+        ) from error
 
 
 def load_vgg16_features(path: Path) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.renderer import get_rasterizer, interpolate
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams
 
 REGION_COLOURS = (

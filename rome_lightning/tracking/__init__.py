@@ -9,7 +9,8 @@ from rome_lightning.tracking.photos import track_photos
 from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import QualityRule
 from rome_lightning.tracking.segmenter import Segmentation, Segmenter
-from rome_lightning.tracking.tracker import TrackedClip, Tracker
+from rome_lightning.tracking.tracked import TrackedClip
+from rome_lightning.tracking.tracker import Tracker
 
 __all__ = [
     "BLENDSHAPE_NAMES",

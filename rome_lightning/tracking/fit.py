@@ -313,7 +313,7 @@ def _assemble(
     predicted = problem.predict(shape, state)
     distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
     params = to_params(head, problem.model, shape, state, bust, image_size)
-    nearest = _nearest(found)
+    nearest = nearest_found(found)
 
     def spread(values: Tensor) -> Tensor:
         result = values[nearest].clone()
@@ -330,7 +330,7 @@ def _assemble(
     )
 
 
-def _nearest(found: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
+def nearest_found(found: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
     """For each frame the row, among those with a face, of the nearest one, the earlier of two."""
     times, fitted = torch.arange(len(found)), found.nonzero().flatten()
     after = torch.searchsorted(fitted, times).clamp_max(len(fitted) - 1)

@@ -14,9 +14,11 @@ from jaxtyping import UInt8
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, Detections
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes
 from rome_lightning.tracking.foreign import FlameTrack, apply_to_photos
+from rome_lightning.tracking.foreign.converting import with_shape
 from rome_lightning.tracking.problems import Problem
 from rome_lightning.tracking.quality import worn
-from rome_lightning.tracking.tracker import TrackedClip, Tracker
+from rome_lightning.tracking.tracked import TrackedClip
+from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.landmarks import LEFT_IRIS, RIGHT_IRIS
 
@@ -84,11 +86,16 @@ def track_photos(
 def fit_together(tracker: Tracker, clips: Sequence[TrackedClip], found: Sequence[Detections]) -> HeadParams:
     """Fit individually tracked photographs again, with one identity for all of them.
 
+    An encoder's estimates get their mean identity.
+
     Args:
         tracker: that tracked them.
         clips: of one frame each.
         found: the face of each.
     """
+    if tracker.encoder is not None:
+        params = HeadParams.cat([clip.params for clip in clips])
+        return with_shape(tracker.head, params, params.shape.mean(0))
     settings = dataclasses.replace(
         tracker.fit_settings,
         smooth_pose=False,

@@ -22,11 +22,13 @@ from rome_lightning.tracking.detector import (
     Progress,
 )
 from rome_lightning.tracking.embedding import with_landmarks
-from rome_lightning.tracking.fit import fit_clip, match_blendshapes
+from rome_lightning.tracking.fit import fit_clip, match_blendshapes, nearest_found
 from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.foreign.converting import MOST_RESIDUAL, check_flame, convert
+from rome_lightning.tracking.foreign.deca import DecaEncoder
 from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.matting import Matter, bounded_matte
-from rome_lightning.tracking.problems import Problem, reasons_of
+from rome_lightning.tracking.problems import Problem
 from rome_lightning.tracking.quality import (
     QualityRule,
     continuous_shot,
@@ -34,69 +36,11 @@ from rome_lightning.tracking.quality import (
     yaw_degrees,
 )
 from rome_lightning.tracking.segmenter import Segmenter
-from rome_lightning.types import Frames, HeadParams, Region
-from rome_lightning.types.struct import TensorStruct
+from rome_lightning.tracking.tracked import TrackedClip, TrackedMotion
+from rome_lightning.types import HeadParams, Region
 
-
-@dataclass(frozen=True)
-class TrackedMotion(TensorStruct):
-    """How one person moves in a video, without pictures."""
-
-    params: HeadParams
-    """One row per frame, identity repeated. Frames that are not valid hold the nearest valid frame's."""
-    problems: Int16[Tensor, " n"]
-    """Bits of ``Problem``; 0 for a frame to be used."""
-    crop: Crop
-    """The square of the frames that the camera of ``params`` refers to."""
-
-    def __len__(self) -> int:
-        return len(self.problems)
-
-    @property
-    def valid(self) -> Bool[Tensor, " n"]:
-        """Frames without a problem."""
-        return self.problems == 0
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The most telling problem of each frame, one of ``REASONS``; empty for a frame to be used."""
-        return reasons_of(self.problems)
-
-
-@dataclass(frozen=True)
-class TrackedClip(TrackedMotion):
-    """Cropped frames of one person with the tracking results; a photo is a clip of one frame."""
-
-    images: UInt8[Tensor, "n s s 3"]
-    """RGB crops; pixels outside the video repeat its border."""
-    landmarks: Float[Tensor, "n 478 2"]
-    """MediaPipe landmarks, pixels of ``images``; 0 where no face was found."""
-    regions: UInt8[Tensor, "n s s"]
-    """Label per pixel, see ``Region``; ``OUTSIDE`` beyond the border of the video. Frames whose problem
-    shows before masks are drawn, such as no face, have none: background and a matte of 0."""
-    matte: Float[Tensor, "n s s"]
-    """Opacity of the person, [0, 1], half precision; 0 outside the video."""
-    residual: Float[Tensor, " n"]
-    """Mean landmark error of the fit divided by the distance of the irises; NaN where not fitted."""
-    covered: Float[Tensor, " n"]
-    """Share of the face behind hands or objects, eyewear left out, [0, 1]; NaN where no face was found or no
-    mask drawn."""
-
-    @property
-    def confidence(self) -> Float[Tensor, " n"]:
-        """[0, 1]: uncovered share of the face, halved by a fit error of 5 % of the iris distance."""
-        error = self.residual / 0.05
-        return torch.nan_to_num((1 - self.covered.nan_to_num(nan=0.0)) / (1 + error.square()), nan=0.0)
-
-    def to_frames(self) -> Frames:
-        """All frames, valid or not, as the models expect them."""
-        return Frames(
-            image=self.images.permute(0, 3, 1, 2).float() / 255,
-            foreground_mask=self.matte[:, None].float(),
-            regions=self.regions,
-            landmarks=self.landmarks,
-            params=self.params,
-        )
+_CONVERTED_AT_ONCE = 128
+"""Frames whose vertices are in memory at the same time."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +72,7 @@ class Tracker:
         detector: FaceDetector | None = None,
         segmenter: Segmenter | None = None,
         matter: Matter | None = None,
+        encoder: DecaEncoder | None = None,
     ) -> None:
         """Set up; models are loaded when first used.
 
@@ -141,10 +86,14 @@ class Tracker:
             detector: finds faces; MediaPipe by default.
             segmenter: labels regions; MediaPipe by default.
             matter: draws mattes; MODNet by default.
+            encoder: its parameters, frame by frame, replace the fit; identity is the mean over the clip. For
+                FLAME.
         """
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
         # Refuse unsupported heads here and not after minutes of detection.
+        if encoder is not None:
+            check_flame(head, "DECA")
         landmark_model(with_landmarks(head))
         self.head = head
         self.image_size = image_size
@@ -154,6 +103,7 @@ class Tracker:
         self.detector = detector or FaceDetector()
         self.segmenter = segmenter or Segmenter()
         self.matter = matter or Matter()
+        self.encoder = encoder
 
     def track(
         self,
@@ -197,8 +147,7 @@ class Tracker:
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
             # Outside the video is unknown to the fit, not background.
             person = torch.where(inside, matte, 1.0)
-        settings = _settings_at(self.fit_settings, fps)
-        params, residual, problems = self._fit(landmarks, person, located.detections, problems, settings)
+        params, residual, problems = self._params(frames, located, problems, person, fps)
         return TrackedClip(
             images=torch.from_numpy(images),
             params=params,
@@ -235,10 +184,7 @@ class Tracker:
             frames = _checked(frames)
         fps = fps or 25.0
         located = self._locate(frames, fps, progress, face, None)
-        settings = _settings_at(self.fit_settings, fps)
-        params, _, problems = self._fit(
-            located.landmarks, None, located.detections, located.problems, settings
-        )
+        params, _, problems = self._params(frames, located, located.problems, None, fps)
         return TrackedMotion(params, problems, located.crop)
 
     def _locate(
@@ -318,6 +264,43 @@ class Tracker:
     def _outside(self, landmarks: Float[Tensor, "n 478 3"]) -> Bool[Tensor, " n"]:
         xy = landmarks[..., :2]
         return ((xy < -0.5) | (xy > self.image_size - 0.5)).any(-1).float().mean(1) > 0.02
+
+    def _params(
+        self,
+        frames: FrameSequence,
+        located: _Located,
+        problems: Int16[Tensor, " n"],
+        person: Float[Tensor, "n s s"] | None,
+        fps: float,
+    ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
+        """Parameters, residual and problems by the encoder or the fit."""
+        if self.encoder is not None:
+            return self._encoded(self.encoder, frames, located, problems)
+        settings = _settings_at(self.fit_settings, fps)
+        return self._fit(located.landmarks, person, located.detections, problems, settings)
+
+    def _encoded(
+        self,
+        encoder: DecaEncoder,
+        frames: FrameSequence,
+        located: _Located,
+        problems: Int16[Tensor, " n"],
+    ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
+        """One frame at a time, as the release does; those that the landmarks contradict are marked."""
+        found = located.detections.found
+        track = encoder.track(frames, located.detections.landmarks, found)
+        good = problems == 0
+        shape = track.shape[good if bool(good.any()) else found].mean(0)
+        points, size = located.landmarks[..., :2], self.image_size
+        parts = [
+            convert(self.head, track[rows], located.crop, points[rows], size, shape)
+            for rows in torch.arange(len(found)).split(_CONVERTED_AT_ONCE)
+        ]
+        residual = torch.cat([part.residual for part in parts])
+        poor = found & ~(residual <= MOST_RESIDUAL)
+        problems = problems | (Problem.POOR_FIT * poor).to(problems.dtype)
+        params = HeadParams.cat([part.params for part in parts])[nearest_found(found)]
+        return params, residual.where(found, torch.nan), problems
 
     def _fit(
         self,

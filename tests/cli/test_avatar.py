@@ -46,6 +46,14 @@ def test_every_photograph_has_a_file_of_parameters(capsys: pytest.CaptureFixture
         assert "--params wants a file for each photograph, got 1 for 2" in capsys.readouterr().err
 
 
+def test_parameters_have_one_source(capsys: pytest.CaptureFixture[str]) -> None:
+    create = ["avatar", "create", "a.png", "-o", "x", "--params", "a.npz", "--deca", "deca_model.tar"]
+    assert main(create) == 1
+    assert "--params and --deca are two sources of the same parameters" in capsys.readouterr().err
+    assert main(["avatar", "create", "a.png", "-o", "x", "--deca", "deca_model.tar"]) == 1
+    assert "no file at deca_model.tar; deca_model.tar is linked from" in capsys.readouterr().err
+
+
 def test_each_photograph_has_parameters_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("a", 0.25), ("b", 0.5)):
         arrays = {"shape": np.zeros((1, 100)), "exp": np.full((1, 50), value), "pose": np.zeros((1, 6))}

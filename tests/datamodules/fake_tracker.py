@@ -19,7 +19,7 @@ from rome_lightning.media.video import write_video
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.identity import Embedder
 from rome_lightning.tracking.problems import Problem
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams, Region
 
 RED, GREEN, BLUE = (150, 30, 30), (30, 150, 30), (30, 30, 150)

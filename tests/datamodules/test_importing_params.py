@@ -25,7 +25,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.tracking.foreign import KINDS
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams
 
 NUM_FRAMES = 8

@@ -23,7 +23,7 @@ from rome_lightning.cli import prepare as cli
 from rome_lightning.cli.main import main as rome
 from rome_lightning.geometry import project
 from rome_lightning.head import load_head
-from rome_lightning.tracking.tracker import TrackedClip
+from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams, Region
 
 CONFIG = PrepareConfig(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from deca_files import constant_weights, moved_camera, write_deca
 from human_flame import write_human_flame
 from PIL import Image
 from released_files import Widths, released_weights, write_moving, write_released_linear
@@ -21,6 +22,7 @@ from rome_lightning.cli.main import main
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.video import write_video
 from rome_lightning.tracking import Tracker
+from rome_lightning.tracking.foreign.deca import crop_transforms
 from rome_lightning.types import Region
 
 PAGE = Path(__file__).parents[2] / "docs" / "rome.md"
@@ -65,18 +67,24 @@ def write_companions(folder: Path) -> None:
     write_released_linear(data)
 
 
-def write_parameters(path: Path, photo: np.ndarray, head: HeadModel) -> None:
-    """DECA's output for a photograph, from our own fit."""
+def write_parameters(folder: Path, photo: np.ndarray, head: HeadModel) -> None:
+    """DECA's output for a photograph, from our own fit, and an encoder that always has this output."""
     clip = Tracker(head, image_size=256).track(photo[None])
     params, scale = clip.params, 224 / clip.crop.side
     corner = [(0.5 - clip.crop.left) * scale, (0.5 - clip.crop.top) * scale]
+    tform = np.array([[scale, 0, corner[0]], [0, scale, corner[1]], [0, 0, 1]])
+    # DECA has no neck: the whole rotation is global, about another joint.
+    pose = torch.cat([params.global_pose + params.neck_pose, params.jaw_pose], 1)
     np.savez(
-        path,
-        shape=params.shape, exp=params.expression, cam=params.camera,
-        # DECA has no neck: the whole rotation is global, about another joint.
-        pose=torch.cat([params.global_pose + params.neck_pose, params.jaw_pose], 1),
-        tform=[[scale, 0, corner[0]], [0, scale, corner[1]], [0, 0, 1]],
+        folder / "photo_deca.npz",
+        shape=params.shape, exp=params.expression, cam=params.camera, pose=pose, tform=tform,
     )  # fmt: skip
+    seen = crop_transforms(clip.crop.to_frame(clip.landmarks, 256))[0].numpy()
+    code = {
+        "shape": params.shape, "expression": params.expression, "pose": pose,
+        "camera": moved_camera(params.camera[0].numpy(), tform, seen),
+    }  # fmt: skip
+    write_deca(folder / "deca_model.tar", constant_weights(code))
 
 
 @pytest.mark.slow
@@ -91,12 +99,12 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = skimage.data.astronaut()
     Image.fromarray(photo).save("photo.jpg", quality=95)
     write_video(Path("driver.mp4"), [photo, np.roll(photo, 6, axis=1)], 25.0)
-    write_parameters(Path("photo_deca.npz"), photo, load_head("generic_model.pkl", "rome/data"))
+    write_parameters(tmp_path, photo, load_head("generic_model.pkl", "rome/data"))
     Path("clips").mkdir()
     frames = [np.roll(photo, step, axis=1) for step in range(48)]
     write_video(Path("clips/someone.mp4"), frames, 25.0)
     lines = commands()
-    assert len(lines) == 11
+    assert len(lines) == 14
     for words in lines:
         assert main(words) == 0, words
     avatar = Avatar.load(Path("avatars/someone/avatar.safetensors"))

@@ -1,13 +1,14 @@
 """FLAME parameters from DECA, EMOCA, SMIRK and VHAP."""
 
 from rome_lightning.tracking.foreign.applying import (
-    MOST_RESIDUAL,
     Applied,
     apply_to_photos,
     apply_track,
     describe,
     rows_of,
 )
+from rome_lightning.tracking.foreign.converting import MOST_RESIDUAL, check_flame
+from rome_lightning.tracking.foreign.deca import DecaEncoder
 from rome_lightning.tracking.foreign.files import FILE_SUFFIXES
 from rome_lightning.tracking.foreign.formats import KINDS, FlameTrack, join_tracks, read_track
 
@@ -16,9 +17,11 @@ __all__ = [
     "KINDS",
     "MOST_RESIDUAL",
     "Applied",
+    "DecaEncoder",
     "FlameTrack",
     "apply_to_photos",
     "apply_track",
+    "check_flame",
     "describe",
     "join_tracks",
     "read_track",

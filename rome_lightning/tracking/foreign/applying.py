@@ -8,26 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from rome_lightning.geometry import (
-    axis_angle_to_matrix,
-    matrix_to_axis_angle,
-    pixels_to_ndc,
-    project,
-)
 from rome_lightning.head import HeadModel
-from rome_lightning.tracking.embedding import with_landmarks
-from rome_lightning.tracking.foreign.cameras import CropCamera, PinholeCamera
+from rome_lightning.tracking.foreign.cameras import PinholeCamera
+from rome_lightning.tracking.foreign.converting import MOST_RESIDUAL, convert, fitted_width
 from rome_lightning.tracking.foreign.formats import FlameTrack
 from rome_lightning.tracking.problems import Problem
-from rome_lightning.tracking.tracker import TrackedClip
-from rome_lightning.types import HeadParams
-from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
-
-MOST_RESIDUAL = 0.15
-"""Landmark error, in interocular distances, beyond which parameters do not belong to the picture; trackers
-with other landmarks differ from ours by less than half of it."""
+from rome_lightning.tracking.tracked import TrackedClip
 
 
 @dataclass(frozen=True)
@@ -64,34 +51,16 @@ def apply_track(
     Raises:
         ValueError: the head is not FLAME, or the counts differ.
     """
-    if head.pose_basis is None:
-        raise ValueError(
-            f"parameters of {track.kind} are FLAME's, the head is {head.name}; use a model or a head option "
-            "with the path of FLAME's generic_model.pkl"
-        )
     if len(track) != len(clip):
         raise ValueError(f"{len(track)} rows of parameters for {len(clip)} pictures")
-    head = with_landmarks(head)
-    own = _head_params(head, track)
-    shape = track.shape.mean(0) if shape is None else shape
-    params = replace(own, shape=_fitted_width(shape[None], head.num_shape).expand_as(own.shape))
     size = clip.images.shape[-2]
-    if track.camera is None:
-        points, goals = head.landmarks(head.to_world(head(params), params)), clip.landmarks
-        params = replace(params, camera=_nearest_camera(points, pixels_to_ndc(goals, (size, size))))
-        error = None
-    else:
-        seen = picture_size or clip.crop.frame_size
-        goals, params = _converted(head, clip, track.camera, seen, own, params)
-        face = head.region("face")
-        found = _in_picture(head, params, size)[:, face, :2]
-        error = (found - goals).norm(dim=-1).mean(1) / _iris_distance(head, params, size)
-    residual = _residual(head, clip, params)
+    found = convert(head, track, clip.crop, clip.landmarks, size, shape, picture_size)
     shown = (clip.problems & int(Problem.NO_FACE)) == 0
-    poor = shown & ~(residual <= MOST_RESIDUAL)
+    poor = shown & ~(found.residual <= MOST_RESIDUAL)
     problems = clip.problems & ~int(Problem.POOR_FIT) | (int(Problem.POOR_FIT) * poor).to(clip.problems.dtype)
-    residual = torch.where(shown, residual, torch.nan)
-    return Applied(replace(clip, params=params, residual=residual, problems=problems), error)
+    residual = torch.where(shown, found.residual, torch.nan)
+    clip = replace(clip, params=found.params, residual=residual, problems=problems)
+    return Applied(clip, found.camera_error)
 
 
 def apply_to_photos(
@@ -115,7 +84,7 @@ def apply_to_photos(
     """
     # Trackers estimate different numbers of coefficients; those beyond are 0.
     widest = max(track.shape.shape[1] for track in tracks)
-    shape = torch.cat([_fitted_width(track.shape, widest) for track in tracks]).mean(0)
+    shape = torch.cat([fitted_width(track.shape, widest) for track in tracks]).mean(0)
     result = []
     for clip, track, name in zip(clips, tracks, names, strict=True):
         applied = apply_track(head, clip, track, shape)
@@ -141,78 +110,6 @@ def describe(track: FlameTrack, applied: Applied) -> list[str]:
             f"differ by {float(applied.camera_error.median()):.1%} of the interocular distance"
         )
     return texts
-
-
-def _head_params(head: HeadModel, track: FlameTrack) -> HeadParams:
-    """The track's parameters for the head, with as many coefficients as it has and no camera yet."""
-    return HeadParams(
-        shape=_fitted_width(track.shape, head.num_shape),
-        expression=_fitted_width(track.expression, head.num_expression),
-        global_pose=track.global_pose,
-        neck_pose=track.neck_pose,
-        jaw_pose=track.jaw_pose,
-        eye_pose=track.eye_pose,
-        camera=torch.zeros(len(track), 3),
-    )
-
-
-def _fitted_width(values: Float[Tensor, "n k"], width: int) -> Float[Tensor, "n w"]:
-    """Principal components are sorted by size: surplus ones are dropped, missing ones are 0."""
-    return F.pad(values[:, :width], (0, max(width - values.shape[1], 0)))
-
-
-def _converted(
-    head: HeadModel,
-    clip: TrackedClip,
-    camera: CropCamera | PinholeCamera,
-    picture_size: tuple[int, int],
-    own: HeadParams,
-    params: HeadParams,
-) -> tuple[Float[Tensor, "n v 2"], HeadParams]:
-    """The face's vertices where the other tracker sees them, pixels of the crop; and our parameters."""
-    size = clip.images.shape[-2]
-    vertices = head.to_world(head(own), own)[:, head.region("face")]
-    reduction = clip.crop.frame_size[0] / picture_size[0]
-    in_frame = (camera.project(vertices, picture_size) + 0.5) * reduction - 0.5
-    goals = clip.crop.to_crop(in_frame, size)
-    turn = camera.turns(vertices.mean(1))
-    turned = matrix_to_axis_angle(turn @ axis_angle_to_matrix(params.global_pose))
-    params = replace(params, global_pose=turned)
-    points = head.to_world(head(params), params)[:, head.region("face")]
-    return goals, replace(params, camera=_nearest_camera(points, pixels_to_ndc(goals, (size, size))))
-
-
-def _nearest_camera(
-    points_world: Float[Tensor, "n v 3"], goals_ndc: Float[Tensor, "n v 2"]
-) -> Float[Tensor, "n 3"]:
-    """Weak perspective of least squares."""
-    points = points_world[..., :2]
-    goals = goals_ndc * goals_ndc.new_tensor([1.0, -1.0])
-    centre, goal = points.mean(1), goals.mean(1)
-    local, wanted = points - centre[:, None], goals - goal[:, None]
-    scale = (local * wanted).sum((1, 2)) / local.square().sum((1, 2))
-    # Frames without a face have no targets; they are unused but must stay finite.
-    scale = torch.where(scale.abs() > 1e-6, scale, torch.ones_like(scale))
-    return torch.cat([scale[:, None], goal / scale[:, None] - centre], dim=1)
-
-
-def _in_picture(head: HeadModel, params: HeadParams, size: int) -> Float[Tensor, "n v 3"]:
-    return project(head.to_world(head(params), params), params.camera, (size, size))
-
-
-def _iris_distance(head: HeadModel, params: HeadParams, size: int) -> Float[Tensor, " n"]:
-    """Distance of the irises in space as the camera scales it, pixels of the crop."""
-    points = head.landmarks(head(params))
-    distance = (points[:, LEFT_IRIS[0]] - points[:, RIGHT_IRIS[0]]).norm(dim=-1)
-    return distance * params.camera[:, 0].abs() * size / 2
-
-
-def _residual(head: HeadModel, clip: TrackedClip, params: HeadParams) -> Float[Tensor, " n"]:
-    """Mean distance of the landmarks to those that were detected, in distances of the irises."""
-    size = clip.images.shape[-2]
-    points = head.landmarks(_in_picture(head, params, size))[:, :NUM_SKIN, :2]
-    distance = (points - clip.landmarks[:, :NUM_SKIN]).norm(dim=-1).mean(1)
-    return distance / _iris_distance(head, params, size)
 
 
 def rows_of(track: FlameTrack, names: Sequence[str]) -> FlameTrack:
