@@ -26,6 +26,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.gltf = pygltflib.GLTF2().load_binary(str(path))
         self.blob = self.gltf.binary_blob()
+        self.mesh = 0
 
     def _values(self, view: int, kind: int, shape: tuple[int, int], offset: int = 0) -> np.ndarray:
         entry = self.gltf.bufferViews[view]
@@ -62,7 +63,8 @@ class Reader:
 
     @property
     def primitive(self) -> Any:
-        return self.gltf.meshes[0].primitives[0]
+        """Of the chosen mesh."""
+        return self.gltf.meshes[self.mesh].primitives[0]
 
     def target(self, name: str) -> np.ndarray:
         names = self.gltf.meshes[0].extras["targetNames"]

@@ -10,7 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_deca, count, following, load_driver, read_encoder
+from rome_lightning.cli.avatar_common import (
+    add_deca,
+    add_seconds,
+    count,
+    following,
+    load_driver,
+    read_encoder,
+    recorded,
+)
 from rome_lightning.cli.progress import counted
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
@@ -46,8 +54,10 @@ def add_animate(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         help="Video of a talking person; a photograph; a folder of photographs; motion as .csv (ARKit's, of "
-        "Live Link Face) or .npz (`rome avatar track`, `export --format params`).",
+        "Live Link Face) or .npz (`rome avatar track`, `export --format params`); a camera, as camera:0 or "
+        "/dev/video0, which is recorded first.",
     )
+    add_seconds(animate)
     animate.add_argument(
         "-o",
         "--output",
@@ -118,7 +128,10 @@ def add_track(commands: argparse._SubParsersAction) -> None:
         description="Track a video and write its motion: .csv as Live Link Face does (ARKit's expressions, "
         "head and eyes), or .npz with everything, framing included.",
     )
-    track.add_argument("video", type=Path, help="Video of a talking person.")
+    track.add_argument(
+        "video", type=Path, help="Video of a talking person; or a camera, as camera:0 or /dev/video0."
+    )
+    add_seconds(track)
     track.add_argument("-o", "--output", type=Path, required=True, help="motion.csv or motion.npz.")
     track.add_argument("--max-frames", type=count, help="Stop after this many frames.")
     track.add_argument(
@@ -136,8 +149,11 @@ def track(args: argparse.Namespace) -> int:
     if args.output.suffix.lower() not in MOTION_SUFFIXES:
         raise ValueError(f"--output must be a .csv or .npz file, got {args.output}")
     head, encoder = load_head(args.head), read_encoder(args.deca)
-    with following(f"tracking {args.video}") as progress:
-        driver = track_video(args.video, head, TRACKED_SIZE, args.max_frames, progress, encoder=encoder)
+    with (
+        recorded(args.video, args.seconds, args.max_frames) as video,
+        following(f"tracking {args.video}") as progress,
+    ):
+        driver = track_video(video, head, TRACKED_SIZE, args.max_frames, progress, encoder=encoder)
     write_motion(driver.motion(), args.output, head)
     lost = int(driver.lost.sum())
     print(printable(f"{args.output}: {len(driver) - lost} of {len(driver)} frames of {args.video}"))
@@ -147,13 +163,22 @@ def track(args: argparse.Namespace) -> int:
 def animate(args: argparse.Namespace) -> int:
     """Run ``rome avatar animate``."""
     from rome_lightning.avatar import Avatar
-    from rome_lightning.models.basis import mesh_fingerprint
 
     _check(args)
     first = Avatar.load(args.avatar[0])
+    encoder = read_encoder(args.deca)
+    with recorded(args.driver, args.seconds, args.max_frames) as path:
+        _drive(args, first, load_driver(first, path, args.max_frames, args.fps, encoder))
+    return 0
+
+
+def _drive(args: argparse.Namespace, first: Avatar, driver: Driver) -> None:
+    """Write the outputs of all avatars."""
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.models.basis import mesh_fingerprint
+
     # Loaded one after another, so that only one is in memory.
     rest = (Avatar.load(path) for path in args.avatar[1:])
-    driver = load_driver(first, args.driver, args.max_frames, args.fps, read_encoder(args.deca))
     if args.compare and driver.crops is None:
         raise ValueError(f"--compare shows the driver's frames, but {args.driver} has none")
 
@@ -166,7 +191,7 @@ def animate(args: argparse.Namespace) -> int:
     names = _names(args.avatar)
     if args.grid:
         _animate(args, list(avatars), driver, args.output, names)
-        return 0
+        return
     for avatar, name in zip(avatars, names, strict=True):
         output = args.output
         if len(names) > 1:
@@ -174,7 +199,6 @@ def animate(args: argparse.Namespace) -> int:
                 output.with_name(f"{output.stem}_{name}{output.suffix}") if output.suffix else output / name
             )
         _animate(args, [avatar], driver, output, [name])
-    return 0
 
 
 def _names(paths: list[Path]) -> list[str]:

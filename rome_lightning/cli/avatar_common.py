@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rome_lightning.media.escaping import printable
@@ -74,6 +76,39 @@ def load_driver(
 
     with following(f"tracking {path}") as progress:
         return read_driver(path, avatar, max_frames, fps, progress, encoder=encoder)
+
+
+def add_seconds(parser: argparse.ArgumentParser) -> None:
+    """How long a camera is recorded."""
+    parser.add_argument(
+        "--seconds", type=float, help="Record a camera for this time (default: until Ctrl-C)."
+    )
+
+
+@contextmanager
+def recorded(source: Path, seconds: float | None, max_frames: int | None) -> Iterator[Path]:
+    """A driver as a file: a camera is recorded, anything else is one.
+
+    The recording is removed after the block.
+
+    Raises:
+        FileNotFoundError: there is no such camera, or this user may not read it.
+        ValueError: the camera gives no picture, or a time is given for something else.
+    """
+    from rome_lightning.media.camera import parse_camera, record_camera, until_interrupted
+
+    camera = parse_camera(str(source))
+    if seconds is not None and (camera is None or seconds <= 0):
+        raise ValueError(f"--seconds is a positive time for a camera, got {seconds:g} for {source}")
+    if camera is None:
+        yield source
+        return
+    with TemporaryDirectory(prefix="rome_camera_") as folder:
+        path = Path(folder) / "camera.mp4"
+        print(printable(f"recording {source}; Ctrl-C ends it"), file=sys.stderr, flush=True)
+        with until_interrupted() as is_stopped:
+            record_camera(camera, path, seconds, max_frames, is_stopped)
+        yield path
 
 
 @contextmanager

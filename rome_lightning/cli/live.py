@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rome_lightning.avatar.live import LiveFrame, Timing
     from rome_lightning.export.sending import Sender
 
-DEFAULT_FPS = 25.0
 WINDOW = "rome live (q ends)"
 
 
@@ -80,6 +79,7 @@ def main(argv: list[str]) -> int:
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.live import Timing, drive
     from rome_lightning.export.sending import Sender, parse_target
+    from rome_lightning.media.camera import open_camera
     from rome_lightning.tracking.live import LiveTracker
 
     draws = args.output is not None or args.show or args.virtual_camera
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
     offsets: list[float] = []
-    timed, fps = _video(args.video, offsets) if args.video is not None else _camera(args.camera)
+    timed, fps = _video(args.video, offsets) if args.video is not None else open_camera(args.camera)
     times: list[float] = []
     frames = _noted(islice(timed, args.max_frames), times)
     first = list(islice(frames, CALIBRATION_FRAMES))
@@ -141,31 +141,6 @@ def _video(path: Path, clock_offsets: list[float]) -> tuple[Iterator[tuple[float
     return stream_video(path, clock_offsets), probe(path).fps
 
 
-def _camera(number: int) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
-    """Frames of a camera, always the newest, with their times of arrival in seconds."""
-    import cv2
-    import numpy as np
-
-    camera = cv2.VideoCapture(number)
-    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    if not camera.isOpened():
-        raise FileNotFoundError(
-            f"cannot read camera {number}; is it connected, and does this user have access?"
-        )
-
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        try:
-            while True:
-                good, frame = camera.read()
-                if not good:
-                    return
-                yield time.monotonic(), np.ascontiguousarray(frame[..., ::-1])
-        finally:
-            camera.release()
-
-    return frames(), camera.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
-
-
 def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
     """Show each frame beside its driver; ends when q is pressed."""
     import cv2
@@ -186,11 +161,12 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
 
 def _consume(frames: Iterator[LiveFrame], output: Path | None, fps: float, times: list[float]) -> None:
     """Render all frames; a video shows each at the time of its driver's frame."""
+    from rome_lightning.media.camera import growing
     from rome_lightning.media.video import write_video
 
     if output is not None:
         images = (frame.image for frame in frames if frame.image is not None)
-        write_video(output, images, fps, timestamps=_growing(times))
+        write_video(output, images, fps, timestamps=growing(times))
         return
     for _ in frames:
         continue
@@ -231,12 +207,6 @@ def _add_sound(output: Path, source: Path, clock_offsets: list[float]) -> None:
 
 def _warn(text: str) -> None:
     print(printable(f"warning: {text}"), file=sys.stderr)
-
-
-def _growing(times: list[float]) -> Iterator[float]:
-    """Items of a list that is still growing: one for each rendered frame."""
-    for index in count():
-        yield times[index]
 
 
 def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None:

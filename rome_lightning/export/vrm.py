@@ -219,7 +219,9 @@ def _vrm_1(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
     def expression(weights: dict[str, float]) -> dict[str, Any]:
         binds = [{"node": 0, "index": names.index(name), "weight": w} for name, w in weights.items()]
         blocks = dict.fromkeys(("overrideBlink", "overrideLookAt", "overrideMouth"), "none")
-        return {"morphTargetBinds": binds, "isBinary": False, **blocks}
+        # The standard allows no empty list.
+        bound = {"morphTargetBinds": binds} if binds else {}
+        return {**bound, "isBinary": False, **blocks}
 
     terms: dict[str, Any] = {
         "name": meta.title,

@@ -27,6 +27,7 @@ from rome_lightning.export import Motion, Person, export_glb
 from rome_lightning.export.profiles import PROFILES
 from rome_lightning.export.skeleton import EYE_LEVEL
 from rome_lightning.export.visemes import READY_PLAYER_ME, VISEMES
+from rome_lightning.export.vrm import VrmMeta, export_vrm
 from rome_lightning.head import HeadModel
 
 SIDES = ("Left", "Right")
@@ -193,6 +194,59 @@ def pose_of(params: Any, head: HeadModel) -> tuple[dict[str, float], dict[str, n
     poses |= {"eye.L": left, "eye.R": right}
     rotations = {name: Rotation.from_rotvec(pose[0].numpy()).as_matrix() for name, pose in poses.items()}
     return dict(zip(head.expression_names, params.expression[0].tolist(), strict=True)), rotations
+
+
+BLENDER_BODY = """
+import json, sys
+import bpy
+import numpy as np
+from mathutils import Matrix, Vector
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.import_scene.gltf(filepath=sys.argv[1])
+armature = next(thing for thing in bpy.data.objects if thing.type == "ARMATURE")
+for name, (x, y, z) in json.loads(sys.argv[2]).items():
+    bone = armature.pose.bones[name]
+    # Blender's z points up, glTF's y.
+    axis, middle = Vector((x, -z, y)), Matrix.Translation(bone.head)
+    bone.matrix = middle @ Matrix.Rotation(axis.length, 4, axis) @ middle.inverted() @ bone.matrix
+    bpy.context.view_layer.update()
+for name in ("head", "body"):
+    meshes = [thing for thing in bpy.data.objects if thing.type == "MESH" and thing.find_armature()]
+    mesh = next(thing for thing in meshes if bool(thing.data.shape_keys) == (name == "head"))
+    posed = mesh.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    points = [posed.matrix_world @ vertex.co for vertex in posed.data.vertices]
+    np.save(f"{sys.argv[3]}/{name}.npy", np.asarray([(x, z, -y) for x, y, z in points], dtype=np.float32))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["glb", "vrm"])
+def test_blender_turns_the_arms_of_a_body(kind: str, person: Person, tmp_path: Path) -> None:
+    python = os.environ.get("BPY_PYTHON")
+    if python is None:
+        pytest.skip("BPY_PYTHON names a Python with Blender in it (`pip install bpy`, 300 MB)")
+    worn, path = dataclasses.replace(person, body_texture=person.colour_texture), tmp_path / f"me.{kind}"
+    file = export_glb(path, worn) if kind == "glb" else export_vrm(path, worn, VrmMeta("me", "Jane Doe"))
+    arms = ("LeftArm", "RightForeArm") if kind == "glb" else ("leftUpperArm", "rightLowerArm")
+    turns = {arms[0]: [0.3, 0.0, -1.1], arms[1]: [0.0, 0.8, 0.0]}
+    command = [python, "-c", BLENDER_BODY, str(file), json.dumps(turns), str(tmp_path)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    read = Reader(file)
+    rest, nodes = read.node_matrices({}), read.gltf.nodes
+    parents = {child: node.name for node in nodes for child in node.children or []}
+    rotations = {}
+    for index, node in enumerate(nodes):
+        if node.name in turns:
+            turned = Rotation.from_rotvec(turns[node.name]).as_matrix() @ rest[node.name][:3, :3]
+            rotations[node.name] = rest[parents[index]][:3, :3].T @ turned
+    moved = []
+    for number, name in enumerate(("head", "body")):
+        read.mesh = number
+        found = np.load(tmp_path / f"{name}.npy")
+        assert np.linalg.norm(found - read.pose({}, rotations), axis=1).max() < 1e-3 * HEIGHT, name
+        moved.append(np.linalg.norm(found - read.pose(), axis=1).max())
+    # The hand moves far, the shoulder of the bust a little.
+    assert moved[1] > 0.5 > moved[0] > 0.005
 
 
 GODOT = """extends SceneTree

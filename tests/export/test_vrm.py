@@ -14,6 +14,7 @@ from glb_reader import Reader
 from gltf_validator import khronos_issues, node_folder
 from helpers import perturbed, random_frames, small_config
 from scipy.spatial import cKDTree
+from vrm_schema import schema_errors
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import export_avatar
@@ -70,6 +71,10 @@ def test_khronos_validator_finds_nothing(file: Path) -> None:
         # The extension's name predates the naming rule.
         issues = [issue for issue in issues if "INVALID_EXTENSION_NAME_FORMAT" not in issue]
     assert issues == []
+
+
+def test_the_extension_follows_its_schema(file: Path) -> None:
+    assert schema_errors(*body(Reader(file))) == []
 
 
 def test_a_human_stands_on_the_ground(file: Path, avatar: Avatar) -> None:
@@ -143,9 +148,11 @@ def test_expressions_are_the_standards_and_perfect_sync(file: Path, head: HeadMo
         assert list(expressions["custom"]) == list(head.expression_names)
         for entry in [*expressions["preset"].values(), *expressions["custom"].values()]:
             assert {entry[key] for key in ("overrideBlink", "overrideLookAt", "overrideMouth")} == {"none"}
-            assert all(0 <= bind["index"] < count for bind in entry["morphTargetBinds"])
-            assert all(0 < bind["weight"] <= 1 for bind in entry["morphTargetBinds"])
-            assert all(read.gltf.nodes[bind["node"]].mesh == 0 for bind in entry["morphTargetBinds"])
+            binds = entry.get("morphTargetBinds", [])
+            assert all(0 <= bind["index"] < count for bind in binds)
+            assert all(0 < bind["weight"] <= 1 for bind in binds)
+            assert all(read.gltf.nodes[bind["node"]].mesh == 0 for bind in binds)
+        assert "morphTargetBinds" not in expressions["preset"]["neutral"]
         (bind,) = expressions["custom"]["jawOpen"]["morphTargetBinds"]
         assert bind["index"] == head.expression_names.index("jawOpen")
     else:

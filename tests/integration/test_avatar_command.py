@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import struct
+import tempfile
+import time
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -42,6 +46,56 @@ def test_a_video_drives_it(avatar, folder, tmp_path, rome):
     ) == (0, "")
     assert read_video(plain).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     assert read_video(compared).frames.shape == (3, IMAGE_SIZE, 3 * IMAGE_SIZE, 3)
+
+
+class FaceCamera:
+    """Stands for OpenCV's camera 0, before which a face moves; there is no other one."""
+
+    def __init__(self, camera: int | str) -> None:
+        wide = np.pad(skimage.data.astronaut(), ((0, 0), (32, 32), (0, 0)), mode="edge")
+        self.frames = (wide[:, 8 * (i % 8) : 8 * (i % 8) + 512, ::-1] for i in itertools.count())
+        self.opens = camera == 0
+
+    def isOpened(self):
+        return self.opens
+
+    def set(self, name, value):
+        return False
+
+    def get(self, name):
+        return 0.0
+
+    def read(self):
+        time.sleep(0.04)
+        return True, next(self.frames)
+
+    def release(self):
+        self.opens = False
+
+
+def test_a_camera_drives_it(avatar, tmp_path, rome, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", FaceCamera)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    drive, output = ("avatar", "animate", avatar, "-o", tmp_path / "me.mp4", "--driver"), tmp_path / "me.mp4"
+    assert rome(*drive, "camera:0", "--max-frames", 3) == (0, "")
+    assert read_video(output).frames.shape == (3, IMAGE_SIZE, IMAGE_SIZE, 3)
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert (record["driver"], record["lost_frames"]) == ("camera:0", [])
+    assert rome("avatar", "track", "camera:0", "--seconds", 0.1, "-o", tmp_path / "me.csv") == (0, "")
+    assert 1 <= len((tmp_path / "me.csv").read_text().splitlines()) - 1 <= 3
+    assert rome(*drive, "camera:5") == (
+        *(cli.EXIT_FAILURE, "cannot read camera 5; is it connected, and does this user have access?"),
+    )
+    assert rome(*drive, tmp_path / "me.csv", "--seconds", 2) == (
+        *(cli.EXIT_FAILURE, f"--seconds is a positive time for a camera, got 2 for {tmp_path / 'me.csv'}"),
+    )
+    # No recording is left behind, not even of nobody.
+    coffee = skimage.data.coffee()[:384, :384, ::-1]
+    monkeypatch.setattr(FaceCamera, "read", lambda self: (True, coffee))
+    code, error = rome(*drive, "camera:0", "--max-frames", 2)
+    assert (code, error.startswith("no face found in 2 frames")) == (cli.EXIT_FAILURE, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"me.mp4", "me.json", "me.csv"}
 
 
 def test_other_tools_can_open_its_mesh(avatar, tmp_path, rome):
