@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.export.person import BodyPart
 from rome_lightning.media.image import to_uint8
 from rome_lightning.report.backgrounds import PHOTO, TRANSPARENT, WHITE
-from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
+from rome_lightning.viewer.studio import EXPORTS, WITH_BODY, Limits, Pose, Studio, VisitorFiles
 
 HOST = "127.0.0.1"
 BACKGROUNDS = (WHITE, PHOTO, TRANSPARENT, "colour", "picture")
@@ -191,11 +192,20 @@ class _Page:
             with gr.Row():
                 name = gr.Textbox("avatar", label="File name", max_length=40)
                 author = gr.Textbox(label="Author (VRM)", max_length=80)
+                body = gr.Radio(
+                    [("head and neck", "none"), ("bust", "bust"), ("whole body", "full")],
+                    value="bust",
+                    label=f"Show ({', '.join(WITH_BODY)})",
+                    elem_id="body",
+                )
             with gr.Row():
                 buttons = {kind: gr.Button(kind.upper(), elem_id=f"export-{kind}") for kind in EXPORTS}
-            files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
+            with gr.Row():
+                files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
+                shown = gr.Model3D(label="The GLB file", interactive=False, height=420, elem_id="model")
         for kind, button in buttons.items():
-            button.click(self._exporter(kind), [avatar, name, author], files, **_ONE)
+            found = [files, shown] if kind == "glb" else files
+            button.click(self._exporter(kind), [avatar, name, author, body], found, **_ONE)
 
     def _batch(self) -> None:
         gr = self.gradio
@@ -302,13 +312,16 @@ class _Page:
         )
         return str(path), note
 
-    def _exporter(self, kind: Any) -> Callable[..., list[str]]:
-        def export(avatar: Avatar | None, name: str, author: str) -> list[str]:
+    def _exporter(self, kind: Any) -> Callable[..., Any]:
+        """Answers a button with files, and a GLB's also with the file to show."""
+
+        def export(avatar: Avatar | None, name: str, author: str, body: BodyPart) -> Any:
             person = self._with(avatar)
             files: list[Path] = self._guarded(
-                lambda: self.studio.export(person, kind, self._files.fresh(), name, author)
+                lambda: self.studio.export(person, kind, self._files.fresh(), name, author, body)
             )
-            return [str(file) for file in files]
+            paths = [str(file) for file in files]
+            return (paths, paths[0]) if kind == "glb" else paths
 
         return export
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from rome_lightning.avatar.avatar import REFINE_STEPS
 from rome_lightning.avatar.driver import NO_VIDEO, read_driver
 from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.export.mesh_picture import draw_mesh
-from rome_lightning.export.person import SUFFIXES, FileFormat, export_avatar
+from rome_lightning.export.person import SUFFIXES, BodyPart, FileFormat, export_avatar
+from rome_lightning.export.web_page import export_web
 from rome_lightning.media.audio import NO_SOUND
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.shipped import open_model
@@ -31,8 +33,11 @@ from rome_lightning.types.params import at_rest
 
 AppProgress = Callable[[float, str], None]
 """Called with the share that is done, [0, 1], and what goes on."""
-EXPORTS: tuple[FileFormat, ...] = ("glb", "vrm", "vrm0", "usd", "obj", "ply", "params")
+AppFormat = FileFormat | Literal["web"]
+EXPORTS: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web", "usd", "obj", "ply", "params")
 """Formats that the page offers."""
+WITH_BODY: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web")
+"""Those that show as much of the person as is asked for; the others have the bust."""
 
 
 @dataclass(frozen=True)
@@ -199,13 +204,28 @@ class Studio:
         return output, note
 
     def export(
-        self, avatar: Avatar, file_format: FileFormat, folder: Path, name: str = "avatar", author: str = ""
+        self,
+        avatar: Avatar,
+        file_format: AppFormat,
+        folder: Path,
+        name: str = "avatar",
+        author: str = "",
+        body: BodyPart = "bust",
     ) -> list[Path]:
-        """Write a file for other programs; OBJ has three."""
+        """Write a file for other programs; OBJ has three, and the web page is a ZIP of its folder.
+
+        Raises:
+            ValueError: no such format, or a whole body on a head model that it does not fit.
+        """
         if file_format not in EXPORTS:
             raise ValueError(f"a format is one of {', '.join(EXPORTS)}, got {file_format}")
-        path = folder / (_plain(name) + SUFFIXES[file_format])
-        export_avatar(avatar, path, file_format, author=author.strip() or None)
+        stem = _plain(name)
+        if file_format == "web":
+            export_web(avatar, folder / stem, body=body)
+            return [Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))]
+        path = folder / (stem + SUFFIXES[file_format])
+        shown = body if file_format in WITH_BODY else "bust"
+        export_avatar(avatar, path, file_format, author=author.strip() or None, body=shown)
         return sorted(path.parent.glob(f"{path.stem}*")) if file_format == "obj" else [path]
 
     def _checked(self, photos: Sequence[str | Path]) -> list[Path]:

@@ -19,6 +19,7 @@ import pytest
 import skimage.data
 import torch
 from flame_files import make_arrays
+from glb_reader import Reader
 from gltf_validator import khronos_issues
 from helpers import perturbed, random_frames, random_params, small_config
 from PIL import Image
@@ -28,7 +29,6 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.driver import Driver
 from rome_lightning.avatar.recorded import RecordedMotion, write_motion
 from rome_lightning.cli.main import main
-from rome_lightning.export.person import FileFormat
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.media.audio import NO_SOUND, copy_audio
@@ -39,7 +39,15 @@ from rome_lightning.viewer import app as app_module
 from rome_lightning.viewer import studio as studio_module
 from rome_lightning.viewer.app import _Page
 from rome_lightning.viewer.browser import find_browser
-from rome_lightning.viewer.studio import EXPORTS, Limits, Pose, Studio, VisitorFiles
+from rome_lightning.viewer.studio import (
+    EXPORTS,
+    WITH_BODY,
+    AppFormat,
+    Limits,
+    Pose,
+    Studio,
+    VisitorFiles,
+)
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 4
@@ -154,11 +162,11 @@ def test_lost_sound_is_mentioned(
 
 @pytest.mark.parametrize(
     "kinds",
-    [("ply", "params"), pytest.param(("glb", "vrm", "obj"), marks=pytest.mark.slow)],
+    [("ply", "params"), pytest.param(("glb", "vrm", "obj", "web"), marks=pytest.mark.slow)],
     ids=["small", "whole"],
 )
 def test_every_button_writes_its_file_and_names_lead_nowhere(
-    studio: Studio, avatar: Avatar, tmp_path: Path, kinds: tuple[FileFormat, ...]
+    studio: Studio, avatar: Avatar, tmp_path: Path, kinds: tuple[AppFormat, ...]
 ) -> None:
     for kind in kinds:
         folder = tmp_path / kind
@@ -167,11 +175,35 @@ def test_every_button_writes_its_file_and_names_lead_nowhere(
         assert files
         assert all(file.parent == folder for file in files)
         assert files[0].stem.startswith("my_head")
+    if "web" in kinds:
+        with zipfile.ZipFile(tmp_path / "web" / "my_head.zip") as packed:
+            assert {"my_head/index.html", "my_head/avatar.js", "my_head/avatar.glb"} <= set(packed.namelist())
     if "glb" in kinds:
         assert khronos_issues(tmp_path / "glb" / "my_head.glb") == []
     with pytest.raises(ValueError, match="a format is one of"):
         studio.export(avatar, "exe", tmp_path)  # type: ignore[arg-type]
     assert set(EXPORTS) >= {"glb", "vrm", "usd"}
+
+
+def test_a_body_goes_to_the_formats_that_have_one(
+    studio: Studio, avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies: dict[str, str] = {}
+
+    def export(avatar: Avatar, path: Path, kind: str, author: str | None, body: str) -> Path:
+        bodies[kind] = body
+        return path
+
+    def export_folder(avatar: Avatar, folder: Path, body: str) -> list[Path]:
+        folder.mkdir()
+        bodies["web"] = body
+        return []
+
+    monkeypatch.setattr(studio_module, "export_avatar", export)
+    monkeypatch.setattr(studio_module, "export_web", export_folder)
+    for kind in EXPORTS:
+        studio.export(avatar, kind, tmp_path, body="full")
+    assert bodies == {kind: "full" if kind in WITH_BODY else "bust" for kind in EXPORTS}
 
 
 def test_files_are_removed_after_their_time() -> None:
@@ -294,11 +326,22 @@ def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> 
             with page.expect_download() as download:
                 link.click()
             download.value.save_as(tmp_path / "avatar.glb")
+            page.locator("#model canvas").wait_for()
+            bust = link.get_attribute("href")
+            page.locator("#body").get_by_text("whole body").click()
+            page.locator("#export-glb").click()
+            page.wait_for_function(
+                f"document.querySelector('#files a[href*=\"glb\"]')?.getAttribute('href') !== {bust!r}"
+            )
+            with page.expect_download() as download:
+                page.locator("#files a[href*='.glb']").first.click()
+            download.value.save_as(tmp_path / "body.glb")
             page.screenshot(path=tmp_path / "app.png", full_page=True)
             browser.close()
     finally:
         app.close()
     assert khronos_issues(tmp_path / "avatar.glb") == []
+    assert len(Reader(tmp_path / "body.glb").gltf.meshes) == 2
     length = int.from_bytes((tmp_path / "avatar.glb").read_bytes()[12:16], "little")
     document = json.loads((tmp_path / "avatar.glb").read_bytes()[20 : 20 + length])
     assert "astronaut.png" in document["asset"]["copyright"]
