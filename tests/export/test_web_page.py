@@ -55,7 +55,7 @@ def test_parts_come_with_their_licence_and_go_when_they_are_not_wanted(
 ) -> None:
     (tmp_path / "asset").write_bytes(b"from npm")
     monkeypatch.setattr(web_page, "resolve", lambda name: tmp_path / "asset")
-    monkeypatch.setattr(web_page, "export_glb", lambda path, person, motion: path)
+    monkeypatch.setattr(web_page, "export_glb", lambda path, *given, **options: path)
     folder = tmp_path / "me"
     export_web(avatar, folder, webcam=True)
     assert 'data-parts="tracking"' in (folder / "index.html").read_text()
