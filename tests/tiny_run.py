@@ -97,7 +97,6 @@ def tiny_overlay(dataset: Path, run_dir: Path, **data: Any) -> dict[str, Any]:
             "callbacks": [
                 {"class_path": "rome_lightning.callbacks.ImageGrid", "init_args": {"num_rows": 2}},
                 {"class_path": "rome_lightning.callbacks.Throughput"},
-                {"class_path": "rome_lightning.callbacks.LearningCurves"},
                 {"class_path": "rome_lightning.callbacks.RunSummary"},
                 {
                     "class_path": "rome_lightning.callbacks.RunCheckpoint",

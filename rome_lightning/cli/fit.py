@@ -81,6 +81,13 @@ class RomeCLI(LightningCLI):
 
     held: ClassVar = contextlib.ExitStack()
     """Lock of the run folder while ``main`` runs."""
+    wanted: ClassVar = "fit"
+    """The sub-command that ``main`` was given."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only the given sub-command: the parsers of all four take a second to build."""
+        return {RomeCLI.wanted: LightningCLI.subcommands()[RomeCLI.wanted]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser whose ``--config`` takes names of shipped configurations too."""
@@ -274,6 +281,7 @@ def main(argv: list[str]) -> int:
     if argv[1:] in (["--help", "all"], ["-h", "all"]):
         argv = argv[:-1]
     argv = expand_ablations([*argv, *_folder_of_agent(argv)])
+    RomeCLI.wanted = argv[0]
     # `rome` passes on the command line without its own options.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     # Warnings about Lightning's own code, and about how rarely a short run logs.

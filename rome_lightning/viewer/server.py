@@ -93,7 +93,7 @@ class ViewerServer:
                 threads=4,
                 connection_limit=MOST_CONNECTIONS,
                 channel_timeout=IDLE_S,
-                cleanup_interval=5,
+                cleanup_interval=IDLE_S / 4,
                 # The server's own refusal; smaller ones get ours, which says the limit.
                 max_request_body_size=4 * LARGEST_REQUEST,
                 max_request_header_size=16 * 1024,

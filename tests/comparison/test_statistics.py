@@ -62,12 +62,12 @@ def coverage(trials: int, **settings: object) -> float:
 
 @pytest.mark.parametrize("num_people", [5, 10, 25])
 def test_the_interval_covers_the_truth_for_correlated_clips(num_people):
-    # 1,500 experiments have a standard error of 0.6 %: the bounds are more than 3 of them away from 95 %.
-    assert 0.93 <= coverage(1500, num_people=num_people) <= 0.97
+    # 600 experiments have a standard error of 0.9 %: the bounds are more than 3 of them away from 95 %.
+    assert 0.92 <= coverage(600, num_people=num_people) <= 0.98
 
 
 def test_the_interval_covers_the_truth_with_noisy_seeds():
-    assert 0.93 <= coverage(1000, num_people=20, seeds=(3, 3), seed_noise=0.3) <= 0.97
+    assert 0.92 <= coverage(600, num_people=20, seeds=(3, 3), seed_noise=0.3) <= 0.98
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ class TestKilledBuilder:
         context = get_context("forkserver")
         context.set_forkserver_preload(["fake_tracker", "datamodules.prepare.pipeline"])
         rng, output, kills = random.Random(0), tmp_path / "d", 0
-        longest_s, most_kills = (3.0, 4) if workers else (0.5, 12)
+        longest_s, most_kills = (3.0, 4) if workers else (0.5, 6)
         finished: dict[str, int] = {}
         while True:
             builder = context.Process(target=build_slowly, args=(videos, output, workers))
@@ -142,9 +142,13 @@ def build_slowly(videos: list[Path], output: Path, workers: int) -> None:
 
 
 class TestWorkers:
-    def test_bytes_do_not_depend_on_workers_and_faulty_videos_cost_only_themselves(
-        self, videos: list[Path], tmp_path: Path
-    ) -> None:
+    def test_bytes_do_not_depend_on_workers(self, videos: list[Path], tmp_path: Path) -> None:
+        run(videos, tmp_path / "alone")
+        run(videos, tmp_path / "d", options=BuildOptions(workers=2))
+        assert files(tmp_path / "d") == files(tmp_path / "alone")
+
+    @pytest.mark.slow
+    def test_faulty_videos_cost_only_themselves(self, videos: list[Path], tmp_path: Path) -> None:
         run(videos[:2], tmp_path / "alone")
         faulty = [
             write_video(tmp_path / "videos" / f"{name}.mp4", coloured(colour, 12), fps=12)

@@ -397,14 +397,15 @@ def test_a_silent_command_counts_as_hung_after_a_time(
 
 
 def test_a_slow_download_is_no_hang(served: Server, joined: Manifest) -> None:
-    served.delay_s = 1.5
+    served.delay_s = 0.8
+    # Each shard takes 3.2 s.
     data = TalkingHeadDataModule(
-        served.address, image_size=SIZE, batch_size=2, pairs_per_epoch=4, num_workers=1, worker_timeout_s=3.0
+        served.address, image_size=SIZE, batch_size=1, pairs_per_epoch=1, num_workers=1, worker_timeout_s=2.5
     )
     loader = data.train_dataloader()
     batches = list(loader)
     loader.close()
-    assert [batch.restarted for batch in batches] == [0, 0]
+    assert [batch.restarted for batch in batches] == [0]
 
 
 def test_addresses_are_verified_and_counted(

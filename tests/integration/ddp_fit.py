@@ -16,14 +16,10 @@ from rome_lightning.cli import main as cli
 from rome_lightning.training import FullModule
 
 
-def _fix_random_numbers() -> None:
-    """Ranks draw their own numbers; without this, one process and two would see different backgrounds."""
-
-    def half(*size: int, **options: Any) -> torch.Tensor:
-        options.pop("generator", None)
-        return torch.full(size, 0.5, **options)
-
-    torch.rand = half
+def half(*size: int, **options: Any) -> torch.Tensor:
+    """In place of ``torch.rand``, of which every rank draws its own numbers and sees its own backgrounds."""
+    options.pop("generator", None)
+    return torch.full(size, 0.5, **options)
 
 
 def _fail(failure: str, step: int) -> None:
@@ -47,7 +43,7 @@ def _fail(failure: str, step: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _fix_random_numbers()
+    torch.rand = half
     if "FAIL" in os.environ:
         kind, at = os.environ["FAIL"].split("@")
         _fail(kind, int(at))

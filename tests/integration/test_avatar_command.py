@@ -297,6 +297,7 @@ def test_a_flip_book_of_a_driver(avatar, folder, tmp_path, rome):
     assert (code, "shows all frames of --driver VIDEO" in error) == (cli.EXIT_FAILURE, True)
 
 
+@pytest.mark.slow
 def test_view_takes_a_picture(avatar, tmp_path, rome):
     try:
         find_browser()

@@ -18,7 +18,7 @@ import torch
 from run_parts import RunServer
 from tiny_run import ROOT, need, tiny_arguments, tiny_overlay
 
-STEPS_PER_EPOCH, NUM_EPOCHS = 5, 3
+STEPS_PER_EPOCH, NUM_EPOCHS = 3, 3
 # Times, which differ between runs.
 _TIMES = ("time/", "memory/")
 
@@ -84,7 +84,7 @@ def _assert_same(run: Path, whole: Path) -> None:
 
 def test_a_run_killed_twice_ends_bit_for_bit_as_the_whole_one(server, dataset, whole, tmp_path):
     arguments = _arguments(dataset, tmp_path / "run")
-    for step in (6, 11):
+    for step in (4, 7):
         code = server.run(*arguments, log=tmp_path / "log", kill_at_step=step)
         assert code == -signal.SIGKILL
     assert server.run(*arguments, log=tmp_path / "log") == 0
@@ -94,19 +94,19 @@ def test_a_run_killed_twice_ends_bit_for_bit_as_the_whole_one(server, dataset, w
 def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(server, dataset, whole, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     arguments = _arguments(dataset, run)
-    assert server.run(*arguments, log=log, kill_at_step=7) == -signal.SIGKILL
+    assert server.run(*arguments, log=log, kill_at_step=5) == -signal.SIGKILL
     last = run / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     last.write_bytes(content[: len(content) // 2])
     # In the middle of a step, which is completed first.
-    assert server.run(*arguments, log=log, send=(8, signal.SIGTERM)) == 128 + signal.SIGTERM
+    assert server.run(*arguments, log=log, send=(4, signal.SIGTERM)) == 128 + signal.SIGTERM
     said = log.read_text()
     assert "last.ckpt is not a readable checkpoint" in said
     assert "falling back to previous.ckpt" in said
-    assert f"stopped by SIGTERM after 9 steps; resume with --ckpt-path {last}" in said
+    assert f"stopped by SIGTERM after 5 steps; resume with --ckpt-path {last}" in said
     assert not json.loads((run / "summary.json").read_text())["finished"]
     assert last.with_name("last.ckpt.damaged").is_file()
-    assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 9
+    assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 5
     assert server.run(*arguments, log=log) == 0
     _assert_same(run, whole)
 
@@ -120,11 +120,12 @@ def _fake_scontrol(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
 
 
+@pytest.mark.slow
 def test_before_the_time_limit_a_job_is_requeued_and_goes_on(server, dataset, whole, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     environment = _fake_scontrol(tmp_path / "bin")
     arguments = _arguments(dataset, run)
-    code = server.run(*arguments, log=log, send=(3, signal.SIGUSR1), environment=environment)
+    code = server.run(*arguments, log=log, send=(1, signal.SIGUSR1), environment=environment)
     assert code == 128 + signal.SIGUSR1
     assert (tmp_path / "bin" / "requests").read_text() == "requeue 4711\n"
     assert "(requeued)" in log.read_text()

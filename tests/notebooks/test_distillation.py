@@ -21,6 +21,7 @@ def test_it_defines_nothing_and_is_kept_without_outputs() -> None:
     check_stored(NOTEBOOK)
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     write_synthetic_dataset(tmp_path / "data")

@@ -15,6 +15,7 @@ def test_it_defines_nothing_and_is_kept_without_outputs():
     check_stored(TOUR)
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     need("face_landmarker", "selfie_multiclass", "modnet", "clip_cap13")
     monkeypatch.setenv("ROME_CHECKPOINT", str(untrained_checkpoint(tmp_path / "model.ckpt")))

@@ -45,6 +45,7 @@ def batch_of(step: Step) -> AvatarBatch:
     return AvatarBatch(random_frames(head, 1), random_frames(head, 2, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silhouette", ["antialiased", "official"])
 def test_the_training_forward_is_one_graph(silhouette):
     """Without a graph break: only the renderer's named operators are opaque to the compiler."""

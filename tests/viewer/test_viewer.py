@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import io
@@ -23,6 +24,7 @@ import pytest
 import torch
 from helpers import perturbed, random_frames, small_config
 from PIL import Image
+from waitress.task import ThreadedTaskDispatcher
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.models import FullAvatar
@@ -222,10 +224,12 @@ def test_the_last_render_ends_before_the_server_does(
     def slow(state: object) -> bytes:
         began.set()
         # Longer than the server library waits for its threads to end.
-        time.sleep(6)
+        time.sleep(1)
         ended.set()
         return b""
 
+    shutdown = ThreadedTaskDispatcher.shutdown
+    monkeypatch.setattr(ThreadedTaskDispatcher, "shutdown", functools.partialmethod(shutdown, timeout=0.2))
     monkeypatch.setattr(session, "render", slow)
     with ViewerServer(session) as running:
         asking = threading.Thread(target=lambda: ask(running, "POST", "/render", b"{}"))
@@ -258,7 +262,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_ctrl_c_under_load_ends_in_order(times: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -328,4 +332,4 @@ def test_a_page_that_fails_is_no_picture(
 
     monkeypatch.setattr(server.session, "render", broken)
     with pytest.raises(ValueError, match="the page is not complete: no neural render: the model is ill"):
-        take_screenshot(server.url, tmp_path / "ill.png")
+        take_screenshot(server.url, tmp_path / "ill.png", size=(320, 240))
