@@ -19,10 +19,11 @@ from rome_lightning.renderer.nearest_fill import values_of
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
 
-RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 8)))
+RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR, SKIN = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 9)))
 """Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 inside the photograph, distance to
-the source's mesh in image widths (0 on it), 1 where hair hangs below the ears, 1 on hair."""
-NUM_STORED = 8
+the source's mesh in image widths (0 on it), 1 where hair hangs below the ears, 1 on hair, 1 on skin of the
+face."""
+NUM_STORED = 9
 """Their number."""
 NUM_LAYERS = 7
 """How many of them ``carry`` returns first."""
@@ -42,9 +43,9 @@ SAME_OUTLINE = 0.3
 """Difference of the cosines from which a point on one outline is not on the other."""
 SAME_BESIDE = 0.45
 """The same for what lies beside the outline."""
-TURNED, TURNED_AWAY = 0.1, 0.2
+TURNED, TURNED_AWAY = 0.14, 0.15
 """Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them is valid,
-and from which it is not: about 15 and 28 degrees."""
+and from which it is not: both about 20 degrees. Between them shoulders are translucent."""
 ANOTHER_VIEW = 0.1
 """Mean difference of the cosines above which a view is not the photograph's own: about 15 degrees."""
 SAME_VIEW = 0.15
@@ -55,6 +56,8 @@ EDGE = 0.01
 """Distance from the mesh over which the motion of the outline fades out, image widths."""
 UNCOVERED = 0.008
 """Least distance from the source's mesh of what can appear from behind a face, image widths."""
+SOFT_EDGE = 0.01
+"""Width of the soft edge of a face in a photograph, image widths."""
 FRAGMENT = 0.014
 """Half the width below which anything beside a face counts as an artefact, image widths."""
 FULL_BESIDE = 0.03
@@ -72,7 +75,7 @@ _SHARPNESS = 4
 class CarriedPhotos(TensorStruct):
     """Photographs of a person and the position of the mesh in each."""
 
-    layers: Float[Tensor, "b n 8 h w"]
+    layers: Float[Tensor, "b n 9 h w"]
     """See ``RGB`` and the names beside it, [0, 1] each."""
     vertices: Float[Tensor, "b n v 3"]
     """The mesh in each photograph: x and y as fractions of width and height, and the cosine between each
@@ -111,7 +114,9 @@ def carried_photos(
     below = ((rows - ears[:, None]) / (0.06 * height) + 0.5).clamp(0, 1)[:, None, :, None]
     hair = photos.region_mask(Region.HAIR)
     colour = foreground_colour(photos.image, photos.foreground_mask)
-    layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair], dim=1)
+    # The soft edge of skin is labelled background.
+    skin = dilate(photos.region_mask(Region.FACE_SKIN), max(1, round(SOFT_EDGE * width)))
+    layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair, skin], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as in avatar files, so that a saved avatar renders the same image.
@@ -119,7 +124,7 @@ def carried_photos(
     return CarriedPhotos(layers, place[:, None], visibility, own_mouth, full_hair(layers))
 
 
-def full_hair(layers: Float[Tensor, "b n 8 h w"]) -> Float[Tensor, "b n 1 1"]:
+def full_hair(layers: Float[Tensor, "b n 9 h w"]) -> Float[Tensor, "b n 1 1"]:
     """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1].
 
     Args:
@@ -179,7 +184,7 @@ def carry(
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
     layers = _sampled(photos.layers.flatten(0, 1), grid).unflatten(0, (batch, count))
     inside = (grid.abs() <= 1).all(-1).view_as(visibility)
-    hair, matte, beside = (layers[:, :, channel].squeeze(2) for channel in (HAIR, MATTE, BESIDE))
+    hair, matte, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, MATTE, BESIDE, SKIN))
     own_view = _own_view(photos, facing).expand_as(visibility)
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
@@ -187,8 +192,9 @@ def carry(
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
-    # What appears from behind a face may have been farther beside it, and full hair on the head.
-    uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1)
+    # What appears from behind a face may have been farther beside it, and full hair on the head; but not the
+    # rim of the face itself, which the mesh misses.
+    uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1) * (1 - face)
     beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full))
     known = layers[:, :, KNOWN].squeeze(2) * inside
     given = torch.stack([opacity, known, beside], dim=2)
@@ -430,7 +436,7 @@ def fragments_beside(
 
 
 def _best_view(
-    layers: Float[Tensor, "b n 8 h w"], visibility: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
+    layers: Float[Tensor, "b n 9 h w"], visibility: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 8 h w"]:
     """One photograph per pixel: the best view of the point on the mesh, the best overall elsewhere."""
     overall = visibility.sum((-1, -2), keepdim=True)

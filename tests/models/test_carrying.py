@@ -23,7 +23,7 @@ from rome_lightning.models.carrying import (
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.renderer import interpolate, nearest_covered, render_texture
 from rome_lightning.renderer.morphology import dilate
-from rome_lightning.types import Frames, Region
+from rome_lightning.types import Frames, Region, Rendered
 from rome_lightning.types.landmarks import NOSE_TIP
 from rome_lightning.types.params import at_rest
 
@@ -118,6 +118,27 @@ def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarMod
     assert opacity[Region.FACE_SKIN, "own"] > 0.9
     assert opacity[Region.HAIR, "turned"] > 0.9
     assert opacity[Region.FACE_SKIN, "turned"] < 0.1
+
+
+def test_the_rim_of_a_face_that_the_mesh_misses_does_not_hang_beside_it(model: AvatarModel) -> None:
+    """A jaw broader than the mesh turns with the face; a neck beside it stays behind."""
+    size = 4 * SIZE
+    photo = smooth_photo(model).resized(size)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    bare = model.render(model.encode(photo), photo.params, (size, size)).mesh_mask.float()
+    photo = dataclasses.replace(photo, foreground_mask=dilate(bare, 8))
+
+    def drawn(label: Region, yaw: float) -> Rendered:
+        labelled = dataclasses.replace(photo, regions=torch.full_like(photo.regions, int(label)))
+        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+        return model.render(model.encode(labelled), turned, (size, size))
+
+    own = [drawn(label, 0.0).mask for label in (Region.FACE_SKIN, Region.BODY_SKIN)]
+    torch.testing.assert_close(own[0], own[1], atol=0.02, rtol=0)
+    face, neck = (drawn(label, 0.17) for label in (Region.FACE_SKIN, Region.BODY_SKIN))
+    lost = (neck.mask - face.mask)[~face.mesh_mask]
+    assert int((lost > 0.25).sum()) > 30
+    assert float(lost.min()) > -0.02
 
 
 def test_the_outline_of_turned_shoulders_is_the_meshs(model: AvatarModel) -> None:
