@@ -74,12 +74,17 @@ def photo_pasting(avatar: Avatar, photo: UInt8[np.ndarray, "h w 3"]) -> Pasting:
     """
     kept = avatar.photos[slice(0, 1)]
     size = kept.image_size[0]
-    detector = Tracker(avatar.model.head, size).detector
+    tracker = Tracker(avatar.model.head, size)
+    detector = tracker.detector
     largest = detector.detect(photo[None], face=0)
     for face in range(int(largest.num_faces[0]) + 1):
         found = largest if face == 0 else detector.detect(photo[None], face=face)
-        for rule in (None, FFHQ_RULE) if bool(found.found[0]) else ():
-            crop = crop_clip(found.landmarks, (photo.shape[0], photo.shape[1]), rule)
+        if not bool(found.found[0]):
+            continue
+        squares = [
+            crop_clip(found.landmarks, (photo.shape[0], photo.shape[1]), rule) for rule in (None, FFHQ_RULE)
+        ]
+        for crop in (tracker.with_whole_hair(photo, squares[0]), *squares):
             square = _tensor(crop.extract(photo, size))
             if float((square - kept.image.cpu()).abs().mean()) < _SAME:
                 return Pasting(photo, crop, kept.foreground_mask.cpu())

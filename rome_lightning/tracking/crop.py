@@ -28,15 +28,23 @@ class CropRule:
     """Smallest distance between face and border during motion, halved if the frame is small."""
     max_growth: float = 1.6
     """Largest factor by which motion may enlarge the square; frames beyond it are cut."""
+    max_zoom: float = 3.0
+    """Largest side to which the square of a photo grows so that it does not cut the hair."""
+    max_raise: float = 0.15
+    """Largest share of its side by which it then moves up if the photo has no space beside it."""
 
     def __post_init__(self) -> None:
         if not 1 < self.min_zoom <= self.zoom:
             raise ValueError(
                 f"crop needs 1 < min_zoom <= zoom, got min_zoom {self.min_zoom} and zoom {self.zoom}"
             )
+        if self.max_zoom < self.zoom:
+            raise ValueError(
+                f"crop needs zoom <= max_zoom, got zoom {self.zoom} and max_zoom {self.max_zoom}"
+            )
 
 
-FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1)
+FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1, max_zoom=1.7, max_raise=0.0)
 """FFHQ's square of an upright photograph, on which the release's texture encoder was trained: its side is
 four times the distance between the eyes, enlarged by 1.25.
 
@@ -102,6 +110,20 @@ class Crop:
         rows = ((centres + self.top) > 0) & ((centres + self.top) < height)
         columns = ((centres + self.left) > 0) & ((centres + self.left) < width)
         return rows[:, None] & columns[None, :]
+
+    def reaching(self, top: int, rule: CropRule) -> Crop:
+        """The square with a higher upper border: larger if rule and frame allow it, and moved up by the rest.
+
+        Args:
+            top: row that it should reach, if possible.
+            rule: that made the square.
+        """
+        bottom = self.top + self.side
+        largest = min(round(self.side * rule.max_zoom / rule.zoom), self.frame_size[1])
+        side = max(self.side, min(bottom - top, largest))
+        top = max(top, bottom - side - round(rule.max_raise * side))
+        left = _inside_frame(self.left + (self.side - side) / 2, side, self.frame_size[1])
+        return Crop(left, top, side, self.frame_size)
 
 
 def crop_clip(

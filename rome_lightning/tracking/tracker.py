@@ -39,6 +39,12 @@ from rome_lightning.tracking.segmenter import Segmenter
 from rome_lightning.tracking.tracked import TrackedClip, TrackedMotion
 from rome_lightning.types import HeadParams, Region
 
+HAIR_SIZE = 256
+"""Side of the picture in which the highest hair of a photo is searched, pixels."""
+HEADROOM = 0.04
+"""Space above the hair in the square of a photo, share of its side."""
+LEAST_HAIR = 0.02
+"""Share of a row's middle that must show the person for the row to show hair."""
 _CONVERTED_AT_ONCE = 128
 """Frames whose vertices are in memory at the same time."""
 
@@ -132,7 +138,9 @@ class Tracker:
         """
         frames = _checked(frames)
         fps = fps or 25.0
-        located = self._locate(frames, fps, progress, face, detections)
+        # Of a clip, the square is fixed before a mask is drawn: two thirds of its time.
+        is_photo = masks and len(frames) == 1
+        located = self._locate(frames, fps, progress, face, detections, is_photo)
         problems, landmarks, crop = located.problems, located.landmarks, located.crop
         images = np.stack([crop.extract(frame, self.image_size) for frame in frames])
         inside = crop.inside(self.image_size)
@@ -194,6 +202,7 @@ class Tracker:
         progress: Progress | None,
         face: int | None,
         detections: Detections | None,
+        is_photo: bool = False,
     ) -> _Located:
         detections = detections or _detected(self.detector, frames, progress, face)
         problems = self._look(frames, detections, fps, face)
@@ -201,11 +210,32 @@ class Tracker:
         trusted = usable if bool(usable.any()) else detections.found
         height, width = frames[0].shape[:2]
         crop = crop_clip(detections.landmarks[trusted], (int(height), int(width)), self.crop_rule)
+        if is_photo:
+            crop = self.with_whole_hair(frames[0], crop)
         points = torch.cat([detections.landmarks, detections.depth[..., None]], dim=-1)
         landmarks = crop.to_crop(points, self.image_size)
         landmarks[~detections.found] = 0
         problems |= Problem.OUTSIDE * (detections.found & self._outside(landmarks))
         return _Located(detections, problems, trusted, crop, landmarks)
+
+    def with_whole_hair(self, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> Crop:
+        """The square of a photo, higher if it would cut the hair.
+
+        Args:
+            photo: RGB.
+            crop: of ``crop_clip`` with the ``crop_rule``.
+        """
+        highest = crop.reaching(0, self.crop_rule) if crop.top > 0 else crop
+        if highest.top == crop.top:
+            return crop
+        size = HAIR_SIZE
+        person = self.segmenter.segment(highest.extract(photo, size)[None]).person[0] > 0.5
+        # Not someone else's hair, nor a raised hand.
+        middle = person[:, size // 4 : -(size // 4)]
+        rows = (middle.float().mean(1) > LEAST_HAIR).nonzero()
+        hair = highest.top + int(rows[0]) * highest.side / size if len(rows) else crop.top + crop.side
+        top = max(highest.top, round(hair - HEADROOM * highest.side))
+        return crop.reaching(top, self.crop_rule) if top < crop.top else crop
 
     def _look(
         self,

@@ -145,7 +145,7 @@ def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Pat
     assert torch.equal(Avatar.load(target).code.carried.full_hair, avatar.code.carried.full_hair)
     later = torch.cat([layers, layers[:, :, :1]], dim=2)
     save_file(tensors | {"code/carried/layers": later}, target, {"rome": json.dumps(header)})
-    with pytest.raises(ValueError, match=r"have 9 layers, this version knows 8; update rome-lightning"):
+    with pytest.raises(ValueError, match=r"have 10 layers, this version knows 9; update rome-lightning"):
         Avatar.load(target)
 
 

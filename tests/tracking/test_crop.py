@@ -53,6 +53,24 @@ def test_a_face_too_large_for_the_frame_is_padded() -> None:
     assert float(inside.float().mean()) == pytest.approx(180 * 200 / crop.side**2, abs=0.02)
 
 
+def test_a_photos_square_grows_upward_and_then_moves() -> None:
+    rule = CropRule()
+    crop = crop_clip(face(500, 400), (1000, 1000))
+    bottom, middle = crop.top + crop.side, crop.left + crop.side / 2
+    taller = crop.reaching(crop.top - 40, rule)
+    assert (taller.top, taller.side) == (crop.top - 40, crop.side + 40)
+    assert taller.left + taller.side / 2 == pytest.approx(middle, abs=1)
+    # As large as the rule allows, then up by the rest that it allows.
+    highest = crop.reaching(0, rule)
+    assert highest.side == pytest.approx(300, abs=3)
+    assert highest.top == pytest.approx(bottom - 300 - 0.15 * 300, abs=4)
+    # No space beside it: it only moves.
+    narrow = crop_clip(face(110, 400), (1000, 220))
+    moved = narrow.reaching(narrow.top - 20, rule)
+    assert (moved.left, moved.top, moved.side) == (narrow.left, narrow.top - 20, narrow.side)
+    assert bool(moved.inside(64).all())
+
+
 def test_landmarks_and_pixels_are_mapped_alike() -> None:
     """A dot drawn in the frame appears where its landmark is mapped."""
     frame = np.zeros((300, 400, 3), np.uint8)
@@ -102,5 +120,7 @@ def test_errors() -> None:
         crop_clip(torch.zeros(0, 478, 2), (100, 100))
     with pytest.raises(ValueError, match="min_zoom <= zoom"):
         CropRule(zoom=1.5)
+    with pytest.raises(ValueError, match="zoom <= max_zoom"):
+        CropRule(max_zoom=2)
     with pytest.raises(ValueError, match=r"this crop is for frames of \(50, 60\)"):
         Crop(0, 0, 10, (50, 60)).extract(np.zeros((60, 50, 3), np.uint8), 10)

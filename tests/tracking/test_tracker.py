@@ -16,6 +16,7 @@ from rome_lightning.media.frame_reader import FrameReader
 from rome_lightning.media.video import read_video, write_video
 from rome_lightning.report.overlay import contact_sheet, draw_mesh
 from rome_lightning.tracking import FaceDetector, Matter, Problem, Segmenter, TrackedClip, Tracker
+from rome_lightning.tracking.crop import CropRule
 from rome_lightning.tracking.tracker import _checked
 from rome_lightning.types import Region
 
@@ -153,6 +154,20 @@ def test_a_photo_is_a_clip_of_one_frame(tracker: Tracker, astronaut: np.ndarray)
     )
     assert photo.reasons == ("",)
     assert stages == {"faces": (1, 1), "regions": (1, 1), "matte": (1, 1)}
+
+
+def test_the_hair_of_a_photo_is_not_cut(tracker: Tracker, astronaut: np.ndarray, head: HeadModel) -> None:
+    tight = CropRule(zoom=1.66, max_zoom=2.6)
+    parts = (tracker.detector, tracker.segmenter, tracker.matter)
+    close = Tracker(head, SIZE, tight, None, None, *parts)
+    photo, twice = close.track(astronaut[None]), close.track(np.stack([astronaut] * 2), fps=25)
+    assert float(twice.matte[0, 0].max()) > 0.9
+    assert float(photo.matte[0, 0].max()) < 0.1
+    # Nothing is lost below, and no more is added than the hair needs.
+    bottoms = [clip.crop.top + clip.crop.side for clip in (photo, twice)]
+    assert bottoms[0] == bottoms[1]
+    assert float(photo.matte[0, SIZE // 8].max()) > 0.9
+    assert close.with_whole_hair(astronaut, twice.crop) == photo.crop
 
 
 def test_no_face_is_an_answer(tracker: Tracker) -> None:
