@@ -43,9 +43,9 @@ SAME_OUTLINE = 0.3
 """Difference of the cosines from which a point on one outline is not on the other."""
 SAME_BESIDE = 0.45
 """The same for what lies beside the outline."""
-TURNED, TURNED_AWAY = 0.14, 0.15
+TURNED, TURNED_AWAY = 0.13, 0.132
 """Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them is valid,
-and from which it is not: both about 20 degrees. Between them shoulders are translucent."""
+and from which it is not: both about 18 degrees. Between them shoulders are translucent."""
 ANOTHER_VIEW = 0.1
 """Mean difference of the cosines above which a view is not the photograph's own: about 15 degrees."""
 SAME_VIEW = 0.15
