@@ -128,9 +128,9 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--body",
         metavar="none|bust|full|FILE",
-        help="glb, vrm, vrm0, web: none: head and neck; bust: as much as the photograph shows (default); "
-        "full: a whole body in plain clothes of the photograph's colour, in a T-pose (a glb then has a "
-        "standing rig with Mixamo's names). smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de.",
+        help="glb, vrm, vrm0, web, usd: none: head and neck; bust: as much as the photograph shows "
+        "(default); full: a whole body in plain clothes of the photograph's colour, in a T-pose (glb and usd "
+        "then have a standing rig with Mixamo's names). smplx: your SMPLX_NEUTRAL.npz, from https://smpl-x.is.tue.mpg.de.",
     )
     export.add_argument(
         "--correspondence", type=Path, help="smplx: your SMPL-X__FLAME_vertex_ids.npy, from the same page."
@@ -233,7 +233,7 @@ def _export_file(args: argparse.Namespace) -> Path:
             "SMPL-X__FLAME_vertex_ids.npy, both from https://smpl-x.is.tue.mpg.de under the SMPL-X licence"
         )
     owners = {
-        "body": ("glb", "vrm", "vrm0", "web", "smplx"),
+        "body": ("glb", "vrm", "vrm0", "web", "usd", "smplx"),
         "correspondence": ("smplx",),
         "flame": ("smplx",),
         "animation": ("glb", "web"),
@@ -245,7 +245,7 @@ def _export_file(args: argparse.Namespace) -> Path:
         "webcam": ("web",),
         "neural": ("web",),
         "webgpu": ("web",),
-        "copyright": ("glb", "vrm", "vrm0", "web"),
+        "copyright": ("glb", "vrm", "vrm0", "web", "usd"),
         "author": ("vrm", "vrm0"),
         "max_frames": ("flipbook", "glb", "web"),
     }

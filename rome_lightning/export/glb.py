@@ -182,7 +182,7 @@ def mesh_parts(
         rest, weights = figure.head_vertices, figure.head_weights
     normals = unit_normals(rest, head)
     shown = normals if figure is None else figure.head_normals
-    geometry = _geometry(head, rest, surface, shown, weights)
+    geometry = head_geometry(head, rest, surface, shown, weights)
     primitive, extensions = pack_geometry(buffer, geometry, profile.compress)
     axes = torch.tensor([turn, 1.0, turn])
     names = [*head.expression_names, *profile.mixes]
@@ -212,7 +212,7 @@ def mesh_parts(
     }
     if figure is not None and person.body_texture is not None:
         primitive, _ = pack_geometry(
-            buffer, _body_geometry(figure, person.body_surface or body_surface()), profile.compress
+            buffer, body_geometry(figure, person.body_surface or body_surface()), profile.compress
         )
         image, texture = _image(buffer, person.body_texture, profile, 1, "garment")
         parts["meshes"].append({"name": "body", "primitives": [primitive | {"material": 1}]})
@@ -288,10 +288,18 @@ def strongest_joints(weights: Float[Tensor, "n j"]) -> tuple[Int[Tensor, "n 4"],
     return torch.where(strongest > 0, joints, 0), strongest.float()
 
 
-def _geometry(
+def head_geometry(
     head: HeadModel, rest: Tensor, surface: Surface, normals: Tensor, weights: Tensor | None
 ) -> Geometry:
-    """Attributes and triangles of the mesh; by default with the head model's own weights."""
+    """Attributes and triangles of the head's mesh.
+
+    Args:
+        head: the head model.
+        rest: (v, 3) its vertices, metres.
+        surface: the part to write.
+        normals: (v, 3) of the vertices.
+        weights: (v, j) of the joints; by default the head model's own.
+    """
     weights = head.to_vertices(head.skinning_weights.float()) if weights is None else weights
     joints, strongest = strongest_joints(surface.carry(weights))
     positions = surface.carry(rest)
@@ -305,7 +313,7 @@ def _geometry(
     return Geometry(attributes, surface.faces.numpy())
 
 
-def _body_geometry(figure: Figure, surface: Surface) -> Geometry:
+def body_geometry(figure: Figure, surface: Surface) -> Geometry:
     """Attributes and triangles of the body."""
     joints, strongest = strongest_joints(surface.carry(figure.weights))
     attributes = {

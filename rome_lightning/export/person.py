@@ -71,11 +71,11 @@ def export_avatar(
         pose: expression and pose of ``obj`` and ``ply`` (batch of one), or those that ``params`` holds (any
             number); at rest if not given.
         motion: an animation clip for a ``glb``.
-        rights: owner of the photograph for the copyright notice of glTF and VRM; by default the notice names
+        rights: owner of the photograph for the copyright notice of rigged files; by default the notice names
             the photograph.
         author: person responsible for a VRM file; by default the owner of the photograph.
         profile: conventions of the program that will read a ``glb``.
-        body: how much of the person a ``glb`` or VRM file shows.
+        body: how much of the person a rigged file shows.
 
     Raises:
         ValueError: a pose is given for a rigged format, or a body for one that has none.
@@ -85,8 +85,8 @@ def export_avatar(
         raise ValueError(f"a {file_format} file is rigged and has no single pose; use obj or ply")
     if file_format != "glb" and (motion is not None or profile is not PLAIN):
         raise ValueError(f"only glb files support animations and profiles, got {file_format}")
-    if body != "bust" and file_format not in ("glb", "vrm", "vrm0"):
-        raise ValueError(f"only glb and vrm files support a body of {body!r}, got {file_format}")
+    if body != "bust" and file_format not in RIGGED:
+        raise ValueError(f"only {', '.join(RIGGED)} files support a body of {body!r}, got {file_format}")
     if file_format == "params":
         return export_params(avatar, path, pose)
     if file_format == "usd":
@@ -102,9 +102,9 @@ def export_avatar(
     if file_format == "glb":
         person = rigged_person(avatar, rights=rights, body=body)
         return export_glb(path, person, name=path.stem, profile=profile, motion=motion)
-    texture = colour_texture(avatar)
     if file_format == "usd":
-        return export_usd(path, head, avatar.code.shape[0], avatar.rest_mesh().offsets[0], texture)
+        return export_usd(path, rigged_person(avatar, rights=rights, body=body))
+    texture = colour_texture(avatar)
     pose = pose if pose is not None else at_rest(avatar.source.params)
     vertices = head.to_world(avatar.posed_mesh(pose).vertices, pose)[0]
     if file_format == "obj":

@@ -36,7 +36,7 @@ AppProgress = Callable[[float, str], None]
 AppFormat = FileFormat | Literal["web"]
 EXPORTS: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web", "usd", "obj", "ply", "params")
 """Formats that the page offers."""
-WITH_BODY: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web")
+WITH_BODY: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web", "usd")
 """Those that show as much of the person as is asked for; the others have the bust."""
 
 

@@ -26,6 +26,7 @@ from rome_lightning.export.body import BODY_FILE, load_body, with_body
 from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
 from rome_lightning.export.person import rigged_person, simplified_person
 from rome_lightning.export.profiles import PROFILES
+from rome_lightning.export.usd import export_usd
 from rome_lightning.export.vrm import VrmMeta, export_vrm
 from rome_lightning.head import HeadModel
 from rome_lightning.models import AvatarModel
@@ -316,7 +317,7 @@ def test_none_is_head_and_neck(avatar: Avatar) -> None:
     [
         (
             ["--format", "obj", "--body", "full"],
-            "--body is for --format glb or vrm or vrm0 or web or smplx, got obj",
+            "--body is for --format glb or vrm or vrm0 or web or usd or smplx, got obj",
         ),
         (["--body", "half"], "--body of --format glb must be none, bust, full, got half"),
     ],
@@ -405,3 +406,33 @@ def test_profiles_take_a_body(dressed: Person, tmp_path: Path) -> None:
     assert {image.mimeType for image in read.gltf.images} == {"image/jpeg"}
     assert "viseme_aa" in read.gltf.meshes[0].extras["targetNames"]
     assert len(read.gltf.meshes) == 2
+
+
+def test_usd_has_the_same_figure(dressed: Person, files: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("pxr", reason="needs usd-core")
+    from pxr import Gf, Usd, UsdGeom, UsdSkel
+
+    stage = Usd.Stage.Open(str(export_usd(tmp_path / "me.usdz", dressed)))
+    cache, root = UsdSkel.Cache(), UsdSkel.Root(stage.GetPrimAtPath("/avatar"))
+    cache.Populate(root, Usd.PrimDefaultPredicate)
+    skeleton = cache.GetSkelQuery(UsdSkel.Skeleton(stage.GetPrimAtPath("/avatar/skeleton")))
+    valid, reason = UsdSkel.Topology(skeleton.GetJointOrder()).Validate()
+    assert valid, reason
+    order = [str(path).split("/")[-1] for path in skeleton.GetJointOrder()]
+    raised = (
+        Rotation.from_rotvec([0.2, 0, 0.7]).as_matrix()
+        @ (Reader(files["glb"]).node_matrices({})["LeftForeArm"][:3, :3])
+    )
+    # Of each bone the move from rest, by the GLB's reader; USD multiplies rows.
+    before, after = (Reader(files["glb"]).node_matrices(turns) for turns in ({}, {"LeftForeArm": raised}))
+    moves = [Gf.Matrix4d((after[name] @ np.linalg.inv(before[name])).T.tolist()) for name in order]
+    bind = [np.asarray(matrix).T for matrix in skeleton.GetJointWorldBindTransforms()]
+    np.testing.assert_allclose(bind, [before[name] for name in order], atol=1e-6)
+    for path, read in (("mesh", Reader(files["glb"])), ("body", BodyReader(files["glb"]))):
+        mesh = UsdGeom.Mesh(stage.GetPrimAtPath(f"/avatar/{path}"))
+        points = mesh.GetPointsAttr().Get()
+        assert cache.GetSkinningQuery(mesh.GetPrim()).ComputeSkinnedPoints(moves, points)
+        np.testing.assert_allclose(np.asarray(points), read.pose({}, {"LeftForeArm": raised}), atol=2e-5)
+        textures = stage.GetPrimAtPath(f"/avatar/{'colour' if path == 'mesh' else 'garment'}/image")
+        assert textures.GetAttribute("inputs:file").Get().path.endswith(".png")
+    assert np.linalg.norm(np.asarray(points) - welded_rest(files["glb"]), axis=1).max() > 0.15
