@@ -25,6 +25,16 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _LONGEST_MESSAGE = 600
+_UNKNOWN = re.compile(
+    r"Parser key \"(model|data)\": Problem with given class_path '[^']+': "
+    r"(?:unrecognized arguments: --([^\s=]+)\S*|Option '([^']+)' is not accepted)"
+    r"(?: \(did you mean (?:--)?([^)]+)\?\))?"
+)
+"""How jsonargparse says that an option of a model or dataset does not exist."""
+_WRONG_VALUE = re.compile(
+    r"Parser key \"(model|data)\": Problem with given class_path '[^']+': Parser key \"([\w.]+)\": "
+)
+"""The same of a wrong value."""
 _FILE_ORDER_IS_FREE = ("shards",)
 """Modules whose ``--config`` is a plain option."""
 
@@ -105,11 +115,21 @@ def _shorten(text: str) -> str:
         r"\1",
         text,
     )
+    text = _UNKNOWN.sub(_in_full, text)
+    text = _WRONG_VALUE.sub(r"--\1.init_args.\2: ", text)
+    text = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", text)
     if len(text) > _LONGEST_MESSAGE:
         # jsonargparse ends with a copy of the whole configuration.
         text = text.split(" Given value type: ")[0][:_LONGEST_MESSAGE]
         return f"{text}... (cut; --debug shows all)"
     return text
+
+
+def _in_full(found: re.Match[str]) -> str:
+    """Name an unknown option of a model or dataset as it is written on the command line."""
+    group, option, key, meant = found.groups()
+    hint = f" (did you mean --{group}.init_args.{meant}?)" if meant else ""
+    return f"unrecognized option --{group}.init_args.{option or key}{hint}"
 
 
 def _describe(error: BaseException) -> str:

@@ -201,6 +201,19 @@ def test_a_reader_that_leaves_early_is_no_error():
     [
         (["--config", "/nowhere.yaml"], "there is no file /nowhere.yaml"),
         (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+        (
+            ["--config", "full/base", "--model.init_args.optimizer.learning_rat", "3"],
+            "rome: error: unrecognized option --model.init_args.optimizer.learning_rat "
+            "(did you mean --model.init_args.optimizer.learning_rate?)",
+        ),
+        (
+            ["--config", "full/base", "--data.init_args.batchsize", "3"],
+            "(did you mean --data.init_args.batch_size?)",
+        ),
+        (
+            ["--config", "full/base", "--data.init_args.batch_size", "lots"],
+            "rome: error: --data.init_args.batch_size: expected int. Got value: lots",
+        ),
     ],
 )
 def test_training_refuses_wrong_options_in_one_line(arguments, complaint):
