@@ -98,8 +98,10 @@ def recorded(source: Path, seconds: float | None, max_frames: int | None) -> Ite
     from rome_lightning.media.camera import parse_camera, record_camera, until_interrupted
 
     camera = parse_camera(str(source))
-    if seconds is not None and (camera is None or seconds <= 0):
-        raise ValueError(f"--seconds is a positive time for a camera, got {seconds:g} for {source}")
+    if seconds is not None and camera is None:
+        raise ValueError(f"--seconds is for cameras; limit {source} with --max-frames")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"--seconds must be above 0, got {seconds:g}")
     if camera is None:
         yield source
         return

@@ -88,7 +88,7 @@ def test_a_camera_drives_it(avatar, tmp_path, rome, monkeypatch):
         *(cli.EXIT_FAILURE, "cannot read camera 5; is it connected, and does this user have access?"),
     )
     assert rome(*drive, tmp_path / "me.csv", "--seconds", 2) == (
-        *(cli.EXIT_FAILURE, f"--seconds is a positive time for a camera, got 2 for {tmp_path / 'me.csv'}"),
+        *(cli.EXIT_FAILURE, f"--seconds is for cameras; limit {tmp_path / 'me.csv'} with --max-frames"),
     )
     # No recording is left behind, not even of nobody.
     coffee = skimage.data.coffee()[:384, :384, ::-1]
