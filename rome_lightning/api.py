@@ -79,7 +79,7 @@ class Avatar(avatar.Avatar):
 
         Args:
             path: ``.glb``, ``.vrm``, ``.usdz`` (rigged), ``.obj``, ``.ply`` or ``.npz`` (parameters).
-            body: how much of the person a ``.glb`` or ``.vrm`` shows: ``none`` (head and neck), ``bust`` or
+            body: how much of the person a rigged file shows: ``none`` (head and neck), ``bust`` or
                 ``full`` (a whole body in plain clothes).
 
         Raises:
