@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import skimage.data
 from tiny_run import need
 
+from rome_lightning.avatar.driver import read_driver
 from rome_lightning.media.video import write_video
+from rome_lightning.tracking.foreign import DecaEncoder
 
 # All frames reuse the first one's face, so that the test measures memory without the detector's time.
 MEASURE = """
@@ -54,3 +57,9 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         peaks.append(float(result.stdout))
     # 250 more frames of 720p are 690 MB as RGB, their landmarks and poses less than 20.
     assert peaks[1] - peaks[0] < 80
+
+
+def test_recorded_motion_has_no_pictures_to_encode(tmp_path: Path) -> None:
+    avatar = SimpleNamespace(image_size=(64, 64))
+    with pytest.raises(ValueError, match="is recorded motion, which has no pictures for an encoder"):
+        read_driver(tmp_path / "motion.csv", avatar, encoder=DecaEncoder())  # type: ignore[arg-type]
