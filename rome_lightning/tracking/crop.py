@@ -30,8 +30,10 @@ class CropRule:
     """Largest factor by which motion may enlarge the square; frames beyond it are cut."""
     max_zoom: float = 3.0
     """Largest side to which the square of a photo grows so that it does not cut the hair."""
+    max_overhang: float = 0.12
+    """Largest share of the photo's width by which that square may be wider than the photo."""
     max_raise: float = 0.15
-    """Largest share of its side by which it then moves up if the photo has no space beside it."""
+    """Largest share of its side by which it then moves up, which cuts the shoulders."""
 
     def __post_init__(self) -> None:
         if not 1 < self.min_zoom <= self.zoom:
@@ -44,7 +46,7 @@ class CropRule:
             )
 
 
-FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1, max_zoom=1.7, max_raise=0.0)
+FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1, max_zoom=1.7, max_overhang=0.0, max_raise=0.0)
 """FFHQ's square of an upright photograph, on which the release's texture encoder was trained: its side is
 four times the distance between the eyes, enlarged by 1.25.
 
@@ -119,7 +121,8 @@ class Crop:
             rule: that made the square.
         """
         bottom = self.top + self.side
-        largest = min(round(self.side * rule.max_zoom / rule.zoom), self.frame_size[1])
+        room = round((1 + rule.max_overhang) * self.frame_size[1])
+        largest = min(round(self.side * rule.max_zoom / rule.zoom), room)
         side = max(self.side, min(bottom - top, largest))
         top = max(top, bottom - side - round(rule.max_raise * side))
         left = _inside_frame(self.left + (self.side - side) / 2, side, self.frame_size[1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
+from rome_lightning.tracking.crop import FFHQ_RULE, Crop, CropRule, crop_clip
 
 
 def face(x: float, y: float, height: float = 100.0, count: int = 40) -> torch.Tensor:
@@ -64,11 +64,13 @@ def test_a_photos_square_grows_upward_and_then_moves() -> None:
     highest = crop.reaching(0, rule)
     assert highest.side == pytest.approx(300, abs=3)
     assert highest.top == pytest.approx(bottom - 300 - 0.15 * 300, abs=4)
-    # No space beside it: it only moves.
+    # Little space beside it: it may be somewhat wider than the photo, then it moves.
     narrow = crop_clip(face(110, 400), (1000, 220))
-    moved = narrow.reaching(narrow.top - 20, rule)
-    assert (moved.left, moved.top, moved.side) == (narrow.left, narrow.top - 20, narrow.side)
-    assert bool(moved.inside(64).all())
+    wider = narrow.reaching(narrow.top - 20, rule)
+    assert (wider.top, wider.side, wider.left) == (narrow.top - 20, 240, -10)
+    moved = narrow.reaching(narrow.top - 50, rule)
+    assert (moved.top, moved.side) == (narrow.top - 50, round(1.12 * 220))
+    assert (FFHQ_RULE.max_overhang, FFHQ_RULE.max_raise) == (0, 0)
 
 
 def test_landmarks_and_pixels_are_mapped_alike() -> None:
