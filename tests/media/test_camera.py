@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,6 +86,15 @@ def test_a_recording_ends_with_the_camera(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(read_video(record_camera(0, tmp_path / "me.mp4", seconds=60)).frames) == 4
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, although jobs in the background of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_recording_and_a_second_one_the_program(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     asked = 0
