@@ -138,7 +138,7 @@ class Tracker:
         """
         frames = _checked(frames)
         fps = fps or 25.0
-        # Of a clip, the square is fixed before a mask is drawn: two thirds of its time.
+        # Segmenting the frames of a clip twice would take too long.
         is_photo = masks and len(frames) == 1
         located = self._locate(frames, fps, progress, face, detections, is_photo)
         problems, landmarks, crop = located.problems, located.landmarks, located.crop
