@@ -14,7 +14,7 @@ from rome_lightning.training import LossConfig
 from rome_lightning.training.objective import Objective, composited
 from rome_lightning.types import AvatarBatch
 
-NUM_STEPS = 40
+NUM_STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_losses_fall_on_two_people(batch):
     config = without_carry(small_config())
     model = FullAvatar(config)
     objective = Objective(LossConfig(perceptual=0.0, chamfer_points=128), model.head)
-    optimizer = torch.optim.Adam(model.parameters(), 6e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     background = torch.full((len(batch.target), 3), 0.5)
     history = []
     for _ in range(NUM_STEPS):
@@ -44,9 +44,9 @@ def test_losses_fall_on_two_people(batch):
         optimizer.step()
         history.append({k: float(v.detach()) for k, v in {"total": terms.total, **terms.raw}.items()})
     first, last = history[0], history[-1]
-    # Measured: 0.24, 0.77, 0.16 and 0.11; the margin is for other processors.
+    # Measured: 0.19, 0.52, 0.15 and 0.10; the margin is for other processors.
     assert last["total"] < 0.35 * first["total"]
-    assert last["photometric"] < 0.85 * first["photometric"]
+    assert last["photometric"] < 0.65 * first["photometric"]
     assert last["segmentation"] < 0.25 * first["segmentation"]
     # Hair and shoulders have grown: the bare head's outline misses them.
     assert last["occupancy_all"] < 0.2 * first["occupancy_all"]
