@@ -43,9 +43,9 @@ SAME_OUTLINE = 0.3
 """Difference of the cosines from which a point on one outline is not on the other."""
 SAME_BESIDE = 0.45
 """The same for what lies beside the outline."""
-TURNED, TURNED_AWAY = 0.13, 0.132
-"""Mean difference of the cosines over neck and shoulders up to which a photograph's outline of them is valid,
-and from which it is not: both about 18 degrees. Between them shoulders are translucent."""
+TURNED_AWAY = 0.13
+"""Mean difference of the cosines over neck and shoulders from which a photograph's outline of them is not
+valid: about 18 degrees. A transition would show translucent shoulders."""
 ANOTHER_VIEW = 0.1
 """Mean difference of the cosines above which a view is not the photograph's own: about 15 degrees."""
 SAME_VIEW = 0.15
@@ -311,7 +311,7 @@ def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Te
 def _turned_alike(
     there: Float[Tensor, "b v n"], now: Float[Tensor, "b v 1"], part: Float[Tensor, "b v 1"]
 ) -> Float[Tensor, "b 1 n"]:
-    """Whether a part of the body faces the camera as in each photograph, [0, 1].
+    """Whether a part of the body faces the camera as in each photograph, 0 or 1.
 
     Args:
         there: cosine between each vertex's normal and the camera in the photographs.
@@ -319,7 +319,7 @@ def _turned_alike(
         part: 1 on the vertices of the part.
     """
     change = ((there - now).abs() * part).sum(1, keepdim=True) / part.sum(1, keepdim=True)
-    return 1 - ((change - TURNED) / (TURNED_AWAY - TURNED)).clamp(0, 1)
+    return (change < TURNED_AWAY).to(change.dtype)
 
 
 def _places(
