@@ -23,8 +23,10 @@ from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import split_shots
 from rome_lightning.tracking.tracked import TrackedClip
 
-TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}"
-"""Recorded in every clip; another version makes different shards."""
+TRACKER_REVISION = 2
+"""Raised by every change that gives the same input other crops or parameters."""
+TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}, revision {TRACKER_REVISION}"
+"""Recorded in every clip; another version or revision makes different shards."""
 SHORT_SHOT = "shot too short"
 UNTRACKED = "shot cannot be tracked"
 OTHER_PERSON = "another person"
