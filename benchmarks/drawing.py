@@ -30,7 +30,14 @@ from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.comparison.statistics import Layout, paired_interval
 from rome_lightning.geometry import axis_angle_to_matrix
 from rome_lightning.metrics import load_lpips, lpips
-from rome_lightning.models import AvatarModel, blending, carrying, completion, deferred_renderer
+from rome_lightning.models import (
+    AvatarModel,
+    blending,
+    carrying,
+    completion,
+    deferred_renderer,
+    photo_layers,
+)
 from rome_lightning.models.shipped import open_model
 from rome_lightning.types import Frames, HeadParams, Region
 
@@ -41,7 +48,7 @@ BINS = ((0, 12), (12, 20), (20, 90))
 
 
 def _no_photo(layers: Tensor, mesh: Tensor) -> Tensor:
-    return torch.where(mesh, 0.0, 1.0) * layers[:, carrying.KNOWN]
+    return torch.where(mesh, 0.0, 1.0) * layers[:, photo_layers.KNOWN]
 
 
 Change = tuple[ModuleType | type | AvatarModel, str, Any]
@@ -60,7 +67,7 @@ WITHOUT: dict[str, list[Change]] = {
         (carrying, "NOT_STRETCHED_FACE", carrying.NOT_STRETCHED),
     ],
     "full hair beside faces": [
-        (carrying, "full_hair", lambda layers: torch.zeros_like(layers[:, :, 0, :1, :1]))
+        (photo_layers, "full_hair", lambda layers: torch.zeros_like(layers[:, :, 0, :1, :1]))
     ],
     "hair in gaps": [(blending, "hair_gaps", lambda opacity, _: torch.zeros_like(opacity))],
     "slivers removed": [(blending, "without_slivers", lambda opacity, *_: opacity)],

@@ -16,8 +16,8 @@ from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
-from rome_lightning.models.carrying import NUM_STORED, CarriedPhotos, full_hair
 from rome_lightning.models.checkpoint import config_from_dict, load_state
+from rome_lightning.models.photo_layers import NUM_STORED, CarriedPhotos, full_hair
 from rome_lightning.types import Frames, HeadParams
 
 AVATAR_FILE = "avatar.safetensors"

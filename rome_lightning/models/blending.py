@@ -7,17 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.models.carrying import (
-    BESIDE,
-    CARRIED_HAIR,
-    IN_MOUTH,
-    KNOWN,
-    LOOSE,
-    MATTE,
-    OWN_VIEW,
-    RGB,
-    VISIBILITY,
-)
+from rome_lightning.models.carrying import CARRIED_HAIR, IN_MOUTH, OWN_VIEW, VISIBILITY
+from rome_lightning.models.photo_layers import BESIDE, KNOWN, LOOSE, MATTE, RGB
 from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.pooling import halved, smoothed
@@ -44,7 +35,9 @@ GAP = 0.025
 RIM = 0.008
 """Width of the mesh's outline, image widths."""
 SLIVER = 0.006
-"""Half the width of strips and gaps treated as artefacts, image widths."""
+"""Half the width of strips treated as artefacts, image widths."""
+NECK_GAP = 0.014
+"""The same of gaps, as between a jaw and the neck that it hid in the photograph."""
 REPEATED, APART = 0.008, 0.03
 """How much nearer to and farther from the source's mesh than the driven mesh a carried pixel may have been,
 image widths: pixels from inside the mesh would repeat the face beside it."""
@@ -158,6 +151,7 @@ def without_slivers(
     opacity = torch.lerp(opacity, torch.minimum(opacity, flank), unseen - wide)
     opacity = opacity - (opacity - opened(opacity, reach)) * mesh * dilate(unseen - wide, reach)
     clear = 1 - opacity
+    reach = max(1, round(NECK_GAP * int(opacity.shape[-1])))
     gap = (clear - opened(clear, reach)) * mesh * dilate(wide, 2 * reach)
     return opacity + gap
 

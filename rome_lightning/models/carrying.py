@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,23 +9,24 @@ from jaxtyping import Bool, Float, Int, Int32, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.geometry import vertex_normals
-from rome_lightning.head import HeadModel
-from rome_lightning.models.foreground import foreground_colour
-from rome_lightning.renderer import interpolate, nearest_covered, push_pull
+from rome_lightning.models.photo_layers import (
+    BESIDE,
+    HAIR,
+    KNOWN,
+    LOOSE,
+    MATTE,
+    RGB,
+    SKIN,
+    CarriedPhotos,
+    beyond_border,
+    facing_camera,
+)
+from rome_lightning.renderer import interpolate, push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.nearest_fill import values_of
-from rome_lightning.types import Frames, Region
-from rome_lightning.types.struct import TensorStruct
 
-RGB, MATTE, KNOWN, BESIDE, LOOSE, HAIR, SKIN = (slice(0, 3), *(slice(i, i + 1) for i in range(3, 9)))
-"""Channels of ``CarriedPhotos.layers``: colour, opacity of the person, 1 inside the photograph, distance to
-the source's mesh in image widths (0 on it), 1 where hair hangs below the ears, 1 on hair, 1 on skin of the
-face."""
-NUM_STORED = 9
-"""Their number."""
 NUM_LAYERS = 7
-"""How many of them ``carry`` returns first."""
+"""How many of ``CarriedPhotos.layers`` the result of ``carry`` begins with."""
 NUM_CARRIED = NUM_LAYERS + 4
 VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_CARRIED))
 """Number of channels of ``carry``, and the last ones, [0, 1] each: the photographs' share of each pixel, 0
@@ -52,94 +52,18 @@ SAME_VIEW = 0.15
 """Difference of the cosines up to which both views see a point at the same angle."""
 LEAST_FACING = 0.05
 """Cosine below which both views count as equally grazing."""
+WITHIN = 0.98
+"""Distance from the middle of a crop, in half its width, up to which texels know what it shows."""
 EDGE = 0.01
 """Distance from the mesh over which the motion of the outline fades out, image widths."""
 UNCOVERED = 0.008
 """Least distance from the source's mesh of what can appear from behind a face, image widths."""
-SOFT_EDGE = 0.01
-"""Width of the soft edge of a face in a photograph, image widths."""
 FRAGMENT = 0.014
 """Half the width below which anything beside a face counts as an artefact, image widths."""
-FULL_BESIDE = 0.03
-"""Distance from the source's mesh that only full hair exceeds, image widths."""
-NOT_FULL, FULL = 0.015, 0.055
-"""Share of the hair beyond ``FULL_BESIDE`` up to which hair lies close to the head, and from which it is
-full. Of 40 people, 33 were below the first, 7 above the second, and none in between."""
 FLAT = 0.01
 """Spread of a plane's points below which they do not determine its slope, image widths."""
 _SHARPNESS = 4
 """Exponent of the visibility in the weights of several photographs: the best view of a point should win."""
-
-
-@dataclass(frozen=True)
-class CarriedPhotos(TensorStruct):
-    """Photographs of a person and the position of the mesh in each."""
-
-    layers: Float[Tensor, "b n 9 h w"]
-    """See ``RGB`` and the names beside it, [0, 1] each."""
-    vertices: Float[Tensor, "b n v 3"]
-    """The mesh in each photograph: x and y as fractions of width and height, and the cosine between each
-    vertex's normal and the direction to the camera."""
-    visibility: Float[Tensor, "b n s s"]
-    """Whether each photograph shows each texel, [0, 1]."""
-    own_mouth: Float[Tensor, "b n s s"]
-    """The part that is valid only while the mouth is as open as in the photograph."""
-    full_hair: Float[Tensor, "b n 1 1"]
-    """Whether each photograph shows full hair, see ``full_hair``."""
-
-
-def carried_photos(
-    photos: Frames,
-    vertices_px: Float[Tensor, "b v 3"],
-    face_ids: Int32[Tensor, "b h w"],
-    visibility: Float[Tensor, "b 1 s s"],
-    own_mouth: Float[Tensor, "b 1 s s"],
-    head: HeadModel,
-) -> CarriedPhotos:
-    """Prepare one photograph per avatar for ``carry``.
-
-    Args:
-        photos: at any resolution.
-        vertices_px: the fitted mesh, in pixels of its photograph.
-        face_ids: visible face per pixel of the photograph, -1 beside the mesh.
-        visibility: of the texels, ``Observation.unhidden``.
-        own_mouth: see ``Observation``.
-        head: model of the mesh.
-    """
-    height, width = photos.image_size
-    beside = nearest_covered(face_ids >= 0)[1][:, None]
-    known = 1 - photos.region_mask(Region.OUTSIDE)
-    ears = vertices_px[:, head.region("ears"), 1].amax(1)
-    rows = torch.arange(height, device=known.device, dtype=known.dtype)
-    below = ((rows - ears[:, None]) / (0.06 * height) + 0.5).clamp(0, 1)[:, None, :, None]
-    hair = photos.region_mask(Region.HAIR)
-    colour = foreground_colour(photos.image, photos.foreground_mask)
-    # The soft edge of skin is labelled background.
-    skin = dilate(photos.region_mask(Region.FACE_SKIN), max(1, round(SOFT_EDGE * width)))
-    layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair, skin], dim=1)
-    place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
-    place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
-    # Rounded as in avatar files, so that a saved avatar renders the same image.
-    layers = layers.half().float()[:, None]
-    return CarriedPhotos(layers, place[:, None], visibility, own_mouth, full_hair(layers))
-
-
-def full_hair(layers: Float[Tensor, "b n 9 h w"]) -> Float[Tensor, "b n 1 1"]:
-    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1].
-
-    Args:
-        layers: see ``CarriedPhotos``.
-    """
-    hair = layers[:, :, HAIR] * layers[:, :, MATTE]
-    outside = hair * (layers[:, :, BESIDE] > FULL_BESIDE)
-    share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
-    return ((share - NOT_FULL) / (FULL - NOT_FULL)).clamp(0, 1)[..., None]
-
-
-def facing_camera(vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 1"]:
-    """Cosine between each vertex's normal and the direction to the camera."""
-    # Projection flips y and z, which is a rotation: normals of the projected mesh still point outward.
-    return -vertex_normals(vertices_px, faces)[..., 2:]
 
 
 def carry(
@@ -180,14 +104,20 @@ def carry(
     mask = (face_ids >= 0)[:, None]
     facing = facing_camera(vertices_px, faces)
     mesh = _on_mesh(photos, vertices_px, facing, faces, face_ids, parts, ear_plane)
-    place, same, around = _places(mesh, mask, distance, nearest)
+    place, same, around, torso = _places(mesh, mask, distance, nearest)
     grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
-    layers = _sampled(photos.layers.flatten(0, 1), grid).unflatten(0, (batch, count))
-    inside = (grid.abs() <= 1).all(-1).view_as(visibility)
-    hair, matte, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, MATTE, BESIDE, SKIN))
+    layers, opaque, known = _sampled_beyond(photos.layers.flatten(0, 1), grid)
+    layers = layers.unflatten(0, (batch, count))
+    matte, known = opaque.view_as(visibility), known.view_as(visibility)
+    hair, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, BESIDE, SKIN))
     own_view = _own_view(photos, facing).expand_as(visibility)
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
+    # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
+    beyond = mask & (grid.abs() > WITHIN).any(-1).view_as(visibility)
+    visibility = torch.where(
+        beyond, torch.maximum(visibility, (mesh.there > LEAST_FACING).float()), visibility
+    )
     shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
@@ -195,8 +125,10 @@ def carry(
     # What appears from behind a face may have been farther beside it, and full hair on the head; but not the
     # rim of the face itself, which the mesh misses.
     uncovered = (1 - around) * (beside / UNCOVERED).clamp_max(1) * (1 - face)
-    beside = torch.lerp(beside, distance.expand_as(beside), torch.maximum(uncovered, full))
-    known = layers[:, :, KNOWN].squeeze(2) * inside
+    # A coat keeps its outline, however far from the mesh.
+    coat = torso * (1 - face) * (1 - hair)
+    free = torch.maximum(torch.maximum(uncovered, full), coat)
+    beside = torch.lerp(beside, distance.expand_as(beside), free)
     given = torch.stack([opacity, known, beside], dim=2)
     layers = torch.cat([layers[:, :, RGB], given, layers[:, :, LOOSE], hair[:, :, None]], dim=2)
     best = _best_view(layers, shown, mask) if count > 1 else layers[:, 0]
@@ -261,6 +193,8 @@ class _OnMesh(NamedTuple):
     """The same in the driven view."""
     around: Float[Tensor, "b 1 h w"]
     """1 on scalp, ears, neck and shoulders, 0 on the face."""
+    torso: Float[Tensor, "b 1 h w"]
+    """1 on neck and shoulders."""
     lower: Float[Tensor, "b 1 h w"]
     """1 on the face below the eyes."""
     in_mouth: Float[Tensor, "b 1 h w"]
@@ -289,12 +223,12 @@ def _on_mesh(
     around, torso, lower, in_mouth = parts.expand(batch, -1, -1).split(1, dim=-1)
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
-    per_vertex = torch.cat([moved, facing, facing_now, around, lower, in_mouth, turned], dim=-1).float()
-    values = interpolate(vertices_px, faces, face_ids, per_vertex.contiguous())
-    sizes = [2 * count, count, 1, 1, 1, 1, count]
-    displacement, there, now, around, lower, in_mouth, turned = values.split(sizes, dim=1)
+    per_vertex = torch.cat([moved, facing, facing_now, around, torso, lower, in_mouth, turned], dim=-1)
+    values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous())
+    sizes = [2 * count, count, 1, 1, 1, 1, 1, count]
+    displacement, there, now, around, torso, lower, in_mouth, turned = values.split(sizes, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around, lower, in_mouth, turned)
+    return _OnMesh(displacement, plane, there, now, around, torso, lower, in_mouth, turned)
 
 
 def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:
@@ -327,7 +261,9 @@ def _places(
     mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"],
-) -> tuple[Float[Tensor, "b n 2 h w"], Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]:
+) -> tuple[
+    Float[Tensor, "b n 2 h w"], Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b n h w"]
+]:
     """Positions in the photographs that correspond to each pixel, also beyond the mesh.
 
     Returns:
@@ -348,10 +284,12 @@ def _places(
     # No gradient flows through it, see ``blend``.
     opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
     same = same + (opening - same).detach()
-    same = values_of(nearest, same)
+    # Neck and shoulders as a whole face as in the photograph or not, whatever a fold of the mesh does.
+    torso = ((mesh.torso > 0.5) & mask & (mesh.turned > 0.5)).to(same.dtype)
+    same, torso = values_of(nearest, torch.cat([torch.maximum(same, torso), torso], dim=1)).chunk(2, dim=1)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
-    return _pixel_centres(mask[:, 0]) + displacement.unflatten(1, (-1, 2)), same, around
+    return _pixel_centres(mask[:, 0]) + displacement.unflatten(1, (-1, 2)), same, around, torso
 
 
 def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
@@ -362,6 +300,19 @@ def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"])
     safe = places.nan_to_num(0.0, 0.0, 0.0)
     sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
     return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
+
+
+def _sampled_beyond(
+    layers: Float[Tensor, "b 9 h w"], places: Float[Tensor, "b h w 2"]
+) -> tuple[Float[Tensor, "b 9 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+    """``_sampled``, with opacity and ``KNOWN`` of what continues beyond the crop, see ``beyond_border``."""
+    sampled = _sampled(layers, places)
+    x, y = places[:, None].unbind(-1)
+    under, aside = (y > 1), (x.abs() > 1) & (y.abs() <= 1)
+    matte, known = beyond_border(sampled, under.to(layers.dtype), aside.to(layers.dtype))
+    inside = (x.abs() <= 1) & (y.abs() <= 1)
+    matte = torch.where(inside, sampled[:, MATTE], matte)
+    return sampled, matte, sampled[:, KNOWN] * torch.where(inside, 1.0, known)
 
 
 def _pixel_centres(picture: Shaped[Tensor, "b h w"]) -> Float[Tensor, "2 h w"]:

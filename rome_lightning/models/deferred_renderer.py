@@ -11,9 +11,10 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import ear_plane, lower_face
 from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_NETWORK_LAYERS, blend
-from rome_lightning.models.carrying import CarriedPhotos, carry
+from rome_lightning.models.carrying import carry
 from rome_lightning.models.config import DeferredRendererConfig
 from rome_lightning.models.mouth import lip_vertices, same_mouth
+from rome_lightning.models.photo_layers import CarriedPhotos
 from rome_lightning.networks import CompactUNet, UNet, harmonic_encoding
 from rome_lightning.renderer import (
     Rasterizer,

@@ -6,21 +6,10 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, carrying, deferred_renderer
-from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
-from rome_lightning.models.carrying import (
-    BESIDE,
-    KNOWN,
-    MATTE,
-    NUM_CARRIED,
-    OWN_VIEW,
-    RGB,
-    VISIBILITY,
-    carry,
-    facing_camera,
-    fragments_beside,
-)
+from rome_lightning.models import AvatarModel, deferred_renderer, photo_layers
+from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
+from rome_lightning.models.photo_layers import BESIDE, KNOWN, MATTE, RGB, facing_camera
 from rome_lightning.renderer import interpolate, nearest_covered, render_texture
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region, Rendered
@@ -74,8 +63,9 @@ def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
     expected = photo.image.roll(6, -1)[..., 8:-8, 14:-8]
     # Beyond the mesh too: the surroundings of the head move with it.
     torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
-    # Pixels from beyond the photograph are unknown.
-    assert layers[0, KNOWN, :, :5].max() == 0
+    # Beyond the photograph its border continues.
+    torch.testing.assert_close(layers[0, RGB, 8:-8, 2], photo.image[0, :, 8:-8, 0], atol=5e-3, rtol=0)
+    assert layers[0, KNOWN].min() == 1
 
 
 def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) -> None:
@@ -168,13 +158,72 @@ def test_a_mesh_that_is_not_finite_is_seen_in_the_picture_and_crashes_nothing(mo
     assert rendered.image.isnan().any()
 
 
-def test_what_lies_beyond_the_video_is_not_known(model: AvatarModel) -> None:
+def cut_photo(model: AvatarModel, label: Region) -> Frames:
+    """A photograph whose lower and right quarters were not taken."""
     photo = smooth_photo(model)
-    regions = photo.regions.clone()
-    regions[:, SIZE // 2 :] = int(Region.OUTSIDE)
-    layers, _ = carried_to(model, dataclasses.replace(photo, regions=regions), photo.params)
-    assert layers[0, KNOWN, -8:].max() == 0
-    assert layers[0, KNOWN, :8].min() == 1
+    regions = torch.full_like(photo.regions, int(label))
+    regions[:, -SIZE // 4 :] = int(Region.OUTSIDE)
+    regions[:, :, -SIZE // 4 :] = int(Region.OUTSIDE)
+    matte = photo.foreground_mask * (regions != int(Region.OUTSIDE))[:, None]
+    return dataclasses.replace(photo, regions=regions, foreground_mask=matte)
+
+
+def test_a_body_continues_beyond_the_photograph_and_a_head_does_not(model: AvatarModel) -> None:
+    """Shoulders that end at the border would leave a step beside the mesh's own."""
+    photos = {
+        label: cut_photo(model, label)
+        for label in (Region.CLOTHES, Region.FACE_SKIN, Region.HAIR, Region.OTHER)
+    }
+    # Background, whose label does not matter.
+    matte = torch.zeros_like(photos[Region.OTHER].foreground_mask)
+    photos[Region.OTHER] = dataclasses.replace(photos[Region.OTHER], foreground_mask=matte)
+    clothes, face, hair, background = (model.encode(photo).carried.layers[0, 0] for photo in photos.values())
+    inner = torch.arange(SIZE).clamp_max(3 * SIZE // 4 - 1)
+    expected = smooth_photo(model).image[0][:, inner][:, :, inner]
+    torch.testing.assert_close(clothes[RGB], expected, atol=2e-3, rtol=0)
+    assert clothes[KNOWN].min() == clothes[MATTE].min() == 1
+    aside, under = (
+        (slice(None, SIZE // 4), slice(-SIZE // 4, None)),
+        (slice(-8, None), slice(None, SIZE // 2)),
+    )
+    for layers in (face, hair):
+        for channel in (KNOWN, MATTE):
+            assert layers[channel, : SIZE // 4, : SIZE // 2].min() == 1
+            assert layers[channel, *aside].max() == 0
+    # Hair that hangs below the ears does.
+    assert face[KNOWN, *under].max() == 0
+    assert hair[KNOWN, *under].min() == 1
+    # No body is beside the background at the border, but one may be below it.
+    assert background[KNOWN, *aside].min() == 1
+    assert background[KNOWN, *under].max() == 0
+    assert background[MATTE].max() == 0
+
+
+def test_shoulders_beyond_the_crop_have_the_colours_of_its_border(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, regions=torch.full_like(photo.regions, int(Region.CLOTHES)))
+    up = 12 * 2 / SIZE / float(photo.params.camera[0, 0])
+    camera = photo.params.camera + torch.tensor([0.0, 0.0, up])
+    layers, mask = carried_to(model, photo, dataclasses.replace(photo.params, camera=camera))
+    # They were below the crop.
+    shoulders = mask[0, 0, -8:] & (layers[0, VISIBILITY, -8:][0] > 0.5)
+    assert shoulders.sum() > 0.8 * mask[0, 0, -8:].sum() > 50
+    border = photo.image[0, :, -1:].expand(-1, 8, -1)
+    torch.testing.assert_close(layers[0, RGB, -8:][:, shoulders], border[:, shoulders], atol=0.03, rtol=0)
+
+
+def test_a_coat_keeps_its_outline_where_the_mesh_folds(model: AvatarModel) -> None:
+    """Single vertices of the shoulders turn more than the shoulders do when the head leans."""
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(
+        photo, params=at_rest(photo.params), regions=torch.full_like(photo.regions, int(Region.CLOTHES))
+    )
+    leaned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.3, 0.0, 0.0]]))
+    layers, mask = carried_to(model, photo, leaned)
+    beside = ~mask[0, 0]
+    beside[: 2 * SIZE // 3] = False
+    assert beside.sum() > 100
+    assert layers[0, MATTE][0, beside].min() > 0.99
 
 
 def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
@@ -191,74 +240,6 @@ def test_a_sharper_photograph_keeps_its_resolution(model: AvatarModel) -> None:
     assert (drawn.rgb - sharp.image).abs().mean(1, keepdim=True)[seen].median() < 0.02
 
 
-def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
-    layers = torch.zeros(1, NUM_CARRIED, 1, 5)
-    layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
-    layers[0, VISIBILITY, 0, 0] = 1.0
-    mesh = torch.tensor([[[[True, True, True, False, False]]]])
-    distance = torch.tensor([[[[0.0, 0.0, 0.0, 0.1, 0.2]]]])
-    rgb, mask = blend(torch.zeros(1, 5, 1, 5), torch.full((1, 3, 1, 5), 0.1), layers, mesh, distance)
-    seen, hidden, _, _, beside = rgb[0, 0, 0].tolist()
-    assert seen == pytest.approx(0.9, abs=0.02)
-    assert hidden == pytest.approx(0.1, abs=0.02)
-    assert beside == pytest.approx(0.9, abs=0.02)
-    opacity = mask[0, 0, 0].tolist()
-    assert opacity[0] == pytest.approx(0.4, abs=0.01)
-    assert opacity[1] == pytest.approx(0.4, abs=0.01)
-    # It was on the source's mesh and is now far beside the driven one: the face would repeat.
-    assert opacity[4] < 0.01
-
-
-def test_the_network_cannot_open_what_no_photograph_shows() -> None:
-    layers = torch.zeros(1, NUM_CARRIED, 1, 1)
-    layers[:, KNOWN] = layers[:, MATTE] = 1
-    corrections = torch.full((1, 5, 1, 1), -100.0)
-    mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    _, mask = blend(corrections, torch.zeros(1, 3, 1, 1), layers, mesh, torch.zeros(1, 1, 1, 1))
-    assert mask.item() > 0.97
-
-
-def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
-    """A face, beside it a neck that the matte says is not there, and hidden strips in both."""
-    opacity = torch.zeros(1, 1, 64, 256)
-    shown = torch.ones(1, 1, 64, 256)
-    mesh = torch.ones(1, 1, 64, 256, dtype=torch.bool)
-    opacity[..., :100] = 1
-    # A strip beside the neck that is not there, a line in the middle of the face, and a wide unseen side.
-    for first, last in ((100, 103), (50, 53), (180, 256)):
-        shown[..., first:last] = 0
-        opacity[..., first:last] = 1
-    # A crack of the matte in the unseen side.
-    shown[..., 220:223], opacity[..., 220:223] = 1, 0
-    result = without_slivers(opacity, shown, mesh)
-    assert result[..., :100].min() == 1
-    assert result[..., 100:180].max() == 0
-    assert result[..., 181:].min() == 1
-    # Where everything is visible nothing changes, strands of hair included.
-    seen = torch.ones_like(shown)
-    assert torch.equal(without_slivers(opacity, seen, mesh), opacity)
-    # Beside the mesh, the photograph's own strands remain.
-    beside = torch.zeros_like(mesh)
-    assert torch.equal(without_slivers(opacity, shown, beside), opacity)
-
-
-def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() -> None:
-    mesh = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
-    mesh[..., :6] = True
-    other, own = torch.zeros(1, 1, 8, 12), torch.ones(1, 1, 8, 12)
-    soft = soft_edges(mesh.float(), mesh, other)
-    torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
-    # Where the photograph's matte continues beyond the mesh, as in hair, there is no step.
-    matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
-    torch.testing.assert_close(soft_edges(matte, mesh, other), matte)
-    strands = torch.rand(1, 1, 8, 12)
-    away = torch.ones_like(mesh)
-    away[..., 5:7] = False
-    assert torch.equal(soft_edges(strands, mesh, other)[away], strands[away])
-    # In the photograph's own view its matte needs no softening.
-    assert torch.equal(soft_edges(strands, mesh, own), strands)
-
-
 def test_a_view_is_the_photographs_own_until_the_head_turns(model: AvatarModel) -> None:
     photo = smooth_photo(model)
     photo = dataclasses.replace(photo, params=at_rest(photo.params))
@@ -270,18 +251,6 @@ def test_a_view_is_the_photographs_own_until_the_head_turns(model: AvatarModel) 
     assert own_view(0.0) == pytest.approx(1, abs=1e-3)
     assert 0.3 < own_view(0.1) < 0.9
     assert own_view(0.5) == 0
-
-
-def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
-    opacity = torch.zeros(1, 1, 200, 200)
-    opacity[..., :100] = opacity[..., 106:140] = 1
-    hair = torch.zeros_like(opacity)
-    hair[..., 106:140] = 1
-    gaps = hair_gaps(opacity, hair)
-    assert gaps[..., 20:180, 101:105].min() > 0.4
-    # Wider openings stay open, and so does a gap beside anything but hair.
-    assert gaps[..., 150:].max() == 0
-    assert hair_gaps(opacity, torch.zeros_like(hair)).max() == 0
 
 
 def test_hair_before_a_cheek_belongs_to_the_photographs_own_view_only(model: AvatarModel) -> None:
@@ -314,7 +283,7 @@ def test_full_hair_stays_beside_a_face_that_turns_and_hair_on_the_head_does_not(
     photo = dataclasses.replace(photo, regions=regions, foreground_mask=hair)
     full, mask = carried_to(model, photo, turned)
     # The same hair as close to the head as short hair.
-    monkeypatch.setattr(carrying, "FULL_BESIDE", 1.0)
+    monkeypatch.setattr(photo_layers, "FULL_BESIDE", 1.0)
     short, _ = carried_to(model, photo, turned)
     lost = (full[:, MATTE] - short[:, MATTE]) * ~mask
     assert (lost > 0.9).sum() > 20
@@ -356,13 +325,6 @@ def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_i
     assert layers[:, VISIBILITY][hair].mean() > 0.3
 
 
-def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
-    at = torch.tensor([[[[0.0, 0.05, 0.1]]]])
-    assert same_side(at, torch.full_like(at, 0.05))[0, 0, 0].tolist() == pytest.approx(
-        [0, 1, 0.062], abs=0.01
-    )
-
-
 def test_each_view_is_rasterized_once_and_its_outline_searched_once(
     model: AvatarModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,16 +340,17 @@ def test_each_view_is_rasterized_once_and_its_outline_searched_once(
         return nearest_covered(mask)
 
     monkeypatch.setattr(model.rasterizer, "face_ids", face_ids)
-    for module in (carrying, deferred_renderer):
+    for module in (photo_layers, deferred_renderer):
         monkeypatch.setattr(module, "nearest_covered", search)
     source = random_frames(model.head, 1)
     sharp = (2 * SIZE, 2 * SIZE)
     code = model.appearance(source, model.rest_offsets(source), source.resized(2 * SIZE))
     assert rasterized == [(SIZE, SIZE), sharp]
-    assert searched == [sharp]
+    # The mesh's outline, and the photograph's border.
+    assert searched == [sharp, sharp]
     model.render(code, source.params, (SIZE, SIZE))
     assert rasterized == [(SIZE, SIZE), sharp, (SIZE, SIZE)]
-    assert searched == [sharp, (SIZE, SIZE)]
+    assert searched == [sharp, sharp, (SIZE, SIZE)]
     rasterized.clear()
     model.encode(source)
     assert rasterized == [(SIZE, SIZE)]

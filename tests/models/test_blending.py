@@ -1,0 +1,95 @@
+"""The blend of photograph, texture and corrections: what decides colour and opacity of each pixel."""
+
+import pytest
+import torch
+
+from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
+from rome_lightning.models.carrying import NUM_CARRIED, VISIBILITY
+from rome_lightning.models.photo_layers import KNOWN, MATTE, RGB
+
+
+def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
+    layers = torch.zeros(1, NUM_CARRIED, 1, 5)
+    layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
+    layers[0, VISIBILITY, 0, 0] = 1.0
+    mesh = torch.tensor([[[[True, True, True, False, False]]]])
+    distance = torch.tensor([[[[0.0, 0.0, 0.0, 0.1, 0.2]]]])
+    rgb, mask = blend(torch.zeros(1, 5, 1, 5), torch.full((1, 3, 1, 5), 0.1), layers, mesh, distance)
+    seen, hidden, _, _, beside = rgb[0, 0, 0].tolist()
+    assert seen == pytest.approx(0.9, abs=0.02)
+    assert hidden == pytest.approx(0.1, abs=0.02)
+    assert beside == pytest.approx(0.9, abs=0.02)
+    opacity = mask[0, 0, 0].tolist()
+    assert opacity[0] == pytest.approx(0.4, abs=0.01)
+    assert opacity[1] == pytest.approx(0.4, abs=0.01)
+    # It was on the source's mesh and is now far beside the driven one: the face would repeat.
+    assert opacity[4] < 0.01
+
+
+def test_the_network_cannot_open_what_no_photograph_shows() -> None:
+    layers = torch.zeros(1, NUM_CARRIED, 1, 1)
+    layers[:, KNOWN] = layers[:, MATTE] = 1
+    corrections = torch.full((1, 5, 1, 1), -100.0)
+    mesh = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    _, mask = blend(corrections, torch.zeros(1, 3, 1, 1), layers, mesh, torch.zeros(1, 1, 1, 1))
+    assert mask.item() > 0.97
+
+
+def test_no_line_stays_between_what_is_seen_and_what_is_not() -> None:
+    """A face, beside it a neck that the matte says is not there, and hidden strips in both."""
+    opacity = torch.zeros(1, 1, 64, 256)
+    shown = torch.ones(1, 1, 64, 256)
+    mesh = torch.ones(1, 1, 64, 256, dtype=torch.bool)
+    opacity[..., :100] = 1
+    # A strip beside the neck that is not there, a line in the middle of the face, and a wide unseen side.
+    for first, last in ((100, 103), (50, 53), (180, 256)):
+        shown[..., first:last] = 0
+        opacity[..., first:last] = 1
+    # A crack of the matte in the unseen side.
+    shown[..., 220:223], opacity[..., 220:223] = 1, 0
+    result = without_slivers(opacity, shown, mesh)
+    assert result[..., :100].min() == 1
+    assert result[..., 100:180].max() == 0
+    assert result[..., 181:].min() == 1
+    # Where everything is visible nothing changes, strands of hair included.
+    seen = torch.ones_like(shown)
+    assert torch.equal(without_slivers(opacity, seen, mesh), opacity)
+    # Beside the mesh, the photograph's own strands remain.
+    beside = torch.zeros_like(mesh)
+    assert torch.equal(without_slivers(opacity, shown, beside), opacity)
+
+
+def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() -> None:
+    mesh = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
+    mesh[..., :6] = True
+    other, own = torch.zeros(1, 1, 8, 12), torch.ones(1, 1, 8, 12)
+    soft = soft_edges(mesh.float(), mesh, other)
+    torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
+    # Where the photograph's matte continues beyond the mesh, as in hair, there is no step.
+    matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
+    torch.testing.assert_close(soft_edges(matte, mesh, other), matte)
+    strands = torch.rand(1, 1, 8, 12)
+    away = torch.ones_like(mesh)
+    away[..., 5:7] = False
+    assert torch.equal(soft_edges(strands, mesh, other)[away], strands[away])
+    # In the photograph's own view its matte needs no softening.
+    assert torch.equal(soft_edges(strands, mesh, own), strands)
+
+
+def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
+    opacity = torch.zeros(1, 1, 200, 200)
+    opacity[..., :100] = opacity[..., 106:140] = 1
+    hair = torch.zeros_like(opacity)
+    hair[..., 106:140] = 1
+    gaps = hair_gaps(opacity, hair)
+    assert gaps[..., 20:180, 101:105].min() > 0.4
+    # Wider openings stay open, and so does a gap beside anything but hair.
+    assert gaps[..., 150:].max() == 0
+    assert hair_gaps(opacity, torch.zeros_like(hair)).max() == 0
+
+
+def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
+    at = torch.tensor([[[[0.0, 0.05, 0.1]]]])
+    assert same_side(at, torch.full_like(at, 0.05))[0, 0, 0].tolist() == pytest.approx(
+        [0, 1, 0.062], abs=0.01
+    )
