@@ -9,8 +9,10 @@ import skimage.data
 import torch
 from released_files import random_weight
 
+from rome_lightning.media.frame_reader import FrameSequence
+from rome_lightning.tracking import Detections, FaceDetector
 from rome_lightning.tracking.foreign import DecaEncoder
-from rome_lightning.tracking.foreign.deca import CODES
+from rome_lightning.tracking.foreign.deca import CODES, crop_transforms
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -61,3 +63,47 @@ def write_deca(path: Path, weights: dict[str, torch.Tensor]) -> Path:
     others = {"E_detail": {"layers.0.bias": torch.zeros(4)}, "D_detail": {}, "global_step": 7}
     torch.save({"E_flame": weights, **others}, path)
     return path
+
+
+def write_seeing(
+    path: Path, codes: dict[str, np.ndarray], before: np.ndarray, landmarks: torch.Tensor
+) -> Path:
+    """A file whose encoder sees the same person in every picture, where it is in DECA's crop.
+
+    Args:
+        path: to write.
+        codes: of DECA; the first person's are taken.
+        before: similarity from the picture to the crop of ``codes``, (3, 3).
+        landmarks: MediaPipe's of the person in the picture, (1, 478, 2).
+    """
+    camera = moved_camera(codes["cam"][0], before, crop_transforms(landmarks)[0].numpy())
+    code = {"shape": codes["shape"][0], "expression": codes["exp"][0], "pose": codes["pose"][0]}
+    values = {name: torch.from_numpy(value) for name, value in code.items()} | {"camera": camera}
+    return write_deca(path, constant_weights(values))
+
+
+def faces_at(landmarks: torch.Tensor, found: torch.Tensor) -> Detections:
+    """Detections with these landmarks (n, 478, 2) and nothing else."""
+    count = len(landmarks)
+    return Detections(
+        landmarks=landmarks,
+        depth=torch.zeros(count, 478),
+        blendshapes=torch.zeros(count, 52),
+        pose=torch.eye(4).repeat(count, 1, 1),
+        found=found,
+        num_faces=found.int(),
+    )
+
+
+class GivenFaces(FaceDetector):
+    """A detector that finds in the first frames what it is told."""
+
+    def __init__(self, faces: Detections) -> None:
+        super().__init__()
+        self.faces = faces
+
+    def detect(self, frames: FrameSequence, *_: object, **__: object) -> Detections:
+        return self.faces[: len(frames)]
+
+    def upside_down(self, frames: FrameSequence, found: Detections) -> torch.Tensor:
+        return torch.zeros(len(frames), dtype=torch.bool)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
-from rome_lightning.head import HeadModel
+from rome_lightning.head import HeadModel, have_same_parameters
 from rome_lightning.media.atomic import atomic_file, write_atomic
 from rome_lightning.types import HeadParams
 
@@ -65,13 +65,12 @@ def write_motion(motion: RecordedMotion, path: Path, head: HeadModel) -> Path:
         head: the head model of the parameters; a CSV wants ARKit's expressions.
 
     Raises:
-        ValueError: another suffix, or a head without ARKit's expressions for a CSV.
+        ValueError: see ``check_motion_file``.
     """
+    check_motion_file(path, head)
     if path.suffix.lower() == ".csv":
         write_atomic(path, _as_csv(motion, head))
         return path
-    if path.suffix.lower() != ".npz":
-        raise ValueError(f"motion files are .csv (Live Link Face) or .npz (all parameters), got {path}")
     params = motion.params
     left, right = params.eye_pose.split(3, dim=-1)
     tensors = {
@@ -112,8 +111,20 @@ def read_motion(path: Path, head: HeadModel) -> RecordedMotion:
     return motion
 
 
-def _check_arkit(head: HeadModel, path: Path) -> None:
-    if not head.has_arkit:
+def check_motion_file(path: Path, head: HeadModel) -> None:
+    """Refuse a file that cannot have the motion of a head, by its name.
+
+    Args:
+        path: to write, or to read.
+        head: the head model of the parameters; a CSV wants ARKit's expressions.
+
+    Raises:
+        ValueError: another suffix, or a head without ARKit's expressions for a CSV.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in MOTION_SUFFIXES:
+        raise ValueError(f"motion files are .csv (Live Link Face) or .npz (all parameters), got {path}")
+    if suffix == ".csv" and not head.has_arkit:
         raise ValueError(
             f"{path} has ARKit's expressions, which {head.name} lacks; use an .npz of `rome avatar track` "
             "with this head"
@@ -125,7 +136,6 @@ def _column(name: str) -> str:
 
 
 def _as_csv(motion: RecordedMotion, head: HeadModel) -> bytes:
-    _check_arkit(head, Path("a CSV"))
     params, angles = motion.params, arkit_angles(motion.params)
     names = [_column(name) for name in head.expression_names]
     names += [part + angle for part in _TURNED for angle in _ANGLES]
@@ -178,7 +188,7 @@ def _turned(angles: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 
 
 def _from_csv(path: Path, head: HeadModel) -> RecordedMotion:
-    _check_arkit(head, path)
+    check_motion_file(path, head)
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -237,7 +247,7 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
     # Damaged files make numpy, zipfile and zlib raise errors that share no base.
     except Exception as error:
         raise ValueError(f"{path} is not a recording of parameters, or damaged: {error}") from error
-    if str(found.pop("head")) != head.name:
+    if not have_same_parameters(str(found.pop("head")), head.name):
         raise ValueError(f"{path} was recorded with another head model than {head.name}; track it again")
     count = len(np.atleast_1d(found["expression"]))
     widths = (head.num_expression, 3, 3, 3, 3, 3, 3)

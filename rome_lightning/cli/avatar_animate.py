@@ -143,12 +143,15 @@ def add_track(commands: argparse._SubParsersAction) -> None:
 def track(args: argparse.Namespace) -> int:
     """Run ``rome avatar track``."""
     from rome_lightning.avatar.driver import track_video
-    from rome_lightning.avatar.recorded import MOTION_SUFFIXES, write_motion
+    from rome_lightning.avatar.recorded import MOTION_SUFFIXES, check_motion_file, write_motion
     from rome_lightning.head import load_head
 
     if args.output.suffix.lower() not in MOTION_SUFFIXES:
         raise ValueError(f"--output must be a .csv or .npz file, got {args.output}")
-    head, encoder = load_head(args.head), read_encoder(args.deca)
+    head = load_head(args.head)
+    # Before minutes of tracking.
+    check_motion_file(args.output, head)
+    encoder = read_encoder(args.deca)
     with (
         recorded(args.video, args.seconds, args.max_frames) as video,
         following(f"tracking {args.video}") as progress,

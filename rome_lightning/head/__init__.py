@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rome_lightning.head.data import JOINTS, REGIONS, HeadData, LandmarkEmbedding
+from rome_lightning.head.data import JOINTS, REGIONS, HeadData, LandmarkEmbedding, have_same_parameters
 from rome_lightning.head.model import HeadModel
 
-__all__ = ["JOINTS", "REGIONS", "HeadData", "HeadModel", "LandmarkEmbedding", "load_head"]
+__all__ = [
+    "JOINTS",
+    "REGIONS",
+    "HeadData",
+    "HeadModel",
+    "LandmarkEmbedding",
+    "have_same_parameters",
+    "load_head",
+]
 
 
 def load_head(name_or_path: str | Path = "open", release: str | Path = "") -> HeadModel:

@@ -14,6 +14,14 @@ REGIONS = ("face", "ears", "eyes", "mouth", "scalp", "neck", "shoulders")
 """Vertex regions of every head asset. They do not overlap and cover the mesh; ``mouth`` is the
 interior (teeth, tongue, cavity), ``eyes`` the eyeballs."""
 
+COMPUTED_LAYOUT = "-computed-uv"
+"""End of the name of a FLAME head whose texture layout is not the official one."""
+
+
+def have_same_parameters(name: str, other: str) -> bool:
+    """Whether parameters of one head mean the same for another, by their names; their layouts may differ."""
+    return name.removesuffix(COMPUTED_LAYOUT) == other.removesuffix(COMPUTED_LAYOUT)
+
 
 @dataclass(frozen=True)
 class LandmarkEmbedding:

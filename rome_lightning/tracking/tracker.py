@@ -329,7 +329,8 @@ class Tracker:
         residual = torch.cat([part.residual for part in parts])
         poor = found & ~(residual <= MOST_RESIDUAL)
         problems = problems | (Problem.POOR_FIT * poor).to(problems.dtype)
-        params = HeadParams.cat([part.params for part in parts])[nearest_found(found)]
+        shown = found.nonzero().flatten()[nearest_found(found)]
+        params = HeadParams.cat([part.params for part in parts])[shown]
         return params, residual.where(found, torch.nan), problems
 
     def _fit(

@@ -10,6 +10,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from rome_lightning.head import have_same_parameters
 from rome_lightning.models.checkpoint import CONFIG_KEY
 from rome_lightning.training.checkpointing import RUN_KEY
 
@@ -97,10 +98,7 @@ def _check_head(module: LightningModule, data: LightningDataModule | None) -> No
     head = getattr(getattr(module, "avatar", None), "head", None)
     for manifest in getattr(data, "manifests", []):
         tracked = manifest.head.get("name")
-        # Parameters do not depend on the texture layout.
-        if head is not None and str(tracked).removesuffix("-computed-uv") != head.name.removesuffix(
-            "-computed-uv"
-        ):
+        if head is not None and not have_same_parameters(str(tracked), head.name):
             raise ValueError(
                 f"the dataset was tracked with the head model {tracked!r}, the model has {head.name!r}; set "
                 "model.init_args.avatar.head, or prepare the videos again with --head"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
+from rome_lightning.head.data import COMPUTED_LAYOUT, REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.head.flame.atlas import compute_atlas
 from rome_lightning.head.flame.regions import (
     compute_regions,
@@ -159,7 +159,7 @@ def read_flame(files: FlameFiles, num_shape: int, num_expression: int) -> HeadDa
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
     return HeadData(
-        name=f"flame-{digest}" + ("-computed-uv" if files.layout is None else ""),
+        name=f"flame-{digest}" + (COMPUTED_LAYOUT if files.layout is None else ""),
         template=single(vertices),
         shape_basis=single(basis[:, :, :num_shape]),
         expression_basis=single(basis[:, :, num_shape:]),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from deca_files import constant_weights, moved_camera, write_deca
+from deca_files import GivenFaces, constant_weights, faces_at, write_deca, write_seeing
 from foreign_tracks import SIZE, deca_pixels, in_picture, posed, similarity
 
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.tracking import Detections, Tracker
 from rome_lightning.tracking.foreign import DecaEncoder
-from rome_lightning.tracking.foreign.deca import crop_transforms
 from rome_lightning.tracking.photos import fit_together
 from rome_lightning.types import HeadParams
 
@@ -27,19 +25,6 @@ class Exploit:
         return (Path, ("ran",))
 
 
-class GivenFaces:
-    """A detector that finds what it is told."""
-
-    def __init__(self, found: Detections) -> None:
-        self.found = found
-
-    def detect(self, frames: Any, progress: Any = None, face: int = 0) -> Detections:
-        return self.found
-
-    def upside_down(self, frames: Any, found: Detections) -> torch.Tensor:
-        return torch.zeros(len(frames), dtype=torch.bool)
-
-
 @pytest.fixture
 def faces(head: HeadModel, codes: dict[str, np.ndarray]) -> Detections:
     """The first person of ``codes`` seen by DECA, shifted, not at all, and with other landmarks."""
@@ -48,30 +33,18 @@ def faces(head: HeadModel, codes: dict[str, np.ndarray]) -> Detections:
     landmarks[1] += torch.tensor([12.0, -8.0])
     landmarks[2] = 0
     landmarks[3, ::2] += 40
-    found = torch.tensor([True, True, False, True])
-    return Detections(
-        landmarks=landmarks,
-        depth=torch.zeros(4, 478),
-        blendshapes=torch.zeros(4, 52),
-        pose=torch.eye(4).repeat(4, 1, 1),
-        found=found,
-        num_faces=found.int(),
-    )
+    return faces_at(landmarks, torch.tensor([True, True, False, True]))
 
 
 def encoder_of(codes: dict[str, np.ndarray], landmarks: torch.Tensor, folder: Path) -> DecaEncoder:
-    """Sees the first person of ``codes`` in every picture, where it is in DECA's crop."""
-    camera = moved_camera(codes["cam"][0], TFORM, crop_transforms(landmarks)[0].numpy())
-    code = {"shape": codes["shape"][0], "expression": codes["exp"][0], "pose": codes["pose"][0]}
-    weights = {name: torch.from_numpy(value) for name, value in code.items()} | {"camera": camera}
-    return DecaEncoder.load(write_deca(folder / "deca_model.tar", constant_weights(weights)))
+    return DecaEncoder.load(write_seeing(folder / "deca_model.tar", codes, TFORM, landmarks))
 
 
 def test_its_parameters_replace_the_fit(
     head: HeadModel, codes: dict[str, np.ndarray], faces: Detections, tmp_path: Path
 ) -> None:
     encoder = encoder_of(codes, faces.landmarks, tmp_path)
-    tracker = Tracker(head, SIZE, detector=GivenFaces(faces), encoder=encoder)  # type: ignore[arg-type]
+    tracker = Tracker(head, SIZE, detector=GivenFaces(faces), encoder=encoder)
     clip = tracker.track(FRAMES, masks=False)
     assert clip.reasons == ("", "", "no face", "head does not fit")
     assert torch.allclose(clip.params.shape, torch.from_numpy(codes["shape"][:1]).expand(4, -1))
@@ -92,7 +65,7 @@ def test_photographs_share_their_mean_identity(
     head: HeadModel, codes: dict[str, np.ndarray], faces: Detections, tmp_path: Path
 ) -> None:
     encoder = encoder_of(codes, faces.landmarks, tmp_path)
-    tracker = Tracker(head, SIZE, detector=GivenFaces(faces[:1]), encoder=encoder)  # type: ignore[arg-type]
+    tracker = Tracker(head, SIZE, detector=GivenFaces(faces), encoder=encoder)
     clip = tracker.track(FRAMES[:1], masks=False)
     other = clip.params.shape + 0.5
     wider = HeadParams(**{**vars(clip.params), "shape": other})
