@@ -42,6 +42,12 @@ from released_files import (  # noqa: E402
 )
 from released_values import TOLERANCES, import_released, released_values, thinned  # noqa: E402
 
+from rome_lightning.cli.main import main as rome_main  # noqa: E402
+from rome_lightning.models.checkpoint import load_avatar, read_checkpoint  # noqa: E402
+from rome_lightning.models.framing import ffhq_squares  # noqa: E402
+from rome_lightning.models.official import write_checkpoint  # noqa: E402
+from rome_lightning.types.landmarks import IBUG68  # noqa: E402
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -199,6 +205,55 @@ def reference(model: Any, linear: bool) -> Reference:
     return Reference({name: value.detach().clone() for name, value in values.items()})
 
 
+def change_weights(path: Path, share: float = 0.1) -> Path:
+    """A checkpoint of the full model with other weights, as training changes them.
+
+    Args:
+        path: of the checkpoint to change, which is kept.
+        share: of each tensor's spread, standard deviation of what is added.
+    """
+    checkpoint = read_checkpoint(path)
+    generator = torch.Generator().manual_seed(1)
+    checkpoint["state_dict"] = {
+        key: value + share * value.std() * torch.randn(value.shape, generator=generator)
+        if value.is_floating_point() and value.numel() > 1
+        else value
+        for key, value in checkpoint["state_dict"].items()
+    }
+    changed = path.with_name("changed.ckpt")
+    write_checkpoint(checkpoint, changed)
+    return changed
+
+
+def compare_framing() -> str:
+    """How far apart the corners of the networks' view are, pixels of a picture of 256, for tilted faces."""
+    import data_utils
+
+    generator = torch.Generator().manual_seed(0)
+    most = 0.0
+    for angle in (-40.0, -15.0, 0.0, 15.0, 40.0):
+        landmarks = turned_face(torch.tensor(angle).deg2rad(), generator)
+        points = torch.stack([landmarks[:, list(rows)].mean(1) for rows in IBUG68], dim=1)[0]
+        theta = torch.from_numpy(data_utils.calc_ffhq_alignment(points.numpy(), size=256)["theta"])
+        corners = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
+        enlarged = corners * torch.tensor([1.25, 1.25, 1])
+        wanted = (enlarged @ theta.T + 1) * 128
+        most = max(most, float((corners @ ffhq_squares(landmarks)[0].T - wanted).abs().max()))
+    return f"framing: corners of the view at most {most:.1e} px apart"
+
+
+def turned_face(angle: Tensor, generator: torch.Generator) -> Tensor:
+    """Landmarks (1, 478, 2) of a face of about a hundred pixels: eyes and mouth apart, and noise."""
+    points = torch.zeros(478, 2)
+    places = {slice(36, 42): (-22.0, -15.0), slice(42, 48): (22.0, -15.0), slice(48, 60): (0.0, 32.0)}
+    for part, (x, y) in places.items():
+        rows = IBUG68[part]
+        points[[row for each in rows for row in each]] = torch.tensor([x, y])
+    points += 2 * torch.randn(points.shape, generator=generator)
+    cosine, sine = angle.cos(), angle.sin()
+    return (points @ torch.stack([cosine, sine, -sine, cosine]).view(2, 2) + 128)[None]
+
+
 def compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     """One line for each quantity: largest difference, that of 99.9 %, and what may be."""
     lines = []
@@ -228,14 +283,23 @@ def main() -> None:
         write_released_linear(files.data)
         weights = released_weights(widths)
         model = run_official(arguments.release, files, widths, weights)
+        print(compare_framing(), flush=True)
         recorded = {}
-        for linear in (False, True):
+        # The full model comes last, for its checkpoint.
+        for linear in (True, False):
             wanted = reference(model, linear).values
             kind = "linear" if linear else "full"
             recorded |= {f"{kind}/{key}": value for key, value in wanted.items()}
             avatar = import_released(files, weights, folder, linear)
             print(f"{kind} model        largest    99.9 %")
             print("\n".join(compare(released_values(avatar, released_inputs()), wanted)), flush=True)
+        changed = change_weights(folder / "official.ckpt")
+        avatar = load_avatar(changed)
+        rome_main(["export-checkpoint", str(changed), "-o", str(folder / "back.pth")])
+        exported = torch.load(folder / "back.pth", weights_only=True)
+        wanted = reference(run_official(arguments.release, files, widths, exported), False).values
+        print("our training, exported   largest    99.9 %")
+        print("\n".join(compare(released_values(avatar, released_inputs()), wanted)), flush=True)
     if arguments.record:
         save_file(thinned(recorded), arguments.record)
 

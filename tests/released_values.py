@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -46,6 +47,9 @@ def released_values(avatar: AvatarModel, inputs: ReleasedInputs) -> dict[str, Te
     )
     drivers = inputs.drivers
     values = {}
+    # The inputs are framed already; resampling them once more would change the last bits, which random
+    # networks amplify.
+    avatar.config = dataclasses.replace(avatar.config, framing="crop")
     if avatar.driver_network is not None:
         drivers = avatar.estimate_driver(inputs.driver_images)
         pose = torch.cat([drivers.global_pose, drivers.jaw_pose], 1)

@@ -9,7 +9,7 @@ from rome_lightning import assets
 from rome_lightning.media.pictures import read_image
 from rome_lightning.models import AvatarModel
 from rome_lightning.tracking import Tracker, track_photos
-from rome_lightning.tracking.crop import FFHQ_RULE
+from rome_lightning.tracking.crop import RELEASE_RULE
 from rome_lightning.tracking.foreign import DecaEncoder, FlameTrack
 from rome_lightning.types import Frames
 
@@ -28,7 +28,7 @@ def photo_tracker(
     """A tracker that crops photographs as the model was trained.
 
     Args:
-        model: released models want the framing of FFHQ.
+        model: released models have the release's square.
         photo_size: side of the crops, pixels: sharper than the networks need, because the picture and the
             exported texture are taken from them.
         image_size: side of the images that the networks see, pixels, which no crop is smaller than; as
@@ -40,7 +40,7 @@ def photo_tracker(
     """
     is_released = model.config.decoder.interpolation == "release"
     size = max(photo_size, image_size or model.image_size)
-    rule = FFHQ_RULE if is_released else None
+    rule = RELEASE_RULE if is_released else None
     return Tracker(model.head, image_size=size, crop_rule=rule, encoder=encoder)
 
 

@@ -98,11 +98,15 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from rome_lightning.models.checkpoint import read_checkpoint
-    from rome_lightning.models.official import to_official, write_checkpoint
+    from rome_lightning.models.checkpoint import CONFIG_KEY, config_from_dict, read_checkpoint
+    from rome_lightning.models.official import official_differences, to_official, write_checkpoint
 
-    state = read_checkpoint(args.file)["state_dict"]
+    checkpoint = read_checkpoint(args.file)
+    state = checkpoint["state_dict"]
     kept = {key: value for key, value in state.items() if key.startswith(("avatar.", "discriminator."))}
-    write_checkpoint(to_official(kept), args.output)
+    exported = to_official(kept)
+    for line in official_differences(config_from_dict(checkpoint[CONFIG_KEY]), exported):
+        print(f"rome: warning: the official code gives another picture: {line}", file=sys.stderr)
+    write_checkpoint(exported, args.output)
     print(f"{args.output}: {len(kept)} tensors under the official names")
     return 0

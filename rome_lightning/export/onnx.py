@@ -45,6 +45,8 @@ OUTSIDE = {
     "observe": "colour: the photograph sampled bilinearly at each texel's surface point; visibility: 1 where "
     "the point is seen from the front, falling to 0 at grazing angles, where hidden and beside the outline; "
     "hair: 1 where the photograph shows hair",
+    "framing": "with config.framing ffhq, texture and offsets want image and foreground_mask rotated and "
+    "scaled as FFHQ's, enlarged by 1.25, black outside",
     "carry": "with config.decoder.carry, layers hold what the photograph shows of the point at each pixel: "
     "RGB, matte, 1 within the photograph, distance from the source's mesh in image widths, 1 where hair "
     "hangs below the ears, and visibility (0 beside the mesh). The displacement between a point's places in "

@@ -15,6 +15,7 @@ from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models.basis import LinearBasis
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.deferred_renderer import DeferredRenderer
+from rome_lightning.models.framing import as_ffhq
 from rome_lightning.models.fusion import fuse, texels_of_the_head, trusted_visibility
 from rome_lightning.models.offsets import build_offset_source
 from rome_lightning.models.perspective import Perspective
@@ -151,7 +152,7 @@ class AvatarModel(nn.Module):
             # An unprojected one only serves the offsets and is computed again through the mesh with offsets.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.texture_sees_mesh):
                 texture = self._bare_texture(source)
-        return part.rest_offsets(source, texture, self.rest(source.params))
+        return part.rest_offsets(self.framed(source), texture, self.rest(source.params))
 
     def reconstruct(self, source: Frames) -> HeadMesh:
         """Reconstruct the mesh of each source frame, without a texture."""
@@ -179,7 +180,7 @@ class AvatarModel(nn.Module):
         """
         offsets = self._lifted(offsets, source.params)
         if not isinstance(self.texture_model, UnprojectedTexture):
-            return AvatarCode(self.texture_model(source), source.params.shape, offsets)
+            return AvatarCode(self._bare_texture(source), source.params.shape, offsets)
         seen, fine, view = self._looks(source, photos, offsets)
         texture = self.texture_model(seen) if fine is None else self.texture_model.detailed(seen, *fine)
         carried = None
@@ -209,7 +210,7 @@ class AvatarModel(nn.Module):
             return self.appearance(source, offsets, photos)
         offsets = self._lifted(offsets, source.params[slice(0, 1)])
         if not isinstance(self.texture_model, UnprojectedTexture):
-            texture = self.texture_model(source).mean(0, keepdim=True)
+            texture = self._bare_texture(source).mean(0, keepdim=True)
             return AvatarCode(texture, shape[:1], offsets)
         every = None if offsets is None else offsets.expand(len(source), -1, -1)
         seen, fine, view = self._looks(source, photos, every)
@@ -235,8 +236,12 @@ class AvatarModel(nn.Module):
         if isinstance(self.texture_model, UnprojectedTexture):
             texture: Tensor = self.texture_model(self._looks(source, None, None)[0])
         else:
-            texture = self.texture_model(source)
+            texture = self.texture_model(self.framed(source))
         return texture
+
+    def framed(self, source: Frames) -> Frames:
+        """What networks see that look at pictures; see ``AvatarConfig.framing``."""
+        return as_ffhq(source) if self.config.framing == "ffhq" else source
 
     def _looks(
         self, source: Frames, photos: Frames | None, offsets: Float[Tensor, "b v 3"] | None

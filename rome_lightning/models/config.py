@@ -157,6 +157,9 @@ class AvatarConfig:
     vertices of FLAME; empty for the files beside ``head``."""
     rasterizer: str = "auto"
     """Visibility backend: ``auto``, ``torch``, ``warp``, ``release``, ``pytorch3d``."""
+    framing: Literal["crop", "ffhq"] = "crop"
+    """What the networks see of a source: its ``crop`` as it is, or rotated and scaled like FFHQ's
+    photographs (release; ``direct`` textures only)."""
     texture: TextureConfig = field(default_factory=TextureConfig)
     offsets: OffsetConfig = field(default_factory=OffsetConfig)
     decoder: DeferredRendererConfig = field(default_factory=DeferredRendererConfig)
@@ -169,6 +172,11 @@ class AvatarConfig:
 
     def __post_init__(self) -> None:
         self._check_perspective()
+        if self.framing == "ffhq" and self.texture.source != "direct":
+            raise ValueError(
+                f"avatar.framing ffhq needs avatar.texture.source direct, got {self.texture.source}: an "
+                "unprojected texture is taken from the picture where the head is"
+            )
         renderer = self.decoder
         if not renderer.carry:
             return

@@ -56,6 +56,17 @@ _SPECTRAL_NORM_FORMS = {
 }
 """PyTorch's names for the parts of a spectrally normalized weight, and ours."""
 
+_FIXED_OPTIONS = {
+    "": ("framing", "camera_distance"),
+    "texture": ("source", "size"),
+    "offsets": ("kind", "direction", "expression_dependent", "max_offset", "network", "uv_size", "harmonics"),
+    "decoder": (
+        *("carry", "network", "mask_network", "pooling", "upsampling", "normals", "interpolation"),
+        *("normal_frequencies", "harmonics", "extend_outside", "residual"),
+    ),
+}
+"""Options of ``AvatarConfig``, by part, that no weight shows and on which the picture depends."""
+
 
 @dataclass
 class KeyReport:
@@ -146,6 +157,7 @@ def release_config(
         head=head,
         release=release,
         rasterizer=rasterizer,
+        framing="ffhq",
         texture=TextureConfig(
             source="direct",
             channels=rows("unet.encoder.0.0.main.0.weight", 1) - 39,
@@ -246,6 +258,28 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "of the released architecture (rome/release) can be exported"
         )
     return {_official_name(key): value for key, value in state.items()}
+
+
+def official_differences(config: AvatarConfig, state: Mapping[str, Tensor]) -> list[str]:
+    """Why the official code draws another picture with these weights; nothing if it draws the same.
+
+    Args:
+        config: of the model that the weights belong to.
+        state: from ``to_official``.
+    """
+    released = release_config(config.head, state)
+    lines = []
+    if config.head == "open":
+        lines.append("head is the open head; the official code has FLAME")
+    for part, names in _FIXED_OPTIONS.items():
+        for name in names:
+            own, wanted = (
+                getattr(each if part == "" else getattr(each, part), name) for each in (config, released)
+            )
+            if own != wanted:
+                option = name if part == "" else f"{part}.{name}"
+                lines.append(f"{option} is {own}; the official code has {wanted}")
+    return lines
 
 
 def _official_name(key: str) -> str:

@@ -12,7 +12,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.media.image import to_uint8
 from rome_lightning.report.backgrounds import without_person
 from rome_lightning.tracking import Tracker
-from rome_lightning.tracking.crop import FFHQ_RULE, Crop, crop_clip
+from rome_lightning.tracking.crop import RELEASE_RULE, Crop, crop_clip
 
 _EDGE = 0.08
 """Width of the strip inside the square's border in which the picture takes over, share of the side."""
@@ -82,7 +82,8 @@ def photo_pasting(avatar: Avatar, photo: UInt8[np.ndarray, "h w 3"]) -> Pasting:
         if not bool(found.found[0]):
             continue
         squares = [
-            crop_clip(found.landmarks, (photo.shape[0], photo.shape[1]), rule) for rule in (None, FFHQ_RULE)
+            crop_clip(found.landmarks, (photo.shape[0], photo.shape[1]), rule)
+            for rule in (None, RELEASE_RULE)
         ]
         for crop in (tracker.with_whole_hair(photo, squares[0]), *squares):
             square = _tensor(crop.extract(photo, size))

@@ -46,11 +46,12 @@ class CropRule:
             )
 
 
-FFHQ_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1, max_zoom=1.7, max_overhang=0.0, max_raise=0.0)
-"""FFHQ's square of an upright photograph, on which the release's texture encoder was trained: its side is
-four times the distance between the eyes, enlarged by 1.25.
+RELEASE_RULE = CropRule(zoom=1.7, min_zoom=1.6, upward=0.1, max_zoom=1.7, max_overhang=0.0, max_raise=0.0)
+"""The square that the release's demo cuts from photographs and drivers: twice the extent of its 68 landmarks,
+moved up by a sixth of that extent. What its networks see of it is rotated and scaled further, see
+``AvatarConfig.framing``.
 
-Departure from ROME: the image is not rotated. Source: Karras et al., A style-based generator, 2019, app. A.
+Source: ``process_source_for_input_dict`` in ``infer.py`` of the release.
 """
 
 
@@ -134,9 +135,8 @@ def crop_clip(
 ) -> Crop:
     """One fixed square for all frames of a clip, or for a photo.
 
-    Departure from ROME: the release rotates and scales each source like FFHQ and takes another crop for
-    the target. One axis-aligned square for both keeps the camera of a clip fixed, so the motion of the
-    head is left to its pose, and no resampling differs between source and target.
+    Departure from ROME: the release takes a square of each frame. One for all of them keeps the camera of a
+    clip fixed, so the motion of the head is left to its pose.
 
     The side is the rule's zoom of the median face, enlarged if the head moves. If it leaves the frame, the
     square is first moved and then shrunk down to ``min_zoom``; the rest is padded.

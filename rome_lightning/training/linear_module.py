@@ -192,7 +192,7 @@ class LinearModule(RomeModule):
             part = self.offsets_part
             rows = torch.tensor(known, device=self.device)
             wanted = self.targets.rows(tuple(batch.clips[i] for i in known)).to(self.device)
-            apart = part.coefficients(batch.source[rows]) - wanted
+            apart = part.coefficients(self.avatar.framed(batch.source[rows])) - wanted
             # Orthonormal components keep lengths.
             error = 1e3 * (apart.square().sum(1) / len(part.moving)).sqrt().mean()
             self.log(f"{stage}/offset_error_mm", error, batch_size=len(known), sync_dist=True)

@@ -19,7 +19,7 @@ from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.cli.avatar import build_parser
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import AvatarModel
-from rome_lightning.tracking.crop import FFHQ_RULE, CropRule
+from rome_lightning.tracking.crop import RELEASE_RULE, CropRule
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def head() -> HeadModel:
     return load_head("open")
 
 
-def test_released_models_see_the_framing_of_ffhq(head: HeadModel) -> None:
+def test_released_models_have_the_releases_square(head: HeadModel) -> None:
     config = small_config()
     decoder = dataclasses.replace(config.decoder, interpolation="release")
     released = AvatarModel(dataclasses.replace(config, decoder=decoder), head)
-    assert photo_tracker(released).crop_rule == FFHQ_RULE
+    assert photo_tracker(released).crop_rule == RELEASE_RULE
     assert photo_tracker(AvatarModel(config, head)).crop_rule == CropRule()
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from ablation_table import read_table
+from released_files import Widths, released_weights
 from tiny_run import BASE, ROOT
 
 from datamodules.prepare.config import BuildOptions, PrepareConfig
 from rome_lightning.cli import fit
 from rome_lightning.cli import main as cli
+from rome_lightning.models.checkpoint import config_from_dict
+from rome_lightning.models.official import official_differences
 
 EXPERIMENTS = ROOT / "experiments"
 # The table of ablations is not an overlay itself.
@@ -143,6 +146,13 @@ def test_base_files_resolve_to_the_golden_configuration(path):
     # Complete: `rome fit` refuses a run that cannot be resumed.
     callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
     assert "rome_lightning.callbacks.RunCheckpoint" in callbacks
+
+
+def test_the_official_code_draws_what_the_releases_recipe_trains() -> None:
+    config = _resolve_files(*_files(EXPERIMENTS / "rome" / "release.yaml"))
+    avatar = config_from_dict(config["model"]["init_args"]["avatar"])
+    differences = official_differences(avatar, released_weights(Widths(8, 8)))
+    assert differences == ["head is the open head; the official code has FLAME"]
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=_name)

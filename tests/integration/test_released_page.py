@@ -20,7 +20,7 @@ from tiny_run import need
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli.main import main
 from rome_lightning.head import HeadModel, load_head
-from rome_lightning.media.video import write_video
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.tracking import Tracker
 from rome_lightning.tracking.foreign.deca import crop_transforms
 from rome_lightning.types import Region
@@ -36,6 +36,7 @@ SHORT = {
 QUICK = {
     "create": ["--refine-steps", "0"],
     "animate": ["--max-frames", "2"],
+    "track": ["--max-frames", "2"],
     "prepare": ["--max-frames", "10", "--min_frames", "4"],
     "evaluate": ["--refine-steps", "0"],
     "distill": ["--hair", "2", "--neck", "2", "--sources_per_clip", "3", "--refine_steps", "0"],
@@ -104,13 +105,17 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [np.roll(photo, step, axis=1) for step in range(48)]
     write_video(Path("clips/someone.mp4"), frames, 25.0)
     lines = commands()
-    assert len(lines) == 14
+    assert len(lines) == 16
     for words in lines:
         assert main(words) == 0, words
     avatar = Avatar.load(Path("avatars/someone/avatar.safetensors"))
     assert Path("runs/official/evaluation/demo/report.html").is_file()
     assert list(Path("runs/tuned/checkpoints").glob("*.ckpt"))
     assert Path("basis_components.png").is_file()
+    # Recorded motion drives as the video that it was recorded from.
+    driven, again = (read_video(Path(name)).frames.astype(int) for name in ("driven.mp4", "again.mp4"))
+    assert driven.shape == again.shape
+    assert np.abs(driven - again).mean() < 1
     # The head lies on the person, not on the background.
     regions = avatar.source.regions[0]
     assert float((regions == int(Region.FACE_SKIN)).float().mean()) > 0.05

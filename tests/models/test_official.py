@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rome_lightning.cli.main import main
-from rome_lightning.models.checkpoint import load_avatar, read_checkpoint
+from rome_lightning.models.checkpoint import CONFIG_KEY, load_avatar, read_checkpoint
 from rome_lightning.models.official import import_official, read_official, to_official
 from rome_lightning.networks import OffsetMLP, PatchDiscriminator, TextureEncoder, UNet
 
@@ -153,17 +153,41 @@ def test_tensors_saved_from_a_gpu_are_read_without_one(released: dict[str, Tenso
     torch.testing.assert_close(state["unet.to_outputs.bias"], released["unet.to_outputs.bias"])
 
 
-def test_export_gives_the_official_file_back(released: dict[str, Tensor], head: Path, tmp_path: Path) -> None:
+def test_export_gives_the_official_file_back(
+    released: dict[str, Tensor], head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, ours, back = (tmp_path / name for name in ("rome.pth", "official.ckpt", "back.pth"))
     saved(released, file)
     arguments = ["import-checkpoint", str(file), "-o", str(ours), "--head", str(head), "--approximate"]
     assert main(arguments) == 0
+    capsys.readouterr()
     assert main(["export-checkpoint", str(ours), "-o", str(back)]) == 0
+    assert capsys.readouterr().err == ""
     again = read_official(back)
     derived = {key for key in again if key.endswith(("weight_u", "weight_v"))}
     assert set(again) - derived == set(released)
     assert all(torch.equal(again[key], value) for key, value in released.items())
     assert read_checkpoint(ours)["origin"]["file"] == "rome.pth"
+
+
+def test_export_says_where_the_official_code_differs(
+    released: dict[str, Tensor], head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _ = import_official(saved(released, tmp_path / "rome.pth"), head, approximate=True)
+    config = checkpoint[CONFIG_KEY]
+    config["head"] = "open"
+    config["framing"] = "crop"
+    config["decoder"]["pooling"] = "average"
+    ours = saved(checkpoint, tmp_path / "ours.ckpt")
+    assert main(["export-checkpoint", str(ours), "-o", str(tmp_path / "back.pth")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"rome: warning: the official code gives another picture: {difference}"
+        for difference in (
+            "head is the open head; the official code has FLAME",
+            "framing is crop; the official code has ffhq",
+            "decoder.pooling is average; the official code has max",
+        )
+    ]
 
 
 def test_a_model_of_another_architecture_cannot_be_exported() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from tiny_run import need
 
-from rome_lightning.tracking.crop import FFHQ_RULE, Crop, CropRule, crop_clip
+from rome_lightning.tracking import FaceDetector
+from rome_lightning.tracking.crop import RELEASE_RULE, Crop, CropRule, crop_clip
+from rome_lightning.types.landmarks import IBUG68
 
 
 def face(x: float, y: float, height: float = 100.0, count: int = 40) -> torch.Tensor:
@@ -70,7 +74,21 @@ def test_a_photos_square_grows_upward_and_then_moves() -> None:
     assert (wider.top, wider.side, wider.left) == (narrow.top - 20, 240, -10)
     moved = narrow.reaching(narrow.top - 50, rule)
     assert (moved.top, moved.side) == (narrow.top - 50, round(1.12 * 220))
-    assert (FFHQ_RULE.max_overhang, FFHQ_RULE.max_raise) == (0, 0)
+    assert (RELEASE_RULE.max_overhang, RELEASE_RULE.max_raise) == (0, 0)
+
+
+def test_released_models_get_the_square_of_the_releases_demo() -> None:
+    need("face_landmarker")
+    photo = skimage.data.astronaut()
+    landmarks = FaceDetector().detect(photo[None]).landmarks
+    # infer.py of the release, with the 68 points at the same places.
+    points = np.stack([landmarks[0, list(rows)].numpy().mean(0) for rows in IBUG68])
+    extent = np.ptp(points, axis=0).max()
+    centre = (points.min(0) + points.max(0)) / 2 - [0, extent / 6]
+    crop = crop_clip(landmarks, photo.shape[:2], RELEASE_RULE)
+    assert crop.side == pytest.approx(2 * extent, rel=0.05)
+    middle = np.array([crop.left, crop.top]) + crop.side / 2 - 0.5
+    assert np.abs(middle - centre).max() < 0.05 * crop.side
 
 
 def test_landmarks_and_pixels_are_mapped_alike() -> None:
