@@ -130,9 +130,12 @@ def check_assets() -> Iterator[Check]:
             )
         elif status.path is not None:
             yield Check("assets", asset.name, "ok", str(status.path))
+        elif asset.sources:
+            detail = f"fetched when first needed, for {asset.needed_for}; to fetch it now: `rome assets fetch "
+            yield Check("assets", asset.name, "note", f"{detail}{asset.name}`")
         else:
-            remedy = f"`rome assets fetch {asset.name}`" if asset.sources else f"get it from {asset.page}"
-            yield Check("assets", asset.name, "note", f"missing, prevents: {asset.needed_for}; {remedy}")
+            detail = f"missing, prevents: {asset.needed_for}; get it from {asset.page}"
+            yield Check("assets", asset.name, "note", detail)
     folder = cache_folder()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(existing, os.W_OK):

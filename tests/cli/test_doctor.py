@@ -91,8 +91,9 @@ def test_missing_assets_say_what_they_prevent_and_damaged_ones_are_broken(monkey
     checks = _by_name(doctor.check_assets())
     assert checks["modnet"].state == "broken"
     assert checks["face_landmarker"].state == "note"
-    assert "prevents: tracking" in checks["face_landmarker"].detail
+    assert "when first needed, for tracking" in checks["face_landmarker"].detail
     assert "rome assets fetch face_landmarker" in checks["face_landmarker"].detail
+    assert checks["flame"].detail.startswith("missing, prevents: head models")
     assert "https://flame.is.tue.mpg.de" in checks["flame"].detail
     assert checks["cache"].state == "ok"
 
