@@ -234,7 +234,9 @@ def compare_framing() -> str:
     for angle in (-40.0, -15.0, 0.0, 15.0, 40.0):
         landmarks = turned_face(torch.tensor(angle).deg2rad(), generator)
         points = torch.stack([landmarks[:, list(rows)].mean(1) for rows in IBUG68], dim=1)[0]
-        theta = torch.from_numpy(data_utils.calc_ffhq_alignment(points.numpy(), size=256)["theta"])
+        # The release fits the similarity by gradient descent.
+        with torch.enable_grad():
+            theta = torch.from_numpy(data_utils.calc_ffhq_alignment(points.numpy(), size=256)["theta"])
         corners = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
         enlarged = corners * torch.tensor([1.25, 1.25, 1])
         wanted = (enlarged @ theta.T + 1) * 128
@@ -245,9 +247,8 @@ def compare_framing() -> str:
 def turned_face(angle: Tensor, generator: torch.Generator) -> Tensor:
     """Landmarks (1, 478, 2) of a face of about a hundred pixels: eyes and mouth apart, and noise."""
     points = torch.zeros(478, 2)
-    places = {slice(36, 42): (-22.0, -15.0), slice(42, 48): (22.0, -15.0), slice(48, 60): (0.0, 32.0)}
-    for part, (x, y) in places.items():
-        rows = IBUG68[part]
+    parts = {(-22.0, -15.0): IBUG68[36:42], (22.0, -15.0): IBUG68[42:48], (0.0, 32.0): IBUG68[48:60]}
+    for (x, y), rows in parts.items():
         points[[row for each in rows for row in each]] = torch.tensor([x, y])
     points += 2 * torch.randn(points.shape, generator=generator)
     cosine, sine = angle.cos(), angle.sin()

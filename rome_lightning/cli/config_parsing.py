@@ -51,7 +51,11 @@ class HintingParser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a usage error (exit code 2) with a suggestion."""
-        super().error(with_hint(message, self), ex)
+        super().error(with_hint(message, self, self.nested_options()), ex)
+
+    def nested_options(self) -> list[str]:
+        """Further options to suggest, which depend on the value of another one."""
+        return []
 
     def validate(self, *args: Any, **options: Any) -> None:
         """Refuse keys that do not exist, with a suggestion."""

@@ -131,8 +131,9 @@ def check_assets() -> Iterator[Check]:
         elif status.path is not None:
             yield Check("assets", asset.name, "ok", str(status.path))
         elif asset.sources:
-            detail = f"fetched when first needed, for {asset.needed_for}; to fetch it now: `rome assets fetch "
-            yield Check("assets", asset.name, "note", f"{detail}{asset.name}`")
+            detail = f"fetched when first needed, for {asset.needed_for}"
+            remedy = f"to fetch it now: `rome assets fetch {asset.name}`"
+            yield Check("assets", asset.name, "note", f"{detail}; {remedy}")
         else:
             detail = f"missing, prevents: {asset.needed_for}; get it from {asset.page}"
             yield Check("assets", asset.name, "note", detail)

@@ -57,6 +57,11 @@ def _show(options: Namespace) -> int:
 
 
 def _copy(options: Namespace) -> int:
+    *names, last = options.names or [""]
+    if names and Path(last).suffix in (".yaml", ".yml"):
+        raise ValueError(
+            f"copies keep their names, in a folder: rome experiments copy {' '.join(names)} -o FOLDER"
+        )
     for path in copy_experiments(options.names, options.output):
         print(path)
     return 0

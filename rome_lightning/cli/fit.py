@@ -28,7 +28,8 @@ from rome_lightning.callbacks import MemoryCheck, ProgressLines, SeedEachStep
 from rome_lightning.callbacks.run_logger import RunCSVLogger, record_settings, run_loggers
 from rome_lightning.cli.ablations import check_ablations, expand_ablations
 from rome_lightning.cli.config_parsing import HintingParser, NamedConfigFile
-from rome_lightning.cli.fit_help import add_run_options, fit_help
+from rome_lightning.cli.fit_help import add_run_options, fit_help, run_parser
+from rome_lightning.cli.parsing import long_options
 from rome_lightning.media.escaping import file_name
 from rome_lightning.media.locks import owned
 from rome_lightning.media.provenance import code_and_versions
@@ -74,6 +75,10 @@ class SaveRunConfig(SaveConfigCallback):
 
 class RomeArgumentParser(HintingParser, LightningArgumentParser):
     """Lightning's parser, but refusing abbreviations and suggesting corrections."""
+
+    def nested_options(self) -> list[str]:
+        """Those of the full model and of datasets."""
+        return list(long_options(run_parser()))
 
 
 class RomeCLI(LightningCLI):

@@ -61,6 +61,11 @@ def add_run_options(parser: ArgumentParser) -> None:
 
 def fit_help() -> str:
     """A readable list of the options of ``rome fit`` with the full model."""
+    return str(run_parser().format_help())
+
+
+def run_parser() -> HintingParser:
+    """A parser that knows these options; it serves the help and suggestions only."""
     parser = HintingParser(
         prog="rome fit",
         usage="rome fit --config full/base [--config OVERLAY ...] [OPTIONS]",
@@ -83,4 +88,4 @@ def fit_help() -> str:
         parser.add_argument(f"--trainer.{name}", type=kind, help=text)
     parser.add_class_arguments(FullModule, "model.init_args", skip={"image_size"})
     parser.add_class_arguments(TalkingHeadDataModule, "data.init_args")
-    return str(parser.format_help())
+    return parser

@@ -31,13 +31,21 @@ def as_declared(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[st
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion to append to a message about an unknown name; empty if nothing is near."""
-    known = sorted(set(known))
+    """A suggestion to append to a message about an unknown name; empty if nothing is near.
+
+    Args:
+        name: as it was typed.
+        known: names; of dotted ones, the last part alone may be near.
+    """
+    known = sorted(set(known), key=lambda option: (option.count("."), option))
     wanted = name.lstrip("-").split("=")[0]
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.7)
     if not close:
         begins = [option for option in known if option.startswith(wanted)]
         close = begins[:1]
+    if not close and "." not in wanted:
+        leaves = {option.rpartition(".")[2]: option for option in reversed(known)}
+        close = [leaves[leaf] for leaf in difflib.get_close_matches(wanted, leaves, n=1, cutoff=0.7)]
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -56,13 +64,19 @@ class StrictParser(argparse.ArgumentParser):
         super().error(with_hint(message, self))
 
 
-def with_hint(message: str, parser: argparse.ArgumentParser) -> str:
-    """Add a suggestion to an error about unknown options."""
+def with_hint(message: str, parser: argparse.ArgumentParser, others: Iterable[str] = ()) -> str:
+    """Add a suggestion to an error about unknown options.
+
+    Args:
+        message: of the error.
+        parser: whose options are known.
+        others: further known options, without their dashes.
+    """
     if not message.startswith(_UNRECOGNIZED) or "did you mean" in message:
         # jsonargparse calls this twice.
         return message
     word = message.removeprefix(_UNRECOGNIZED).split()[0]
-    hint = dashed(nearest(word, long_options(parser)).replace("mean ", "mean --"))
+    hint = dashed(nearest(word, [*long_options(parser), *others]).replace("mean ", "mean --"))
     return message + (hint if word.startswith("--") else hint.replace("mean --", "mean "))
 
 

@@ -46,6 +46,9 @@ def _error(capsys, *arguments):
         (["experiments", "copy", "--out", "y"], "--output"),
         (["assets", "fetch", "--dem"], "--demo"),
         (["demo", "--step", "8"], "--steps"),
+        (["fit", "--config", "full/base", "--max_epoch", "3"], "--trainer.max_epochs"),
+        (["fit", "--learning_rat", "3"], "--model.init_args.optimizer.learning_rate"),
+        (["fit", "--manifes", "x"], "--data.init_args.manifest"),
     ],
 )
 def test_options_in_part_or_with_a_slip_are_refused_with_the_right_one(capsys, arguments, meant):
@@ -138,6 +141,9 @@ def test_experiments_are_listed_shown_and_copied(tmp_path, monkeypatch, capsys):
     assert "full/base" not in listed
     assert cli.main(["experiments", "show", "full/cpu"]) == 0
     shown = capsys.readouterr().out
+    assert cli.main(["experiments", "copy", "full/cpu", "mine.yaml"]) == cli.EXIT_FAILURE
+    meant = "copies keep their names, in a folder: rome experiments copy full/cpu -o FOLDER"
+    assert meant in capsys.readouterr().err
     assert cli.main(["experiments", "copy", "full/cpu"]) == 0
     assert Path("experiments/full/cpu.yaml").read_text() == shown
     assert cli.main(["experiments", "list", "nothing"]) == cli.EXIT_FAILURE
