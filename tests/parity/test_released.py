@@ -27,7 +27,6 @@ from rome_lightning.cli.main import main
 from rome_lightning.models.checkpoint import load_avatar
 
 WIDTH = 8
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ReleasedFiles:
 @pytest.mark.parametrize("kind", ["full", "linear"])
 @pytest.mark.parametrize(
     ("widths", "record"),
-    [(Widths(WIDTH, WIDTH), "released.safetensors"), (Widths(), "released_full_width.safetensors")],
-    ids=["narrow", "full width"],
+    [
+        pytest.param(Widths(WIDTH, WIDTH), "released.safetensors", id="narrow"),
+        pytest.param(Widths(), "released_full_width.safetensors", id="full width", marks=pytest.mark.slow),
+    ],
 )
 def test_picture_is_the_official_one(
     files: ReleasedFiles, widths: Widths, record: str, tmp_path: Path, kind: str
