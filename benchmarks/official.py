@@ -40,7 +40,7 @@ from released_files import (  # noqa: E402
     write_released_files,
     write_released_linear,
 )
-from released_values import TOLERANCES, import_released, released_values, thinned  # noqa: E402
+from released_values import TOLERANCES, InDouble, import_released, released_values, thinned  # noqa: E402
 
 from rome_lightning.cli.main import main as rome_main  # noqa: E402
 from rome_lightning.models.checkpoint import load_avatar, read_checkpoint  # noqa: E402
@@ -142,6 +142,7 @@ def run_official(checkout: Path, files: ReleasedFiles, widths: Widths, weights: 
         raise ValueError(
             f"the weights do not fit the official code: {[*wrong, *missing.unexpected_keys][:3]}"
         )
+    model.autoencoder = InDouble(model.autoencoder)
     return model
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from released_files import ReleasedFiles, ReleasedInputs
-from torch import Tensor
+from torch import Tensor, nn
 
 from rome_lightning.geometry import pixels_to_ndc
 from rome_lightning.models import AvatarModel
@@ -34,6 +34,23 @@ TOLERANCES = {
 an edge may differ. Vertices in NDC, offsets in metres, texture coordinates in [-1, 1]."""
 
 
+class InDouble(nn.Module):
+    """A network in double precision between tensors in single precision.
+
+    Round-off grows a thousandfold in the texture encoder with random weights, and differs between
+    processors; both codes run it in this way when they are compared.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The network's output, rounded."""
+        output: Tensor = self.network(image.double()).to(image.dtype)
+        return output
+
+
 @torch.no_grad()
 def released_values(avatar: AvatarModel, inputs: ReleasedInputs) -> dict[str, Tensor]:
     """All compared quantities, for two drivers."""
@@ -50,6 +67,7 @@ def released_values(avatar: AvatarModel, inputs: ReleasedInputs) -> dict[str, Te
     # The inputs are framed already; resampling them once more would change the last bits, which random
     # networks amplify.
     avatar.config = dataclasses.replace(avatar.config, framing="crop")
+    avatar.texture_model.encoder = InDouble(avatar.texture_model.encoder)
     if avatar.driver_network is not None:
         drivers = avatar.estimate_driver(inputs.driver_images)
         pose = torch.cat([drivers.global_pose, drivers.jaw_pose], 1)

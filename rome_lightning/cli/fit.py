@@ -239,9 +239,13 @@ def _lines_for_bar(options: Namespace) -> bool:
     return True
 
 
-def _is_no_advert(record: logging.LogRecord) -> bool:
-    """Whether a log line of Lightning is about the run and not an advertisement."""
-    return "Tip: For seamless cloud" not in record.getMessage()
+_NOT_ABOUT_THE_RUN = ("Tip: For seamless cloud", "TPU available: False", "`weights_only` was not set")
+"""Lines of Lightning: an advertisement, a device that this project does not use, an argument of its code."""
+
+
+def _is_about_the_run(record: logging.LogRecord) -> bool:
+    """Whether a log line of Lightning is of use to a user."""
+    return not any(text in record.getMessage() for text in _NOT_ABOUT_THE_RUN)
 
 
 def train(
@@ -294,7 +298,11 @@ def main(argv: list[str]) -> int:
     warnings.filterwarnings("ignore", message="The number of training batches")
     # Not every run on a machine with SLURM is a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
-    rank_zero.log.addFilter(_is_no_advert)
+    # Of a dataset without a validation split, which gets a warning of ours.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    of_checkpoints = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+    for log in (rank_zero.log, of_checkpoints):
+        log.addFilter(_is_about_the_run)
     try:
         with RomeCLI.held:
             RomeCLI(

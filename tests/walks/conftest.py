@@ -19,6 +19,7 @@ Rome = Callable[..., str]
 _NOT_FOR_USERS = (
     r"\x1b",  # control codes, where the output is no terminal
     r"💡|[Tt]ip:|litmodels|LitLogger",  # adverts of libraries
+    r"TPU available|`weights_only`|across ranks",  # what Lightning says to programmers
     r"Traceback|\w+Warning:",
     r"(?m)^[WIE]\d{4} |absl::|TensorFlow Lite",  # logs of libraries
 )
