@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from flame_files import _sphere
 from numpy.typing import NDArray
-from torch.nn import functional as F
 from torchvision import models
 
 from rome_lightning.head.topology import boundary_loops, face_components

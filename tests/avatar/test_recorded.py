@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from pathlib import Path
@@ -35,6 +36,17 @@ def test_arrays_come_back_to_the_bit(motion: RecordedMotion, head: HeadModel, tm
     assert torch.equal(again.lost, motion.lost)
     assert torch.equal(again.times_s, motion.times_s)
     assert again.framed
+
+
+def test_heads_may_differ_in_their_layout_only(
+    motion: RecordedMotion, head: HeadModel, tmp_path: Path
+) -> None:
+    computed, official, other = (copy.copy(head) for _ in range(3))
+    computed.name, official.name, other.name = "flame-1-computed-uv", "flame-1", "flame-2"
+    path = write_motion(motion, tmp_path / "a.npz", computed)
+    assert torch.equal(read_motion(path, official).params.expression, motion.params.expression)
+    with pytest.raises(ValueError, match="recorded with another head model than flame-2"):
+        read_motion(path, other)
 
 
 def test_csv_keeps_expression_head_and_eyes(motion: RecordedMotion, head: HeadModel, tmp_path: Path) -> None:
