@@ -284,6 +284,19 @@ def test_what_is_allowed_passes(tmp_path, file, code):
     assert find_violations(tmp_path) == []
 
 
+def test_no_test_imports_a_test():
+    """A test module may change or go without another one; what they share is a helper."""
+    modules = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and modules & set(_imported_modules(node, path, ROOT))
+    ]
+    assert found == []
+
+
 def test_no_two_test_modules_have_one_name() -> None:
     """Pytest imports test modules by name: a second one of the same name would not be collected."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]

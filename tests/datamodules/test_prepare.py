@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 from fake_tracker import SquareTracker, write_clip
+from small_prepare import run
 
 from datamodules.manifest import Manifest
-from datamodules.prepare import BuildOptions, PrepareConfig, prepare
+from datamodules.prepare import BuildOptions, PrepareConfig
 from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, splits_of
 from datamodules.prepare.statistics import head_angles, sharpness
 from datamodules.reading import ClipReader
@@ -26,10 +27,6 @@ from rome_lightning.head import load_head
 from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams, Region
 
-CONFIG = PrepareConfig(
-    image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2, min_identity_similarity=None
-)
-
 
 @pytest.fixture
 def videos(tmp_path: Path) -> list[Path]:
@@ -39,12 +36,6 @@ def videos(tmp_path: Path) -> list[Path]:
         write_clip(folder / f"{name}.mp4", index)
     (folder / "notes.txt").write_text("not a video")
     return sorted(folder.glob("*.mp4"))
-
-
-def run(videos: list[Path], output: Path, log: list[str] | None = None, **changes: Any) -> Manifest:
-    config = dataclasses.replace(CONFIG, **changes)
-    lines = log if log is not None else []
-    return prepare(videos, output, config, log=lines.append, make_tracker=SquareTracker)
 
 
 def hashes(folder: Path) -> dict[str, str]:
