@@ -129,13 +129,16 @@ def test_a_new_run_does_not_mix_with_an_old_one(run_folder, dataset, tmp_path, r
 
 
 def test_the_same_seed_gives_the_same_losses(run_folder, dataset, tmp_path, rome):
-    again, other = tmp_path / "again", tmp_path / "other"
-    assert rome(*tiny_arguments("fit", tiny_overlay(dataset, again), tmp_path)) == (0, "")
-    assert _losses(again) == _losses(run_folder)
-    another = ("--seed_everything", "1", "--trainer.max_epochs", "1")
-    assert rome(*tiny_arguments("fit", tiny_overlay(dataset, other), tmp_path, *another)) == (0, "")
-    assert len(_losses(other)) == 2
-    assert not set(_losses(other).values()) & set(_losses(run_folder).values())
+    for seed, epochs in ((0, 2), (1, 1)):
+        overlay = tiny_overlay(dataset, tmp_path / str(seed))
+        # Without validation, which must change nothing.
+        overlay["trainer"] |= {"max_epochs": epochs, "limit_val_batches": 0}
+        overlay["trainer"]["callbacks"] = [{"class_path": "rome_lightning.callbacks.RunCheckpoint"}]
+        assert rome(*tiny_arguments("fit", overlay, tmp_path), "--seed_everything", seed) == (0, "")
+    assert _losses(tmp_path / "0") == _losses(run_folder)
+    other = _losses(tmp_path / "1")
+    assert len(other) == 2
+    assert not set(other.values()) & set(_losses(run_folder).values())
 
 
 def test_weights_of_another_architecture_are_refused(run_folder, dataset, tmp_path, rome):
