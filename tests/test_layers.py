@@ -185,7 +185,7 @@ def test_imports_point_down():
     assert not violations, "\n" + "\n".join(violations)
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_module_imports_itself_through_others():
     graph = import_graph(ROOT)
     # The package itself only provides the names of ``api`` on first use.
     graph["rome_lightning"] -= {"rome_lightning.api"}

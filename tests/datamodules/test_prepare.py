@@ -94,7 +94,7 @@ def test_rerun_keeps_finished_shards_and_gives_the_same_bytes(videos: list[Path]
     assert hashes(second) == before
 
 
-def test_interrupted_run_goes_on(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_resumes(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     track = SquareTracker.track
 
     def killed(self: SquareTracker, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
@@ -137,7 +137,7 @@ def test_another_head_of_the_same_name_makes_other_shards(
     assert {s.name for s in first.shards}.isdisjoint({s.name for s in second.shards})
 
 
-def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: Path) -> None:
+def test_failures_are_listed_and_the_rest_continues(videos: list[Path], tmp_path: Path) -> None:
     broken = videos[0].with_name("broken.mp4")
     broken.write_bytes(videos[0].read_bytes()[:500])
     short = write_clip(videos[0].with_name("short.mp4"), 7, num_frames=2)
@@ -167,7 +167,7 @@ def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
         run(videos, tmp_path / "d", val_identities=["bert", "carl"])
 
 
-def test_blurred_frames_are_left_out(
+def test_blurred_frames_are_skipped(
     videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     track = SquareTracker.track

@@ -42,7 +42,7 @@ def _overlay(dataset: Path, run_dir: Path, **trainer: Any) -> dict[str, Any]:
     return overlay
 
 
-def test_two_optimizers_count_as_one_and_go_on_exactly(dataset, tmp_path, rome):
+def test_two_optimizers_count_as_one_and_resume_exactly(dataset, tmp_path, rome):
     """With a discriminator that is left alone at first."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     late = {name: {"start": 1, "length": 0} for name in ("adversarial", "feature_matching")}

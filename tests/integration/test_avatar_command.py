@@ -109,7 +109,7 @@ def test_a_camera_drives_it(avatar, tmp_path, rome, monkeypatch):
         ("nothing.png", "no image at .*nothing.png"),
     ],
 )
-def test_a_photograph_of_no_use_leaves_nothing(folder, checkpoint, tmp_path, rome, photo, complaint):
+def test_an_unusable_photograph_leaves_nothing(folder, checkpoint, tmp_path, rome, photo, complaint):
     need("face_landmarker", "selfie_multiclass", "modnet")
     output = tmp_path / "avatar"
     code, error = rome("avatar", "create", folder / photo, "-o", output, "--checkpoint", checkpoint)
@@ -126,7 +126,7 @@ def test_a_photograph_of_no_use_leaves_nothing(folder, checkpoint, tmp_path, rom
         ("nothing.mp4", "no video at .*nothing.mp4"),
     ],
 )
-def test_a_driver_of_no_use_leaves_nothing(avatar, folder, tmp_path, rome, driver, complaint):
+def test_an_unusable_driver_leaves_nothing(avatar, folder, tmp_path, rome, driver, complaint):
     output = tmp_path / "out.mp4"
     code, error = rome("avatar", "animate", avatar, "--driver", folder / driver, "-o", output)
     assert code == cli.EXIT_FAILURE
@@ -155,7 +155,7 @@ def test_several_photographs_make_one_avatar(folder, checkpoint, tmp_path, rome)
     assert bool((made.photos.params.shape[0] == made.photos.params.shape[1]).all())
 
 
-def test_lost_frames_are_recorded_and_treated_as_asked(avatar, folder, tmp_path, rome):
+def test_lost_frames_are_recorded_and_treated_as_requested(avatar, folder, tmp_path, rome):
     face = skimage.data.astronaut()
     empty = np.full_like(face, 128)
     frames = [face, face, empty, empty, face]

@@ -88,7 +88,7 @@ def test_the_checkpoint_knows_its_architecture(run_folder):
     assert not any("lpips" in key or "perceptual" in key for key in checkpoint["state_dict"])
 
 
-def test_a_resumed_run_goes_on_where_it_stopped(run_folder, dataset, tmp_path, rome):
+def test_a_run_resumes_where_it_stopped(run_folder, dataset, tmp_path, rome):
     run = _copied(run_folder, tmp_path)
     before = _losses(run)
     overlay = tiny_overlay(dataset, run)
@@ -183,7 +183,7 @@ def test_data_that_does_not_fit_is_one_line(dataset, tmp_path, rome, data, compl
     assert error.removeprefix('Parser key "model": ').startswith(complaint)
 
 
-def test_a_checkpoint_that_is_none_is_one_line(dataset, tmp_path, rome):
+def test_another_file_than_a_checkpoint_is_one_line(dataset, tmp_path, rome):
     wrong = tmp_path / "wrong.ckpt"
     wrong.write_bytes(b"no checkpoint")
     arguments = tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path)
@@ -331,7 +331,7 @@ def test_all_loggers_have_the_same_keys(run_folder, dataset, tmp_path, rome):
     ],
     ids=str,
 )
-def test_a_run_does_not_go_on_as_another_one(run_folder, dataset, tmp_path, rome, change, complaint):
+def test_a_run_does_not_resume_as_another_one(run_folder, dataset, tmp_path, rome, change, complaint):
     overlay = tiny_overlay(dataset, _copied(run_folder, tmp_path))
     for key, value in change.items():
         *path, name = key.split(".")

@@ -101,7 +101,7 @@ def test_a_run_killed_damaged_and_terminated_ends_bit_for_bit_as_the_whole_one(
     assert not json.loads((run / "summary.json").read_text())["finished"]
     assert last.with_name("last.ckpt.damaged").is_file()
     assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 5
-    # Killed once more, behind the middle of an epoch and past the last checkpoint.
+    # Killed again in the middle of an epoch, after the last checkpoint.
     assert server.run(*arguments, log=log, kill_at_step=7) == -signal.SIGKILL
     assert server.run(*arguments, log=log) == 0
     _assert_same(run, whole)
@@ -117,7 +117,7 @@ def _fake_scontrol(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_before_the_time_limit_a_job_is_requeued_and_goes_on(server, dataset, whole, tmp_path):
+def test_before_the_time_limit_a_job_is_requeued_and_resumes(server, dataset, whole, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     environment = _fake_scontrol(tmp_path / "bin")
     arguments = _arguments(dataset, run)
