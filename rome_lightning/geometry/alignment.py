@@ -37,6 +37,12 @@ def similarity(
         with_scale: whether to fit a scale; else it is 1.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 39-42.
+
+    Example:
+        >>> corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+        >>> found = similarity(corners, 2 * corners + 3)
+        >>> found.scale.round(decimals=3), found.shift.round(decimals=3)
+        (tensor(2.), tensor([3., 3.]))
     """
     if weights is None:
         centre, goal = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
