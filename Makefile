@@ -44,7 +44,8 @@ $(GLTF_VALIDATOR): $(STAMP)
 	npm install --silent --no-fund --prefix $@ gltf-validator@2.0.0-dev.3.10 three@0.187.0 @pixiv/three-vrm@3 @met4citizen/talkinghead@1.7.0 || true
 
 # A process per core, each with one thread; the tests of a file stay together, because they share what is dear to make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+# Files start in the order of tests/conftest.py, the longest first; xdist itself starts those with the most tests first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) $(GLTF_VALIDATOR)
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

@@ -191,7 +191,7 @@ def main() -> None:
     scored_by_us(scorer, clips, units[:1])
     scorer.forget()
 
-    # CPU time, so that other load on the machine does not matter.
+    # CPU time, so that other load on the machine matters less.
     start = time.process_time()
     half = scored_by_us(scorer, clips, units[: len(units) // 2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,8 @@
-"""How well a model does for each group of people in open-faces, people of its training apart from others.
+"""Scores of a model for each group of people in open-faces; training identities have their own rows.
 
 ``python benchmarks/groups.py DATA --checkpoint NAME --output DIR [--london-info FILE]``
 
-``DATA`` holds the datasets ``london``, ``interfaces`` and ``congress`` (docs/data.md); only those there are
+``DATA`` holds the datasets ``london``, ``interfaces`` and ``congress`` (docs/data.md); only existing ones are
 scored, under the protocol ``open_faces``. Glasses, beards, hair and headwear were labelled by eye
 (``open_faces_groups``), gender of the congress set from what is publicly known of the members. Age, gender
 and ethnicity of the London set come from its authors: ``london_info.csv``, see docs/open_faces.md. Writes

@@ -3,8 +3,8 @@
     python benchmarks/head.py [--batch 32] [--threads 1]
 
 Both have FLAME's sizes, 100 identity and 50 expression components, and random numbers in place of its
-licensed data; both pose the mesh with its global rotation. smplx has no normals: its vertices get them as is
-usual, by adding the cross product of every face to its corners.
+licensed data; both pose the mesh with its global rotation. smplx has no normals: its vertices get them in the
+usual way, by adding the cross product of every face to its corners.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
     python benchmarks/inference.py [--threads 1] [--release CHECKOUT] [--without pytorch3d]
 
 `--release` names a clone of the public release, see `released.py`; without it the networks of the same
-architecture are taken as they are trained. The released pipeline as a whole needs licensed files: here it is
-its networks and its eight rasterizations per frame, measured with PyTorch3D in the same run; its tracker is
-left out on both sides. The pictures of both ways are compared too. Weights are random; they do not change the
-time.
+architecture are measured as trained. The released pipeline as a whole needs licensed files: its time here is
+that of its networks and its eight rasterizations per frame, measured with PyTorch3D in the same run; both
+sides skip the tracker. Their images are compared too. Weights are random, which does not change the time.
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ def _sameness(difference: torch.Tensor) -> str:
 
 
 def our_figures(options: argparse.Namespace) -> list[Figure]:
-    """A further frame of our own configurations, against the same networks as trained."""
+    """A further frame of our own configurations, compared with the same networks as trained."""
     figures = []
     for name, config, size in (("base.yaml", BASE, 256), ("cpu.yaml", SMALL, 128)):
         source = source_frame(size, "cpu")

@@ -1,4 +1,4 @@
-"""Loader throughput against the decoder alone and against a plain WebDataset pipeline, on data made here.
+"""Loader throughput against the decoder alone and against a plain WebDataset pipeline, on generated data.
 
 ``python benchmarks/loader.py [--sizes 256 512] [--workers 2] [--pairs 4000] [--batches 20000] [--json OUT]``
 
@@ -9,8 +9,8 @@ to the tensors that a trainer gets. ``webdataset`` keeps the same clips with a t
 takes one pair per visit of a clip, with the same decoder and in batches. ``stream_1`` and ``stream_8`` are
 ``datamodules.streaming``: WebDataset on our own shards, with one and eight pairs per visit of a clip, in this
 process. ``read`` is what the loader asks of the file system over the bytes of its frames and parameters,
-``stream_1_read`` and ``stream_8_read`` the same of the streams. ``growth`` is that of the memory of all
-processes from a tenth of the batches to the end.
+``stream_1_read`` and ``stream_8_read`` the same of the streams. ``growth`` is by how much the memory of
+all processes grows from a tenth of the batches to the end.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 CHECKOUT is a clone of https://github.com/SamsungLabs/rome with its DECA submodule (non-commercial research;
 nothing of it is part of this project), whose requirements are installed: PyTorch3D's C++ rasterizer, yacs,
 scikit-image. FLAME is generated on the mesh of DECA's head_template.obj, the networks have random weights,
-and everything else is the release's own: ``--generated`` takes files of ours in their place, and
-``--record`` writes what the official code makes of those for ``tests/parity``.
+and everything else is the release's own: ``--generated`` uses our files instead, and ``--record`` writes what
+the official code computes from those for ``tests/parity``.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def turned_face(angle: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
-    """One line for each quantity: largest difference, that of 99.9 %, and what may be."""
+    """One line for each quantity: largest difference, 99.9th percentile, and the limit."""
     lines = []
     for name, value in wanted.items():
         difference = (found[name].float() - value.float()).abs().flatten().sort().values

@@ -20,7 +20,7 @@ SIZE = 256
 
 @dataclass(frozen=True)
 class Released:
-    """Random weights; what each takes and gives is the same from both sources."""
+    """Random weights; inputs and outputs are the same from both sources."""
 
     source: str
     """How the table calls them."""
@@ -35,7 +35,7 @@ class Released:
 
 
 def released_networks(checkout: Path | None) -> Released:
-    """From a checkout, or without one those of ours that have its key names and give its outputs."""
+    """From a checkout, or without one ours, which have its key names and outputs."""
     if checkout is None:
         networks = TextureEncoder(), UNet(47, 32), UNet(47, 4), OffsetMLP()
         return Released("released architecture, ours as it is trained", *networks)

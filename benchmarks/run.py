@@ -4,7 +4,7 @@
     make bench-gpu                (on a machine with a GPU)
     python benchmarks/run.py [--device cuda] [--only NAME...] [--release CHECKOUT] [--without PEER...]
 
-Each script runs in a process of its own and measures us and the peers there, in turns. The result is written
+Each script runs in its own process and measures our code and its peers alternately. The result is written
 to `benchmarks/history/` and compared with the newest earlier one of the same processor or GPU: a figure that
 lost more than a fifth of its lead over its peers is named at the end.
 """

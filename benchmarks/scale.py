@@ -3,10 +3,9 @@
     python benchmarks/scale.py                # 1,000, 10,000 and 100,000 clips, 16 to a shard, 50 frames each
     python benchmarks/scale.py --clips 1000 10000
 
-The shards are so many names (hard links) of one shard with small frames: the work that grows with their
-number is real, the disk does not fill. Every step runs in a process of its own. Megabytes are what the step
-adds to the process, without maps of files, which all processes of a machine share; those of a worker are all
-it has.
+The shards are hard links to one shard with small frames: work grows with their number, disk use does not.
+Every step runs in its own process. Megabytes are what the step adds to the process, without memory-mapped
+files, which all processes of a machine share; for a worker they are all of its memory.
 """
 
 from __future__ import annotations

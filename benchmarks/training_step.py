@@ -5,9 +5,9 @@
 ``CHECKOUT`` is a clone of the public release (https://github.com/SamsungLabs/rome, non-commercial); its
 network classes are imported from there, with random weights; none of its code is here. Its loss networks are
 torchvision's VGG-19 and ResNet-50, as in the release; what lies between the networks (sampling the texture,
-moving the vertices) is written out as the release does it. Its rasterizations are timed apart, with PyTorch3D
-if that is installed: hard with one face per pixel and soft with ten, as often as the release calls them.
-Every side runs in a process of its own, so that peak memory is its own.
+moving the vertices) is written out as the release does it. Its rasterizations are timed separately, with
+PyTorch3D if that is installed: hard with one face per pixel and soft with ten, as often as in the release.
+Each side runs in its own process, so that peak memory is its own.
 """
 
 from __future__ import annotations

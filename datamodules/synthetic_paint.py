@@ -12,7 +12,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from rome_lightning.geometry import unique_edges
 from rome_lightning.head import REGIONS, HeadModel
 from rome_lightning.renderer import UVLayout, extend_outside
 from rome_lightning.types import HeadParams, Region
@@ -61,7 +60,7 @@ class HeadSurface(nn.Module):
         layout = UVLayout(head.faces, head.uvs, head.uv_faces, texture_size)
         self.vertices = rest[0].cpu()
         self.texel_mask = layout.mask[None, None].cpu()
-        self.edges = unique_edges(head.faces).cpu()
+        self.edges = head.edges.cpu()
         masks = torch.stack([head.region(name).float() for name in REGIONS], dim=-1)
         self.vertex_regions = dict(zip(REGIONS, masks.cpu().T, strict=True))
         teeth, tongue = _mouth_parts(head)

@@ -24,6 +24,17 @@ class Avatar(avatar.Avatar):
     """One person's avatar, made from files and written to files.
 
     See ``rome_lightning.avatar.Avatar`` for the rest: ``draw``, ``edited``, ``save``, ``load``.
+
+    Example:
+        >>> avatar = Avatar.from_photo("astronaut.png")
+        >>> rendered = next(avatar.draw(avatar.source.params))
+        >>> rendered.image.shape
+        torch.Size([1, 3, 512, 512])
+        >>> avatar.export("astronaut.glb").name
+        'astronaut.glb'
+        >>> avatar.save("astronaut")
+        >>> Avatar.load("astronaut").photo_names
+        ('astronaut.png',)
     """
 
     @classmethod

@@ -185,7 +185,7 @@ def test_imports_point_down():
     assert not violations, "\n" + "\n".join(violations)
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_module_imports_itself_through_others():
     graph = import_graph(ROOT)
     # The package itself only provides the names of ``api`` on first use.
     graph["rome_lightning"] -= {"rome_lightning.api"}
@@ -282,6 +282,19 @@ def test_what_is_allowed_passes(tmp_path, file, code):
     path.parent.mkdir(parents=True)
     path.write_text(code)
     assert find_violations(tmp_path) == []
+
+
+def test_no_test_imports_a_test():
+    """A test module may change or go without another one; what they share is a helper."""
+    modules = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and modules & set(_imported_modules(node, path, ROOT))
+    ]
+    assert found == []
 
 
 def test_no_two_test_modules_have_one_name() -> None:

@@ -40,6 +40,7 @@ from rome_lightning.baking.head_mesh import (
     name_charts,
     triangulate,
 )
+from rome_lightning.geometry import similarity
 from rome_lightning.head.data import HeadData
 from rome_lightning.head.open_head import read_head
 from rome_lightning.media.atomic import write_atomic
@@ -146,8 +147,8 @@ def _following(
     on_head[: len(carriers)] = labels.any(0)
     points = align(points, on_head)
     mean = points.mean(0)
-    turn, scale, shift = _similarity(mean[on_head], head.template.double().numpy()[on_head[: len(carriers)]])
-    points = scale * (points @ turn) + shift
+    own = head.template.double()[torch.from_numpy(on_head[: len(carriers)])]
+    points = similarity(torch.from_numpy(mean[on_head]), own)(torch.from_numpy(points)).numpy()
     mean = points.mean(0)
     moved = (points - mean).reshape(len(points), -1)
     width = 3 * len(carriers)
@@ -184,16 +185,6 @@ def _sampled(anny: AnnyData, base: BaseMesh, carriers: IntArray, mesh: BodyMesh)
         shares[side] = np.concatenate([vertex_share(anny, keep, arm), arm.numpy()])
     lower_arms(points, anny, rest, shares, len(carriers))
     return points
-
-
-def _similarity(points: FloatArray, target: FloatArray) -> tuple[FloatArray, float, FloatArray]:
-    """Rotation (applied from the right), scale and shift onto the target; Umeyama 1991, eq. 40-42."""
-    centre, goal = points.mean(0), target.mean(0)
-    left, singular, right = np.linalg.svd((points - centre).T @ (target - goal))
-    flip = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-    turn = (left * flip) @ right
-    scale = float((singular * flip).sum() / ((points - centre) ** 2).sum())
-    return turn, scale, goal - scale * centre @ turn
 
 
 def _bone_weights(anny: AnnyData, base_indices: IntArray) -> Tensor:

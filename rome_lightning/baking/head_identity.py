@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from rome_lightning.geometry import similarity
 
 FloatArray = NDArray[np.float64]
 
@@ -122,22 +125,15 @@ def sample_heads(template: FloatArray, controls: Controls, weights: FloatArray, 
 
 
 def align(heads: FloatArray, on: NDArray[np.bool_], rounds: int = 3) -> FloatArray:
-    """Similarity-align every head to their mean on the given points; the mean keeps its scale.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
-    """
+    """Similarity-align every head to their mean on the given points; the mean keeps its scale."""
     heads = heads - heads[:, on].mean(1, keepdims=True)
     size = np.sqrt((heads[:, on] ** 2).sum((1, 2)).mean())
     for _ in range(rounds):
         points = heads[:, on]
         target = points.mean(0)
         target *= size / np.sqrt((target**2).sum())
-        left, singular, right = np.linalg.svd(np.einsum("nia,ib->nab", points, target))
-        flip = np.ones((len(heads), 3))
-        flip[:, 2] = np.sign(np.linalg.det(left @ right))
-        rotation = (left * flip[:, None]) @ right
-        scale = (singular * flip).sum(1) / (points**2).sum((1, 2))
-        heads = scale[:, None, None] * (heads @ rotation)
+        found = similarity(torch.from_numpy(points), torch.from_numpy(target))
+        heads = found(torch.from_numpy(heads)).numpy()
     return heads
 
 

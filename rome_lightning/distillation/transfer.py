@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from rome_lightning.distillation.fitting import PARTS
+from rome_lightning.geometry import similarity
 from rome_lightning.head import HeadModel
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import mesh_fingerprint
@@ -74,8 +75,8 @@ def _carried(rows: Float[Tensor, "n v 3"], source: HeadModel, target: HeadModel)
                 f"heads are registered by their 68 landmarks; {head.name} has none, FLAME gets them from "
                 "landmark_embedding.npy beside its model"
             )
-    ends = [head.landmarks(rest_vertices(head)[None], LANDMARKS)[0] for head in (source, target)]
-    scale, rotation, shift = similarity(*ends)
+    here, there = (head.landmarks(rest_vertices(head)[None], LANDMARKS)[0] for head in (source, target))
+    scale, rotation, shift = (part.float() for part in similarity(here.double(), there.double()))
     placed = scale * rest_vertices(source) @ rotation.T + shift
     wanted = rest_vertices(target)
     turned = scale * rows @ rotation.T
@@ -94,23 +95,6 @@ def rest_vertices(head: HeadModel) -> Float[Tensor, "v 3"]:
     """The mean person's vertices, unposed, metres."""
     vertices: Tensor = head(HeadParams.neutral(1, head.num_shape, head.num_expression))[0]
     return vertices
-
-
-def similarity(
-    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
-    """Scale, rotation and shift that bring points to others, in the sense of least squares.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
-    """
-    a, b = source.double(), target.double()
-    centred_a, centred_b = a - a.mean(0), b - b.mean(0)
-    u, singular, vt = torch.linalg.svd(centred_b.T @ centred_a)
-    signs = torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vt).sign())], dtype=a.dtype)
-    rotation = u @ torch.diag(signs) @ vt
-    scale = (singular * signs).sum() / centred_a.square().sum()
-    shift = b.mean(0) - scale * rotation @ a.mean(0)
-    return scale.float(), rotation.float(), shift.float()
 
 
 def _neighbours(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
 from rome_lightning.evaluation.systems import Predictions
+from rome_lightning.geometry import similarity
 from rome_lightning.media.image import quantize
 from rome_lightning.types import Frames
 
@@ -93,8 +94,7 @@ def warp_grid(
     steps = (np.arange(_GRID) + 0.5) / _GRID * size - 0.5
     nodes = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     if rigid:
-        matrix, shift = similarity(theirs, ours)
-        moved = nodes @ matrix.T + shift
+        moved = similarity(driver.double(), source.double())(torch.from_numpy(nodes)).numpy()
     else:
         # The border stays fixed, so that shoulders are not torn off.
         edge = np.linspace(0, size - 1, 5)
@@ -106,16 +106,3 @@ def warp_grid(
     coarse = torch.from_numpy((2 * moved + 1) / size - 1).float().T.reshape(1, 2, _GRID, _GRID)
     fine = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
     return fine[0].permute(1, 2, 0)
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled rotation and shift that take points to others with the least squared error.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
-    """
-    a, b = source - source.mean(0), target - target.mean(0)
-    u, s, vt = np.linalg.svd(b.T @ a)
-    sign = np.ones(len(s))
-    sign[-1] = np.sign(np.linalg.det(u @ vt))
-    matrix = u @ np.diag(sign) @ vt * (s * sign).sum() / (a**2).sum()
-    return matrix, target.mean(0) - matrix @ source.mean(0)

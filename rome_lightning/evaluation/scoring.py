@@ -263,16 +263,16 @@ class Scorer:
         index = wanted.nonzero()[:, 0]
         if len(index):
             pixels = to_uint8(image[index])
-            found = self._detector.detect(pixels, find=self._landmarker(pixels[0]))
+            found = self._detector.detect(pixels, find=self._landmarker())
             for name in ("landmarks", "depth", "blendshapes", "pose", "found", "num_faces"):
                 getattr(result, name)[index] = getattr(found, name)
         return result
 
-    def _landmarker(self, sample: np.ndarray) -> Callable[[np.ndarray], list[Any]]:
+    def _landmarker(self) -> Callable[[np.ndarray], list[Any]]:
         """The landmark network, loaded once; closed with the scorer, or at the end of the process."""
         if self._find is None:
             stack = ExitStack()
-            self._find = stack.enter_context(open_task(self._detector.create, sample))
+            self._find = stack.enter_context(open_task(self._detector.create))
             weakref.finalize(self, stack.close)
         return self._find
 

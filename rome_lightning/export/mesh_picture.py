@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -10,13 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.export.person import rigged_person
+from rome_lightning.export.person import Person, rigged_person
 from rome_lightning.export.surface import whole_surface
 from rome_lightning.renderer import render_texture
 from rome_lightning.types import HeadParams
 
 _FINER = 2
 """Samples per pixel and direction, for smooth outlines."""
+
+_PEOPLE: WeakKeyDictionary[Avatar, Person] = WeakKeyDictionary()
+"""Of the avatars in use: completing a texture takes a second, drawing it a tenth."""
 
 
 @torch.no_grad()
@@ -34,7 +38,9 @@ def draw_mesh(
     Yields:
         Colours and opacity, [0, 1].
     """
-    model, person = avatar.model, rigged_person(avatar)
+    if avatar not in _PEOPLE:
+        _PEOPLE[avatar] = rigged_person(avatar)
+    model, person = avatar.model, _PEOPLE[avatar]
     surface = person.surface or whole_surface(model.head)
     device = avatar.code.shape.device
     faces, uvs = surface.faces.to(device), surface.uvs.to(device)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 
 from rome_lightning.avatar import Avatar
-from rome_lightning.distillation.transfer import rest_vertices, similarity, transfer_offsets
+from rome_lightning.distillation.transfer import rest_vertices, transfer_offsets
+from rome_lightning.geometry import similarity
 from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import atomic_file
 from rome_lightning.models.basis import mesh_fingerprint
@@ -46,7 +47,8 @@ def export_smplx(avatar: Avatar, path: Path, body: Path, correspondence: Path, f
     offsets, own = avatar.rest_mesh().offsets[0], avatar.model.head
     if mesh_fingerprint(own) != mesh_fingerprint(flame):
         offsets = transfer_offsets(offsets, own, flame)
-    scale, rotation, _ = similarity(rest_vertices(flame), torch.from_numpy(template[ids]))
+    placed = similarity(rest_vertices(flame).double(), torch.from_numpy(template[ids]).double())
+    scale, rotation = placed.scale.float(), placed.rotation.float()
     joined = template.copy()
     joined[ids] += (scale * offsets @ rotation.T).numpy().astype(template.dtype)
     return _write(body, joined, path)

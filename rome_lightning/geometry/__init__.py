@@ -12,6 +12,7 @@
 - **Triangles** are counter-clockwise seen from outside, so ``cross(b - a, c - a)`` points outward.
 """
 
+from rome_lightning.geometry.alignment import similarity
 from rome_lightning.geometry.camera import ndc_to_pixels, pixels_to_ndc, project, rotate_about
 from rome_lightning.geometry.mesh import face_normals, unique_edges, vertex_normals
 from rome_lightning.geometry.precision import full_precision
@@ -26,6 +27,7 @@ __all__ = [
     "pixels_to_ndc",
     "project",
     "rotate_about",
+    "similarity",
     "unique_edges",
     "vertex_normals",
 ]

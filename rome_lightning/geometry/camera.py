@@ -39,6 +39,11 @@ def project(
         x and y in pixels; z in pixels, smaller is nearer.
 
     Source: ROME, sec. 3.1 (weak perspective of DECA); y points down in the image.
+
+    Example:
+        >>> origin, camera = torch.zeros(1, 1, 3), torch.tensor([[4.0, 0.0, 0.0]])
+        >>> project(origin, camera, (64, 64))[..., :2]
+        tensor([[[31.5000, 31.5000]]])
     """
     scale = camera[:, None, :1]
     x, y, z = (points_world * scale).unbind(-1)

@@ -12,6 +12,11 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b
 
     Args:
         axis_angle: radians; direction is the axis, length the angle.
+
+    Example:
+        >>> quarter = axis_angle_to_matrix(torch.tensor([0.0, 0.0, torch.pi / 2]))
+        >>> (quarter @ torch.tensor([1.0, 0.0, 0.0])).round(decimals=3).abs()
+        tensor([0., 1., 0.])
     """
     squared = (axis_angle * axis_angle).sum(-1)[..., None, None]
     small = squared < 1e-6

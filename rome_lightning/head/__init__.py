@@ -26,6 +26,14 @@ def load_head(name_or_path: str | Path = "open", release: str | Path = "") -> He
             name, which only you can get, or the path of a FLAME ``generic_model.pkl``; the official FLAME
             files beside it are used too (``FlameFiles``).
         release: folder of the ROME release's data, whose layout and moving vertices of FLAME are taken then.
+
+    Example:
+        >>> from rome_lightning.types import HeadParams
+        >>> head = load_head()
+        >>> params = HeadParams.neutral(2, head.num_shape, head.num_expression)
+        >>> params.expression[:, head.expression_names.index("jawOpen")] = 1
+        >>> head(params).shape == (2, head.num_vertices, 3)
+        True
     """
     if str(name_or_path) == "open":
         from rome_lightning.head.open_head import load_open_head

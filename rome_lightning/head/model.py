@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from rome_lightning.geometry import axis_angle_to_matrix, full_precision, rotate_about
+from rome_lightning.geometry import axis_angle_to_matrix, full_precision, rotate_about, unique_edges
 from rome_lightning.head.data import REGIONS, HeadData, LandmarkEmbedding
 from rome_lightning.types import HeadParams
 
@@ -98,6 +100,11 @@ class HeadModel(nn.Module):
         return (0.0, 1.0) if self.has_arkit else (-3.0, 3.0)
 
     @property
+    def edges(self) -> Int[Tensor, "e 2"]:
+        """Undirected edges of the mesh, see ``unique_edges``; not to be changed."""
+        return _edges(self, self.faces.device)
+
+    @property
     def template(self) -> Float[Tensor, " x"]:
         """Mean head, (x, y, z) of each carrying vertex in turn, metres; a copy."""
         return self._planar_template.unflatten(0, (3, -1)).T.flatten()
@@ -155,7 +162,12 @@ class HeadModel(nn.Module):
         return torch.cat([carried, carried[self.midpoints].mean(1)])
 
     @full_precision
-    def turn(self, vectors: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+    def turn(
+        self,
+        vectors: Float[Tensor, "b v 3"],
+        params: HeadParams,
+        matrices: Float[Tensor, "b v 3 3"] | None = None,
+    ) -> Float[Tensor, "b v 3"]:
         """Rotate vectors attached to the vertices at rest with the posed skin.
 
         Directions only: what linear blend skinning does to the difference of two points with the weights
@@ -164,13 +176,20 @@ class HeadModel(nn.Module):
         Args:
             vectors: one per vertex, any length, head space at rest.
             params: only the poses of neck, jaw and eyes are used.
+            matrices: ``turning(params)``, if the caller has it.
         """
+        matrices = self.turning(params) if matrices is None else matrices
+        return (matrices @ vectors[..., None]).squeeze(-1)
+
+    @full_precision
+    def turning(self, params: HeadParams) -> Float[Tensor, "b v 3 3"]:
+        """The matrices by which ``turn`` multiplies the vector of each vertex."""
         rotations = self._local_rotations(params)
         neck = rotations[:, :1]
         identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device).expand_as(neck)
         linear = torch.cat([identity, neck, neck @ rotations[:, 1:]], dim=1)
         blended = linear.flatten(2).transpose(1, 2) @ self._planar_weights
-        return (blended.transpose(1, 2).unflatten(2, (3, 3)) @ vectors[..., None]).squeeze(-1)
+        return blended.transpose(1, 2).unflatten(2, (3, 3))
 
     @staticmethod
     def _local_rotations(params: HeadParams) -> Float[Tensor, "b 4 3 3"]:
@@ -250,3 +269,9 @@ class HeadModel(nn.Module):
                 "FLAME those with official files beside it"
             )
         return name
+
+
+@lru_cache(maxsize=4)
+def _edges(head: HeadModel, device: torch.device) -> Int[Tensor, "e 2"]:
+    """Cached: sorting takes a tenth of a second, and losses and fits of one head all need them."""
+    return unique_edges(head.faces)

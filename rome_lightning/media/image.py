@@ -24,7 +24,12 @@ def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def to_uint8(image: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:
-    """Images in [0, 1] as image libraries expect them: bytes, channels last, on the CPU."""
+    """Images in [0, 1] as image libraries expect them: bytes, channels last, on the CPU.
+
+    Example:
+        >>> to_uint8(torch.full((3, 1, 1), 0.5)).tolist()
+        [[[128, 128, 128]]]
+    """
     return quantize(image).movedim(-3, -1).contiguous().cpu().numpy()
 
 

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
+from rome_lightning.geometry import similarity
 from rome_lightning.metrics.per_image import MeanOverImages
 
 _CANDIDATES = 24
@@ -157,20 +158,11 @@ def procrustes(
         source: at least three points, not collinear.
         target: corresponding points.
         scale: whether to fit a scale.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eqs. 39 to 42.
     """
-    a, b = source.double(), target.double()
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a, b = a - mean_a, b - mean_b
-    u, s, vt = torch.linalg.svd(b.T @ a)
-    sign = torch.ones(3, dtype=torch.float64)
-    sign[2] = torch.sign(torch.linalg.det(u @ vt))
-    rotation = u @ torch.diag(sign) @ vt
-    factor = (s * sign).sum() / a.square().sum() if scale else torch.ones((), dtype=torch.float64)
+    factor, rotation, shift = similarity(source.double(), target.double(), with_scale=scale)
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = factor * rotation
-    matrix[:3, 3] = mean_b - factor * rotation @ mean_a
+    matrix[:3, 3] = shift
     return matrix
 
 

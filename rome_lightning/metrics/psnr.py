@@ -25,6 +25,11 @@ def psnr(
         prediction: RGB in [0, 1].
         target: RGB in [0, 1].
         mask: weight of each pixel in the mean, [0, 1]; an image whose mask is empty is NaN.
+
+    Example:
+        >>> black, grey = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.1)
+        >>> psnr(black, grey)
+        tensor([20.])
     """
     squares = (prediction.float() - target.float()).square().mean(1, keepdim=True)
     if mask is None:

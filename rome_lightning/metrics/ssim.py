@@ -35,6 +35,11 @@ def ssim(
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004,
     eq. 13, with an 11x11 Gaussian window.
+
+    Example:
+        >>> image = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+        >>> ssim(image, image)
+        tensor([1.])
     """
     return mean_of_windows(ssim_map(prediction, target), mask)
 

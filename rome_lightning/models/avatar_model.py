@@ -178,10 +178,12 @@ class AvatarModel(nn.Module):
                 is, fitted in weak perspective.
             photos: the same frames at the resolution to carry; ``source`` by default.
         """
-        offsets = self._lifted(offsets, source.params)
         if not isinstance(self.texture_model, UnprojectedTexture):
+            offsets = self._lifted(offsets, source.params)
             return AvatarCode(self._bare_texture(source), source.params.shape, offsets)
-        seen, fine, view = self._looks(source, photos, offsets)
+        posed = self.head(source.params)
+        offsets = self._lifted(offsets, source.params, posed)
+        seen, fine, view = self._looks(source, photos, posed, offsets)
         texture = self.texture_model(seen) if fine is None else self.texture_model.detailed(seen, *fine)
         carried = None
         if self.config.decoder.carry:
@@ -213,7 +215,7 @@ class AvatarModel(nn.Module):
             texture = self._bare_texture(source).mean(0, keepdim=True)
             return AvatarCode(texture, shape[:1], offsets)
         every = None if offsets is None else offsets.expand(len(source), -1, -1)
-        seen, fine, view = self._looks(source, photos, every)
+        seen, fine, view = self._looks(source, photos, self.head(source.params), every)
         trusted = texels_of_the_head(self.head, self.texture_model.layout)
         fused = fuse(seen, trusted)
         if fine is None:
@@ -234,7 +236,7 @@ class AvatarModel(nn.Module):
     def _bare_texture(self, source: Frames) -> Float[Tensor, "b c s s"]:
         """Neural texture of each source as seen through the bare head."""
         if isinstance(self.texture_model, UnprojectedTexture):
-            texture: Tensor = self.texture_model(self._looks(source, None, None)[0])
+            texture: Tensor = self.texture_model(self._looks(source, None, self.head(source.params))[0])
         else:
             texture = self.texture_model(self.framed(source))
         return texture
@@ -244,34 +246,44 @@ class AvatarModel(nn.Module):
         return as_ffhq(source) if self.config.framing == "ffhq" else source
 
     def _looks(
-        self, source: Frames, photos: Frames | None, offsets: Float[Tensor, "b v 3"] | None
+        self,
+        source: Frames,
+        photos: Frames | None,
+        posed: Float[Tensor, "b v 3"],
+        offsets: Float[Tensor, "b v 3"] | None = None,
     ) -> tuple[Observation, tuple[Observation, Surface] | None, tuple[Tensor, Tensor]]:
         """Observe the surface in frames through their mesh with these offsets, which get no gradient.
+
+        Args:
+            source: the frames at the networks' size.
+            photos: the same frames at the resolution to carry.
+            posed: the bare heads of the frames.
+            offsets: at rest.
 
         Returns:
             The observation at the networks' size; a finer one with its surface if the photographs have more
             pixels than the texture; and ``_view`` of the photographs, or of the source without any.
         """
         assert isinstance(self.texture_model, UnprojectedTexture)
-        vertices = self.head(source.params)
         if offsets is not None:
             offsets, turning = offsets.detach(), self.config.basis.turning
-            vertices = vertices + (self.head.turn(offsets, source.params) if turning else offsets)
-        view = self._view(source, vertices)
+            posed = posed + (self.head.turn(offsets, source.params) if turning else offsets)
+        seen_at = self._seen_at(posed, source.params)
+        view = self._view(source, seen_at)
         seen = self.texture_model.observe(source, *view)
         if photos is None:
             return seen, None, view
         if photos.image_size != source.image_size:
-            view = self._view(photos, vertices)
+            view = self._view(photos, seen_at)
         surface = self._finer_surface(photos)
         fine = None if surface is None else (self.texture_model.observe(photos, *view, surface), surface)
         return seen, fine, view
 
     def _view(
-        self, frames: Frames, vertices: Float[Tensor, "b v 3"]
+        self, frames: Frames, seen_at: Float[Tensor, "b v 3"]
     ) -> tuple[Float[Tensor, "b v 3"], Int32[Tensor, "b h w"]]:
-        """Posed vertices in pixels of each frame, and the visible face at each pixel."""
-        vertices_px = self.project(vertices, frames.params, frames.image_size)
+        """Vertices of ``_seen_at`` in pixels of each frame, and the visible face at each pixel."""
+        vertices_px = project(seen_at, frames.params.camera, frames.image_size)
         return vertices_px, self.rasterizer.face_ids(vertices_px, self.head.faces, frames.image_size)
 
     def _finer_surface(self, photos: Frames) -> Surface | None:
@@ -283,12 +295,15 @@ class AvatarModel(nn.Module):
         return surface_of(self.head, size) if size > config.size else None
 
     def _lifted(
-        self, offsets: Float[Tensor, "b v 3"] | None, params: HeadParams
+        self,
+        offsets: Float[Tensor, "b v 3"] | None,
+        params: HeadParams,
+        posed: Float[Tensor, "b v 3"] | None = None,
     ) -> Float[Tensor, "b v 3"] | None:
-        """Convert offsets fitted in weak perspective to the camera of ``project``."""
+        """Convert offsets fitted in weak perspective to the camera of ``project``; see ``lifted``."""
         if offsets is None or self.perspective is None:
             return offsets
-        return self.perspective.lifted(offsets, params)
+        return self.perspective.lifted(offsets, params, posed)
 
     def rest(self, params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The bare heads at rest, metres."""
@@ -370,7 +385,9 @@ class AvatarModel(nn.Module):
         self, vertices: Float[Tensor, "b v 3"], params: HeadParams, image_size: tuple[int, int]
     ) -> Float[Tensor, "b v 3"]:
         """Project all vertices from head space to pixels, by the global pose and camera of ``params``."""
+        return project(self._seen_at(vertices, params), params.camera, image_size)
+
+    def _seen_at(self, vertices: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+        """Points of head space in the world, where weak perspective must draw them, metres."""
         world = self.head.to_world(vertices, params)
-        if self.perspective is not None:
-            world = self.perspective.seen(world)
-        return project(world, params.camera, image_size)
+        return world if self.perspective is None else self.perspective.seen(world)

@@ -40,31 +40,37 @@ class Perspective:
         return self._scaled(world, 1 / self._farther(world))
 
     @full_precision
-    def lifted(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
+    def lifted(
+        self,
+        offsets: Float[Tensor, "b v 3"],
+        params: HeadParams,
+        posed: Float[Tensor, "b v 3"] | None = None,
+    ) -> Float[Tensor, "b v 3"]:
         """Offsets at rest with which the head looks as in weak perspective with the given ones, metres.
 
         Args:
             offsets: fitted in weak perspective.
             params: of the image they were fitted to.
+            posed: the bare head under them, if the caller has it.
         """
-        world = self._world(offsets, params)
+        world = self._world(offsets, params, self.head(params) if posed is None else posed)
         return offsets + self._at_rest(self._scaled(world, self._farther(world)) - world, params)
 
     @full_precision
     def flattened(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """The inverse of ``lifted``."""
-        world = self._world(offsets, params)
+        world = self._world(offsets, params, self.head(params))
         return offsets + self._at_rest(self.seen(world) - world, params)
 
-    def _world(self, offsets: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
-        return self.head.to_world(self.head(params) + self.head.turn(offsets, params), params)
+    def _world(
+        self, offsets: Float[Tensor, "b v 3"], params: HeadParams, posed: Float[Tensor, "b v 3"]
+    ) -> Float[Tensor, "b v 3"]:
+        return self.head.to_world(posed + self.head.turn(offsets, params), params)
 
     def _at_rest(self, world: Float[Tensor, "b v 3"], params: HeadParams) -> Float[Tensor, "b v 3"]:
         """Convert displacements of the posed head's vertices to displacements at rest."""
         posed = world @ axis_angle_to_matrix(params.global_pose)
-        axes = torch.eye(3, dtype=posed.dtype, device=posed.device)
-        turned = [self.head.turn(axis.expand_as(posed), params) for axis in axes]
-        return torch.linalg.solve(torch.stack(turned, dim=-1), posed)
+        return torch.linalg.solve(self.head.turning(params), posed)
 
     def _eyes(self, world: Float[Tensor, "b v 3"]) -> Float[Tensor, "b 1 3"]:
         return world[:, self.head.region("eyes")].mean(1, keepdim=True)

@@ -69,7 +69,8 @@ def carried_photos(
     """
     height, width = photos.image_size
     beside = nearest_covered(face_ids >= 0)[1][:, None]
-    ears = vertices_px[:, head.region("ears"), 1].amax(1)
+    # Not indexed by the mask: on a GPU the host would wait for the number of ears' vertices.
+    ears = torch.where(head.region("ears"), vertices_px[..., 1], -torch.inf).amax(1)
     rows = torch.arange(height, device=beside.device, dtype=beside.dtype)
     below = ((rows - ears[:, None]) / (0.06 * height) + 0.5).clamp(0, 1)[:, None, :, None]
     known = 1 - photos.region_mask(Region.OUTSIDE)

@@ -110,6 +110,13 @@ def available_rasterizers() -> dict[str, str]:
 def get_rasterizer(name: str = "auto") -> Rasterizer:
     """Create a backend by name.
 
+    Example:
+        >>> triangle = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 4.0, 1.0], [4.0, 0.0, 1.0]]])
+        >>> get_rasterizer("torch").face_ids(triangle, torch.tensor([[0, 1, 2]]), (3, 3))
+        tensor([[[ 0,  0,  0],
+                 [ 0,  0,  0],
+                 [ 0,  0, -1]]], dtype=torch.int32)
+
     Args:
         name: a key of ``available_rasterizers``, or ``auto``: Warp if it is installed, else torch.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class FaceDetector:
         Args:
             frames: read once, in order.
             progress: called after each frame.
-            find: what ``open_task(detector.create, frame)`` gives, where the caller keeps it open for many
+            find: what ``open_task(detector.create)`` gives, where the caller keeps it open for many
                 calls; by default the network is loaded for this call.
             face: number of the face in the first frame that shows any, from left to right, from 1; 0 takes
                 the largest.
@@ -136,7 +137,7 @@ class FaceDetector:
         results: list[_Face | None] = []
         counts: list[int] = []
         thorough = set(np.linspace(0, len(frames) - 1, min(_THOROUGH_FRAMES, len(frames))).astype(int))
-        opened = nullcontext(find) if find is not None else open_task(lambda: self.create(face), frames[0])
+        opened = nullcontext(find) if find is not None else open_task(lambda: self.create(face))
         with opened as find:
             previous: _Face | None = None
             for index, frame in enumerate(frames):
@@ -161,7 +162,7 @@ class FaceDetector:
         """The largest face of one frame, at the cost of one network call; ``None`` if there is none.
 
         Args:
-            find: what ``open_task(detector.create, frame)`` gives.
+            find: what ``open_task(detector.create)`` gives.
             frame: RGB.
         """
         faces = _distinct(find(np.ascontiguousarray(frame)))
@@ -185,7 +186,7 @@ class FaceDetector:
         if not found:
             return result
         few = found if len(found) <= _THOROUGH_FRAMES else found[len(found) // 4 :: len(found) // 2]
-        with open_task(self.create, frames[0]) as find:
+        with open_task(self.create) as find:
 
             def turned(index: int) -> bool:
                 points = detections.landmarks[index].numpy()
@@ -201,7 +202,7 @@ class FaceDetector:
 
     def quarter_turns(self, photo: UInt8[np.ndarray, "h w 3"]) -> int:
         """Counter-clockwise quarter turns, 0 to 3, that set the face of a photo upright; 0 without a face."""
-        with open_task(self.create, photo) as find:
+        with open_task(self.create) as find:
             return quarter_turns(find, photo)
 
     def create(self, face: int = 0) -> Callable[[np.ndarray], list[_Face]]:
@@ -401,7 +402,7 @@ def load_mediapipe() -> Any:
 
 
 @contextmanager
-def open_task(create: Callable[[], Any], sample: UInt8[np.ndarray, "h w 3"]) -> Iterator[Any]:
+def open_task(create: Callable[[], Any]) -> Iterator[Callable[[np.ndarray], Any]]:
     """A MediaPipe task that is closed at the end, with its start-up messages suppressed.
 
     MediaPipe writes to file descriptor 2 from C++ while a graph starts and on its first image, whatever
@@ -409,26 +410,37 @@ def open_task(create: Callable[[], Any], sample: UInt8[np.ndarray, "h w 3"]) -> 
 
     Args:
         create: builds an object with the task in ``task`` that is called with an image.
-        sample: the first image.
     """
     with _silent_stderr():
         wrapper = create()
-        wrapper(np.ascontiguousarray(sample))
+    is_first = True
+
+    def call(image: np.ndarray) -> Any:
+        nonlocal is_first
+        with _silent_stderr() if is_first else nullcontext():
+            is_first = False
+            return wrapper(image)
+
     try:
-        yield wrapper
+        yield call
     finally:
         wrapper.task.close()
 
 
+_REDIRECTING = Lock()
+"""Of two threads that redirect at once, the later to finish would restore the other's redirection."""
+
+
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    sys.stderr.flush()
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    with _REDIRECTING:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        sink = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(sink)

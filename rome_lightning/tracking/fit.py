@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, similarity
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
 from rome_lightning.tracking.gauss_newton import (
@@ -96,6 +96,7 @@ def fit_clip(
     found: Bool[Tensor, " n"] | None = None,
     settings: FitSettings | None = None,
     foreground: Float[Tensor, "n h w"] | None = None,
+    model: LandmarkModel | None = None,
 ) -> ClipFit:
     """Fit identity, pose, expression, gaze and camera to the landmarks of one person's clip.
 
@@ -111,6 +112,7 @@ def fit_clip(
         foreground: mask of the person, [0, 1], over the same square at any resolution, and 1 where it is
             unknown, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read only at
             the keyframes.
+        model: ``landmark_model(head)``, if the caller has it.
 
     Raises:
         ValueError: the image is not square, no frame has a face, or the input of a frame with a face is
@@ -121,7 +123,7 @@ def fit_clip(
     settings = settings or FitSettings()
     found = torch.ones(len(landmarks_px), dtype=torch.bool) if found is None else found
     _check(landmarks_px, image_size, blendshapes, found)
-    model = landmark_model(head)
+    model = landmark_model(head) if model is None else model
     problem = landmark_problem(head, model, landmarks_px[found], blendshapes[found], settings)
     seen = landmarks_px[found].float()
     parts = windows(len(seen))
@@ -273,24 +275,10 @@ def _check(landmarks_px: Tensor, image_size: tuple[int, int], blendshapes: Tenso
 
 
 def initial_state(problem: LandmarkProblem, landmarks_px: Float[Tensor, "n 478 3"]) -> FrameState:
-    """Rigid alignment of the mean head with the detector's expression to the 3D landmarks.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991, eq. 40-42.
-    """
+    """Alignment of the mean head with the detector's expression to the 3D landmarks."""
     points = problem.expected()
     observed = landmarks_px * torch.tensor([1.0, -1.0, -1.0])
-    weights = problem.weights / problem.weights.sum()
-    centre = (weights[:, None] * points).sum(1, keepdim=True)
-    goal = (weights[:, None] * observed).sum(1, keepdim=True)
-    local = points - centre
-    covariance = ((observed - goal) * weights[:, None]).transpose(1, 2) @ local
-    left, singular, right = torch.linalg.svd(covariance)
-    signs = torch.ones_like(singular)
-    signs[:, 2] = torch.sign(torch.linalg.det(left @ right))
-    rotation = (left * signs[:, None]) @ right
-    variance = (weights[:, None] * local.square()).sum((1, 2))
-    scale = (singular * signs).sum(1) / variance
-    shift = goal.squeeze(1) - scale[:, None] * (rotation @ centre.transpose(1, 2)).squeeze(-1)
+    scale, rotation, shift = similarity(points, observed, problem.weights)
     return FrameState(
         rotation=rotation,
         log_scale=scale.log(),

@@ -15,7 +15,6 @@ from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector, open_task
-from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.fit import (
     initial_state,
     landmark_problem,
@@ -27,7 +26,6 @@ from rome_lightning.tracking.gauss_newton import (
     LandmarkProblem,
     solve_frames,
 )
-from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.types import HeadParams
 
@@ -54,7 +52,7 @@ class LiveTracker:
 
     def __init__(self, head: HeadModel, image_size: int = 256, detector: FaceDetector | None = None) -> None:
         self.tracker = Tracker(head, image_size, detector=detector)
-        self.model = landmark_model(with_landmarks(head))
+        self.model = self.tracker.landmark_model
         self._stack = ExitStack()
         self._shape: Float[Tensor, " s"] | None = None
         self._state: FrameState | None = None
@@ -89,7 +87,7 @@ class LiveTracker:
             self.tracker.fit_settings, bust_sigma=self.tracker.fit_settings.bust_sigma * (fps or 25) / 25
         )
         detector = self.tracker.detector
-        self._find = self._stack.enter_context(open_task(detector.create, frames[0]))
+        self._find = self._stack.enter_context(open_task(detector.create))
         return tracked.params
 
     def step(self, frame: UInt8[np.ndarray, "h w 3"]) -> HeadParams | None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim.adam import adam
 
-from rome_lightning.geometry import project, unique_edges, vertex_normals
+from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import behind_ears, foreshortening
 from rome_lightning.head.moving import moving_vertices
@@ -71,12 +71,12 @@ def fit_outline(
         start = foreshortening(head, rest)
     moving, usual_falloff = moving_vertices(head)
     falloff = usual_falloff if falloff is None else falloff
-    edges = unique_edges(head.faces)
     smooth = _smoother_of(head)
     pictures_each = len(frames) // people
     directions = _directions(head, rest, is_side_seen=pictures_each > 1)
-    begun = head(frames.params) + head.turn(start.repeat_interleave(pictures_each, dim=0), frames.params)
-    begun = begun.detach()
+    turning = head.turning(frames.params)
+    begun = start.repeat_interleave(pictures_each, dim=0)
+    begun = (head(frames.params) + head.turn(begun, frames.params, turning)).detach()
     outline, known = _outlines(frames, pictures_each)
     steps = torch.zeros_like(start[:, moving, :1]).requires_grad_()
     moments, count = (torch.zeros_like(steps), torch.zeros_like(steps)), torch.zeros(())
@@ -89,14 +89,14 @@ def fit_outline(
     with torch.enable_grad():
         for step in range(num_steps):
             grown = (current() - start).repeat_interleave(pictures_each, dim=0)
-            turned = head.turn(grown, frames.params)
+            turned = head.turn(grown, frames.params, turning)
             world = head.to_world(begun + turned, frames.params)
             vertices_px = project(world, frames.params.camera, frames.image_size)
             face_ids = rasterizer.face_ids(vertices_px, head.faces, frames.image_size)
             silhouette = coverage(vertices_px, head.faces, face_ids)
             # A sum over the pictures of a person: further ones must not make the first count less.
             loss = pictures_each * occupancy(silhouette * known, outline)
-            loss = loss + LAPLACIAN_WEIGHT * laplacian(turned, edges)
+            loss = loss + LAPLACIAN_WEIGHT * laplacian(turned, head.edges)
             (gradient,) = torch.autograd.grad(loss, steps)
             _adam_step(steps, gradient, moments, count)
             if on_step is not None:
@@ -161,7 +161,7 @@ def _smoother_of(head: HeadModel) -> Float[Tensor, "m m"]:
     moving, _ = moving_vertices(head)
     known = _SMOOTHERS.get(head)
     if known is None or known.device != moving.device:
-        known = _SMOOTHERS[head] = _smoother(moving, unique_edges(head.faces), head.num_vertices)
+        known = _SMOOTHERS[head] = _smoother(moving, head.edges, head.num_vertices)
     return known
 
 

@@ -113,7 +113,13 @@ def fit_together(tracker: Tracker, clips: Sequence[TrackedClip], found: Sequence
     known = inside & (torch.cat([clip.regions for clip in clips]) != int(Region.OUTSIDE))
     person = torch.where(known, torch.cat([clip.matte for clip in clips]).float(), 1.0)
     fit = fit_clip(
-        tracker.head, torch.cat(landmarks), size, torch.cat(scores), settings=settings, foreground=person
+        tracker.head,
+        torch.cat(landmarks),
+        size,
+        torch.cat(scores),
+        settings=settings,
+        foreground=person,
+        model=tracker.landmark_model,
     )
     return fit.params
 

@@ -65,7 +65,7 @@ class Segmenter:
         size = frames[0].shape[:2]
         labels = torch.empty(len(frames), *size, dtype=torch.uint8)
         person = torch.empty(len(frames), *size, dtype=torch.float16)
-        with open_task(lambda: self._create(mediapipe, model), frames[0]) as classify:
+        with open_task(lambda: self._create(mediapipe, model)) as classify:
             for index, frame in enumerate(frames):
                 labels[index], person[index] = _upsampled(classify(frame), size)
                 if progress is not None:

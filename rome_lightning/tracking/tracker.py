@@ -100,7 +100,7 @@ class Tracker:
         # Refuse unsupported heads here and not after minutes of detection.
         if encoder is not None:
             check_flame(head, "DECA")
-        landmark_model(with_landmarks(head))
+        self.landmark_model = landmark_model(with_landmarks(head))
         self.head = head
         self.image_size = image_size
         self.crop_rule = crop_rule or CropRule()
@@ -346,7 +346,7 @@ class Tracker:
         size = (self.image_size, self.image_size)
 
         def fitted(trusted: Bool[Tensor, " n"]) -> tuple[HeadParams, Float[Tensor, " n"]]:
-            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings, person)
+            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings, person, self.landmark_model)
             return fit.params, fit.residual
 
         good = problems == 0

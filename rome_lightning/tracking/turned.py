@@ -39,7 +39,7 @@ def quarter_turns(find: Callable[[np.ndarray], Sequence[Face]], picture: UInt8[n
     Returns:
         0 to 3; 0 also where no two views agree.
     """
-    points = _genuine(find, picture)
+    points = _genuine([face for turns in range(4) for face in _in_view(find, picture, turns)])
     if points is None:
         return 0
     right, left = points[RIGHT_IRIS[0]], points[LEFT_IRIS[0]]
@@ -62,19 +62,27 @@ def stands_upside_down(
         picture: RGB, of that face.
         landmarks: pixels of ``picture``.
     """
-    half = [_turned_back(face, picture.shape[:2], 2) for face in find(_turned(picture, 2))]
+    half = _in_view(find, picture, 2)
     if all(_distance(points, landmarks) < AGREEMENT for points in half):
         return False
-    genuine = _genuine(find, picture)
+    first, second, last = (_in_view(find, picture, turns) for turns in (0, 1, 3))
+    genuine = _genuine([*first, *second, *half, *last])
     return genuine is not None and _distance(genuine, landmarks) > AGREEMENT
 
 
-def _genuine(
-    find: Callable[[np.ndarray], Sequence[Face]], picture: UInt8[np.ndarray, "h w 3"]
-) -> Float[np.ndarray, "478 2"] | None:
-    """Landmarks of the face that most quarter turns of the picture show, the largest if several do."""
-    size = picture.shape[:2]
-    found = [_turned_back(face, size, turns) for turns in range(4) for face in find(_turned(picture, turns))]
+def _in_view(
+    find: Callable[[np.ndarray], Sequence[Face]], picture: UInt8[np.ndarray, "h w 3"], turns: int
+) -> list[Float[np.ndarray, "478 2"]]:
+    """Landmarks of the faces that a turned view shows, in pixels of the picture."""
+    return [_turned_back(face, picture.shape[:2], turns) for face in find(_turned(picture, turns))]
+
+
+def _genuine(found: Sequence[Float[np.ndarray, "478 2"]]) -> Float[np.ndarray, "478 2"] | None:
+    """The face that most of the four views show, the largest if several do.
+
+    Args:
+        found: landmarks in all views, in pixels of the picture.
+    """
     votes = [sum(_distance(points, other) < AGREEMENT for other in found) for points in found]
     if max(votes, default=0) < 2:
         return None

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rome_lightning.geometry import full_precision, unique_edges
+from rome_lightning.geometry import full_precision
 from rome_lightning.head import HeadModel
 from rome_lightning.losses import (
     chamfer_2d,
@@ -110,7 +110,7 @@ class Objective(nn.Module):
         self.perceptual = build_perceptual(config)
         self.gaze = build_gaze(config)
         self.identity = build_identity(config)
-        self.register_buffer("edges", unique_edges(head.faces), persistent=False)
+        self.register_buffer("edges", head.edges, persistent=False)
         self.register_buffer("hair_vertices", head.region("scalp")[:, None], persistent=False)
         self.register_buffer("neck_vertices", head.region("neck", "shoulders")[:, None], persistent=False)
         self.register_buffer("markup68", _markup68(), persistent=False)

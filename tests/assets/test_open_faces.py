@@ -91,7 +91,7 @@ class FakeTransport(Transport):
         target.write_bytes(self.contents[address])
 
 
-def test_from_the_web_it_tries_again_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_the_web_it_tries_again_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WAIT_S", 0.0)
     one = photograph("1.jpg", b"one")
     transport = FakeTransport({one.address: b"one"}, failures=2)

@@ -88,7 +88,7 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch, at_writes: set[int]) -> None:
     monkeypatch.setattr(RunCheckpointIO, "save_checkpoint", save)
 
 
-def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_keeps_the_old_checkpoint_and_training_continues(tmp_path, monkeypatch, capsys):
     # Before and after the first validation, then after the second, which fails, and the third.
     _full_disk(monkeypatch, {2})
     said = []
@@ -207,6 +207,6 @@ def test_a_run_gone_on_with_elsewhere_has_a_best_of_its_own_and_leaves_the_old_o
     assert fit(old, 2, 2.0, old / "checkpoints" / "last.ckpt").best_model_score == 1
 
 
-def test_senseless_intervals_are_refused():
+def test_invalid_intervals_are_refused():
     with pytest.raises(ValueError, match="every_n_steps of RunCheckpoint must be positive"):
         RunCheckpoint(every_n_steps=0)

@@ -48,6 +48,6 @@ def test_metrics_are_logged_and_select_checkpoints(tmp_path: Path, monkeypatch: 
         ({"self_metrics": ["beauty"]}, "unknown metric"),
     ],
 )
-def test_senseless_metrics_are_refused_at_once(arguments: dict, message: str) -> None:
+def test_invalid_metrics_are_refused_at_once(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ValidationMetrics(**arguments)

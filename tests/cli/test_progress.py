@@ -19,7 +19,7 @@ def test_a_log_stays_empty(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["thinking", "spelling", "3/3", "left:"])
-def test_a_terminal_shows_what_goes_on_and_how_long(capsys, monkeypatch, part):
+def test_a_terminal_shows_what_is_running_and_how_long(capsys, monkeypatch, part):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "120")

@@ -179,7 +179,7 @@ def _fail(run: Path, rows: slice, undetected_target: bool = False) -> None:
     write_evaluation(run, pairs)
 
 
-def test_failed_pairs_are_left_out_for_all_and_penalised(tmp_path):
+def test_failed_pairs_are_skipped_for_all_and_penalised(tmp_path):
     base, wide = _pair_of_runs(tmp_path, gain=0.5)
     _fail(wide, slice(0, 4))
     first, second = _compare(base, wide).metric("self/psnr/full")

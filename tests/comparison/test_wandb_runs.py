@@ -179,7 +179,7 @@ def test_records_of_the_client_say_seed_data_and_commit(tmp_path):
     assert [len(c.runs) for c in pool_seeds(runs)] == [2, 1, 1]
 
 
-def test_a_run_that_goes_on_is_read_anew(tmp_path, monkeypatch):
+def test_a_run_that_continues_is_read_anew(tmp_path, monkeypatch):
     record = tmp_path / "offline-run-1"
     record.mkdir()
     (record / "run-a.wandb").write_bytes(b"")
@@ -192,7 +192,7 @@ def test_a_run_that_goes_on_is_read_anew(tmp_path, monkeypatch):
     assert open_run(record).config == {"x": 2}
 
 
-def test_a_fetched_run_that_goes_on_is_fetched_anew(tmp_path):
+def test_a_fetched_run_that_continues_is_fetched_anew(tmp_path):
     server = Server(tmp_path / "server")
     server.add("base", "a", summary={"val/lpips": 0.4})
     (run,) = fetch_runs("me/heads", ["a"], tmp_path / "fetched", server)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ablation_table import FOLDER, index, overlay, read_table
+from configurations import (
+    EXPERIMENTS,
+    check_it_changes_its_base,
+    check_it_parses,
+    check_it_says_what_it_means,
+    resolve_files,
+)
 from helpers import SIZE, random_frames
-from test_experiment_files import EXPERIMENTS, resolve_configuration
 from tiny_run import BASE, need
 
+from rome_lightning.head import HeadModel, load_head
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.networks import PatchDiscriminator
@@ -43,13 +51,19 @@ STEPS = [
 ]
 
 
+def _resolved(*files: Path) -> dict[str, Any]:
+    return copy.deepcopy(resolve_files(*files))
+
+
 @functools.cache
-def _resolve(*files: Any) -> dict[str, Any]:
-    return resolve_configuration(*(part for file in files for part in ("--config", str(file))))
+def _head(name: str, release: str) -> HeadModel:
+    """A head has nothing to train, so all models share it."""
+    return load_head(name, release)
 
 
-def _resolved(*files: Any) -> dict[str, Any]:
-    return copy.deepcopy(_resolve(*files))
+def _model(avatar: dict[str, Any]) -> AvatarModel:
+    config = config_from_dict(_small(avatar))
+    return AvatarModel(config, _head(config.head, config.release))
 
 
 def _small(avatar: dict[str, Any]) -> dict[str, Any]:
@@ -68,11 +82,18 @@ def _losses(options: dict[str, Any], **changes: Any) -> LossConfig:
     return LossConfig(**(options | changes | {"schedules": ramps, "chamfer_points": 64}))
 
 
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
+def test_an_overlay_takes_effect(ablation):
+    check_it_parses(ablation.path)
+    check_it_says_what_it_means(ablation.path)
+    check_it_changes_its_base(ablation.path)
+
+
 @pytest.mark.parametrize("files", STEPS)
 def test_a_step(files):
     options = _resolved(*files)["model"]["init_args"]
     torch.manual_seed(0)
-    model = AvatarModel(config_from_dict(_small(options["avatar"])))
+    model = _model(options["avatar"])
     # VGG and SFace have their own tests.
     objective = Objective(_losses(options["losses"], perceptual=0.0, identity=0.0), model.head)
     adversary = PatchDiscriminator(base_width=8, num_blocks=2).requires_grad_(False)
@@ -106,7 +127,7 @@ def test_overlays_and_index_are_those_of_the_table():
 def test_weights_of_zero_build_nothing():
     options = _resolved(BASE)["model"]["init_args"]["losses"]
     without = {name: 0.0 for name in ("perceptual", "gaze", "identity", "adversarial", "feature_matching")}
-    head = AvatarModel(config_from_dict(_small(_resolved(BASE)["model"]["init_args"]["avatar"]))).head
+    head = _head("open", "")
     objective = Objective(_losses(options, **without), head)
     assert (objective.perceptual, objective.gaze, objective.identity) == (None, None, None)
 
@@ -114,8 +135,7 @@ def test_weights_of_zero_build_nothing():
 def test_the_paper_builds_its_critics():
     need("vgg19_normalized", "sface")
     options = _resolved(BASE, PAPER)["model"]["init_args"]
-    head = AvatarModel(config_from_dict(_small(options["avatar"]))).head
-    objective = Objective(_losses(options["losses"]), head)
+    objective = Objective(_losses(options["losses"]), _head("open", ""))
     assert objective.perceptual is not None
     assert objective.identity is not None
     # Neither of them is saved or trained.

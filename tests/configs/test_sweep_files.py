@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_experiment_files import resolve_configuration
+from configurations import resolve_configuration
 from tiny_run import ROOT
 
 from rome_lightning.callbacks.run_logger import BEST

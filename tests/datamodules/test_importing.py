@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fake_tracker import SquareTracker
 from PIL import Image
+from small_prepare import picture
 
 from datamodules.importing import import_dataset, read_config
 from datamodules.importing.sources import ROME_CHUNKS, webdataset_tars
@@ -23,13 +24,6 @@ from datamodules.reading import ClipReader
 
 CONFIG = PrepareConfig(image_size=64, min_frames=4, min_identity_similarity=None)
 NUM_FRAMES = 12
-
-
-def picture(seed: int, number: int) -> bytes:
-    texture = np.random.default_rng(seed).integers(0, 80, (80, 96, 3))
-    buffer = io.BytesIO()
-    Image.fromarray((texture + 4 * number).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def check(kind: str, source: Path, output: Path, people: set[str]) -> Manifest:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fake_tracker import SquareTracker
 from flame_files import make_arrays
-from test_importing import picture
+from small_prepare import picture
 
 from datamodules.importing import import_dataset
 from datamodules.importing.parameters import ParameterFolder

@@ -72,7 +72,7 @@ def test_ranks_divide_one_stream(world: int, batch: int) -> None:
 
 
 @pytest.mark.parametrize(("world", "batch"), [(1, 4), (2, 2), (1, 2), (4, 1)])
-def test_a_stream_goes_on_from_a_position_on_any_number_of_ranks(world: int, batch: int) -> None:
+def test_a_stream_resumes_at_a_position_on_any_number_of_ranks(world: int, batch: int) -> None:
     parts = [list(TrainingSampler(20, batch, world, rank, epoch=3, position=8)) for rank in range(world)]
     rows = [
         p for step in range(12 // (world * batch)) for part in parts for p in part[step * batch :][:batch]

@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 from fake_tracker import SquareTracker, write_clip
+from small_prepare import run
 
 from datamodules.manifest import Manifest
-from datamodules.prepare import BuildOptions, PrepareConfig, prepare
+from datamodules.prepare import BuildOptions, PrepareConfig
 from datamodules.prepare.inputs import VideoFile, expand_inputs, hash_inputs, name_inputs, splits_of
 from datamodules.prepare.statistics import head_angles, sharpness
 from datamodules.reading import ClipReader
@@ -26,10 +27,6 @@ from rome_lightning.head import load_head
 from rome_lightning.tracking.tracked import TrackedClip
 from rome_lightning.types import HeadParams, Region
 
-CONFIG = PrepareConfig(
-    image_size=64, fps=None, frames_per_clip=8, min_frames=4, videos_per_shard=2, min_identity_similarity=None
-)
-
 
 @pytest.fixture
 def videos(tmp_path: Path) -> list[Path]:
@@ -39,12 +36,6 @@ def videos(tmp_path: Path) -> list[Path]:
         write_clip(folder / f"{name}.mp4", index)
     (folder / "notes.txt").write_text("not a video")
     return sorted(folder.glob("*.mp4"))
-
-
-def run(videos: list[Path], output: Path, log: list[str] | None = None, **changes: Any) -> Manifest:
-    config = dataclasses.replace(CONFIG, **changes)
-    lines = log if log is not None else []
-    return prepare(videos, output, config, log=lines.append, make_tracker=SquareTracker)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -103,7 +94,7 @@ def test_rerun_keeps_finished_shards_and_gives_the_same_bytes(videos: list[Path]
     assert hashes(second) == before
 
 
-def test_interrupted_run_goes_on(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_resumes(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     track = SquareTracker.track
 
     def killed(self: SquareTracker, frames: np.ndarray, fps: float | None = None) -> TrackedClip:
@@ -146,7 +137,7 @@ def test_another_head_of_the_same_name_makes_other_shards(
     assert {s.name for s in first.shards}.isdisjoint({s.name for s in second.shards})
 
 
-def test_failures_are_listed_and_the_rest_goes_on(videos: list[Path], tmp_path: Path) -> None:
+def test_failures_are_listed_and_the_rest_continues(videos: list[Path], tmp_path: Path) -> None:
     broken = videos[0].with_name("broken.mp4")
     broken.write_bytes(videos[0].read_bytes()[:500])
     short = write_clip(videos[0].with_name("short.mp4"), 7, num_frames=2)
@@ -176,7 +167,7 @@ def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
         run(videos, tmp_path / "d", val_identities=["bert", "carl"])
 
 
-def test_blurred_frames_are_left_out(
+def test_blurred_frames_are_skipped(
     videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     track = SquareTracker.track

@@ -354,7 +354,7 @@ class TestShotsAndPeople:
         run(videos, tmp_path / "d", CHECKED, log=lines.append, identities={"a": "anna", "b": "anna"})
         assert len([line for line in lines if line.startswith("warning")]) == 1
 
-    def test_other_person_after_a_cut_is_left_out(self, tmp_path: Path) -> None:
+    def test_other_person_after_a_cut_is_skipped(self, tmp_path: Path) -> None:
         video = self.write(tmp_path / "a.mp4", coloured(RED, 9), coloured(BLUE, 15), coloured(RED, 9))
         manifest = run(video, tmp_path / "d", CHECKED)
         shard, *_ = manifest.shards
@@ -373,7 +373,7 @@ class TestShotsAndPeople:
         manifest = run(video, tmp_path / "d", CHECKED)
         assert sum(shard.frames for shard in manifest.shards) == 19
 
-    def test_person_nobody_can_verify_after_a_cut_is_left_out(self, tmp_path: Path) -> None:
+    def test_person_nobody_can_verify_after_a_cut_is_skipped(self, tmp_path: Path) -> None:
         video = self.write(tmp_path / "a.mp4", coloured(RED, 12), coloured((60, 60, 60), 12))
         manifest = run(video, tmp_path / "d", CHECKED)
         assert [shard.frames for shard in manifest.shards] == [11]

@@ -111,7 +111,7 @@ def test_without_names_each_photograph_is_a_person(photos: Path, tmp_path: Path)
     ]
 
 
-def test_what_cannot_be_tracked_is_left_out_and_counted(photos: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_tracked_is_skipped_and_counted(photos: Path, tmp_path: Path) -> None:
     write_photo(photos / "anna/blue.png", BLUE)
     write_photo(photos / "dora/blue.png", BLUE, seed=9)
     log: list[str] = []
@@ -123,7 +123,7 @@ def test_what_cannot_be_tracked_is_left_out_and_counted(photos: Path, tmp_path: 
     assert any("2 of 3 frames in 1 clips (rejected: 1 photograph cannot be tracked)" in line for line in log)
 
 
-def test_another_person_among_the_photographs_is_left_out(photos: Path, tmp_path: Path) -> None:
+def test_another_person_among_the_photographs_is_skipped(photos: Path, tmp_path: Path) -> None:
     write_photo(photos / "anna/stranger.png", GREEN)
     manifest = run(
         photos,

@@ -134,7 +134,7 @@ def test_resumed_from_any_hook_is_as_uninterrupted(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_larger_steps_go_on_too(dataset: Path, tmp_path: Path) -> None:
+def test_larger_steps_resume_too(dataset: Path, tmp_path: Path) -> None:
     """Lightning restores 8 steps of one pair; mistaken for 8 of 9 steps of two, the epoch would end early."""
     keeper = SaveEverywhere(tmp_path)
     whole = fit(module(dataset, batch_size=1), keeper, epochs=2, limit_val_batches=0)
@@ -191,7 +191,7 @@ def _rank_fit(rank: int, dataset: Path, checkpoint: Path, folder: Path, port: in
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_ranks_go_on_where_one_stopped(
+def test_two_ranks_resume_where_one_stopped(
     dataset: Path, saved: tuple[Recorder, SaveEverywhere], tmp_path: Path
 ) -> None:
     whole, keeper = saved

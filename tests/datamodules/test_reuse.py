@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_tracker import SquareTracker, write_clip
-from test_prepare import CONFIG, run
+from small_prepare import CONFIG, run
 
 from datamodules.prepare import PrepareConfig, prepare
 from datamodules.prepare.inputs import splits_of

@@ -249,7 +249,7 @@ class TestManifest:
         path.write_text(json.dumps(content))
         assert Manifest.load(path).shards == manifest.shards
 
-    def test_empty_shards_are_left_out(self) -> None:
+    def test_empty_shards_are_skipped(self) -> None:
         info = ShardInfo("x", "rome-shard/1", {}, "", 0, "", 0, 0, [], [{"input": "a", "reason": "b"}])
         manifest = build_manifest("d", 8, {}, [("train", info)], {})
         assert manifest.shards == []

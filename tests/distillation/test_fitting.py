@@ -80,7 +80,7 @@ def test_processes_and_order_of_clips_do_not_matter(model: AvatarModel, tmp_path
     assert torch.equal(first.components, second.components)
 
 
-def test_collecting_goes_on_where_it_was_killed(model: AvatarModel, tmp_path: Path) -> None:
+def test_collecting_resumes_where_it_was_killed(model: AvatarModel, tmp_path: Path) -> None:
     store, clips = fill(model, tmp_path)
     assert clips.read == NUM_CLIPS
     store.path("train", 1).unlink()

@@ -164,7 +164,7 @@ def _sweep_file(folder: Path, dataset: Path) -> Path:
     return path
 
 
-def test_a_sweep_goes_on_after_its_time_limits(slurm, dataset, tmp_path):
+def test_a_sweep_resumes_after_its_time_limits(slurm, dataset, tmp_path):
     file = _sweep_file(tmp_path, dataset)
     output = tmp_path / "sweep"
     cluster = "{slurm_partition: all, timeout_min: 60, cpus_per_task: 1, mem_gb: 2}"

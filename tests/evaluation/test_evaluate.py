@@ -139,7 +139,7 @@ def test_the_command_starts_processes_itself(shrunk: Shrunk, dataset: Path, tmp_
     assert numbers(tmp_path / "many") == numbers(tmp_path / "one")
 
 
-def test_a_killed_evaluation_goes_on(
+def test_a_killed_evaluation_resumes(
     shrunk: Shrunk, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rome_lightning.evaluation import baselines

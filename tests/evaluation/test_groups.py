@@ -156,7 +156,7 @@ def test_failures_of_one_group_are_not_hidden_in_its_mean() -> None:
         ("identity,age\nanna,30,tall\n", "line 2: 3 cells, the heading has 2"),
     ],
 )
-def test_tables_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_other_files_than_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_groups(table(tmp_path / "people.csv", text))
     (tmp_path / "people.csv").write_bytes(b"identity,\xff\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -32,10 +33,19 @@ def model(head: HeadModel) -> AvatarModel:
     return perturbed(AvatarModel(config, head)).eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module")
-def folder(model: AvatarModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+# The converter's own optimization takes most of its time; the files of the slow tests have it.
+@pytest.fixture(
+    scope="module",
+    params=[False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["as converted", "optimized"],
+)
+def folder(
+    request: pytest.FixtureRequest, model: AvatarModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("onnx") / "new"
-    differences = export.export_networks(model, SIZE, folder, programs=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", functools.partial(torch.onnx.export, optimize=request.param))
+        differences = export.export_networks(model, SIZE, folder, programs=True)
     assert set(differences) == {"texture", "offsets", "decoder"}
     assert max(differences.values()) < 1e-3
     return folder

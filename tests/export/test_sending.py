@@ -137,7 +137,7 @@ def test_hosts_with_both_addresses_are_reached_by_ipv4(
     assert all(packet.startswith(b"#bundle") for packet in received("vmc", head, params, "localhost"))
 
 
-def test_a_target_out_of_reach_is_named_once_and_the_others_go_on(
+def test_a_target_out_of_reach_is_named_once_and_the_others_continue(
     head: HeadModel, params: HeadParams
 ) -> None:
     warnings: list[str] = []

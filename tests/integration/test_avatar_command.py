@@ -3,9 +3,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import struct
+import sys
 import tempfile
 import time
+import urllib.request
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from rome_lightning.head import HeadModel
 from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import LinearBasis
 from rome_lightning.models.basis import mesh_fingerprint
+from rome_lightning.viewer import ViewerServer
 from rome_lightning.viewer.browser import find_browser
 
 
@@ -98,22 +100,6 @@ def test_a_camera_drives_it(avatar, tmp_path, rome, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"me.mp4", "me.json", "me.csv"}
 
 
-def test_other_tools_can_open_its_mesh(avatar, tmp_path, rome):
-    glb, obj = tmp_path / "a.glb", tmp_path / "a.obj"
-    assert rome("avatar", "export", avatar, "--format", "glb", "-o", glb) == (0, "")
-    assert rome("avatar", "export", avatar, "--format", "obj", "-o", obj) == (0, "")
-    content = glb.read_bytes()
-    magic, version, length, json_length = struct.unpack("<4sIII", content[:16])
-    assert (magic, version, length) == (b"glTF", 2, len(content))
-    document = json.loads(content[20 : 20 + json_length])
-    assert len(document["skins"][0]["joints"]) >= 5
-    assert len(document["meshes"][0]["primitives"][0]["targets"]) > 40
-    made = Avatar.load(avatar / "avatar.safetensors")
-    lines = obj.read_text().splitlines()
-    assert sum(line.startswith("v ") for line in lines) == made.rest_mesh().vertices.shape[1]
-    assert obj.with_suffix(".mtl").is_file()
-
-
 @pytest.mark.parametrize(
     ("photo", "complaint"),
     [
@@ -123,7 +109,7 @@ def test_other_tools_can_open_its_mesh(avatar, tmp_path, rome):
         ("nothing.png", "no image at .*nothing.png"),
     ],
 )
-def test_a_photograph_of_no_use_leaves_nothing(folder, checkpoint, tmp_path, rome, photo, complaint):
+def test_an_unusable_photograph_leaves_nothing(folder, checkpoint, tmp_path, rome, photo, complaint):
     need("face_landmarker", "selfie_multiclass", "modnet")
     output = tmp_path / "avatar"
     code, error = rome("avatar", "create", folder / photo, "-o", output, "--checkpoint", checkpoint)
@@ -140,7 +126,7 @@ def test_a_photograph_of_no_use_leaves_nothing(folder, checkpoint, tmp_path, rom
         ("nothing.mp4", "no video at .*nothing.mp4"),
     ],
 )
-def test_a_driver_of_no_use_leaves_nothing(avatar, folder, tmp_path, rome, driver, complaint):
+def test_an_unusable_driver_leaves_nothing(avatar, folder, tmp_path, rome, driver, complaint):
     output = tmp_path / "out.mp4"
     code, error = rome("avatar", "animate", avatar, "--driver", folder / driver, "-o", output)
     assert code == cli.EXIT_FAILURE
@@ -169,7 +155,7 @@ def test_several_photographs_make_one_avatar(folder, checkpoint, tmp_path, rome)
     assert bool((made.photos.params.shape[0] == made.photos.params.shape[1]).all())
 
 
-def test_lost_frames_are_recorded_and_treated_as_asked(avatar, folder, tmp_path, rome):
+def test_lost_frames_are_recorded_and_treated_as_requested(avatar, folder, tmp_path, rome):
     face = skimage.data.astronaut()
     empty = np.full_like(face, 128)
     frames = [face, face, empty, empty, face]
@@ -258,43 +244,47 @@ def test_an_edit_moves_the_hair_and_nothing_else(avatar, tmp_path, rome):
         assert complaint in error
 
 
-def test_every_format_and_poses_of_a_driver(avatar, folder, tmp_path, rome):
-    for file_format, suffix in (("ply", ".ply"), ("params", ".npz")):
-        output = tmp_path / f"a{suffix}"
-        assert rome("avatar", "export", avatar, "--format", file_format, "-o", output) == (0, "")
-        assert output.stat().st_size > 1000
-    driven = ("avatar", "export", avatar, "--driver", folder / "face.mp4", "-o", tmp_path / "pose.obj")
-    assert rome(*driven, "--format", "obj", "--frame", 0, "--frame", 3) == (0, "")
-    assert {path.name for path in tmp_path.glob("pose*.obj")} == {"pose_00000.obj", "pose_00003.obj"}
-    code, error = rome(*driven, "--format", "obj", "--frame", 9)
-    assert (code, "--frame 9 does not exist" in error) == (cli.EXIT_FAILURE, True)
-    code, error = rome(*driven[:-1], tmp_path / "a.glb", "--format", "glb")
-    assert (code, "contains every pose" in error) == (cli.EXIT_FAILURE, True)
+# It asks for what the page asks for and notes it where the picture should be.
+STAND_IN = """
+import json, sys, urllib.request
+
+url = sys.argv[-1]
+address, state = url.split("?picture#")
+read = lambda path: urllib.request.urlopen(address + path).read()
+noted = {
+    "state": state,
+    "page": len(read("")),
+    "about": json.loads(read("about.json")),
+    "mesh": read("avatar.glb").decode("latin-1")[:4],
+}
+path = next(word for word in sys.argv if word.startswith("--screenshot=")).partition("=")[2]
+json.dump(noted, open(path, "w"))
+print('<body data-state="ready">')
+"""
 
 
-def test_small_files_and_levels_of_detail(avatar, tmp_path, rome):
-    pytest.importorskip("fast_simplification")
-    pytest.importorskip("DracoPy")
-    plain, small = tmp_path / "plain.glb", tmp_path / "small.glb"
-    assert rome("avatar", "export", avatar, "-o", plain, "--profile", "unity") == (0, "")
-    options = ("--profile", "unity", "--compress", "draco", "--texture", "webp", "--lod", "0.5,0.3")
-    assert rome("avatar", "export", avatar, "-o", small, *options) == (0, "")
-    files = [plain, small, tmp_path / "small_lod1.glb", tmp_path / "small_lod2.glb"]
-    sizes = [file.stat().st_size for file in files]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[1] < 0.6 * sizes[0]
-    code, error = rome("avatar", "export", avatar, "--format", "obj", "--lod", "0.5")
-    assert (code, "--lod is for --format glb" in error) == (cli.EXIT_FAILURE, True)
+def test_view_serves_the_page_and_takes_a_picture(avatar, tmp_path, rome, monkeypatch, capfd):
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!{sys.executable}\n{STAND_IN}")
+    browser.chmod(0o755)
+    monkeypatch.setenv("ROME_BROWSER", str(browser))
+    output = tmp_path / "page.png"
+    view = ("avatar", "view", avatar)
+    assert rome(*view, "--screenshot", output, "--state", "jawOpen=1") == (0, "")
+    noted = json.loads(output.read_text())
+    assert (noted["state"], noted["mesh"], noted["about"]["name"]) == ("jawOpen=1", "glTF", "avatar")
+    assert len(noted["about"]["expressions"]) == 52
+    assert noted["page"] > 1000
+    code, error = rome(*view, "--state", "jawOpened=1")
+    assert (code, "jawOpened" in error) == (cli.EXIT_FAILURE, True)
 
+    # Without a picture it prints the address and serves until it is interrupted.
+    def wait(server):
+        assert server.url in capfd.readouterr().out
+        assert urllib.request.urlopen(f"{server.url}about.json").status == 200
 
-def test_a_flip_book_of_a_driver(avatar, folder, tmp_path, rome):
-    arguments = ("avatar", "export", avatar, "--format", "flipbook", "-o", tmp_path / "book.png")
-    assert rome(*arguments, "--driver", folder / "face.mp4", "--max-frames", 3) == (0, "")
-    assert Image.open(tmp_path / "book.png").size == (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
-    about = json.loads((tmp_path / "book.json").read_text())
-    assert (about["frames"], about["fps"]) == (3, 25.0)
-    code, error = rome(*arguments)
-    assert (code, "shows all frames of --driver VIDEO" in error) == (cli.EXIT_FAILURE, True)
+    monkeypatch.setattr(ViewerServer, "wait", wait)
+    assert rome(*view, "--port", 0) == (0, "")
 
 
 @pytest.mark.slow

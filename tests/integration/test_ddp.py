@@ -103,7 +103,7 @@ def test_a_rank_that_is_gone_ends_the_others_with_an_error(dataset, tmp_path, fa
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_both(dataset, tmp_path):
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_both(dataset, tmp_path):
     ended = _fit(dataset, tmp_path / "run", "nan@1")
     assert ended.returncode == 0, ended.stderr
     assert _rows(tmp_path / "run")[-2]["train/skipped_steps"] == 1

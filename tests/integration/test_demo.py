@@ -8,7 +8,7 @@ from rome_lightning.cli.main import main
 
 
 @pytest.mark.slow
-def test_demo_leaves_everything_it_promises_and_goes_on_where_it_stopped(
+def test_demo_leaves_everything_it_promises_and_resumes_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

@@ -88,7 +88,7 @@ def test_the_checkpoint_knows_its_architecture(run_folder):
     assert not any("lpips" in key or "perceptual" in key for key in checkpoint["state_dict"])
 
 
-def test_a_resumed_run_goes_on_where_it_stopped(run_folder, dataset, tmp_path, rome):
+def test_a_run_resumes_where_it_stopped(run_folder, dataset, tmp_path, rome):
     run = _copied(run_folder, tmp_path)
     before = _losses(run)
     overlay = tiny_overlay(dataset, run)
@@ -129,13 +129,16 @@ def test_a_new_run_does_not_mix_with_an_old_one(run_folder, dataset, tmp_path, r
 
 
 def test_the_same_seed_gives_the_same_losses(run_folder, dataset, tmp_path, rome):
-    again, other = tmp_path / "again", tmp_path / "other"
-    assert rome(*tiny_arguments("fit", tiny_overlay(dataset, again), tmp_path)) == (0, "")
-    assert _losses(again) == _losses(run_folder)
-    another = ("--seed_everything", "1", "--trainer.max_epochs", "1")
-    assert rome(*tiny_arguments("fit", tiny_overlay(dataset, other), tmp_path, *another)) == (0, "")
-    assert len(_losses(other)) == 2
-    assert not set(_losses(other).values()) & set(_losses(run_folder).values())
+    for seed, epochs in ((0, 2), (1, 1)):
+        overlay = tiny_overlay(dataset, tmp_path / str(seed))
+        # Without validation, which must change nothing.
+        overlay["trainer"] |= {"max_epochs": epochs, "limit_val_batches": 0}
+        overlay["trainer"]["callbacks"] = [{"class_path": "rome_lightning.callbacks.RunCheckpoint"}]
+        assert rome(*tiny_arguments("fit", overlay, tmp_path), "--seed_everything", seed) == (0, "")
+    assert _losses(tmp_path / "0") == _losses(run_folder)
+    other = _losses(tmp_path / "1")
+    assert len(other) == 2
+    assert not set(other.values()) & set(_losses(run_folder).values())
 
 
 def test_weights_of_another_architecture_are_refused(run_folder, dataset, tmp_path, rome):
@@ -180,7 +183,7 @@ def test_data_that_does_not_fit_is_one_line(dataset, tmp_path, rome, data, compl
     assert error.removeprefix('Parser key "model": ').startswith(complaint)
 
 
-def test_a_checkpoint_that_is_none_is_one_line(dataset, tmp_path, rome):
+def test_another_file_than_a_checkpoint_is_one_line(dataset, tmp_path, rome):
     wrong = tmp_path / "wrong.ckpt"
     wrong.write_bytes(b"no checkpoint")
     arguments = tiny_arguments("fit", tiny_overlay(dataset, tmp_path / "run"), tmp_path)
@@ -328,7 +331,7 @@ def test_all_loggers_have_the_same_keys(run_folder, dataset, tmp_path, rome):
     ],
     ids=str,
 )
-def test_a_run_does_not_go_on_as_another_one(run_folder, dataset, tmp_path, rome, change, complaint):
+def test_a_run_does_not_resume_as_another_one(run_folder, dataset, tmp_path, rome, change, complaint):
     overlay = tiny_overlay(dataset, _copied(run_folder, tmp_path))
     for key, value in change.items():
         *path, name = key.split(".")

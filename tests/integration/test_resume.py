@@ -82,23 +82,17 @@ def _assert_same(run: Path, whole: Path) -> None:
     torch.testing.assert_close(next(best), next(best), rtol=0, atol=0)
 
 
-def test_a_run_killed_twice_ends_bit_for_bit_as_the_whole_one(server, dataset, whole, tmp_path):
-    arguments = _arguments(dataset, tmp_path / "run")
-    for step in (4, 7):
-        code = server.run(*arguments, log=tmp_path / "log", kill_at_step=step)
-        assert code == -signal.SIGKILL
-    assert server.run(*arguments, log=tmp_path / "log") == 0
-    _assert_same(tmp_path / "run", whole)
-
-
-def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(server, dataset, whole, tmp_path):
+def test_a_run_killed_damaged_and_terminated_ends_bit_for_bit_as_the_whole_one(
+    server, dataset, whole, tmp_path
+):
     run, log = tmp_path / "run", tmp_path / "log"
     arguments = _arguments(dataset, run)
     assert server.run(*arguments, log=log, kill_at_step=5) == -signal.SIGKILL
+    # A damaged checkpoint falls back to the one before.
     last = run / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     last.write_bytes(content[: len(content) // 2])
-    # In the middle of a step, which is completed first.
+    # In the middle of a step, which is completed first: a terminated run loses nothing.
     assert server.run(*arguments, log=log, send=(4, signal.SIGTERM)) == 128 + signal.SIGTERM
     said = log.read_text()
     assert "last.ckpt is not a readable checkpoint" in said
@@ -107,6 +101,8 @@ def test_a_damaged_checkpoint_falls_back_and_a_terminated_run_loses_nothing(serv
     assert not json.loads((run / "summary.json").read_text())["finished"]
     assert last.with_name("last.ckpt.damaged").is_file()
     assert torch.load(last, weights_only=True)["rome_run"]["steps"] == 5
+    # Killed again in the middle of an epoch, after the last checkpoint.
+    assert server.run(*arguments, log=log, kill_at_step=7) == -signal.SIGKILL
     assert server.run(*arguments, log=log) == 0
     _assert_same(run, whole)
 
@@ -121,7 +117,7 @@ def _fake_scontrol(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_before_the_time_limit_a_job_is_requeued_and_goes_on(server, dataset, whole, tmp_path):
+def test_before_the_time_limit_a_job_is_requeued_and_resumes(server, dataset, whole, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     environment = _fake_scontrol(tmp_path / "bin")
     arguments = _arguments(dataset, run)

@@ -54,7 +54,7 @@ def test_headers_of_every_system_are_read(tmp_path: Path, kind: str, end: bytes)
     assert mesh.faces.tolist() == [[0, 1, 2]]
 
 
-def test_lines_of_obj_go_on_after_a_backslash(tmp_path: Path) -> None:
+def test_lines_of_obj_continue_after_a_backslash(tmp_path: Path) -> None:
     (tmp_path / "head.obj").write_text("v 1 0 0\nv 0 1 0\nv 0 \\\n0 1\nf -3 \\\n -2 -1\n")
     mesh = read_mesh(tmp_path / "head.obj")
     assert np.array_equal(mesh.vertices, np.eye(3))

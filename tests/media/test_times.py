@@ -168,7 +168,7 @@ def test_avi_shows_its_frames_at_its_rate(tmp_path: Path, codec: str) -> None:
     assert (probe(path).num_frames, probe(path).fps) == (24, pytest.approx(25))
 
 
-def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
+def test_a_clock_that_starts_again_continues(tmp_path: Path) -> None:
     """Two transport stream recordings, concatenated as files."""
     part = driver(tmp_path / "part.ts", EVEN)
     joined = tmp_path / "joined.ts"

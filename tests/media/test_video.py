@@ -185,7 +185,7 @@ def test_start_behind_the_end(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"fps": 0.0}, {"max_frames": 0}, {"max_side": -1}, {"max_seconds": 0.0}])
-def test_senseless_limits(clip: Path, setting: dict[str, int]) -> None:
+def test_invalid_limits(clip: Path, setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         read_video(clip, **setting)
 

@@ -78,7 +78,7 @@ def test_coordinates_that_no_image_has(name, fused, value, axis):
 @FUSED
 @pytest.mark.parametrize("name", ["interpolate", "render_texture", "coverage"])
 @pytest.mark.parametrize("value", [-2, 80, 2**31 - 1])
-def test_visible_faces_that_there_are_not(name, fused, value):
+def test_visible_faces_that_do_not_exist(name, fused, value):
     vertices, faces, ids = _mesh()
     ids[1, 4, 4] = value
     with pytest.raises(ValueError, match="face_ids must be from -1 to 79"):
@@ -105,7 +105,7 @@ def test_gradients_stay_finite_where_bad_vertices_are_tolerated(fused):
 
 
 @FUSED
-def test_attributes_and_texture_coordinates_that_there_are_not(fused):
+def test_attributes_and_texture_coordinates_that_do_not_exist(fused):
     vertices, faces, ids = _mesh()
     with pytest.raises(ValueError, match="attribute_faces must be from 0 to 40"):
         interpolate(vertices, faces, ids, vertices[:, :-1], fused=fused)
@@ -125,7 +125,7 @@ def test_images_without_pixels(backend, size):
 
 
 @_WARP
-def test_normals_of_faces_that_there_are_not():
+def test_normals_of_faces_that_do_not_exist():
     vertices, faces, _ = _mesh()
     with pytest.raises(ValueError, match="faces must be from 0 to 40"):
         vertex_normals(vertices[:, :-1], faces, fused=True)

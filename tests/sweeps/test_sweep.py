@@ -120,7 +120,7 @@ def test_a_training_without_the_metric_failed(trainings, tmp_path):
     assert "no finite val/nothing" in trial.reason
 
 
-def test_a_killed_sweep_goes_on(trainings, tmp_path):
+def test_a_killed_sweep_resumes(trainings, tmp_path):
     """The sweep's process dies immediately; its training continues, and neither is done twice."""
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1, 2]}, "pause": {"value": 0.15}})
     folder = tmp_path / "out"
@@ -212,7 +212,7 @@ def test_submitit_runs_the_same_trials(trainings, tmp_path):
     assert told[2].reason == "thirteen is unlucky"
 
 
-def test_a_cluster_job_goes_on_after_its_time_is_over(trainings, tmp_path, monkeypatch):
+def test_a_cluster_job_resumes_after_its_time_limit(trainings, tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     monkeypatch.setattr(sweeps, "run_trial", partial(run_trial, poll_s=0.05))
     file = write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}, "pause": {"values": [0.4]}})
@@ -313,7 +313,7 @@ def test_a_trial_of_the_state_file_survives_a_round_trip(tmp_path):
     assert sweeps.load_trial(tmp_path / "0001") == trial
 
 
-def test_trials_get_a_folder_and_go_on_from_their_checkpoint(tmp_path):
+def test_trials_get_a_folder_and_resume_from_their_checkpoint(tmp_path):
     opened = SweepFolder.create(
         write_sweep(tmp_path / "s.yaml", {"x": {"values": [1]}}),
         tmp_path / "out",

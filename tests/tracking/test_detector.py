@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector
+from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector, open_task
 
 # Indices of MediaPipe's mesh: centres of the irises, corners of the mouth, tip of the nose, chin.
 RIGHT_IRIS, LEFT_IRIS, RIGHT_LIP, LEFT_LIP, NOSE, CHIN = 468, 473, 61, 291, 1, 152
@@ -118,3 +122,37 @@ def test_it_is_quiet(face_model: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout + result.stderr == ""
+
+
+class NoisyTask:
+    """Stands in for a MediaPipe task, which writes to file descriptor 2 from C++."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.task = SimpleNamespace(close=lambda: os.write(2, b"closed;"))
+        self.seconds = seconds
+        os.write(2, b"started;")
+
+    def __call__(self, image: np.ndarray) -> int:
+        time.sleep(self.seconds)
+        os.write(2, b"ran;")
+        return int(image[0])
+
+
+def test_a_network_runs_once_per_image_and_only_its_start_is_silent(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with open_task(NoisyTask) as call:
+        assert [call(np.array([number])) for number in range(3)] == [0, 1, 2]
+    assert capfd.readouterr().err == "ran;ran;closed;"
+
+
+def test_two_threads_that_start_at_once_are_heard_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    def use(seconds: float) -> None:
+        with open_task(lambda: NoisyTask(seconds)) as call:
+            call(np.zeros(1))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(use, (0.1, 0.2)))
+    capfd.readouterr()
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

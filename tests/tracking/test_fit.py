@@ -223,7 +223,7 @@ def test_frames_do_not_influence_each_other(head: HeadModel) -> None:
     torch.testing.assert_close(second.params.expression[3], second.params.expression[2])
 
 
-def test_frames_without_face_are_left_out(head: HeadModel) -> None:
+def test_frames_without_face_are_skipped(head: HeadModel) -> None:
     observed = observe(head, random_params(head, 6))
     scores = torch.zeros(6, len(EXPRESSIONS))
     found = torch.tensor([True, True, False, True, True, True])

@@ -98,7 +98,7 @@ def shot(frames: np.ndarray, places: torch.Tensor, fps: float = 25.0) -> list[bo
     return continuous_shot(frames, places, found, fps).tolist()
 
 
-def test_a_jump_to_something_else_is_left_out_and_the_rest_kept() -> None:
+def test_a_jump_to_something_else_is_skipped_and_the_rest_kept() -> None:
     frames = np.zeros((7, 32, 32, 3), np.uint8)
     places = boxes(100, 104, 108, 400, 112, 116, 120)
     assert shot(frames, places) == [True, True, True, False, True, True, True]

@@ -37,6 +37,20 @@ def test_a_face_that_one_view_alone_shows_is_no_evidence() -> None:
     assert not stands_upside_down(only_as_it_is, picture, made_up_face(30).landmarks)
 
 
+def test_each_view_is_searched_once() -> None:
+    """The half turn, which decides whether the others are needed, counts among them."""
+    picture = np.zeros((100, 100, 3), np.uint8)
+    picture[0, 0] = 1
+    views: list[bytes] = []
+
+    def only_upside_down(view: np.ndarray) -> list[MadeUpFace]:
+        views.append(view.tobytes())
+        return [made_up_face(30)] if view[-1, -1, 0] else []
+
+    stands_upside_down(only_upside_down, picture, made_up_face(30).landmarks)
+    assert len(views) == len(set(views)) == 4
+
+
 @pytest.fixture(scope="module")
 def detector(face_model: Path) -> FaceDetector:
     return FaceDetector(face_model)

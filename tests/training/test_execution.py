@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 from helpers import perturbed, random_frames, small_config
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rome_lightning.acceleration import warp_status
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.training.config import TERMS, LossConfig
 from rome_lightning.training.objective import Objective, composited
 from rome_lightning.types import AvatarBatch
@@ -35,14 +36,43 @@ class Step(torch.nn.Module):
         self.objective = Objective(LossConfig(**weights, silhouette=silhouette), self.model.head)
 
     def forward(self, batch: AvatarBatch, background: torch.Tensor) -> torch.Tensor:
-        rendered = self.model(batch.source, batch.target.params, background)
-        images = composited(rendered, batch.target, background)
-        return self.objective(rendered, batch, images).total
+        code = self.model.encode(batch.source).repeat_interleave(2)
+        return self.after_encoding(code, batch, background)
+
+    def after_encoding(self, code: AvatarCode, batch: AvatarBatch, background: torch.Tensor) -> torch.Tensor:
+        target = batch.target
+        rendered = self.model.render(code, target.params, target.image_size, background)
+        return self.objective(rendered, batch, composited(rendered, target, background)).total
 
 
 def batch_of(step: Step) -> AvatarBatch:
     head = step.model.head
     return AvatarBatch(random_frames(head, 1), random_frames(head, 2, seed=1))
+
+
+def test_nothing_in_the_step_depends_on_values_of_tensors():
+    """Shapes and branches do not, which would break a compiler's graph and make the host wait for a GPU."""
+    step = Step("antialiased")
+    batch, background = batch_of(step), torch.full((2, 3), 0.5)
+    # Fake tensors have shapes but no values: asking for one is an error.
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        loss = step(batch.map(mode.from_tensor), mode.from_tensor(background))
+    assert loss.shape == ()
+
+
+def test_drawing_and_the_objective_are_one_graph():
+    """The compiler's own tracing; all of the step with its gradients is in the slow test."""
+    step = Step("antialiased")
+    batch, background = batch_of(step), torch.full((2, 3), 0.5)
+    with torch.no_grad():
+        code = step.model.encode(batch.source).repeat_interleave(2)
+        compiled = torch.compile(step.after_encoding, fullgraph=True, backend="eager")
+        losses = []
+        # Compiled first: the code would keep what it computes.
+        for function in (compiled, step.after_encoding):
+            torch.manual_seed(1)  # the chamfer term draws points
+            losses.append(function(code, batch, background))
+    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_a_batch_with_nothing_finite_names_its_clips(batch: AvatarBatch) -> None
         finite_part(bad)
 
 
-def test_running_statistics_are_taken_back_if_the_step_is_left_out() -> None:
+def test_running_statistics_are_taken_back_if_the_step_is_skipped() -> None:
     layer = nn.BatchNorm2d(2)
     kept = RunningStatistics(layer)
     layer(torch.full((2, 2, 3, 3), torch.nan))

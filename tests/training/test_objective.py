@@ -177,7 +177,7 @@ def test_ramps(model):
         ({"feature_matching": 1.0}, "set losses.adversarial"),
     ],
 )
-def test_senseless_weights(options, complaint):
+def test_invalid_weights(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         LossConfig(**options)
 

@@ -29,6 +29,7 @@ from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.driver import Driver
 from rome_lightning.avatar.recorded import RecordedMotion, write_motion
 from rome_lightning.cli.main import main
+from rome_lightning.export import mesh_picture
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.media.audio import NO_SOUND, copy_audio
@@ -68,13 +69,18 @@ def avatar(studio: Studio) -> Avatar:
     return Avatar.create(studio.model, random_frames(studio.model.head, 1), refine_steps=0)
 
 
-def test_sliders_move_the_picture(studio: Studio, avatar: Avatar) -> None:
+def test_sliders_move_the_picture(studio: Studio, avatar: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Avatar] = []
+    made = mesh_picture.rigged_person
+    monkeypatch.setattr(mesh_picture, "rigged_person", lambda one: calls.append(one) or made(one))
     still = studio.picture(avatar, Pose({}))
     assert still.shape == (*avatar.image_size, 3)
     for pose in (Pose({"jawOpen": 1.0}), Pose({}, yaw=30), Pose({}, pitch=20), Pose({}, neck=30)):
         for mesh in (False, True):
             assert np.abs(studio.picture(avatar, pose, mesh=mesh).astype(int) - still).mean() > 0.5
     assert studio.picture(avatar, Pose({}), "transparent").shape[2] == 4
+    # The texture of the mesh is completed for the first picture only.
+    assert calls == [avatar]
 
 
 def test_coefficients_of_flame_have_both_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_server_hands_out_page_mesh_and_render(server: ViewerServer, session: Vi
         (b" " * 70_000, 413, "at most 65536 bytes"),
     ],
 )
-def test_senseless_requests_are_refused(server: ViewerServer, body: bytes, status: int, reason: str) -> None:
+def test_invalid_requests_are_refused(server: ViewerServer, body: bytes, status: int, reason: str) -> None:
     answer = ask(server, "POST", "/render", body)
     assert answer[0] == status
     assert reason in answer[2].decode()
@@ -154,7 +154,7 @@ def test_senseless_requests_are_refused(server: ViewerServer, body: bytes, statu
         {"joints": 3},
     ],
 )
-def test_senseless_states_are_refused(session: ViewerSession, change: dict[str, Any]) -> None:
+def test_invalid_states_are_refused(session: ViewerSession, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the page's state"):
         session.params(front(session, **change))
 

@@ -91,6 +91,11 @@ def open_model(model: str | Path | None = None, rasterizer: str | None = None) -
     Raises:
         FileNotFoundError: there is no model or file of that name.
         ValueError: the file is damaged or of another version.
+
+    Example:
+        >>> model = open_model()
+        >>> model.head.name, model.image_size
+        ('open-head-1', 256)
     """
     if model is None:
         model = next(iter(SHIPPED))
