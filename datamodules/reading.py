@@ -38,8 +38,8 @@ from rome_lightning.media.descriptors import OpenFiles
 _META_CACHE = 32
 """Decoded clip metadata kept per process (about 0.3 MB each at 64 frames)."""
 _READ_WHOLE = 16 * 1024
-"""Bytes of a clip's tensor up to which all its rows are read for some of them, and skipped between two tensors
-that are read at once: one call of the system costs as much as to copy them."""
+"""Bytes of a clip's tensor up to which all its rows are read for some of them, or that are skipped between
+two tensors read at once: one call of the system costs as much as to copy them."""
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ _Span = tuple[int, int, tuple[str, ...]]
 def _meta_layout_of(
     count: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]
 ) -> tuple[dict[str, tuple[int, int]], tuple[_Span, ...]]:
-    """Positions of the tensors of a clip with this many frames, see ``meta_layout``, and what to read whole."""
+    """Positions of the tensors of a clip with this many frames (``meta_layout``), and what to read whole."""
     known = dict(shapes)
     full = {name: (count, *known.get(name, ())) for name in META_TENSORS}
     full |= {"shape": known["shape"], "bbox": (count, 4)}
