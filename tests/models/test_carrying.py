@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, deferred_renderer, photo_layers
+from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.models.photo_layers import BESIDE, KNOWN, MATTE, RGB, facing_camera
