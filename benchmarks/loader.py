@@ -157,7 +157,7 @@ def decode_s(reader: ClipReader, size: int, pairs: int) -> tuple[float, float]:
     """CPU seconds per pair: JPEGs alone; JPEGs and region maps."""
     blobs = []
     for clip in range(len(reader)):
-        for row in reader._frames[0][clip * FRAMES : clip * FRAMES + FRAMES : 8]:
+        for row in reader._index.frames[clip * FRAMES : clip * FRAMES + FRAMES : 8]:
             position, mask_position, length, crc32, mask_length, mask_crc32, *_ = row.item()
             masks = reader._read(0, mask_position, mask_length, mask_crc32)
             end = 4 + int.from_bytes(masks[:4], "little")
@@ -239,7 +239,7 @@ def read_ratio(reader: ClipReader, pairs: int) -> tuple[float, float]:
         pair = plan.pair(0, position)
         payload += 4 * HEAD["num_shape"]
         for frame in (pair.source, *pair.drivers):
-            row = reader._frames[0][pair.clip * FRAMES + frame]
+            row = reader._index.frames[pair.clip * FRAMES + frame]
             payload += int(row["length"]) + int(row["mask_length"]) + per_frame
     start = _bytes_read()
     for _ in loader:
@@ -276,7 +276,7 @@ def measure(size: int, options: argparse.Namespace) -> dict[str, float]:
         peer = webdataset_s(folder, pairs // 20)
         streams = {count: stream_s(folder, max(pairs // 20, 2 * options.clips), count) for count in (1, 8)}
         read, payload = read_ratio(reader, pairs)
-        stored = reader._frames[0]["length"].mean() + reader._frames[0]["mask_length"].mean()
+        stored = reader._index.frames["length"].mean() + reader._index.frames["mask_length"].mean()
         row = {
             "size": size,
             "kB_per_frame": float(stored) / 1e3,

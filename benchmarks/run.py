@@ -37,6 +37,7 @@ CPU = {
     ],
     "head": [["--threads", "1"], ["--threads", "2"]],
     "inference": [["--threads", "1"], ["--threads", "2", "--without", "pytorch3d"]],
+    "driving": [["--threads", "1"]],
     "imports": [[]],
 }
 CUDA = {

@@ -37,6 +37,9 @@ from rome_lightning.media.descriptors import OpenFiles
 
 _META_CACHE = 32
 """Decoded clip metadata kept per process (about 0.3 MB each at 64 frames)."""
+_READ_WHOLE = 16 * 1024
+"""Bytes of a clip's tensor up to which all its rows are read for some of them, or that are skipped between
+two tensors read at once: one call of the system costs as much as to copy them."""
 
 
 @dataclass(frozen=True)
@@ -176,24 +179,28 @@ class ClipReader:
             return select_frames(self.meta(clip)[0], frames)
         rest = self._parameter_shapes(shard)
         count = int(row["num_frames"])
-        layout = _meta_places(count, rest)
+        layout, spans = _meta_places(count, rest)
         body = int(row["meta_position"]) + int(row["meta_length"]) - layout["valid"][1]
-        shared = {
-            name: self._pread(shard, body + layout[name][0], layout[name][1] - layout[name][0])
-            for name in ("shape", "offsets")
-            if name in layout
-        }
-        start_value = 0
-        for data in shared.values():
-            start_value = zlib.crc32(data, start_value)
-        rows: dict[str, list[bytes]] = {name: [] for name in PARAMETER_TENSORS}
+        whole: dict[str, memoryview] = {}
+        for start, end, names in spans:
+            data = memoryview(self._pread(shard, body + start, end - start))
+            for name in names:
+                whole[name] = data[layout[name][0] - start : layout[name][1] - start]
+        start_value = zlib.crc32(whole["shape"])
+        if "offsets" in whole:
+            start_value = zlib.crc32(whole["offsets"], start_value)
+        rows: dict[str, list[bytes | memoryview]] = {name: [] for name in PARAMETER_TENSORS}
         for frame in frames:
             value = start_value
             for name in PARAMETER_TENSORS:
                 start, end = layout[name]
                 length = (end - start) // count
-                rows[name].append(self._pread(shard, body + start + frame * length, length))
-                value = zlib.crc32(rows[name][-1], value)
+                if name in whole:
+                    part: bytes | memoryview = whole[name][frame * length : (frame + 1) * length]
+                else:
+                    part = self._pread(shard, body + start + frame * length, length)
+                rows[name].append(part)
+                value = zlib.crc32(part, value)
             if value != checks[self._frame_starts[shard] + int(row["first_frame"]) + frame]:
                 raise CorruptDataError(
                     f"{self.shards[shard].name}.tar: parameters of frame {frame} of clip {self.key(clip)} do "
@@ -203,10 +210,10 @@ class ClipReader:
             name: np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(frames), *rest[name])
             for name, parts in rows.items()
         }
-        shape = np.frombuffer(shared["shape"], dtype="<f4")
+        shape = np.frombuffer(whole["shape"], dtype="<f4")
         values["shape"] = np.broadcast_to(shape, (len(frames), *rest["shape"]))
-        if "offsets" in shared:
-            values["offsets"] = np.frombuffer(shared["offsets"], dtype="<f2").reshape(rest["offsets"])
+        if "offsets" in whole:
+            values["offsets"] = np.frombuffer(whole["offsets"], dtype="<f2").reshape(rest["offsets"])
         return values
 
     def _parameter_shapes(self, shard: int) -> Shapes:
@@ -276,7 +283,7 @@ class ClipReader:
         return data
 
     def _pread(self, shard: int, position: int, length: int) -> bytes:
-        path = self.folder / f"{self.shards[shard].name}.tar"
+        path = f"{self.folder}/{self.shards[shard].name}.tar"
         handle = self._files.get(path)
         while handle is None:
             if self.remote is not None:
@@ -355,18 +362,36 @@ class JoinedReader:
         return reader.frame(local, frame, out)
 
 
+_Span = tuple[int, int, tuple[str, ...]]
+"""Start and end of bytes that are read at once, and the tensors in them."""
+
+
 @lru_cache(maxsize=1024)
 def _meta_layout_of(
     count: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]
-) -> dict[str, tuple[int, int]]:
-    """Positions of the tensors of a clip with this many frames, see ``meta_layout``."""
+) -> tuple[dict[str, tuple[int, int]], tuple[_Span, ...]]:
+    """Positions of the tensors of a clip with this many frames (``meta_layout``), and what to read whole."""
     known = dict(shapes)
     full = {name: (count, *known.get(name, ())) for name in META_TENSORS}
     full |= {"shape": known["shape"], "bbox": (count, 4)}
     full |= {name: known[name] for name in OPTIONAL_META_TENSORS if name in known}
     full |= {"frame_offsets": (count + 1,), "mask_offsets": (count + 1,)}
-    return meta_layout(full)
+    layout = meta_layout(full)
+    shared = ("shape", "offsets")
+    spans: list[_Span] = []
+    for name in sorted({*PARAMETER_TENSORS, *shared} & layout.keys(), key=lambda name: layout[name]):
+        start, end = layout[name]
+        if name not in shared and end - start > _READ_WHOLE:
+            continue
+        if spans and start - spans[-1][1] <= _READ_WHOLE:
+            first, _, names = spans.pop()
+            spans.append((first, end, (*names, name)))
+        else:
+            spans.append((start, end, (name,)))
+    return layout, tuple(spans)
 
 
-def _meta_places(count: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+def _meta_places(
+    count: int, shapes: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, tuple[int, int]], tuple[_Span, ...]]:
     return _meta_layout_of(count, tuple(shapes.items()))

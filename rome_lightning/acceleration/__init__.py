@@ -54,6 +54,11 @@ def plain_torch() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
+def is_plain() -> bool:
+    """Whether this is within ``plain_torch``."""
+    return _PLAIN.get()
+
+
 def has_kernels(tensor: Tensor) -> bool:
     """Whether the kernels work on a tensor's dtype and device.
 

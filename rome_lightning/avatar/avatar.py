@@ -90,6 +90,7 @@ class Avatar:
         batch_size: int = 8,
         background: float = 1.0,
         image_size: tuple[int, int] | None = None,
+        corrections: bool = True,
     ) -> Iterator[Rendered]:
         """Draw the person with the driver's expression, pose and camera, in batches.
 
@@ -99,15 +100,22 @@ class Avatar:
             background: grey in [0, 1].
             image_size: height and width of the pictures, pixels, at least what the networks know; that of
                 the photograph if not given.
+            corrections: ``False`` is faster, see ``for_inference``.
         """
+        model = self._drawing if corrections else self._quick_drawing
         for start in range(0, len(driver), batch_size):
             part = driver[slice(start, start + batch_size)]
-            yield self._drawing.render(self.code, part, image_size or self.image_size, background)
+            yield model.render(self.code, part, image_size or self.image_size, background)
 
     @functools.cached_property
     def _drawing(self) -> AvatarModel:
         """The model's fast copy, made for the first image."""
         return for_inference(self.model)
+
+    @functools.cached_property
+    def _quick_drawing(self) -> AvatarModel:
+        """The same without the network's corrections."""
+        return for_inference(self.model, corrections=False)
 
     @torch.no_grad()
     def rest_mesh(self) -> HeadMesh:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +16,8 @@ from rome_lightning.media.image import to_uint8
 from rome_lightning.tracking.live import LiveTracker
 from rome_lightning.types import HeadParams
 
-STAGES = ("read", "track", "render")
-"""Stages of a frame, in order; ``out`` is what the caller does with it."""
+STAGES = ("read", "track", "wait", "render", "out")
+"""Stages of a frame, in order. It waits until the one before is out; ``out`` is what the caller does."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class LiveFrame:
     """Pose and expression (batch of one)."""
     lost: bool
     """Whether no face was found: the avatar then holds its last pose."""
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """A frame of the driver with its pose."""
+
+    crop: UInt8[np.ndarray, "h w 3"]
+    found: HeadParams | None
+    read_s: float
+    track_s: float
+    ready: float
+    """Time when it could be drawn, seconds."""
 
 
 @dataclass
@@ -53,10 +66,11 @@ class Timing:
     def summary(self) -> dict[str, dict[str, float]]:
         """Median and 95th percentile in milliseconds, and frames per second, for each stage and in all.
 
-        ``latency`` is the time from a frame's arrival (after ``read``) until it is out.
+        ``latency`` is the time from a frame's arrival (after ``read``) until it is out; ``frame``, that from
+        one frame until the next, is shorter because the next is tracked meanwhile.
         """
         stages = {stage: np.asarray(values[: self.num_frames]) for stage, values in self.seconds.items()}
-        own = [values for stage, values in stages.items() if stage != "read"]
+        own = [stages[stage] for stage in STAGES[1:] if stage in stages]
         stages["latency"] = np.sum(own, axis=0) if own else np.zeros(0)
         return {
             stage: {
@@ -76,8 +90,10 @@ def drive(
     timing: Timing,
     by_network: bool = False,
     draws: bool = True,
-) -> Iterator[LiveFrame]:
-    """Render the avatar for each frame as it arrives.
+    corrections: bool = True,
+    size: int | None = None,
+) -> Generator[LiveFrame]:
+    """Render the avatar for each frame as it arrives, while another thread reads and tracks the next one.
 
     Args:
         avatar: the person to draw.
@@ -86,26 +102,42 @@ def drive(
         timing: filled; the time that the caller keeps a frame is the stage ``out``.
         by_network: use the model's own driver network instead of detector and fit.
         draws: whether to render images, or only track the motion.
+        corrections: as for ``Avatar.draw``.
+        size: side of the images, pixels; that of the photograph if not given.
     """
-    params = avatar.source.params
     iterator = iter(frames)
-    while True:
+
+    def next_tracked() -> _Tracked | None:
         start = time.perf_counter()
         frame = next(iterator, None)
         if frame is None:
-            return
+            return None
         arrived = time.perf_counter()
         crop = tracker.crop_of(frame)
         found = _estimate(avatar, crop) if by_network else tracker.step(frame)
-        params = params if found is None else found
-        timing.lost += found is None
-        tracked = time.perf_counter()
-        image = to_uint8(next(avatar.draw(params)).image)[0] if draws else None
-        drawn = time.perf_counter()
-        yield LiveFrame(image, crop, params, found is None)
-        seconds = (arrived - start, tracked - arrived, drawn - tracked, time.perf_counter() - drawn)
-        for stage, value in zip((*STAGES, "out"), seconds, strict=True):
-            timing.add(stage, value)
+        ready = time.perf_counter()
+        return _Tracked(crop, found, arrived - start, ready - arrived, ready)
+
+    params, last_out = avatar.source.params, time.perf_counter()
+    image_size = None if size is None else (size, size)
+    with ThreadPoolExecutor(1, thread_name_prefix="track") as other:
+        upcoming = other.submit(next_tracked)
+        while (tracked := upcoming.result()) is not None:
+            upcoming = other.submit(next_tracked)
+            start = time.perf_counter()
+            params = params if tracked.found is None else tracked.found
+            timing.lost += tracked.found is None
+            image = None
+            if draws:
+                (rendered,) = avatar.draw(params, image_size=image_size, corrections=corrections)
+                image = to_uint8(rendered.image)[0]
+            drawn = time.perf_counter()
+            yield LiveFrame(image, tracked.crop, params, tracked.found is None)
+            out = time.perf_counter()
+            seconds = (tracked.read_s, tracked.track_s, start - tracked.ready, drawn - start, out - drawn)
+            for stage, value in zip((*STAGES, "frame"), (*seconds, out - last_out), strict=True):
+                timing.add(stage, value)
+            last_out = out
 
 
 @torch.no_grad()

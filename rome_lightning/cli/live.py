@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rome_lightning.cli.avatar_common import add_avatar
+from rome_lightning.cli.avatar_common import add_avatar, count
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.escaping import printable
@@ -57,6 +57,19 @@ def build_parser() -> StrictParser:
         "rome-lightning[camera]` and a virtual camera (OBS Studio's on Windows and macOS, v4l2loopback on "
         "Linux).",
     )
+    parser.add_argument(
+        "--draw",
+        choices=("fast", "neural"),
+        default="fast",
+        help="fast (default): the carried photograph and the texture as they are; neural: with the network's "
+        "corrections, as `rome avatar animate` draws, in more than twice the time.",
+    )
+    parser.add_argument(
+        "--size",
+        type=count,
+        help="Side of the frames, pixels, at least what the networks know (default: that, or with --draw "
+        "neural that of the avatar's photo).",
+    )
     parser.add_argument("--max-frames", type=int, help="Stop after this many frames.")
     parser.add_argument(
         "--driver-network",
@@ -89,6 +102,9 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--output must be an .mp4 file, got {args.output}")
     targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
+    side = args.size or (avatar.image_size[0] if args.draw == "neural" else avatar.network_size)
+    if side < avatar.network_size:
+        raise ValueError(f"--size must be at least {avatar.network_size}, got {side}")
     offsets: list[float] = []
     timed, fps = _video(args.video, offsets) if args.video is not None else open_camera(args.camera)
     times: list[float] = []
@@ -98,13 +114,18 @@ def main(argv: list[str]) -> int:
         raise ValueError("the driver has no frames")
     timing = Timing()
     with ExitStack() as stack:
-        film = _film(stack, avatar.image_size, fps) if args.virtual_camera else None
-        tracker = stack.enter_context(LiveTracker(avatar.model.head, avatar.image_size[0]))
+        film = _film(stack, (side, side), fps) if args.virtual_camera else None
+        tracker = stack.enter_context(LiveTracker(avatar.model.head, side))
         tracker.calibrate(np.stack(first), fps)
         source: Iterator[np.ndarray] = chain(first, frames)
         if (targets or film) and args.video is not None:
             source = _paced(source, times)
-        drawn = drive(avatar, tracker, source, timing, args.driver_network, draws)
+        stack.enter_context(_without_one_core())
+        # Closed before the tracker, which its thread may still use.
+        driven = drive(
+            avatar, tracker, source, timing, args.driver_network, draws, args.draw == "neural", side
+        )
+        drawn: Iterator[LiveFrame] = stack.enter_context(closing(driven))
         if targets:
             sender = stack.enter_context(Sender(targets, avatar.model.head, fps, _warn))
             drawn = _sent(drawn, sender)
@@ -117,6 +138,19 @@ def main(argv: list[str]) -> int:
         _add_sound(args.output, args.video, [offset - times[0] for offset in offsets])
     _report(timing, args.output, faces_looked_for=not args.driver_network)
     return 0
+
+
+@contextmanager
+def _without_one_core() -> Iterator[None]:
+    """Leave a core to the thread that tracks: threads that wait for each other on shared cores lose time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Iterator[np.ndarray]:

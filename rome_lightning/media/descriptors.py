@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 from collections import OrderedDict
-from pathlib import Path
 
 _ENOUGH = 65536
 _MOST_OPEN = 256
@@ -39,13 +38,14 @@ class OpenFiles:
 
     def __init__(self, most: int | None = None) -> None:
         self.most = most if most is not None else max(min(raise_file_limit() // 16, _MOST_OPEN), 1)
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        # By name: to compare and hash a ``Path`` takes longer than to read from the file.
+        self._files: OrderedDict[str, int] = OrderedDict()
         self._process = os.getpid()
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def get(self, path: Path) -> int | None:
+    def get(self, path: str) -> int | None:
         """The descriptor of a file, valid until the next call of ``open``; None if it is not open."""
         if self._process != os.getpid():
             # The parent's numbers would work, for positions are explicit, but are not ours to close.
@@ -54,7 +54,7 @@ class OpenFiles:
             self._files.move_to_end(path)
         return self._files.get(path)
 
-    def open(self, path: Path) -> int:
+    def open(self, path: str) -> int:
         """Open a file for reading, as ``get`` knows it from now on.
 
         Raises:

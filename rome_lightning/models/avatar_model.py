@@ -56,13 +56,21 @@ class AvatarCode(TensorStruct):
         """``joined``, once for all frames."""
         return self.joined()
 
-    def joined(self) -> Float[Tensor, "b m s s"]:
+    @functools.cached_property
+    def maps_of_colour(self) -> Float[Tensor, "b m s s"]:
+        """The same with the texture's colours only, for a renderer without its network."""
+        return self.joined(3)
+
+    def joined(self, num_channels: int | None = None) -> Float[Tensor, "b m s s"]:
         """Concatenate the renderer's texture-space inputs.
 
         The neural texture, each photograph's visibility, and the part of the visibility that is valid only
         while the mouth is as open as in the photograph. Channels-last, for the lookup.
+
+        Args:
+            num_channels: of the neural texture, by default all.
         """
-        parts = [self.texture.float()]
+        parts = [self.texture[:, :num_channels].float()]
         if self.carried is not None:
             parts += [self.carried.visibility.float(), self.carried.own_mouth.float()]
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
@@ -371,7 +379,10 @@ class AvatarModel(nn.Module):
             background: RGB in [0, 1] per image, or one grey level for all.
         """
         # Compilers cannot enter the lock of a cached property.
-        maps = code.joined() if torch.compiler.is_compiling() else code.maps
+        if torch.compiler.is_compiling():
+            maps = code.joined()
+        else:
+            maps = code.maps if self.renderer.network is not None else code.maps_of_colour
         if len(code.shape) == 1:
             code = code.expand(len(driver))
         mesh = self.deform(code, driver)

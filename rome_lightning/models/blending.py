@@ -11,7 +11,7 @@ from rome_lightning.models.carrying import CARRIED_HAIR, IN_MOUTH, OWN_VIEW, VIS
 from rome_lightning.models.photo_layers import BESIDE, KNOWN, LOOSE, MATTE, RGB
 from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
-from rome_lightning.renderer.pooling import halved, smoothed
+from rome_lightning.renderer.pooling import enlarged, halved, smoothed
 
 NUM_NETWORK_LAYERS = 8
 """Channels of the carried photographs that the network receives: all up to the visibility."""
@@ -46,7 +46,7 @@ HANGING = 0.06
 
 
 def blend(
-    corrections: Float[Tensor, "b 5 h w"],
+    corrections: Float[Tensor, "b 5 h w"] | None,
     texture: Float[Tensor, "b 3 h w"],
     layers: Float[Tensor, "b 11 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
@@ -58,17 +58,21 @@ def blend(
     completed texture; the photograph's matte where it shows the point, else opaque on the mesh.
 
     Args:
-        corrections: outputs of the network; 0 for none.
+        corrections: outputs of the network.
         texture: colour of the texture at each pixel, extended beyond the mesh.
         layers: carried photographs, see ``carry``.
         mesh_mask: pixels whose centre the mesh covers.
         distance: to the mesh, image widths.
     """
     shown = share_of_photo(layers, mesh_mask)
-    bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
-    preference, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
-    choice = torch.sigmoid(torch.logit(shown.clamp(1 - SURE, SURE)) + _bounded(preference, bound))
-    rgb = torch.lerp(texture, layers[:, RGB], choice) + corrections[:, :3]
+    choice = shown.clamp(1 - SURE, SURE)
+    if corrections is not None:
+        bound = torch.lerp(torch.full_like(shown, UNSEEN_BOUND), torch.full_like(shown, SEEN_BOUND), shown)
+        preference, change = (GAIN * corrections[:, 3:]).split(1, dim=1)
+        choice = torch.sigmoid(torch.logit(choice) + _bounded(preference, bound))
+    rgb = torch.lerp(texture, layers[:, RGB], choice)
+    if corrections is not None:
+        rgb = rgb + corrections[:, :3]
     # The matte does not soften the edges of teeth and tongue.
     smooth = smoothed(rgb)
     rgb = torch.lerp(rgb, smooth, layers[:, IN_MOUTH] * (1 - choice))
@@ -91,6 +95,8 @@ def blend(
     drawn = soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask, layers[:, OWN_VIEW])
     prior = prior + (drawn - prior).detach()
     prior = prior.clamp(1 - OPAQUE, OPAQUE)
+    if corrections is None:
+        return rgb, prior
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh * (1 - gap))
     return rgb, torch.sigmoid(torch.logit(prior) + change)
@@ -112,14 +118,14 @@ def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"])
     gaps = (closed - coarse).clamp_min(0) * dilate(coarse_hair, reach)
     # Closing with squares leaves corners.
     gaps = smoothed(gaps, reach // 2)
-    return F.interpolate(gaps, opacity.shape[-2:], mode="bilinear", align_corners=False)
+    return enlarged(gaps, opacity.shape[-2:])
 
 
 def _hair_colour(rgb: Float[Tensor, "b 3 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
     """The colour of hair, extended smoothly beyond it."""
     sums, weight = _halved(torch.cat([rgb * hair, hair], dim=1)).split([3, 1], dim=1)
     filled = push_pull(sums / weight.clamp_min(1e-6), weight.clamp(0, 1))
-    return F.interpolate(filled, rgb.shape[-2:], mode="bilinear", align_corners=False)
+    return enlarged(filled, rgb.shape[-2:])
 
 
 def _halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:

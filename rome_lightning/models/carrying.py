@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -224,7 +225,7 @@ def _on_mesh(
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
     per_vertex = torch.cat([moved, facing, facing_now, around, torso, lower, in_mouth, turned], dim=-1)
-    values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous())
+    values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()).contiguous()
     sizes = [2 * count, count, 1, 1, 1, 1, 1, count]
     displacement, there, now, around, torso, lower, in_mouth, turned = values.split(sizes, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
@@ -294,9 +295,10 @@ def _places(
 
 def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
     """Sample layers at positions in [-1, 1]; NaN at positions that are not finite, which skips the step."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # At such positions the CPU kernel reads outside the image's memory. A sum is finite only if all are.
+    if is_traced or (places.device.type == "cpu" and math.isfinite(places.detach().sum())):
         return F.grid_sample(layers, places, padding_mode="border", align_corners=False)
-    # At such positions the CPU kernel reads outside the image's memory.
     safe = places.nan_to_num(0.0, 0.0, 0.0)
     sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
     return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
@@ -351,8 +353,10 @@ def _plane_displacement(
     adjugate = torch.stack([yy, -xy, -xy, xx], dim=-1).unflatten(-1, (2, 2))
     determinant = (xx * yy - xy * xy)[:, None, None]
     slope = adjugate @ (across @ (values - mean) / len(plane)) / determinant
-    away = pixels.flatten(1).T - middle
-    return (away @ slope + mean).transpose(1, 2).unflatten(2, pixels.shape[1:])
+    away_x, away_y = pixels[0, 0] - middle[:, :, 0], pixels[1, :, 0] - middle[:, :, 1]
+    # An affine map is the sum of a row and a column.
+    row = mean[:, 0, :, None] + slope[:, 0, :, None] * away_x[:, None]
+    return row[:, :, None] + (slope[:, 1, :, None] * away_y[:, None])[..., None]
 
 
 def _is_surface(matte: Float[Tensor, "b n h w"], mesh: _OnMesh) -> Float[Tensor, "b n h w"]:

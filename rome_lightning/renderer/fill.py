@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rome_lightning.renderer import opencv
 from rome_lightning.renderer.pooling import halved
 
 
@@ -24,6 +25,8 @@ def push_pull(
 
     Source: Gortler et al., The Lumigraph, 1996, sec. 3.5 (pull-push).
     """
+    if opencv.can_filter(texture, weight):
+        return opencv.filled(texture, weight)
     if min(texture.shape[-2:]) == 1:
         total = weight.sum((-1, -2), keepdim=True)
         return ((texture * weight).sum((-1, -2), keepdim=True) / total.clamp_min(1e-6)).expand_as(texture)

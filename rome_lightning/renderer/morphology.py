@@ -10,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rome_lightning.renderer import opencv
+
 
 def dilate(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
     """The largest value of each channel within a square around each pixel.
 
-    A running maximum that doubles its width in each step, along rows, then columns. On a CPU, max pooling
-    takes 15 times as long at a reach of 3 pixels and 40 times as long at 6.
+    Where a gradient is needed, a running maximum that doubles its width in each step, along rows, then
+    columns. On a CPU, max pooling takes 15 times as long at a reach of 3 pixels and 40 times as long at 6.
 
     Args:
         image: any values.
@@ -23,6 +25,8 @@ def dilate(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h 
     """
     if reach == 0:
         return image
+    if opencv.can_filter(image):
+        return opencv.dilated(image, reach)
     image = F.pad(image, (reach, reach, reach, reach), value=-torch.inf)
     for axis in (-1, -2):
         width, wanted = 1, 2 * reach + 1
@@ -36,6 +40,8 @@ def dilate(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h 
 
 def erode(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
     """The smallest value of each channel within a square around each pixel; arguments as for ``dilate``."""
+    if reach and opencv.can_filter(image):
+        return opencv.eroded(image, reach)
     return -dilate(-image, reach)
 
 

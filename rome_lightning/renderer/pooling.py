@@ -6,10 +6,14 @@ channels) to a half (3) of ``avg_pool2d``'s time, transposing a third of ``pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
+
+from rome_lightning.renderer import opencv
 
 
 def halved(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
@@ -30,13 +34,33 @@ def smoothed(image: Float[Tensor, "b c h w"], reach: int = 1) -> Float[Tensor, "
         image: any values.
         reach: pixels from the centre of the square to its sides.
     """
+    if reach and opencv.can_filter(image):
+        rows, columns = (_counts(length, reach, image.device) for length in image.shape[-2:])
+        return opencv.box_sums(image, reach) / (rows[:, None] * columns)
     return _running_mean(_running_mean(image, -1, reach), -2, reach)
+
+
+def enlarged(image: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
+    """Bilinear interpolation at another size, without antialiasing.
+
+    Args:
+        image: any values.
+        size: height and width, pixels.
+    """
+    if opencv.can_filter(image):
+        return opencv.resized(image, (size[0], size[1]))
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def _counts(length: int, reach: int, device: torch.device) -> Int64[Tensor, " length"]:
+    """How many of the pixels within reach lie in the image, along one axis."""
+    place = torch.arange(length, device=device)
+    return (place + reach).clamp_max(length - 1) - (place - reach).clamp_min(0) + 1
 
 
 def _running_mean(image: Float[Tensor, "b c h w"], axis: int, reach: int) -> Float[Tensor, "b c h w"]:
     length = image.shape[axis]
-    place = torch.arange(length, device=image.device)
-    count = (place + reach).clamp_max(length - 1) - (place - reach).clamp_min(0) + 1
+    count = _counts(length, reach, image.device)
     padded = F.pad(image, (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach))
     total = padded.narrow(axis, 0, length)
     for start in range(1, 2 * reach + 1):

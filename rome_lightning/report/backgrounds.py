@@ -105,7 +105,11 @@ def composed(
 
 
 def draw_layers(
-    avatar: Avatar, driver: HeadParams, image_size: tuple[int, int], batch_size: int = 8
+    avatar: Avatar,
+    driver: HeadParams,
+    image_size: tuple[int, int],
+    batch_size: int = 8,
+    corrections: bool = True,
 ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]]:
     """The networks' colours and opacity, [0, 1], at any size.
 
@@ -114,10 +118,11 @@ def draw_layers(
         driver: poses.
         image_size: height and width, pixels. What is smaller than the networks know is reduced from there.
         batch_size: frames drawn at once.
+        corrections: as for ``Avatar.draw``.
     """
     least = avatar.network_size
     drawn = image_size if min(image_size) >= least else (least, least)
-    for rendered in avatar.draw(driver, batch_size, image_size=drawn):
+    for rendered in avatar.draw(driver, batch_size, image_size=drawn, corrections=corrections):
         rgb, mask = rendered.rgb, rendered.mask
         if drawn != image_size:
             rgb, mask = (

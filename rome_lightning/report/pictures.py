@@ -43,11 +43,13 @@ def comparison_rows(source: Frames, driver: Frames, rendered: Rendered) -> Float
 def shaded(rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
     """Normals as colours, white outside the mesh."""
     covered = rendered.mesh_mask.float()
+    assert rendered.normals is not None
     return (rendered.normals * 0.5 + 0.5) * covered + (1 - covered)
 
 
 def mesh_overlay(image: Float[Tensor, "b 3 h w"], rendered: Rendered) -> Float[Tensor, "b 3 h w"]:
     """The mesh, lit from the viewer, half transparent over an image."""
+    assert rendered.normals is not None
     light = 0.25 + 0.75 * rendered.normals[:, 2:].clamp(0, 1)
     tint = light * torch.tensor([0.55, 0.75, 1.0], device=image.device)[:, None, None]
     return torch.where(rendered.mesh_mask, 0.45 * image + 0.55 * tint, image)

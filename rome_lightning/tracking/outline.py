@@ -179,4 +179,5 @@ def _smoother(
     matrix.index_put_((row, row), weight, accumulate=True)
     inside = column >= 0
     matrix.index_put_((row[inside], column[inside]), -weight[inside], accumulate=True)
-    return torch.linalg.inv(matrix)
+    # Symmetric and positive: Cholesky's way takes half the time.
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))

@@ -20,8 +20,8 @@ class Rendered(TensorStruct):
     """RGB in [0, 1] before compositing; undefined where ``mask`` is 0."""
     mask: Float[Tensor, "b 1 h w"]
     """Predicted foreground, [0, 1]."""
-    normals: Float[Tensor, "b 3 h w"]
-    """Unit normals of the mesh in head space; 0 outside the mesh."""
+    normals: Float[Tensor, "b 3 h w"] | None
+    """Unit normals of the mesh in head space; 0 outside the mesh. ``None`` if no network needs them."""
     mesh_mask: Bool[Tensor, "b 1 h w"]
     """Pixels whose centre the mesh covers."""
     face_ids: Int32[Tensor, "b h w"]

@@ -16,6 +16,7 @@ from configurations import (
     check_it_changes_its_base,
     check_it_parses,
     check_it_says_what_it_means,
+    files_of,
     leaves,
     name_of,
     resolve_configuration,
@@ -84,7 +85,7 @@ def test_base_files_resolve_to_the_golden_configuration(path):
 
 
 def test_the_official_code_draws_what_the_releases_recipe_trains() -> None:
-    config = resolve_files(EXPERIMENTS / "rome" / "release.yaml")
+    config = resolve_files(*files_of(EXPERIMENTS / "rome" / "release.yaml"))
     avatar = config_from_dict(config["model"]["init_args"]["avatar"])
     differences = official_differences(avatar, released_weights(Widths(8, 8)))
     assert differences == ["head is the open head; the official code has FLAME"]

@@ -86,9 +86,9 @@ def test_many_shards_under_the_usual_limit_of_open_files(
 
 
 def test_the_files_read_last_stay_open(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in "abc"]
+    paths = [str(tmp_path / name) for name in "abc"]
     for path in paths:
-        path.write_text(path.name)
+        Path(path).write_text(path[-1])
     files = OpenFiles(most=2)
     handles = {path: files.open(path) for path in paths[:2]}
     assert files.get(paths[0]) == handles[paths[0]]

@@ -22,6 +22,17 @@ def tangle(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 20, 3, generator=generator), faces
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_edges_are_unique_and_sorted(dtype):
+    faces = tangle()[1].to(dtype)
+    wanted = {
+        tuple(sorted((face[i], face[j]))) for face in faces.tolist() for i, j in ((0, 1), (1, 2), (2, 0))
+    }
+    assert mesh.unique_edges(faces).tolist() == sorted(map(list, wanted))
+    assert mesh.unique_edges(faces).dtype == dtype
+    assert mesh.unique_edges(faces[:0]).shape == (0, 2)
+
+
 def test_normals_are_sums_over_faces(fused):
     vertices, faces = tangle()
     sums = torch.zeros(2, 20, 3, dtype=torch.float64)

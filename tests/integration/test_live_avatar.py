@@ -29,7 +29,7 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
     record = json.loads(output.with_suffix(".json").read_text())
     assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
     stages = record["stages"]
-    assert set(stages) == {"read", "track", "render", "out", "latency"}
+    assert set(stages) == {"read", "track", "wait", "render", "out", "frame", "latency"}
     assert 0 < stages["track"]["median_ms"] < stages["latency"]["median_ms"] <= stages["latency"]["p95_ms"]
     for arguments, complaint in (
         (("--video", folder / "face.mp4"), "no output; pass --output"),

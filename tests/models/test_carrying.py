@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, deferred_renderer, photo_layers
+from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
 from rome_lightning.models.photo_layers import BESIDE, KNOWN, MATTE, RGB, facing_camera
@@ -89,6 +89,16 @@ def test_what_lies_beside_a_face_moves_like_ears_and_neck(model: AvatarModel) ->
     cheek, ears = moved[face & outline].mean(), moved[model.head.region("ears") & on_the_right].mean()
     assert abs(cheek - ears) > 6
     assert abs(found - ears) < abs(found - cheek) / 2
+
+
+def test_the_motion_of_a_plane_is_continued_by_the_affine_map_that_it_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    here = torch.rand(2, 40, 2, generator=generator)
+    matrix, shift = torch.randn(2, 2, 4, generator=generator), torch.randn(2, 1, 4, generator=generator)
+    pixels = carrying._pixel_centres(torch.zeros(2, 5, 7))
+    found = carrying._plane_displacement(here, here @ matrix + shift, torch.arange(40), pixels)
+    expected = (pixels.flatten(1).T @ matrix + shift).transpose(1, 2).unflatten(2, (5, 7))
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
 def test_skin_beside_an_outline_stays_with_it_and_hair_does_not(model: AvatarModel) -> None:

@@ -45,6 +45,28 @@ def test_pictures_are_the_same(config):
     torch.testing.assert_close(texture, code.texture, atol=2e-2 * float(code.texture.std()), rtol=0)
 
 
+def test_without_corrections_it_draws_what_a_network_without_output_does():
+    torch.manual_seed(0)
+    model = perturbed(AvatarModel(small_config())).eval()
+    frames = random_frames(model.head, 1)
+    with torch.no_grad():
+        code = model.encode(frames)
+        corrected = model.render(code, frames.params, (SIZE, SIZE))
+        found = for_inference(model, corrections=False).render(code, frames.params, (SIZE, SIZE))
+        for parameter in model.renderer.network.head.parameters():
+            parameter.zero_()
+        expected = model.render(code, frames.params, (SIZE, SIZE))
+    assert (corrected.image - expected.image).abs().max() > 0.02
+    for name in ("image", "rgb", "mask"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-5, rtol=0)
+    assert found.normals is None
+
+
+def test_models_that_draw_with_their_network_only_keep_it():
+    model = AvatarModel(RELEASED).eval()
+    assert for_inference(model, corrections=False).renderer.network is not None
+
+
 def test_the_model_can_still_be_trained_and_shares_its_head():
     model = perturbed(AvatarModel(small_config())).train()
     keys = list(model.state_dict())

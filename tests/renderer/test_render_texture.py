@@ -24,7 +24,7 @@ def two_steps(vertices, faces, ids, uvs, uv_faces, texture):
     return sample_texture(texture, uv) * (ids >= 0)[:, None]
 
 
-@pytest.mark.parametrize("channels", [1, 3, 8, 13])
+@pytest.mark.parametrize("channels", [1, 3, 5, 8, 10, 13])
 @pytest.mark.parametrize("shared", [False, True])
 def test_equals_interpolation_and_lookup(rasterizer, fused, channels, shared):
     for seed in range(3):

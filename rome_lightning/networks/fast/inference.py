@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from rome_lightning.acceleration.threads import num_threads
 from rome_lightning.networks.compact_unet import CompactUNet
+from rome_lightning.networks.fast.choice import ChosenConv2d
 from rome_lightning.networks.fast.pointwise import AddedPointwise, NormalizedPointwise
 from rome_lightning.networks.fast.winograd import WinogradConv2d, can_replace
 from rome_lightning.networks.sizes import check_divisible
@@ -24,6 +25,8 @@ _LEAST_CHANNELS = 10
 _LEAST_CHANNELS_DOUBLED = 21
 """Half the harmonic mean of a convolution's channels from which on minimal filtering pays: the work of the
 transforms grows with the channels only, that of the products with their square."""
+_SURELY_ENOUGH = 32
+"""The same from which on it pays on every processor; in between it is measured."""
 _FIRST_3X3 = 2
 """Which layer of a bottleneck that is, counted behind the first 1x1 convolution."""
 
@@ -35,32 +38,47 @@ class InferenceNetwork(nn.Module):
 
     Args:
         network: what to copy; the copy stays on its device.
+        fold: for a compact network that sees blocks of pixels folded into channels (``pooling.folded``), the
+            side of a block. The copy takes images that are not folded; its results are.
     """
 
-    def __init__(self, network: UNet | CompactUNet | TextureEncoder) -> None:
+    def __init__(self, network: UNet | CompactUNet | TextureEncoder, fold: int = 1) -> None:
         super().__init__()
-        self.divisor = network.divisor
+        self.divisor, self.fold = fold * network.divisor, fold
         folded = fold_weight_standardization(network)
         rewritten = _coarse_encoder(folded) if isinstance(folded, TextureEncoder) else _JoinedUNet(folded)
+        if fold > 1:
+            assert isinstance(rewritten, _JoinedUNet)
+            rewritten.fold_input(fold)
         self.network = _with_fast_layers(rewritten)
         self.network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, inputs: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Run the network; the output has the resolution of the input."""
+        """Run the network; the output has the resolution of the (folded) input."""
         check_divisible(inputs, self.divisor)
         outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
         return outputs
+
+
+def _folding(conv: nn.Conv2d, fold: int) -> nn.Conv2d:
+    """A 3x3 convolution of folded blocks as a larger one, with a stride, of the image itself."""
+    outputs, inputs = conv.out_channels, conv.in_channels // fold**2
+    result = nn.Conv2d(inputs, outputs, 3 * fold, stride=fold, padding=fold, bias=conv.bias is not None)
+    blocks = conv.weight.detach().unflatten(1, (inputs, fold, fold))
+    result.weight = nn.Parameter(blocks.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3).contiguous())
+    result.bias = conv.bias
+    return result
 
 
 def _with_fast_layers(module: nn.Module) -> nn.Module:
     """Replace the layers for which there are faster ones here, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and can_replace(child) and _pays(child, _LEAST_CHANNELS):
-            setattr(module, name, WinogradConv2d(child))
+            setattr(module, name, _fastest(child, child))
         elif isinstance(child, _UpsampledConv):
             if can_replace(child.conv) and _pays(child.conv, _LEAST_CHANNELS_DOUBLED):
-                setattr(module, name, WinogradConv2d(child.conv, doubled=True))
+                setattr(module, name, _fastest(child.conv, child))
         elif isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and not child.weight.is_cuda:
             # A dilation means nothing here but leads torch to oneDNN, a fifth faster than what it takes for
             # one thread.
@@ -68,6 +86,12 @@ def _with_fast_layers(module: nn.Module) -> nn.Module:
         else:
             _with_fast_layers(child)
     return module
+
+
+def _fastest(conv: nn.Conv2d, direct: nn.Module) -> nn.Module:
+    """Minimal filtering, or a choice between it and the direct way where that may be faster."""
+    minimal = WinogradConv2d(conv, doubled=direct is not conv)
+    return minimal if _pays(conv, _SURELY_ENOUGH) else ChosenConv2d(direct, minimal)
 
 
 def _pays(conv: nn.Conv2d, least_channels: int) -> bool:
@@ -102,6 +126,14 @@ class _JoinedUNet(nn.Module):
             self.rests.append(nn.Sequential(*rest))
             num_coarse = next(layer for layer in reversed(rest) if isinstance(layer, nn.Conv2d)).out_channels
 
+    def fold_input(self, fold: int) -> None:
+        """Take an image whose blocks of pixels the network was made for as channels."""
+        first = self.encoder[0]
+        assert isinstance(first, nn.Sequential)
+        conv = first[0]
+        assert isinstance(conv, nn.Conv2d)
+        first[0] = _folding(conv, fold)
+
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         skips: list[Tensor] = []
         for block in self.encoder:
@@ -135,7 +167,7 @@ class _Join(nn.Module):
         self, coarse: Float[Tensor, "b c h2 w2"], skip: Float[Tensor, "b s h w"]
     ) -> Float[Tensor, "b o h w"]:
         features: Tensor = self.of_coarse(coarse)
-        if isinstance(self.of_skip, WinogradConv2d):
+        if isinstance(self.of_skip, WinogradConv2d | ChosenConv2d):
             return self.of_skip(skip, features)
         return features.add_(self.of_skip(skip))
 

@@ -220,7 +220,7 @@ def render_texture(
     """See ``texture.render_texture``; the result is channels-last."""
     values = texture.new_empty((*ids.shape, texture.shape[1]))
     mesh, texels, sizes, threads = _inputs(vertices_px, faces, ids, uvs, uv_faces, texture)
-    for part in channel_parts(texture.shape[1]):
+    for part in channel_parts(texture.shape[1], few_passes=not texture.is_cuda):
         outputs = Vectors(values[..., part].flatten(1, 2))
         kernel = _kernels(part.stop - part.start).forward
         launch_images(kernel, threads, *mesh, Vectors(texels[..., part]), *sizes, outputs)

@@ -1,13 +1,15 @@
 """Networks rewritten for inference give the same results."""
 
 import copy
+import time
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rome_lightning.acceleration import warp_status
 from rome_lightning.networks import CompactUNet, TextureEncoder, UNet
-from rome_lightning.networks.fast import InferenceNetwork, inference, pointwise
+from rome_lightning.networks.fast import InferenceNetwork, choice, inference, pointwise
 from rome_lightning.networks.fast.winograd import WinogradConv2d
 
 SIZE = 32
@@ -42,6 +44,51 @@ def test_outputs_are_those_of_the_network(name, large, monkeypatch):
     # The encoder amplifies rounding a thousandfold, whatever the order of its sums.
     limit = 2e-2 if name == "encoder" else 1e-4
     assert (found - exact).abs().max() < limit * exact.std()
+
+
+@pytest.mark.parametrize("fold", [2, 4])
+def test_blocks_of_pixels_need_not_be_folded(fold):
+    torch.manual_seed(0)
+    network = CompactUNet(3 * fold**2, 4, base_width=16, num_levels=2)
+    inputs = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        exact = copy.deepcopy(network).double()(F.pixel_unshuffle(inputs.double(), fold))
+    found = InferenceNetwork(network, fold)(inputs)
+    assert (found - exact).abs().max() < 1e-4 * exact.std()
+    with pytest.raises(ValueError, match=f"must be divisible by {2 * fold}"):
+        InferenceNetwork(network, fold)(inputs[..., : SIZE - 2])
+
+
+@pytest.mark.parametrize("slow", ["direct", "minimal"])
+def test_the_faster_way_is_taken_for_each_size(slow, monkeypatch):
+    if warp_status() != "ok":
+        pytest.skip(warp_status())
+    monkeypatch.setattr(choice, "_found", {})
+    conv = torch.nn.Conv2d(32, 32, 3, padding=1)
+    chosen = choice.ChosenConv2d(conv, WinogradConv2d(conv))
+    calls = {"direct": 0, "minimal": 0}
+    for name in calls:
+        way = getattr(chosen, name)
+
+        def run(*given, name=name, forward=way.forward):
+            calls[name] += 1
+            time.sleep(0.02 if name == slow else 0)
+            return forward(*given)
+
+        monkeypatch.setattr(way, "forward", run)
+    image = torch.rand(1, 32, 8, 8)
+    with torch.no_grad():
+        expected = F.conv2d(image.double(), conv.weight.double(), conv.bias.double(), padding=1)
+        torch.testing.assert_close(chosen(image), expected.float(), atol=1e-5, rtol=0)
+        measured = calls.copy()
+        torch.testing.assert_close(
+            chosen(image, torch.ones_like(image)), expected.float() + 1, atol=1e-5, rtol=0
+        )
+        fast = "minimal" if slow == "direct" else "direct"
+        assert calls == measured | {fast: measured[fast] + 1}
+        # Another size is measured anew.
+        chosen(torch.rand(1, 32, 16, 8))
+        assert calls[slow] > measured[slow]
 
 
 def test_the_original_stays_as_it_was():
