@@ -297,7 +297,8 @@ def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"])
     """Sample layers at positions in [-1, 1]; NaN at positions that are not finite, which skips the step."""
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     # At such positions the CPU kernel reads outside the image's memory. A sum is finite only if all are.
-    if is_traced or (places.device.type == "cpu" and math.isfinite(places.detach().sum())):
+    is_picture = places.device.type == "cpu" and not torch.is_grad_enabled()
+    if is_traced or (is_picture and math.isfinite(places.sum())):
         return F.grid_sample(layers, places, padding_mode="border", align_corners=False)
     safe = places.nan_to_num(0.0, 0.0, 0.0)
     sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
