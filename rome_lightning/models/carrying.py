@@ -115,10 +115,8 @@ def carry(
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
-    beyond = mask & (grid.abs() > WITHIN).any(-1).view_as(visibility)
-    visibility = torch.where(
-        beyond, torch.maximum(visibility, (mesh.there > LEAST_FACING).float()), visibility
-    )
+    far = (grid.abs().amax(-1) > WITHIN).to(visibility.dtype).view_as(visibility) * mask
+    visibility = torch.maximum(visibility, far * (mesh.there > LEAST_FACING))
     shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
@@ -221,13 +219,14 @@ def _on_mesh(
     # Displacements are interpolated, not positions, which lose precision far from 0.
     moved = (photos.vertices[..., :2] - here[:, None]).transpose(1, 2).flatten(2)
     facing = photos.vertices[..., 2].transpose(1, 2)
-    around, torso, lower, in_mouth = parts.expand(batch, -1, -1).split(1, dim=-1)
+    torso = parts[..., 1:2]
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
-    per_vertex = torch.cat([moved, facing, facing_now, around, torso, lower, in_mouth, turned], dim=-1)
+    per_vertex = torch.cat([moved, facing, facing_now, parts.expand(batch, -1, -1), turned], dim=-1)
     values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()).contiguous()
-    sizes = [2 * count, count, 1, 1, 1, 1, 1, count]
-    displacement, there, now, around, torso, lower, in_mouth, turned = values.split(sizes, dim=1)
+    # In two steps: a kernel of WebGPU has at most eight buffers.
+    displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 4, count], dim=1)
+    around, torso, lower, in_mouth = of_parts.split(1, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
     return _OnMesh(displacement, plane, there, now, around, torso, lower, in_mouth, turned)
 
@@ -286,7 +285,7 @@ def _places(
     opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
     same = same + (opening - same).detach()
     # Neck and shoulders as a whole face as in the photograph or not, whatever a fold of the mesh does.
-    torso = ((mesh.torso > 0.5) & mask & (mesh.turned > 0.5)).to(same.dtype)
+    torso = (mesh.torso > 0.5).to(same.dtype) * (mesh.turned > 0.5) * mask
     same, torso = values_of(nearest, torch.cat([torch.maximum(same, torso), torso], dim=1)).chunk(2, dim=1)
     edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
     displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
@@ -310,12 +309,13 @@ def _sampled_beyond(
 ) -> tuple[Float[Tensor, "b 9 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
     """``_sampled``, with opacity and ``KNOWN`` of what continues beyond the crop, see ``beyond_border``."""
     sampled = _sampled(layers, places)
-    x, y = places[:, None].unbind(-1)
-    under, aside = (y > 1), (x.abs() > 1) & (y.abs() <= 1)
-    matte, known = beyond_border(sampled, under.to(layers.dtype), aside.to(layers.dtype))
-    inside = (x.abs() <= 1) & (y.abs() <= 1)
-    matte = torch.where(inside, sampled[:, MATTE], matte)
-    return sampled, matte, sampled[:, KNOWN] * torch.where(inside, 1.0, known)
+    x, y = places[:, None, ..., 0], places[:, None, ..., 1]
+    under = (y > 1).to(layers.dtype)
+    aside = (x.abs() > 1).to(layers.dtype) * (y.abs() <= 1)
+    matte, known = beyond_border(sampled, under, aside)
+    inside = (x.abs() <= 1).to(layers.dtype) * (y.abs() <= 1)
+    known = sampled[:, KNOWN] * torch.lerp(known, torch.ones_like(known), inside)
+    return sampled, torch.lerp(matte, sampled[:, MATTE], inside), known
 
 
 def _pixel_centres(picture: Shaped[Tensor, "b h w"]) -> Float[Tensor, "2 h w"]:
