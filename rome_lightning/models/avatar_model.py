@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
+from rome_lightning.head.perspective import Perspective
 from rome_lightning.models.basis import LinearBasis
 from rome_lightning.models.config import AvatarConfig
 from rome_lightning.models.deferred_renderer import DeferredRenderer
 from rome_lightning.models.framing import as_ffhq
 from rome_lightning.models.fusion import fuse, texels_of_the_head, trusted_visibility
 from rome_lightning.models.offsets import build_offset_source
-from rome_lightning.models.perspective import Perspective
 from rome_lightning.models.photo_layers import CarriedPhotos, carried_photos
 from rome_lightning.models.regressors import DriverEncoder
 from rome_lightning.models.texture import (

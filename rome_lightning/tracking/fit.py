@@ -20,6 +20,7 @@ from torch import Tensor
 from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, similarity
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.flow import ClipPictures, Progress, refine_poses
 from rome_lightning.tracking.gauss_newton import (
     FrameState,
     LandmarkProblem,
@@ -62,7 +63,8 @@ class ClipFit:
     valid: Bool[Tensor, " n"]
     """Frames that were fitted."""
     residual: Float[Tensor, " n"]
-    """Mean distance of the 468 skin landmarks divided by the 3D iris distance; NaN where not valid."""
+    """Mean distance of the 468 skin landmarks divided by the 3D iris distance, in the fit to the landmarks
+    alone, before the pose is refined and smoothed: says whether this is a face. NaN where not valid."""
     region_residual: dict[str, Float[Tensor, " n"]]
     """The same for each group of ``RESIDUAL_REGIONS``."""
     landmarks_px: Float[Tensor, "n 478 2"]
@@ -97,6 +99,8 @@ def fit_clip(
     settings: FitSettings | None = None,
     foreground: Float[Tensor, "n h w"] | None = None,
     model: LandmarkModel | None = None,
+    pictures: ClipPictures | None = None,
+    progress: Progress | None = None,
 ) -> ClipFit:
     """Fit identity, pose, expression, gaze and camera to the landmarks of one person's clip.
 
@@ -113,6 +117,8 @@ def fit_clip(
             unknown, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read only at
             the keyframes.
         model: ``landmark_model(head)``, if the caller has it.
+        pictures: of all frames, to refine the poses of several frames by how the head looks.
+        progress: of that refinement, called as ``progress("poses", done, total)``.
 
     Raises:
         ValueError: the image is not square, no frame has a face, or the input of a frame with a face is
@@ -137,11 +143,16 @@ def fit_clip(
     shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes), silhouette)
     state = solve_frames(problem, shape, state, steps=settings.frame_steps)
     runs = consecutive_runs(found)
+    fitted = state
+    if pictures is not None and settings.refine_pose and len(seen) > 1:
+        numbers = found.nonzero().flatten().tolist()
+        state = refine_poses(head, problem, shape, state, pictures, numbers, image_size[1], progress)
+        state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     if settings.smooth_pose:
         state = steady_neck(head, problem, shape, smooth_pose(problem, shape, state, runs), runs)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     bust = steady_bust(head, shape, state, runs, settings)
-    return _assemble(head, problem, shape, state, bust, found, image_size)
+    return _assemble(head, problem, shape, state, fitted, bust, found, image_size)
 
 
 def landmark_problem(
@@ -293,13 +304,14 @@ def _assemble(
     problem: LandmarkProblem,
     shape: Float[Tensor, " s"],
     state: FrameState,
+    fitted: FrameState,
     bust: Float[Tensor, "n 3 3"],
     found: Bool[Tensor, " n"],
     image_size: tuple[int, int],
 ) -> ClipFit:
     """Convert to the project's parameters and spread the fitted frames over the clip."""
     predicted = problem.predict(shape, state)
-    distance = (predicted - problem.target).norm(dim=-1) / problem.unit[:, None]
+    distance = (problem.predict(shape, fitted) - problem.target).norm(dim=-1) / problem.unit[:, None]
     params = to_params(head, problem.model, shape, state, bust, image_size)
     nearest = nearest_found(found)
 

@@ -32,6 +32,11 @@ class FitSettings:
     """Gauss-Newton steps of the identity."""
     frame_steps: int = 5
     """Gauss-Newton steps of each frame."""
+    refine_pose: bool = True
+    """Whether the poses of a clip are refined by optical flow, where its pictures are given."""
+    flow_prior: float = 40.0
+    """Cost of a squared radian, logarithm of the scale, or iris distance by which a round of that refinement
+    moves a pose, in squared pixels of flow."""
     smooth_pose: bool = True
     """Whether rotation and camera are smoothed over five frames, without lag; expression never is."""
     smooth_limit: float = 0.008

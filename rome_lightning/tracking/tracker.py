@@ -24,6 +24,7 @@ from rome_lightning.tracking.detector import (
 from rome_lightning.tracking.embedding import with_landmarks
 from rome_lightning.tracking.fit import fit_clip, match_blendshapes, nearest_found
 from rome_lightning.tracking.fit_settings import FitSettings
+from rome_lightning.tracking.flow import ClipPictures
 from rome_lightning.tracking.foreign.converting import MOST_RESIDUAL, check_flame, convert
 from rome_lightning.tracking.foreign.deca import DecaEncoder
 from rome_lightning.tracking.jaw import landmark_model
@@ -155,7 +156,7 @@ class Tracker:
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
             # Outside the video is unknown to the fit, not background.
             person = torch.where(inside, matte, 1.0)
-        params, residual, problems = self._params(frames, located, problems, person, fps)
+        params, residual, problems = self._params(frames, located, problems, person, fps, progress)
         return TrackedClip(
             images=torch.from_numpy(images),
             params=params,
@@ -192,7 +193,7 @@ class Tracker:
             frames = _checked(frames)
         fps = fps or 25.0
         located = self._locate(frames, fps, progress, face, None)
-        params, _, problems = self._params(frames, located, located.problems, None, fps)
+        params, _, problems = self._params(frames, located, located.problems, None, fps, progress)
         return TrackedMotion(params, problems, located.crop)
 
     def _locate(
@@ -302,12 +303,15 @@ class Tracker:
         problems: Int16[Tensor, " n"],
         person: Float[Tensor, "n s s"] | None,
         fps: float,
+        progress: Progress | None,
     ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
         """Parameters, residual and problems by the encoder or the fit."""
         if self.encoder is not None:
             return self._encoded(self.encoder, frames, located, problems)
         settings = _settings_at(self.fit_settings, fps)
-        return self._fit(located.landmarks, person, located.detections, problems, settings)
+        pictures = ClipPictures(frames, located.crop)
+        landmarks, detections = located.landmarks, located.detections
+        return self._fit(landmarks, person, detections, problems, settings, pictures, progress)
 
     def _encoded(
         self,
@@ -340,13 +344,26 @@ class Tracker:
         detections: Detections,
         problems: Int16[Tensor, " n"],
         settings: FitSettings,
+        pictures: ClipPictures,
+        progress: Progress | None,
     ) -> tuple[HeadParams, Float[Tensor, " n"], Int16[Tensor, " n"]]:
         """Fit the frames without a problem, or all frames with a face if there are none."""
         scores = match_blendshapes(detections.blendshapes, BLENDSHAPE_NAMES, self.head.expression_names)
         size = (self.image_size, self.image_size)
 
         def fitted(trusted: Bool[Tensor, " n"]) -> tuple[HeadParams, Float[Tensor, " n"]]:
-            fit = fit_clip(self.head, landmarks, size, scores, trusted, settings, person, self.landmark_model)
+            fit = fit_clip(
+                self.head,
+                landmarks,
+                size,
+                scores,
+                trusted,
+                settings,
+                person,
+                self.landmark_model,
+                pictures,
+                progress,
+            )
             return fit.params, fit.residual
 
         good = problems == 0

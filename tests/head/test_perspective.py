@@ -7,9 +7,9 @@ import torch
 from helpers import SIZE, random_frames, small_config
 
 from rome_lightning.geometry import project
+from rome_lightning.head.perspective import FARTHEST, Perspective
 from rome_lightning.models import AvatarModel
 from rome_lightning.models.config import AvatarConfig
-from rome_lightning.models.perspective import FARTHEST, Perspective
 from rome_lightning.types import Frames, HeadParams
 from rome_lightning.types.params import at_rest
 
