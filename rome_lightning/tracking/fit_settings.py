@@ -34,7 +34,7 @@ class FitSettings:
     """Gauss-Newton steps of each frame."""
     refine_pose: bool = True
     """Whether the poses of a clip are refined by optical flow, where its pictures are given."""
-    flow_prior: float = 40.0
+    flow_prior: float = 12.0
     """Cost of a squared radian, logarithm of the scale, or iris distance by which a round of that refinement
     moves a pose, in squared pixels of flow."""
     smooth_pose: bool = True

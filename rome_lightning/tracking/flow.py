@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from rome_lightning.geometry import matrix_to_axis_angle, vertex_normals
+from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.perspective import Perspective
@@ -58,6 +58,8 @@ _ROBUST_GREY = 15.0
 _FLAT = 4.0
 """Squared slope, in grey levels per pixel, below which flow means little."""
 _SOLVER_STEPS = 4
+_PRIOR_SHARES = (1.0, 1.0, 1.0, 1.0, 0.1, 0.1)
+"""Of the prior, for rotation, scale and shift: the flow says best where a head is."""
 _MOST_MOVED = 0.15
 """Mean movement of the landmarks, in iris distances, beyond which the pose of the landmarks is kept."""
 _LEAST_AGREEING = 0.3
@@ -111,7 +113,10 @@ class _Evidence:
     agreeing: Float[Tensor, " n"]
     """Share of the comparable head that looks the same after the flow."""
     jacobian: Float[Tensor, "n p 2 6"]
-    """Of the pixel's position by the pose, see ``FrameState.moved``."""
+    """Of the pixel's position by rotation and scale about ``centre`` and by the shift, as in
+    ``FrameState.moved``."""
+    centre: Float[Tensor, "n 3"]
+    """Of the face, camera's axes, metres."""
 
     @property
     def length(self) -> Float[Tensor, " n"]:
@@ -149,6 +154,7 @@ class FlowRefinement:
         self.perspective = Perspective(head, CAMERA_DISTANCE)
         self.rasterizer = get_rasterizer()
         self.region = head.region(*_REGIONS).float()[None, :, None]
+        self.face = head.region("face")
         own = self._params(reference)
         self.offsets = self.perspective.lifted(foreshortening(head, head(at_rest(own))), own)
         self.own = self._surface(reference)
@@ -173,9 +179,8 @@ class FlowRefinement:
                 first = evidence.length
             else:
                 kept |= evidence.length > first
-            step = torch.zeros(len(pictures), NUM_POSE + state.expression.shape[1] + NUM_EYES)
-            step[:, :NUM_POSE] = _solved(evidence, self.prior)
-            current = current.moved(step, unit)
+            step = _solved(evidence, self.prior * torch.tensor(_PRIOR_SHARES))
+            current = _moved(current, step, evidence.centre, unit)
         return _chosen(kept, state, current)
 
     def _params(self, state: FrameState) -> HeadParams:
@@ -219,7 +224,10 @@ class FlowRefinement:
         flow_x, flow_y, xx, xy, yy, known, same = (
             part[:, 0].flatten(1) for part in torch.from_numpy(np.stack(compared))[every].split(1, dim=1)
         )
-        x, y, z, facing, region = (part.flatten(1) for part in values[:, 2:][every].unbind(1))
+        centre = seen.points[:, self.face].mean(1)
+        points = values[:, 2:5][every].flatten(2) - centre[..., None]
+        x, y, z = points.unbind(1)
+        facing, region = (part.flatten(1) for part in values[:, 5:][every].unbind(1))
         comparable = known * region * ((facing - _LEAST_FACING) / _FACING).clamp(0, 1)
         weight = same * comparable
         # y points up here, in the pictures down.
@@ -231,7 +239,7 @@ class FlowRefinement:
         by_y = torch.stack([-gain * z, zero, gain * x, gain * y, zero, one], -1)
         flow = torch.stack([flow_x, -flow_y], -1)
         agreeing = weight.sum(1) / comparable.sum(1).clamp_min(1.0)
-        return _Evidence(flow, information, weight, agreeing, torch.stack([by_x, by_y], -2))
+        return _Evidence(flow, information, weight, agreeing, torch.stack([by_x, by_y], -2), centre)
 
     def _compared(self, shift: Float32[np.ndarray, "s s 2"], picture: Grey) -> Float32[np.ndarray, "7 s s"]:
         """Flow (x, y), structure tensor (xx, xy, yy), whether both pictures show it, and how equal it is."""
@@ -332,7 +340,19 @@ def _sampled(picture: Grey, x: Float32[np.ndarray, "s s"], y: Float32[np.ndarray
     return values
 
 
-def _solved(evidence: _Evidence, prior: float) -> Float[Tensor, "n 6"]:
+def _moved(
+    state: FrameState, step: Float[Tensor, "n 6"], centre: Float[Tensor, "n 3"], unit: Float[Tensor, " n"]
+) -> FrameState:
+    """Rotate and scale about a centre (camera's axes, metres), then shift by iris distances."""
+    turned = (axis_angle_to_matrix(step[:, :3]) @ centre[..., None]).squeeze(-1)
+    held = centre[:, :2] - step[:, 3:4].exp() * turned[:, :2]
+    every = torch.zeros(len(step), NUM_POSE + state.expression.shape[1] + NUM_EYES)
+    every[:, :4] = step[:, :4]
+    every[:, 4:6] = step[:, 4:] + held * (state.log_scale.exp() / unit)[:, None]
+    return state.moved(every, unit)
+
+
+def _solved(evidence: _Evidence, prior: Float[Tensor, " 6"]) -> Float[Tensor, "n 6"]:
     """The step of the pose that explains the flow best."""
     flow, total = evidence.flow, evidence.weight.sum(1).clamp_min(1.0)
     jacobian = evidence.jacobian.flatten(1, 2)

@@ -64,7 +64,7 @@ def drawn(head: HeadModel, state: FrameState) -> list[np.ndarray]:
 def refinement(head: HeadModel, reference: FrameState, picture: np.ndarray) -> FlowRefinement:
     model = LandmarkModel.from_head(head)
     inside = np.ones((FLOW_SIZE, FLOW_SIZE), bool)
-    return FlowRefinement(head, model, torch.zeros(head.num_shape), reference, picture, inside, SIDE, 40.0)
+    return FlowRefinement(head, model, torch.zeros(head.num_shape), reference, picture, inside, SIDE, 12.0)
 
 
 def disturbed(state: FrameState) -> FrameState:
