@@ -127,7 +127,7 @@ class Tracker:
             frames: RGB, consecutive; one frame for a photo.
             fps: frames per second, tells a jump from fast motion; 25 if not known.
             progress: called as ``progress(stage, done, total)``, from several threads.
-            masks: whether to find regions and mattes. A driver needs neither and is tracked five times as
+            masks: whether to find regions and mattes. A driver needs neither and is tracked several times as
                 fast without; ``regions`` and ``matte`` are then 0, and covered faces go unnoticed.
             face: which person of several: the number from left to right, from 1, in the first frame that
                 shows any, or 0 for the largest. None marks frames with several people of similar size.
