@@ -17,7 +17,7 @@ from rome_lightning.pretrained.tflite_reader import TfliteGraph, TfliteNode
 PEAKS = {204: 0.8, 205: 0.45, 207: 1.2, 208: 0.5, 213: 1.5, 214: 0.85, 261: 2.5, 262: 1.4}
 """Range of the wide features, by the number of the tensor in the asset's file: a quarter above the largest
 values in 128 pictures (66 frames of 22 clips and 62 photographs)."""
-_LEAST_PRODUCTS = 10**7
+_LEAST_PRODUCTS = 6 * 10**7
 """Products from which on a convolution is one of bytes, with at least ``_LEAST_CHANNELS``."""
 _LEAST_CHANNELS = 64
 
