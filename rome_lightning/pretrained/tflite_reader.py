@@ -1,7 +1,7 @@
 """Reads the graph of a TensorFlow Lite file as plain data: numbers and tensors, nothing that runs.
 
-Only what the region segmenter uses is understood: one graph of float32 tensors and int32 shapes. The format is
-that of FlatBuffers; positions of fields and numbers of operations are those of ``schema.fbs``.
+Only what the region segmenter uses is understood: one graph of float32 tensors and int32 shapes. The format
+is that of FlatBuffers; positions of fields and numbers of operations are those of ``schema.fbs``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def read_tflite(path: Path) -> TfliteGraph:
         content = Path(path).read_bytes()
         return _graph(_Table(content, struct.unpack_from("<I", content)[0]))
     except (IndexError, struct.error, ValueError) as error:
-        raise ValueError(f"{path} is not a readable TensorFlow Lite file ({error}); fetch it again") from error
+        raise ValueError(
+            f"{path} is not a readable TensorFlow Lite file ({error}); fetch it again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ SMOOTHNESS = 60.0
 LEARNING_RATES = (2e-2, 1e-3)
 """Steps of Adam in the smoothed coordinates, metres: the first ones, and the last, see ``_rates``."""
 BETAS = (0.5, 0.99)
-"""Betas of Adam: with less memory than usual, because an outline that is reached pulls the other way at once."""
+"""Betas of Adam, with less memory than usual: an outline that is reached pulls the other way at once."""
 NUM_STEPS = 16
 """Steps from which on further ones no longer show: 60 of 2 mm with the usual betas leave twice the error."""
 OTHERS_WEIGHT = 0.5

@@ -153,7 +153,7 @@ class PackedConv2d(nn.Module):
 
 
 class ByteSum(nn.Module):
-    """A convolution of images side by side, as the sum of one of each: no copy, and every image its own range.
+    """A convolution of images side by side, as the sum of one of each: no copy, and each has its own range.
 
     Args:
         weight: of all channels.

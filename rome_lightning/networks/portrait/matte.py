@@ -170,7 +170,8 @@ class _Layers:
         if node is None:
             raise ValueError("this is not the graph of MODNet: it has too few convolutions")
         strides, pads = (node.attributes[name] for name in ("strides", "pads"))
-        assert isinstance(strides, tuple) and isinstance(pads, tuple)
+        assert isinstance(strides, tuple)
+        assert isinstance(pads, tuple)
         return self.tensors[node.inputs[1]], self.tensors[node.inputs[2]], strides[0], pads[0]
 
     @staticmethod
