@@ -15,10 +15,11 @@ from rome_lightning.avatar.refine import encode_refined
 from rome_lightning.models import AvatarCode, AvatarModel, HeadMesh, LinearBasis, for_inference
 from rome_lightning.models.fusion import fuse, texels_of_the_head
 from rome_lightning.models.texture import Observation, observe, surface_of
+from rome_lightning.tracking.outline import NUM_STEPS
 from rome_lightning.types import Frames, HeadParams, Rendered
 from rome_lightning.types.params import at_rest
 
-REFINE_STEPS = 60
+REFINE_STEPS = NUM_STEPS
 """Default number of steps that fit an avatar's mesh to the outlines."""
 
 

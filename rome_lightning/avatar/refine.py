@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.models import AvatarCode, AvatarModel
-from rome_lightning.tracking.outline import fit_outline
+from rome_lightning.tracking.outline import NUM_STEPS, fit_outline
 from rome_lightning.types import Frames
 
 
 def encode_refined(
     model: AvatarModel,
     source: Frames,
-    num_steps: int = 60,
+    num_steps: int = NUM_STEPS,
     photos: Frames | None = None,
     one_person: bool = False,
     on_step: Callable[[int], None] | None = None,
@@ -47,7 +47,7 @@ def refine_offsets(
     model: AvatarModel,
     start: Float[Tensor, "b v 3"],
     source: Frames,
-    num_steps: int = 60,
+    num_steps: int = NUM_STEPS,
     on_step: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "b v 3"]:
     """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.

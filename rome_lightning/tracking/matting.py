@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,13 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from rome_lightning import assets
+from rome_lightning.networks.fast.eight_bit import has_byte_products
+from rome_lightning.networks.portrait import MatteNetwork
+from rome_lightning.pretrained.onnx_reader import read_onnx
 from rome_lightning.tracking.detector import Progress
 
 _STRIDE = 32
 
+Run = Callable[[Tensor], Tensor]
+"""From an RGB picture of (1, 3, s, s), [-1, 1], to opacity of (1, 1, s, s)."""
+
 
 class Matter:
     """MODNet, a portrait matting network.
+
+    On processors that multiply bytes, the asset runs as ``MatteNetwork``; a model that is named runs in ONNX
+    Runtime.
 
     Source: Ke et al., MODNet: Real-Time Trimap-Free Portrait Matting via Objective Decomposition, AAAI 2022.
     """
@@ -55,35 +65,48 @@ class Matter:
         Returns:
             [0, 1], half precision.
         """
-        session = self._open()
+        run = self._open()
         result = torch.empty(len(frames), *frames[0].shape[:2], dtype=torch.float16)
         for index, frame in enumerate(frames):
-            alpha = self._alpha(session, frame)
+            alpha = self._alpha(run, frame)
             result[index] = alpha if person is None else bounded_matte(alpha[None], person[index, None])[0]
             if progress is not None:
                 progress("matte", index + 1, len(frames))
         return result
 
-    def _open(self) -> Any:
+    def _open(self) -> Run:
+        if self.model is None and has_byte_products():
+            return _with_bytes
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         # Other stages keep the cores busy with frames of the clip; one thread per network wastes least.
         options.intra_op_num_threads = 1
         model = self.model or assets.resolve("modnet")
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return lambda picture: torch.from_numpy(session.run(None, {"input": picture.numpy()})[0])
 
-    def _alpha(self, session: Any, frame: np.ndarray) -> Float[Tensor, "h w"]:
+    def _alpha(self, run: Run, frame: np.ndarray) -> Float[Tensor, "h w"]:
         size = (self.network_size, self.network_size)
         small = frame
         if frame.shape[:2] != size:
             small = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
         # The network was trained on RGB in [-1, 1].
         inputs = (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
-        alpha = torch.from_numpy(session.run(None, {"input": np.ascontiguousarray(inputs)})[0])
+        alpha = run(torch.from_numpy(np.ascontiguousarray(inputs)))
         if alpha.shape[-2:] != frame.shape[:2]:
             alpha = F.interpolate(alpha, frame.shape[:2], mode="bilinear", align_corners=False)
         return alpha[0, 0].clamp(0, 1)
+
+
+@functools.cache
+def _network() -> MatteNetwork:
+    return MatteNetwork(read_onnx(assets.resolve("modnet")))
+
+
+def _with_bytes(picture: Float[Tensor, "1 3 s s"]) -> Float[Tensor, "1 1 s s"]:
+    alpha: Tensor = _network()(picture)
+    return alpha
 
 
 def bounded_matte(alpha: Float[Tensor, "n h w"], person: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:

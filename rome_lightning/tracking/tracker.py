@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.media.frame_reader import FrameSequence
+from rome_lightning.networks.fast.eight_bit import has_byte_products
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 from rome_lightning.tracking.detector import (
     BLENDSHAPE_NAMES,
@@ -278,8 +279,9 @@ class Tracker:
         inside: Bool[Tensor, "s s"],
         progress: Progress | None,
     ) -> tuple[UInt8[Tensor, "n s s"], Float[Tensor, "n s s"]]:
-        """Regions and mattes; both networks run at once, on a core each, if torch may use two."""
-        if torch.get_num_threads() < 2:
+        """Regions and mattes; both libraries' networks run at once, on a core each, if torch may use two."""
+        # Ours share torch's threads.
+        if torch.get_num_threads() < 2 or has_byte_products():
             segmentation = self.segmenter.segment(images, progress)
             matte = self.matter.matte(images, None, progress)
         else:
