@@ -92,6 +92,22 @@ def test_files_hold_arkits_names(file: Path, head: HeadModel) -> None:
     assert len(bones) in (5, 55)
 
 
+@pytest.mark.parametrize("name", ["neck", "Head", "hips", "Armature", "body"])
+def test_a_mesh_named_like_a_bone_gets_another_name(name: str, person: Person, tmp_path: Path) -> None:
+    worn = dataclasses.replace(person, body_texture=person.colour_texture)
+    files = [
+        export_glb(tmp_path / "bust.glb", person, name=name),
+        export_glb(tmp_path / "body.glb", worn, name=name),
+        export_vrm(tmp_path / "bust.vrm", person, VrmMeta(name, "Jane Doe")),
+        export_vrm(tmp_path / "body.vrm", worn, VrmMeta(name, "Jane Doe"), "0.0"),
+    ]
+    for file in files:
+        names = [node.name for node in Reader(file).gltf.nodes]
+        assert len({one.lower() for one in names}) == len(names), file
+        assert names[0] in (name, name + "_mesh")
+    assert names_of(Reader(files[1]))[1].count("Neck") == 1
+
+
 def test_assimp_opens_it(file: Path, motion: Motion) -> None:
     read, scene = Reader(file), read_with_assimp(file)
     shapes, bones = names_of(read)
