@@ -148,7 +148,17 @@ try {
   while (!bare.document?.querySelector("[data-state=ready]")) {
     await new Promise((done) => setTimeout(done, 50));
   }
-  finish({ ready, set, wrong, forbidden, missing, unsafe, buttons, points, hosts, errors, sliders,
+  const film = Object.assign(document.createElement("video"), { muted: true });
+  film.src = URL.createObjectURL(await inner.record(3));
+  await new Promise((done, refuse) => {
+    film.onerror = () => refuse(film.error.message);
+    film.requestVideoFrameCallback(done);
+    film.play();
+  });
+  const drawn = document.createElement("canvas").getContext("2d");
+  drawn.drawImage(film, 0, 0);
+  const corner = [...drawn.getImageData(2, 2, 1, 1).data];
+  finish({ corner, ready, set, wrong, forbidden, missing, unsafe, buttons, points, hosts, errors, sliders,
            host: location.host });
 } catch (error) { finish({ error: String(error.stack ?? error) }); }
 </script></body></html>""".replace("FINISH", FINISH)
@@ -172,6 +182,8 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     # None for parts that the folder lacks.
     assert found["buttons"] == ["Play talk", "Microphone", "Record 5 s", "Reset"]
     assert found["sliders"] == len(names)
+    # A recording has the page's background.
+    assert np.abs(np.array(found["corner"]) - (242, 243, 245, 255)).max() < 8
     assert found["errors"] == []
     assert found["hosts"]
     assert all(
