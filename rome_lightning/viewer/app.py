@@ -12,6 +12,7 @@ import torch
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import BodyPart
+from rome_lightning.export.profiles import PROFILES
 from rome_lightning.media.image import to_uint8
 from rome_lightning.report.backgrounds import PHOTO, TRANSPARENT, WHITE
 from rome_lightning.viewer.studio import (
@@ -270,8 +271,14 @@ class _Page:
                 body = gr.Radio(
                     [("head and neck", "none"), ("bust", "bust"), ("whole body", "full")],
                     value="bust",
-                    label="How much of the person (OBJ, PLY and parameters: always the bust)",
+                    label="How much (OBJ, PLY, parameters: the bust)",
                     elem_id="body",
+                )
+                program = gr.Dropdown(
+                    [("any", None), *((name, name) for name in PROFILES)],
+                    value=None,
+                    label="Program that reads the GLB",
+                    elem_id="program",
                 )
             buttons = {}
             for row in (EXPORTS[:half], EXPORTS[half:]):
@@ -285,7 +292,7 @@ class _Page:
                 )
         for kind, button in buttons.items():
             found = [files, shown] if kind == "glb" else files
-            button.click(self._exporter(kind), [avatar, name, author, body, *hair], found, **_ONE)
+            button.click(self._exporter(kind), [avatar, name, author, body, program, *hair], found, **_ONE)
 
     def _batch(self) -> None:
         gr = self.gradio
@@ -414,10 +421,12 @@ class _Page:
     def _exporter(self, kind: Any) -> Callable[..., Any]:
         """Answers a button with files; a GLB is also shown."""
 
-        def export(avatar: Avatar | None, name: str, author: str, body: BodyPart, *hair: float) -> Any:
+        def export(
+            avatar: Avatar | None, name: str, author: str, body: BodyPart, program: str | None, *hair: float
+        ) -> Any:
             person = self._with(avatar, hair)
             files: list[Path] = self._guarded(
-                lambda: self.studio.export(person, kind, self._files.fresh(), name, author, body)
+                lambda: self.studio.export(person, kind, self._files.fresh(), name, author, body, program)
             )
             paths = [str(file) for file in files]
             return (paths, paths[0]) if kind == "glb" else paths

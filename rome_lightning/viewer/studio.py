@@ -26,6 +26,7 @@ from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.avatar.recorded import MOTION_SUFFIXES, write_motion
 from rome_lightning.export.mesh_picture import draw_mesh
 from rome_lightning.export.person import SUFFIXES, BodyPart, FileFormat, export_avatar
+from rome_lightning.export.profiles import PLAIN, PROFILES
 from rome_lightning.export.web_page import export_web
 from rome_lightning.media.audio import NO_SOUND
 from rome_lightning.models import AvatarModel, LinearBasis
@@ -244,8 +245,18 @@ class Studio:
         name: str = "avatar",
         author: str = "",
         body: BodyPart = "bust",
+        program: str | None = None,
     ) -> list[Path]:
         """Write a file for other programs; OBJ has three, and the web page is a ZIP of its folder.
+
+        Args:
+            avatar: the person.
+            file_format: one of ``EXPORTS``.
+            folder: for the files.
+            name: of the files.
+            author: of a VRM file.
+            body: how much of the person those ``WITH_BODY`` show.
+            program: one of ``PROFILES`` that will read a GLB; by default any.
 
         Raises:
             ValueError: no such format, or a whole body on a head model that it does not fit.
@@ -258,7 +269,8 @@ class Studio:
             return [Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))]
         path = folder / (stem + SUFFIXES[file_format])
         shown = body if file_format in WITH_BODY else "bust"
-        export_avatar(avatar, path, file_format, author=author.strip() or None, body=shown)
+        profile = PROFILES[program] if file_format == "glb" and program in PROFILES else PLAIN
+        export_avatar(avatar, path, file_format, author=author.strip() or None, profile=profile, body=shown)
         return sorted(path.parent.glob(f"{path.stem}*")) if file_format == "obj" else [path]
 
     def _checked(self, photos: Sequence[str | Path]) -> list[Path]:

@@ -31,6 +31,7 @@ from rome_lightning.avatar.driver import Driver
 from rome_lightning.avatar.recorded import RecordedMotion, read_motion, write_motion
 from rome_lightning.cli.main import main
 from rome_lightning.export import mesh_picture
+from rome_lightning.export.profiles import PLAIN, PROFILES, Profile
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.media.audio import NO_SOUND, copy_audio
@@ -137,7 +138,6 @@ def test_the_example_moves_and_comes_back_to_rest(studio: Studio, avatar: Avatar
         assert still.abs().max() < 1e-3
     yaw = torch.rad2deg(params.neck_pose[:, 1])
     assert (yaw.max(), yaw.min()) == (pytest.approx(28, abs=1), pytest.approx(-28, abs=1))
-    # Nothing jumps: at most a sixth of the whole range from frame to frame, but for blinks.
     assert yaw.diff().abs().max() < 4
     shares: list[float] = []
     studio.animate(avatar, file, tmp_path, progress=lambda share, text: shares.append(share))
@@ -259,9 +259,12 @@ def test_a_body_goes_to_the_formats_that_have_one(
     studio: Studio, avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bodies: dict[str, str] = {}
+    profiles: dict[str, Profile] = {}
 
-    def export(avatar: Avatar, path: Path, kind: str, author: str | None, body: str) -> Path:
-        bodies[kind] = body
+    def export(
+        avatar: Avatar, path: Path, kind: str, author: str | None, profile: Profile, body: str
+    ) -> Path:
+        bodies[kind], profiles[kind] = body, profile
         return path
 
     def export_folder(avatar: Avatar, folder: Path, body: str) -> list[Path]:
@@ -272,7 +275,9 @@ def test_a_body_goes_to_the_formats_that_have_one(
     monkeypatch.setattr(studio_module, "export_avatar", export)
     monkeypatch.setattr(studio_module, "export_web", export_folder)
     for kind in EXPORTS:
-        studio.export(avatar, kind, tmp_path, body="full")
+        studio.export(avatar, kind, tmp_path, body="full", program="unity")
+    assert {kind for kind, profile in profiles.items() if profile is PROFILES["unity"]} == {"glb"}
+    assert all(profile is PLAIN for kind, profile in profiles.items() if kind != "glb")
     assert bodies == {kind: "full" if kind in WITH_BODY else "bust" for kind in EXPORTS}
 
 
