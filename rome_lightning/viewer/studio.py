@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.avatar import REFINE_STEPS
 from rome_lightning.avatar.driver import NO_VIDEO, read_driver
+from rome_lightning.avatar.example_motion import example_motion
 from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
 from rome_lightning.avatar.recorded import MOTION_SUFFIXES, write_motion
 from rome_lightning.export.mesh_picture import draw_mesh
@@ -33,7 +34,6 @@ from rome_lightning.models import AvatarModel, LinearBasis
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.backgrounds import TRANSPARENT, composed, draw_layers, read_background
 from rome_lightning.types.params import at_rest
-from rome_lightning.viewer.example_motion import example_motion
 
 AppProgress = Callable[[float, str], None]
 """Called with the share that is done, [0, 1], and what goes on."""

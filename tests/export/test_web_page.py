@@ -47,7 +47,22 @@ def test_the_folder_needs_no_other_host(folder: Path) -> None:
         text = (folder / name).read_text()
         assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
     assert "default-src 'self'" in (folder / "index.html").read_text()
-    assert Reader(folder / "avatar.glb").gltf.animations[0].name == "talk"
+    assert [clip.name for clip in Reader(folder / "avatar.glb").gltf.animations] == ["talk"]
+
+
+def test_without_a_clip_the_page_has_an_example(avatar: Avatar, tmp_path: Path) -> None:
+    export_web(avatar, tmp_path)
+    read = Reader(tmp_path / "avatar.glb")
+    (clip,) = read.gltf.animations
+    assert clip.name == "example"
+    moved = {
+        channel.target.path: np.ptp(read[clip.samplers[channel.sampler].output], axis=0).max()
+        for channel in clip.channels
+        if read.gltf.nodes[channel.target.node].name in ("avatar", "neck")
+    }
+    # Quaternions of turns by 28 degrees to both sides, and eyes that close.
+    assert moved["rotation"] == pytest.approx(4 * np.sin(np.deg2rad(28) / 2) / 2, abs=0.02)
+    assert moved["weights"] == pytest.approx(1, abs=0.01)
 
 
 def test_parts_come_with_their_licence_and_go_when_they_are_not_wanted(
@@ -257,7 +272,7 @@ def test_a_page_shows_a_whole_body_with_hanging_arms(avatar: Avatar, tmp_path: P
     picture = tmp_path / "web.png"
     found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
     assert "error" not in found, found["error"]
-    assert found["text"] == ["Face", "Microphone", "Record 5 s", "Reset"]
+    assert found["text"] == ["Face", "Play example", "Microphone", "Record 5 s", "Reset"]
     assert "whole or face, not hand" in found["wrong"]
     np.testing.assert_allclose(np.concatenate(found["again"]), np.concatenate(found["before"]), atol=1e-6)
     read = Reader(folder / "avatar.glb")
