@@ -17,10 +17,11 @@ controls.enablePan = false;
 controls.minDistance = 0.4;
 controls.maxDistance = 4;
 
-const page = { mesh: null, person: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, programs: null, image: null, isNeural: false, hasBody: false };
+const page = { mesh: null, person: null, joints: {}, mixer: null, clips: [], inputs: new Map(), needsDrawing: true, recorders: 0, programs: null, image: null, isNeural: false, hasBody: false, background: null };
 const parts = (document.documentElement.dataset.parts ?? "").split(" ");
 
 function fail(text) {
+  note("");
   element("status").textContent = text;
   document.documentElement.dataset.state = "failed";
 }
@@ -36,6 +37,11 @@ function apply() {
 }
 
 const values = {};
+
+/** What goes on; errors are written elsewhere. */
+function note(text) {
+  element("rate").textContent = text;
+}
 
 /** Weights of ARKit's expressions lie between 0 and 1; FLAME's coefficients, standard deviations, have both signs. */
 function range() {
@@ -136,9 +142,14 @@ const avatar = {
   },
   /** Show the neural render instead of the mesh, or the mesh again. Only in folders exported with --neural. */
   async neural(wanted = true) {
-    if (wanted) await neuralPrograms();
+    if (wanted && !page.programs) note("loading the neural render, about 50 MB ...");
+    if (wanted) await neuralPrograms().catch((error) => {
+      note("");
+      throw error;
+    });
     page.isNeural = wanted;
     element("neural").hidden = !wanted;
+    if (!wanted) note("");
     // Invisible, the mesh is still turned with the mouse.
     canvas.style.opacity = wanted ? 0 : 1;
     page.needsDrawing = true;
@@ -216,8 +227,10 @@ const avatar = {
     });
     let tracker = null;
     let going = true;
+    note("loading the face tracker ...");
     const end = () => {
       going = false;
+      note("");
       stream?.getTracks().forEach((track) => track.stop());
       tracker?.close();
     };
@@ -235,12 +248,18 @@ const avatar = {
       end();
       throw error;
     }
+    note("");
     let last = 0;
+    let hadFace = true;
     const step = () => {
       if (!going) return;
       // The tracker wants rising times; a video that is played again has falling ones.
       last = Math.max(last + 1, performance.now());
-      if (video.readyState >= 2) wear(tracker.detectForVideo(video, last));
+      if (video.readyState >= 2) {
+        const hasFace = wear(tracker.detectForVideo(video, last));
+        if (hasFace !== hadFace) note(hasFace ? "" : "no face in the picture");
+        hadFace = hasFace;
+      }
       video.requestVideoFrameCallback(step);
     };
     step();
@@ -252,10 +271,10 @@ window.avatar = avatar;
 /** Degrees by which eyes turn at full weight of the expressions that look aside. */
 const EYE_RANGE = 25;
 
-/** Put on what MediaPipe found in a frame; without a face, nothing changes. */
+/** Put on what MediaPipe found in a frame; without a face, nothing changes. Returns whether there was one. */
 function wear(found) {
   const scores = found.faceBlendshapes[0]?.categories;
-  if (!scores) return;
+  if (!scores) return false;
   const weights = {};
   for (const { categoryName: name, score } of scores) {
     if (name in page.mesh.morphTargetDictionary) weights[name] = score;
@@ -274,6 +293,7 @@ function wear(found) {
     right_eye: [look("eyeLookDownRight") - look("eyeLookUpRight"), look("eyeLookInRight") - look("eyeLookOutRight"), 0],
   });
   window.dispatchEvent(new CustomEvent("avatar-face", { detail: { weights, neck: axis.toArray() } }));
+  return true;
 }
 
 // Other pages: iframe.contentWindow.postMessage({ avatar: { set: { jawOpen: 0.4 } } }, "*")
@@ -324,6 +344,7 @@ function button(text, action) {
 function toggle(text, begin) {
   let end = null;
   return button(text, async (self) => {
+    element("status").textContent = "";
     self.disabled = true;
     try {
       if (end) {
@@ -333,7 +354,6 @@ function toggle(text, begin) {
     } finally {
       self.disabled = false;
     }
-    element("status").textContent = "";
     self.classList.toggle("on", end !== null);
   });
 }
@@ -369,14 +389,17 @@ function buildControls() {
   buttons.append(
     button("Record 5 s", async (self) => {
       self.disabled = true;
+      self.textContent = "Recording ...";
       const address = URL.createObjectURL(await avatar.record(5));
+      self.textContent = "Record 5 s";
       self.disabled = false;
       Object.assign(document.createElement("a"), { href: address, download: "avatar.webm" }).click();
       setTimeout(() => URL.revokeObjectURL(address), 1000);
     }),
     button("Reset", () => avatar.reset()),
   );
-  element("controls").append(buttons, ...groups.values());
+  const hint = Object.assign(document.createElement("p"), { textContent: "Drag to turn, scroll or pinch to come nearer." });
+  element("controls").append(hint, buttons, ...groups.values());
 }
 
 // ---------------------------------------------------------------- drawing
@@ -424,7 +447,13 @@ function showImage() {
   const target = element("neural");
   // Setting a size clears the canvas, which a recording would show.
   if (target.width !== page.image.width) [target.width, target.height] = [page.image.width, page.image.height];
-  target.getContext("2d").putImageData(page.image, 0, 0);
+  const context = target.getContext("2d");
+  context.putImageData(page.image, 0, 0);
+  if (!page.background) return;
+  context.globalCompositeOperation = "destination-over";
+  context.fillStyle = page.background;
+  context.fillRect(0, 0, target.width, target.height);
+  context.globalCompositeOperation = "source-over";
 }
 
 /** One picture at a time: what changes meanwhile is drawn with the next. */
@@ -437,7 +466,7 @@ async function drawNeural() {
     showImage();
     const took = performance.now() - began;
     const rate = `${Math.round(took)} ms a picture, ${(1000 / took).toFixed(1)} frames/s`;
-    element("rate").textContent = `neural render: ${rate} (${await avatar.backend()})`;
+    if (page.isNeural) note(`neural render: ${rate} (${await avatar.backend()})`);
   } catch (error) {
     element("status").textContent = error.message;
   } finally {
@@ -464,10 +493,11 @@ function resize() {
   page.needsDrawing = true;
 }
 
-const clock = new THREE.Clock();
+const timer = new THREE.Timer();
 
 function draw() {
-  const passed = clock.getDelta();
+  timer.update();
+  const passed = timer.getDelta();
   if (page.mixer && page.clips.some((clip) => page.mixer.existingAction(clip)?.isRunning())) {
     page.mixer.update(passed);
     page.needsDrawing = true;
@@ -482,6 +512,7 @@ function draw() {
 }
 
 async function start() {
+  note("loading the avatar ...");
   const gltf = await new GLTFLoader().loadAsync("avatar.glb");
   page.person = gltf.scene;
   scene.add(page.person);
@@ -502,9 +533,16 @@ async function start() {
   new ResizeObserver(resize).observe(canvas.parentElement);
   controls.addEventListener("change", () => { page.needsDrawing = true; });
   const background = options.get("background");
-  if (background && /^[0-9a-f]{6}$/i.test(background)) document.body.style.background = `#${background}`;
+  if (background && /^[0-9a-f]{6}$/i.test(background)) page.background = `#${background}`;
+  else if (!document.body.classList.contains("bare")) page.background = "#f2f3f5";
+  if (page.background) {
+    // In the picture too, so that recordings have it.
+    document.body.style.background = page.background;
+    renderer.setClearColor(page.background, 1);
+  }
   renderer.setAnimationLoop(draw);
   draw();
+  note("");
   document.documentElement.dataset.state = "ready";
   avatar.mesh = page.mesh;
   const say = (error) => { element("status").textContent = error.message; };

@@ -27,6 +27,9 @@ def build_parser() -> StrictParser:
         help="Name of a shipped model, or a checkpoint of `rome fit` (default: the shipped model).",
     )
     parser.add_argument(
+        "--basis", type=Path, help="Basis written by `rome distill basis`: sliders for hair and shoulders."
+    )
+    parser.add_argument(
         "--max-seconds",
         type=float,
         default=20.0,
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> int:
 
     load_gradio()
     limits = Limits(max_seconds=args.max_seconds, max_megabytes=args.max_megabytes)
-    app = build_app(args.checkpoint, limits)
+    app = build_app(args.checkpoint, limits, args.basis)
     where = Path(args.checkpoint).name if args.checkpoint else "the shipped model"
     address = launch(app, args.host, args.port, limits)
     print(f"serving {where} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)

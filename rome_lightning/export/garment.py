@@ -26,6 +26,10 @@ _FADE, _NECKLINE = 0.05, 0.004
 neckline."""
 _SAME_CLOTH = 0.12
 """Difference of colours, RGB in [0, 1], at which clothes still count as the same, by 1 / e."""
+_COLLAR = 0.05
+"""How far the garment reaches above the photograph's end where no photograph shows the neck, metres."""
+_LIT = (0.5, 0.8)
+"""Share of the face's texels, from dark to light, between which the hands' colour lies."""
 _FADE_OFFSETS = 0.06
 """Height over which the fitted shoulders fade to those of the head model, metres."""
 _LARGEST_OFFSET = 0.03
@@ -42,7 +46,7 @@ _HEM_ABOVE_HIPS = 0.02
 _HEM, _SOFT = 0.004, 0.003
 """Half width of the line between shirt and trousers, and the softness of its edges, metres."""
 _LIGHT = (0.15, 0.65, 0.75)
-_DARKEST = 0.6
+_DARKEST = 0.72
 """Of the shading that the textures hold, as unlit programs add none."""
 
 
@@ -76,15 +80,19 @@ def dress(avatar: Avatar, texture: Float[Tensor, "3 t t"]) -> Dressed:
     height, body, shade = layout.gather(fields[None].to(layout.texels.device))[0].cpu()
     skin = _skin_colour(head, layout, texture)
     likeness = _skin_likeness(texture, skin)
-    shirt = _cloth_colour(avatar.observed_texture(texture.shape[-1]), height, body, likeness)
+    seen = avatar.observed_texture(texture.shape[-1])
+    shirt = _cloth_colour(seen, height, body, likeness)
     garment = shirt[:, None, None] * shade
     same = _blurred((-((texture - garment).norm(dim=0) / _SAME_CLOTH).square()).exp())
     fade = torch.lerp(torch.tensor(_NECKLINE), torch.tensor(_FADE), same)
-    shown = torch.where(body > 0.5, _smooth_step(height / fade), 1.0)
+    # Nothing but a guess would be seen of the nape.
+    unseen = _smooth_step(2 * _blurred(1 - seen.visibility[0, 0].cpu()) - 0.5)
+    shown = torch.where(body > 0.5, _smooth_step((height - _COLLAR * unseen) / fade), 1.0)
     whole = torch.lerp(garment, texture, shown)
     # Bilinear lookups at the border of a chart reach beyond it.
     whole = push_pull(whole[None], layout.mask[None, None].float().cpu().expand(1, 1, -1, -1))[0]
-    return Dressed(offsets, whole, _body_texture(load_body(), figure, shirt, skin))
+    hands = _lit_skin(head, layout, texture, seen)
+    return Dressed(offsets, whole, _body_texture(load_body(), figure, shirt, hands))
 
 
 def _body_region(head: HeadModel) -> Tensor:
@@ -109,6 +117,16 @@ def _shade(normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1"]:
 def _skin_colour(head: HeadModel, layout: UVLayout, texture: Tensor) -> Float[Tensor, 3]:
     face = layout.gather(head.region("face").float()[None, :, None])[0, 0].cpu() > 0.9
     return texture[:, face].median(1).values
+
+
+def _lit_skin(head: HeadModel, layout: UVLayout, texture: Tensor, seen: Observation) -> Float[Tensor, 3]:
+    """Of the face as the photograph shows it, without its shadows, brows and beard."""
+    face = layout.gather(head.region("face").float()[None, :, None])[0, 0].cpu() > 0.9
+    visible = seen.visibility[0, 0].cpu() > 0.5
+    colours = texture[:, face & visible if bool((face & visible).any()) else face]
+    order = colours.mean(0).argsort()
+    first, last = (round(share * (len(order) - 1)) for share in _LIT)
+    return colours[:, order[first : last + 1]].mean(1)
 
 
 def _skin_likeness(texture: Tensor, skin: Tensor) -> Float[Tensor, "t t"]:
@@ -158,9 +176,11 @@ def _body_texture(body: BodyData, figure: Figure, shirt: Tensor, skin: Tensor) -
     is_line = _smooth_step((_HEM - hem.abs()) / _SOFT + 0.5)
     colours = colours * (1 - 0.3 * torch.where(arm < 0.5, is_line, 0.0))
     faces = layout.face_ids[0].long().clamp_min(0)
-    for part, colour in ((body.hands, skin), (body.feet, torch.tensor(_SHOES))):
-        inside = part[body.faces].all(1)[faces]
-        colours = torch.where(inside, colour[:, None, None], colours)
+    on_hands, on_feet = (part[body.faces].all(1)[faces] for part in (body.hands, body.feet))
+    # On the whole as light as the face, whose colour has the photograph's own light.
+    hands = skin[:, None, None] / shade[on_hands & layout.mask].mean()
+    colours = torch.where(on_hands, hands, colours)
+    colours = torch.where(on_feet, torch.tensor(_SHOES)[:, None, None], colours)
     return push_pull((colours * shade)[None], layout.mask[None, None].float())[0].clamp(0, 1)
 
 

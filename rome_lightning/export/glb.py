@@ -36,6 +36,7 @@ from rome_lightning.export.skeleton import (
     head_bones,
     mixamo_bones,
     mixamo_figure,
+    name_mesh_apart,
     skin,
 )
 from rome_lightning.export.surface import Surface, whole_surface
@@ -365,10 +366,12 @@ def _scene(
     for node in nodes[1:]:
         node["name"] = profile.bone_names.get(node["name"], node["name"])
     if profile.rig == "head":
+        name_mesh_apart(nodes)
         return nodes, [0, root], bound
     # Programs look for mesh and bones below a node of this name.
     second = {"name": "Body", "mesh": 1, "skin": 0} if has_body else {"name": "Floor", "mesh": 1}
     nodes += [second, {"name": "Armature", "children": [root, 0, len(nodes)]}]
+    name_mesh_apart(nodes)
     return nodes, [len(nodes) - 1], bound
 
 

@@ -69,6 +69,13 @@ def bone_nodes(bones: Sequence[Bone], first: int) -> list[dict[str, Any]]:
     return nodes
 
 
+def name_mesh_apart(nodes: Sequence[dict[str, Any]]) -> None:
+    """Rename the first node if another has its name: importers look bones up by name."""
+    taken = {node["name"].lower() for node in nodes[1:]}
+    while nodes[0]["name"].lower() in taken:
+        nodes[0]["name"] += "_mesh"
+
+
 def skin(buffer: Buffer, bones: Sequence[Bone], joints: Sequence[int], root: int) -> dict[str, Any]:
     """The skin that binds a mesh to bones.
 

@@ -21,7 +21,17 @@ from rome_lightning.export.body import Figure, with_body
 from rome_lightning.export.glb import Person, asset, mesh_parts, rest_and_joints
 from rome_lightning.export.gltf import Buffer, container
 from rome_lightning.export.profiles import Profile
-from rome_lightning.export.skeleton import CHEST, EYE_LEVEL, LIMBS, NECK, TRUNK, Bone, bone_nodes, skin
+from rome_lightning.export.skeleton import (
+    CHEST,
+    EYE_LEVEL,
+    LIMBS,
+    NECK,
+    TRUNK,
+    Bone,
+    bone_nodes,
+    name_mesh_apart,
+    skin,
+)
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_png
 
@@ -142,6 +152,7 @@ def export_vrm(path: Path, person: Person, meta: VrmMeta, version: VrmVersion = 
     else:
         figure = with_body(person.head, person.shape, rest, joints).moved(turn)
         nodes, bound, bones = _whole(buffer, figure, meta.title, version)
+    name_mesh_apart(nodes)
     rest = rest * axes + ground
     parts = mesh_parts(buffer, person, rest, meta.title, Profile(unlit=True), turn, figure)
     if meta.thumbnail is not None:
@@ -284,8 +295,11 @@ def _vrm_0(person: Person, meta: VrmMeta, bones: dict[str, int]) -> dict[str, An
             "isBinary": False,
         }
 
-    groups = [group(name, old, expression_weights(name)) for name, old in _OLD_PRESETS.items()]
-    # Perfect sync, as programs for VRM 0 look for it: ARKit's names with a capital.
+    # Programs for VRM 0 look for further expressions by names with a capital: "Surprised", "JawOpen".
+    groups = [
+        group(name.capitalize() if old == "unknown" else name, old, expression_weights(name))
+        for name, old in _OLD_PRESETS.items()
+    ]
     groups += [group(name[0].upper() + name[1:], "unknown", {name: 1.0}) for name in names]
     x, y, z = _between_eyes(person)
     terms: dict[str, Any] = {

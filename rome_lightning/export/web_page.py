@@ -9,6 +9,7 @@ from pathlib import Path
 from rome_lightning.assets.registry import REGISTRY
 from rome_lightning.assets.resolver import resolve
 from rome_lightning.avatar import Avatar
+from rome_lightning.avatar.example_motion import example_motion
 from rome_lightning.export import browser_networks
 from rome_lightning.export.browser_networks import check_browser_networks, export_browser_networks
 from rome_lightning.export.glb import Motion, export_glb
@@ -43,7 +44,8 @@ def export_web(
     Args:
         avatar: the person.
         folder: to write into; it is made, and parts of an earlier export that are not wanted are removed.
-        motion: an animation clip that the page can play.
+        motion: an animation clip that the page can play; a short example if not given, on heads with ARKit's
+            expressions.
         rights: whose photograph it is; by default the photograph is named.
         webcam: add MediaPipe, with which the page follows a face, in the folder ``tracking``.
         neural: add the networks and onnxruntime, with which the page shows the neural render, in the folder
@@ -65,6 +67,9 @@ def export_web(
     if neural:
         check_browser_networks(avatar)
     person = rigged_person(avatar, rights=rights, body=body)
+    if motion is None and avatar.model.head.has_arkit:
+        example = example_motion(avatar.model.head)
+        motion = Motion(example.params, example.times_s, "example")
     # A failed download must not leave half a page.
     tracker = _resolved(_TRACKER) if webcam else []
     runtime = _resolved((*_RUNTIME, *_GPU_RUNTIME * webgpu)) if neural else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ import torch
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.export.person import BodyPart
+from rome_lightning.export.profiles import PROFILES
 from rome_lightning.media.image import to_uint8
 from rome_lightning.report.backgrounds import PHOTO, TRANSPARENT, WHITE
-from rome_lightning.viewer.studio import EXPORTS, WITH_BODY, Limits, Pose, Studio, VisitorFiles
+from rome_lightning.viewer.studio import (
+    EXPORTS,
+    FILE_KINDS,
+    DrawnBy,
+    Limits,
+    Pose,
+    Studio,
+    VisitorFiles,
+)
 
 HOST = "127.0.0.1"
 BACKGROUNDS = (WHITE, PHOTO, TRANSPARENT, "colour", "picture")
@@ -29,6 +39,15 @@ _WAITING = 20
 """Visitors who may wait in the queue."""
 _TURN, _NOD, _NECK = 60, 25, 40
 """Ends of the sliders of the pose, degrees."""
+_HAIR = 3
+"""Ends of the sliders of hair and shoulders, standard deviations."""
+_UNSURE_S = 3
+"""Seconds of a stage before the time left is said."""
+_CSS = """
+#look { max-height: 27rem; overflow-y: auto; flex-wrap: nowrap; }
+#look > * { flex-shrink: 0; }
+"""
+"""The sliders scroll on their own, so that the avatar stays in sight."""
 _GROUPS = (
     ("Eyes", ("eye",)),
     ("Brows", ("brow",)),
@@ -51,15 +70,16 @@ def load_gradio() -> Any:
     return gradio
 
 
-def build_app(checkpoint: str | None = None, limits: Limits | None = None) -> Any:
+def build_app(checkpoint: str | None = None, limits: Limits | None = None, basis: Path | None = None) -> Any:
     """The page, as Gradio's ``Blocks`` with a queue; one visitor's work runs at a time.
 
     Args:
         checkpoint: name of a shipped model, or a file made by ``rome fit``; by default the shipped model.
         limits: for each visitor.
+        basis: file of a linear basis: sliders for hair and shoulders.
     """
     gradio = load_gradio()
-    return _Page(gradio, Studio(checkpoint, limits)).build()
+    return _Page(gradio, Studio(checkpoint, limits, basis)).build()
 
 
 def launch(app: Any, host: str = HOST, port: int = 7860, limits: Limits | None = None) -> str:
@@ -85,6 +105,8 @@ def launch(app: Any, host: str = HOST, port: int = 7860, limits: Limits | None =
             share=False,
             quiet=True,
             theme=theme,
+            css=_CSS,
+            footer_links=[],
             prevent_thread_lock=True,
         )
     except OSError as error:
@@ -107,16 +129,19 @@ class _Page:
         ) as app:
             avatar = gr.State(None, time_to_live=_KEPT_S)
             gr.Markdown(
-                "# Avatar from a photograph\nDrop one or several photographs of one person, or take one. "
-                "Use your own face, or one that you have permission to use."
+                "# Avatar from a photograph\n"
+                "1. Give one or several photographs of one person and press *Make the avatar*. "
+                "Use your own face, or one that you have permission to use.\n"
+                "2. Move the sliders, or drive the avatar with a video.\n"
+                "3. Download it for other programs."
             )
             with gr.Row():
                 with gr.Column():
                     made = self._creation(avatar)
                 with gr.Column():
-                    shown, look = self._view(avatar)
-            self._animation(avatar, look)
-            self._exports(avatar)
+                    shown, look, hair = self._view(avatar)
+            self._animation(avatar, look, hair)
+            self._exports(avatar, hair)
             self._batch()
             made.success(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
         return app.queue(max_size=_WAITING)
@@ -124,37 +149,62 @@ class _Page:
     def _creation(self, avatar: Any) -> Any:
         gr = self.gradio
         photos = gr.File(
-            label="Photographs of one person, best first", file_count="multiple", file_types=["image"]
+            label="Photographs of one person, best first",
+            file_count="multiple",
+            file_types=["image"],
+            height=190,
         )
-        camera = gr.Image(label="or the camera", sources=["webcam"], type="filepath", height=220)
-        face = gr.Number(0, label="Person, from the left (0: the largest face)", precision=0, minimum=0)
+        camera = gr.Image(label="or the camera", sources=["webcam"], type="filepath", height=190)
+        with gr.Accordion("Several people in the photograph?", open=False):
+            face = gr.Number(
+                0, label="Whom to take, counted from the left (0: the largest face)", precision=0, minimum=0
+            )
         button = gr.Button("Make the avatar", variant="primary", elem_id="make")
         crop = gr.Image(
-            label="Crop and matte", interactive=False, height=220, buttons=_BUTTONS, elem_id="crop"
+            label="What it sees: the crop and the person's outline",
+            interactive=False,
+            height=260,
+            buttons=_BUTTONS,
+            elem_id="crop",
         )
         notes = gr.Markdown(elem_id="notes")
 
         return button.click(self._tracked(self._make), [photos, camera, face], [avatar, crop, notes], **_ONE)
 
-    def _view(self, avatar: Any) -> tuple[Any, list[Any]]:
+    def _view(self, avatar: Any) -> tuple[Any, list[Any], list[Any]]:
         gr = self.gradio
         shown = gr.Image(
             label="Avatar", interactive=False, format="png", height=420, buttons=_BUTTONS, elem_id="avatar"
         )
-        yaw = gr.Slider(-_TURN, _TURN, 0, step=1, label="turn")
-        pitch = gr.Slider(-_NOD, _NOD, 0, step=1, label="nod")
-        neck = gr.Slider(-_NECK, _NECK, 0, step=1, label="head against shoulders")
-        way = gr.Radio(["neural", "mesh"], value="neural", label="drawn by")
-        background = gr.Radio(list(BACKGROUNDS), value=WHITE, label="background")
-        colour = gr.ColorPicker("#80c0ff", label="colour")
-        picture = gr.Image(label="picture", type="filepath", height=120)
-        sliders = self._sliders()
-        look = [way, background, colour, picture, yaw, pitch, neck, *sliders]
-        for slider in (yaw, pitch, neck, *sliders):
-            slider.release(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
+        with gr.Column(elem_id="look"):
+            yaw = gr.Slider(-_TURN, _TURN, 0, step=1, label="turn")
+            pitch = gr.Slider(-_NOD, _NOD, 0, step=1, label="nod")
+            neck = gr.Slider(-_NECK, _NECK, 0, step=1, label="head against shoulders")
+            sliders = self._sliders()
+            hair = self._hair()
+            reset = gr.Button("All sliders to 0", size="sm", elem_id="reset")
+            ways = [("neural", "neural"), ("neural, fast", "fast"), ("mesh", "mesh")]
+            way = gr.Radio(ways, value="neural", label="drawn by")
+            background = gr.Radio(list(BACKGROUNDS), value=WHITE, label="background", elem_id="background")
+            colour = gr.ColorPicker("#80c0ff", label="colour", visible=False)
+            picture = gr.Image(label="picture", type="filepath", height=160, visible=False, elem_id="picture")
+        look = [way, background, colour, picture, yaw, pitch, neck, *hair, *sliders]
+        moved = [yaw, pitch, neck, *hair, *sliders]
+        given = [avatar, *look]
+        for slider in moved:
+            slider.release(self._draw, given, shown, show_progress="hidden", **_ONE)
         for choice in (way, background, colour, picture):
-            choice.change(self._draw, [avatar, *look], shown, show_progress="hidden", **_ONE)
-        return shown, look
+            choice.change(self._draw, given, shown, show_progress="hidden", **_ONE)
+        background.change(
+            lambda choice: [gr.update(visible=choice == "colour"), gr.update(visible=choice == "picture")],
+            background,
+            [colour, picture],
+            show_progress="hidden",
+        )
+        reset.click(lambda: [0] * len(moved), None, moved, show_progress="hidden").then(
+            self._draw, given, shown, show_progress="hidden", **_ONE
+        )
+        return shown, look, hair
 
     def _sliders(self) -> list[Any]:
         """One per expression, in the head's order."""
@@ -169,48 +219,85 @@ class _Page:
                     made[name] = gr.Slider(least, most, 0, step=0.01, label=name)
         return [made[name] for name in self.studio.expressions]
 
-    def _animation(self, avatar: Any, look: list[Any]) -> None:
+    def _hair(self) -> list[Any]:
+        """One slider per component of the basis, if there is one."""
+        gr, basis = self.gradio, self.studio.basis
+        if basis is None:
+            return []
+        with gr.Accordion("Hair and shoulders", open=False):
+            return [gr.Slider(-_HAIR, _HAIR, 0, step=0.1, label=name) for name in basis.names]
+
+    def _animation(self, avatar: Any, look: list[Any], hair: list[Any]) -> None:
         gr, limits = self.gradio, self.studio.limits
         with gr.Accordion("Drive it with a video", open=False), gr.Row():
             with gr.Column():
-                driver = gr.Video(label=f"Driving video; the first {limits.max_seconds:g} s are used")
-                motion = gr.File(label="or recorded motion", file_types=[".csv", ".npz"])
+                driver = gr.Video(
+                    label=f"Driving video; the first {limits.max_seconds:g} s are used", height=300
+                )
+                motion = gr.File(
+                    label="or motion: .csv of Live Link Face, .npz of rome",
+                    file_types=[".csv", ".npz"],
+                    height=170,
+                )
                 relative = gr.Checkbox(label="relative to the first frame, from the photograph's pose")
-                button = gr.Button("Animate", elem_id="animate")
+                with gr.Row():
+                    button = gr.Button("Animate", variant="primary", elem_id="animate")
+                    example = gr.Button(
+                        "Try the example",
+                        elem_id="example",
+                        visible=self.studio.model.head.has_arkit,
+                    )
             with gr.Column():
                 video = gr.Video(
-                    label="Driven avatar", interactive=False, buttons=["download"], elem_id="driven"
+                    label="Driven avatar",
+                    interactive=False,
+                    buttons=["download"],
+                    elem_id="driven",
+                    height=420,
                 )
                 notes = gr.Markdown()
 
-        given = [avatar, driver, motion, relative, *look[:4]]
+        given = [avatar, driver, motion, relative, *look[:4], *hair]
         button.click(self._tracked(self._animate), given, [video, notes], **_ONE)
+        given = [avatar, *look[:4], *hair]
+        example.click(self._tracked(self._animate_example), given, [video, notes], **_ONE)
 
-    def _exports(self, avatar: Any) -> None:
-        gr = self.gradio
-        with gr.Accordion("Take it elsewhere", open=True):
+    def _exports(self, avatar: Any, hair: list[Any]) -> None:
+        gr, half = self.gradio, (len(EXPORTS) + 1) // 2
+        with gr.Accordion("Download it for other programs", open=True):
             with gr.Row():
                 name = gr.Textbox("avatar", label="File name", max_length=40)
-                author = gr.Textbox(label="Author (VRM)", max_length=80)
+                author = gr.Textbox(label="Author, written into VRM files", max_length=80)
                 body = gr.Radio(
                     [("head and neck", "none"), ("bust", "bust"), ("whole body", "full")],
                     value="bust",
-                    label=f"Show ({', '.join(WITH_BODY)})",
+                    label="How much (OBJ, PLY, parameters: the bust)",
                     elem_id="body",
                 )
-            with gr.Row():
-                buttons = {kind: gr.Button(kind.upper(), elem_id=f"export-{kind}") for kind in EXPORTS}
+                program = gr.Dropdown(
+                    [("any", None), *((name, name) for name in PROFILES)],
+                    value=None,
+                    label="Program that reads the GLB",
+                    elem_id="program",
+                )
+            buttons = {}
+            for row in (EXPORTS[:half], EXPORTS[half:]):
+                with gr.Row():
+                    for kind in row:
+                        buttons[kind] = gr.Button(FILE_KINDS[kind], elem_id=f"export-{kind}", min_width=140)
             with gr.Row():
                 files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
-                shown = gr.Model3D(label="The GLB file", interactive=False, height=420, elem_id="model")
+                shown = gr.Model3D(
+                    label="The GLB file: drag to turn it", interactive=False, height=360, elem_id="model"
+                )
         for kind, button in buttons.items():
             found = [files, shown] if kind == "glb" else files
-            button.click(self._exporter(kind), [avatar, name, author, body], found, **_ONE)
+            button.click(self._exporter(kind), [avatar, name, author, body, program, *hair], found, **_ONE)
 
     def _batch(self) -> None:
         gr = self.gradio
-        with gr.Accordion("One avatar per photograph", open=False):
-            photos = gr.File(label="Photographs", file_count="multiple", file_types=["image"])
+        with gr.Accordion("One avatar for each of many photographs", open=False):
+            photos = gr.File(label="Photographs", file_count="multiple", file_types=["image"], height=190)
             button = gr.Button("Make them all", elem_id="each")
             gallery = gr.Gallery(label="Avatars", interactive=False, buttons=_BUTTONS)
             archive = gr.File(label="All as GLB", interactive=False)
@@ -225,10 +312,10 @@ class _Page:
         except (ValueError, OSError, ImportError) as error:
             raise self.gradio.Error(str(error), print_exception=False) from error
 
-    def _with(self, avatar: Avatar | None) -> Avatar:
+    def _with(self, avatar: Avatar | None, hair: Sequence[float] = ()) -> Avatar:
         if avatar is None:
             raise self.gradio.Error("create an avatar first", print_exception=False)
-        return avatar
+        return avatar if not hair else self._guarded(lambda: self.studio.edited(avatar, hair))
 
     def _tracked(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """Give work a progress bar, which Gradio looks for as the default of an argument."""
@@ -240,7 +327,19 @@ class _Page:
         return run
 
     def _progress(self, bar: Any) -> Callable[[float, str], None]:
-        return lambda share, text: bar(share, desc=text)
+        stage, since, at_first = "", 0.0, 0.0
+
+        def report(share: float, text: str) -> None:
+            nonlocal stage, since, at_first
+            if text != stage:
+                stage, since, at_first = text, time.monotonic(), share
+            spent, won = time.monotonic() - since, share - at_first
+            if spent > _UNSURE_S and won > 0 and share < 1:
+                # As if the rest went like this stage.
+                text += f", about {max(1, round(spent * (1 - share) / won))} s left"
+            bar(share, desc=text)
+
+        return report
 
     def _make(
         self, bar: Any, photos: list[str] | None, camera: str | None, face: float
@@ -265,22 +364,23 @@ class _Page:
     def _draw(
         self,
         avatar: Avatar | None,
-        way: str,
+        way: DrawnBy,
         background: str,
         colour: str,
         picture: str | None,
         yaw: float,
         pitch: float,
         neck: float,
-        *weights: float,
+        *amounts: float,
     ) -> np.ndarray | None:
         if avatar is None or (background == "picture" and picture is None):
             return None
+        count = len(self.studio.expressions)
+        hair, weights = amounts[:-count], amounts[-count:]
         pose = Pose(dict(zip(self.studio.expressions, weights, strict=True)), yaw, pitch, neck)
+        person = self._with(avatar, hair)
         drawn: np.ndarray = self._guarded(
-            lambda: self.studio.picture(
-                avatar, pose, self._behind(background, colour, picture), way == "mesh"
-            )
+            lambda: self.studio.picture(person, pose, self._behind(background, colour, picture), way)
         )
         return drawn
 
@@ -291,12 +391,13 @@ class _Page:
         driver: str | None,
         motion: str | None,
         relative: bool,
-        way: str,
+        way: DrawnBy,
         background: str,
         colour: str,
         picture: str | None,
+        *hair: float,
     ) -> tuple[str, str]:
-        person, source = self._with(avatar), driver or motion
+        person, source = self._with(avatar, hair), driver or motion
         if source is None:
             raise self.gradio.Error("choose a driving video first", print_exception=False)
         path, note = self._guarded(
@@ -306,19 +407,26 @@ class _Page:
                 self._files.fresh(),
                 self._behind(background, colour, picture),
                 relative,
-                way == "mesh",
+                way,
                 self._progress(bar),
             )
         )
         return str(path), note
 
-    def _exporter(self, kind: Any) -> Callable[..., Any]:
-        """Answers a button with files, and a GLB's also with the file to show."""
+    def _animate_example(self, bar: Any, avatar: Avatar | None, *look: Any) -> tuple[str, str]:
+        self._with(avatar)
+        motion = self.studio.write_example(self._files.fresh())
+        return self._animate(bar, avatar, None, str(motion), False, *look)
 
-        def export(avatar: Avatar | None, name: str, author: str, body: BodyPart) -> Any:
-            person = self._with(avatar)
+    def _exporter(self, kind: Any) -> Callable[..., Any]:
+        """Answers a button with files; a GLB is also shown."""
+
+        def export(
+            avatar: Avatar | None, name: str, author: str, body: BodyPart, program: str | None, *hair: float
+        ) -> Any:
+            person = self._with(avatar, hair)
             files: list[Path] = self._guarded(
-                lambda: self.studio.export(person, kind, self._files.fresh(), name, author, body)
+                lambda: self.studio.export(person, kind, self._files.fresh(), name, author, body, program)
             )
             paths = [str(file) for file in files]
             return (paths, paths[0]) if kind == "glb" else paths

@@ -11,8 +11,9 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from jaxtyping import UInt8
 from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.avatar import REFINE_STEPS
 from rome_lightning.avatar.driver import NO_VIDEO, read_driver
+from rome_lightning.avatar.example_motion import example_motion
 from rome_lightning.avatar.making import PHOTO_SIZE, photo_tracker, read_person
+from rome_lightning.avatar.recorded import MOTION_SUFFIXES, write_motion
 from rome_lightning.export.mesh_picture import draw_mesh
 from rome_lightning.export.person import SUFFIXES, BodyPart, FileFormat, export_avatar
+from rome_lightning.export.profiles import PLAIN, PROFILES
 from rome_lightning.export.web_page import export_web
 from rome_lightning.media.audio import NO_SOUND
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarModel, LinearBasis
 from rome_lightning.models.shipped import open_model
 from rome_lightning.report.backgrounds import TRANSPARENT, composed, draw_layers, read_background
 from rome_lightning.types.params import at_rest
@@ -34,10 +38,22 @@ from rome_lightning.types.params import at_rest
 AppProgress = Callable[[float, str], None]
 """Called with the share that is done, [0, 1], and what goes on."""
 AppFormat = FileFormat | Literal["web"]
-EXPORTS: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web", "usd", "obj", "ply", "params")
-"""Formats that the page offers."""
+FILE_KINDS: dict[AppFormat, str] = {
+    "glb": "GLB · games, Blender",
+    "vrm": "VRM 1.0",
+    "vrm0": "VRM 0 · VSeeFace",
+    "web": "Web page (ZIP)",
+    "usd": "USD",
+    "obj": "OBJ · still mesh",
+    "ply": "PLY · coloured mesh",
+    "params": "Parameters (NPZ)",
+}
+"""Formats that the page offers, and what its buttons say."""
+EXPORTS: tuple[AppFormat, ...] = tuple(FILE_KINDS)
 WITH_BODY: tuple[AppFormat, ...] = ("glb", "vrm", "vrm0", "web", "usd")
 """Those that show as much of the person as is asked for; the others have the bust."""
+DrawnBy = Literal["neural", "fast", "mesh"]
+"""As ``rome avatar animate --draw``."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +92,20 @@ class Studio:
     Args:
         checkpoint: name of a shipped model, or a file made by ``rome fit``; by default the shipped model.
         limits: for each visitor.
+        basis: file of a linear basis, to change hair and shoulders with.
+
+    Raises:
+        ValueError: the basis belongs to another head model.
     """
 
-    def __init__(self, checkpoint: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, checkpoint: str | None = None, limits: Limits | None = None, basis: Path | None = None
+    ) -> None:
         self.limits = limits or Limits()
         self.model: AvatarModel = open_model(checkpoint)
+        self.basis = None if basis is None else LinearBasis.load(basis)
+        if self.basis is not None:
+            self.basis.check(self.model.head)
         self._tracker = photo_tracker(self.model, self.limits.photo_size)
 
     @property
@@ -142,8 +167,13 @@ class Studio:
             raise ValueError("no avatar could be made: " + "; ".join(problems))
         return pictures, archive, problems
 
+    def edited(self, avatar: Avatar, amounts: Sequence[float]) -> Avatar:
+        """The avatar with hair and shoulders changed, by standard deviations of the basis' components."""
+        wanted = {index: amount for index, amount in enumerate(amounts) if amount}
+        return avatar if self.basis is None or not wanted else avatar.edited(self.basis, wanted)
+
     def picture(
-        self, avatar: Avatar, pose: Pose, background: str = "white", mesh: bool = False
+        self, avatar: Avatar, pose: Pose, background: str = "white", drawn_by: DrawnBy = "neural"
     ) -> UInt8[np.ndarray, "h w c"]:
         """The avatar in the sliders' pose; RGBA on a transparent background."""
         head, rest = self.model.head, at_rest(avatar.source.params)
@@ -155,8 +185,7 @@ class Studio:
             global_pose=angles[:1],
             neck_pose=angles[1:],
         )
-        draw = draw_mesh if mesh else draw_layers
-        rgb, mask = next(draw(avatar, params, avatar.image_size))
+        rgb, mask = next(_drawer(drawn_by)(avatar, params, avatar.image_size))
         return composed(rgb, mask, read_background(background, avatar, avatar.image_size))[0]
 
     def animate(
@@ -166,7 +195,7 @@ class Studio:
         folder: Path,
         background: str = "white",
         relative: bool = False,
-        mesh: bool = False,
+        drawn_by: DrawnBy = "neural",
         progress: AppProgress | None = None,
     ) -> tuple[Path, str]:
         """A video of the driven avatar, transparent as WebM, and what is to be said about it.
@@ -185,14 +214,15 @@ class Studio:
         )
         params, numbers = found.shown(own=avatar.source.params if relative else None)
         behind = read_background(background, avatar, avatar.image_size)
-        draw = draw_mesh if mesh else draw_layers
+        draw = _drawer(drawn_by)
+        tracked = 0.0 if path.suffix.lower() in MOTION_SUFFIXES else 0.5
 
         def frames() -> Iterator[np.ndarray]:
             done = 0
             for rgb, mask in draw(avatar, params, avatar.image_size):
                 yield from composed(rgb, mask, behind)
                 done += len(rgb)
-                report(0.5 + 0.5 * done / len(params), "drawing")
+                report(tracked + (1 - tracked) * done / len(params), "drawing")
 
         output = folder / ("avatar.webm" if background == TRANSPARENT else "avatar.mp4")
         silent = found.write(output, frames(), numbers)
@@ -203,6 +233,10 @@ class Studio:
             note += f"; the video is silent: {silent}"
         return output, note
 
+    def write_example(self, folder: Path) -> Path:
+        """A recorded motion to try an avatar with; only for heads with ARKit's expressions."""
+        return write_motion(example_motion(self.model.head), folder / "example.csv", self.model.head)
+
     def export(
         self,
         avatar: Avatar,
@@ -211,8 +245,18 @@ class Studio:
         name: str = "avatar",
         author: str = "",
         body: BodyPart = "bust",
+        program: str | None = None,
     ) -> list[Path]:
         """Write a file for other programs; OBJ has three, and the web page is a ZIP of its folder.
+
+        Args:
+            avatar: the person.
+            file_format: one of ``EXPORTS``.
+            folder: for the files.
+            name: of the files.
+            author: of a VRM file.
+            body: how much of the person those ``WITH_BODY`` show.
+            program: one of ``PROFILES`` that will read a GLB; by default any.
 
         Raises:
             ValueError: no such format, or a whole body on a head model that it does not fit.
@@ -225,7 +269,8 @@ class Studio:
             return [Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))]
         path = folder / (stem + SUFFIXES[file_format])
         shown = body if file_format in WITH_BODY else "bust"
-        export_avatar(avatar, path, file_format, author=author.strip() or None, body=shown)
+        profile = PROFILES[program] if file_format == "glb" and program in PROFILES else PLAIN
+        export_avatar(avatar, path, file_format, author=author.strip() or None, profile=profile, body=shown)
         return sorted(path.parent.glob(f"{path.stem}*")) if file_format == "obj" else [path]
 
     def _checked(self, photos: Sequence[str | Path]) -> list[Path]:
@@ -244,6 +289,10 @@ class Studio:
             raise ValueError(
                 f"{path.name} has {megabytes:.0f} MB, the limit is {self.limits.max_megabytes} MB"
             )
+
+
+def _drawer(drawn_by: DrawnBy) -> Any:
+    return draw_mesh if drawn_by == "mesh" else partial(draw_layers, corrections=drawn_by != "fast")
 
 
 def _quiet(share: float, text: str) -> None:

@@ -158,6 +158,7 @@ def test_expressions_are_the_standards_and_perfect_sync(file: Path, head: HeadMo
     else:
         groups = {group["name"]: group for group in vrm["blendShapeMaster"]["blendShapeGroups"]}
         assert {group["presetName"] for group in groups.values()} == PRESETS_0
+        assert groups["Surprised"]["presetName"] == "unknown"
         assert groups.keys() >= {name[0].upper() + name[1:] for name in head.expression_names}
         assert groups["JawOpen"]["binds"] == [
             {"mesh": 0, "index": head.expression_names.index("jawOpen"), "weight": 100}

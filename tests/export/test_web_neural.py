@@ -187,7 +187,7 @@ def test_a_browser_draws_what_python_draws(avatar: Avatar, tmp_path: Path) -> No
     )
     assert found["size"] == [SIZE, SIZE]
     assert (found["before"], found["done"], found["after"]) == (True, ["neural"], False)
-    assert found["buttons"] == ["Neural render", "Microphone", "Record 5 s", "Reset"]
+    assert found["buttons"] == ["Play example", "Neural render", "Microphone", "Record 5 s", "Reset"]
     # The page's colour is behind it, not the mesh.
     shown = np.asarray(Image.open(tmp_path / "neural.png").convert("RGB"))
     assert shown[10, 10].tolist() == [0x20, 0x40, 0x80]

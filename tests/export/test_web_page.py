@@ -47,7 +47,22 @@ def test_the_folder_needs_no_other_host(folder: Path) -> None:
         text = (folder / name).read_text()
         assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
     assert "default-src 'self'" in (folder / "index.html").read_text()
-    assert Reader(folder / "avatar.glb").gltf.animations[0].name == "talk"
+    assert [clip.name for clip in Reader(folder / "avatar.glb").gltf.animations] == ["talk"]
+
+
+def test_without_a_clip_the_page_has_an_example(avatar: Avatar, tmp_path: Path) -> None:
+    export_web(avatar, tmp_path)
+    read = Reader(tmp_path / "avatar.glb")
+    (clip,) = read.gltf.animations
+    assert clip.name == "example"
+    moved = {
+        channel.target.path: np.ptp(read[clip.samplers[channel.sampler].output], axis=0).max()
+        for channel in clip.channels
+        if read.gltf.nodes[channel.target.node].name in ("avatar", "neck")
+    }
+    # Quaternions of turns by 28 degrees to both sides, and eyes that close.
+    assert moved["rotation"] == pytest.approx(4 * np.sin(np.deg2rad(28) / 2) / 2, abs=0.02)
+    assert moved["weights"] == pytest.approx(1, abs=0.01)
 
 
 def test_parts_come_with_their_licence_and_go_when_they_are_not_wanted(
@@ -148,7 +163,17 @@ try {
   while (!bare.document?.querySelector("[data-state=ready]")) {
     await new Promise((done) => setTimeout(done, 50));
   }
-  finish({ ready, set, wrong, forbidden, missing, unsafe, buttons, points, hosts, errors, sliders,
+  const film = Object.assign(document.createElement("video"), { muted: true });
+  film.src = URL.createObjectURL(await inner.record(3));
+  await new Promise((done, refuse) => {
+    film.onerror = () => refuse(film.error.message);
+    film.requestVideoFrameCallback(done);
+    film.play();
+  });
+  const drawn = document.createElement("canvas").getContext("2d");
+  drawn.drawImage(film, 0, 0);
+  const corner = [...drawn.getImageData(2, 2, 1, 1).data];
+  finish({ corner, ready, set, wrong, forbidden, missing, unsafe, buttons, points, hosts, errors, sliders,
            host: location.host });
 } catch (error) { finish({ error: String(error.stack ?? error) }); }
 </script></body></html>""".replace("FINISH", FINISH)
@@ -172,6 +197,8 @@ def test_a_browser_shows_it_and_other_pages_move_it(avatar: Avatar, folder: Path
     # None for parts that the folder lacks.
     assert found["buttons"] == ["Play talk", "Microphone", "Record 5 s", "Reset"]
     assert found["sliders"] == len(names)
+    # A recording has the page's background.
+    assert np.abs(np.array(found["corner"]) - (242, 243, 245, 255)).max() < 8
     assert found["errors"] == []
     assert found["hosts"]
     assert all(
@@ -245,7 +272,7 @@ def test_a_page_shows_a_whole_body_with_hanging_arms(avatar: Avatar, tmp_path: P
     picture = tmp_path / "web.png"
     found = show({"me": folder, "index.html": tmp_path / "index.html"}, "index.html", picture)
     assert "error" not in found, found["error"]
-    assert found["text"] == ["Face", "Microphone", "Record 5 s", "Reset"]
+    assert found["text"] == ["Face", "Play example", "Microphone", "Record 5 s", "Reset"]
     assert "whole or face, not hand" in found["wrong"]
     np.testing.assert_allclose(np.concatenate(found["again"]), np.concatenate(found["before"]), atol=1e-6)
     read = Reader(folder / "avatar.glb")

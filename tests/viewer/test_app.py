@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -27,15 +28,17 @@ from tiny_run import need
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.driver import Driver
-from rome_lightning.avatar.recorded import RecordedMotion, write_motion
+from rome_lightning.avatar.recorded import RecordedMotion, read_motion, write_motion
 from rome_lightning.cli.main import main
 from rome_lightning.export import mesh_picture
+from rome_lightning.export.profiles import PLAIN, PROFILES, Profile
 from rome_lightning.head.flame import load_flame
 from rome_lightning.head.flame.registration import add_mediapipe
 from rome_lightning.media.audio import NO_SOUND, copy_audio
 from rome_lightning.media.image import to_uint8
 from rome_lightning.media.video import read_video, write_video
-from rome_lightning.models import AvatarModel
+from rome_lightning.models import AvatarModel, LinearBasis
+from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.viewer import app as app_module
 from rome_lightning.viewer import studio as studio_module
 from rome_lightning.viewer.app import _Page
@@ -76,8 +79,8 @@ def test_sliders_move_the_picture(studio: Studio, avatar: Avatar, monkeypatch: p
     still = studio.picture(avatar, Pose({}))
     assert still.shape == (*avatar.image_size, 3)
     for pose in (Pose({"jawOpen": 1.0}), Pose({}, yaw=30), Pose({}, pitch=20), Pose({}, neck=30)):
-        for mesh in (False, True):
-            assert np.abs(studio.picture(avatar, pose, mesh=mesh).astype(int) - still).mean() > 0.5
+        for way in ("neural", "fast", "mesh"):
+            assert np.abs(studio.picture(avatar, pose, drawn_by=way).astype(int) - still).mean() > 0.5
     assert studio.picture(avatar, Pose({}), "transparent").shape[2] == 4
     # The texture of the mesh is completed for the first picture only.
     assert calls == [avatar]
@@ -92,7 +95,7 @@ def test_coefficients_of_flame_have_both_signs(tmp_path: Path, monkeypatch: pyte
     flame = Studio()
     avatar = Avatar.create(model, random_frames(head, 1), refine_steps=0)
     poses = (Pose({"expression_000": weight}) for weight in (-2.0, 0.0, 2.0))
-    low, rest, high = (flame.picture(avatar, pose, mesh=True).astype(int) for pose in poses)
+    low, rest, high = (flame.picture(avatar, pose, drawn_by="mesh").astype(int) for pose in poses)
     for one, other in ((low, rest), (rest, high)):
         assert np.abs(one - other).max() > 5
 
@@ -118,6 +121,67 @@ def test_recorded_motion_becomes_a_video(
     assert read_video(path).timestamps == pytest.approx(np.arange(FRAMES) / RATE, abs=1e-3)
     assert note == f"{FRAMES} frames"
     assert shares[-1] == 1.0
+
+
+def test_the_example_moves_and_comes_back_to_rest(studio: Studio, avatar: Avatar, tmp_path: Path) -> None:
+    head = studio.model.head
+    file = studio.write_example(tmp_path)
+    motion = read_motion(file, head)
+    params = motion.params
+    assert motion.times_s[-1] == pytest.approx(8, abs=0.05)
+    assert not motion.framed
+    weights = dict(zip(head.expression_names, params.expression.T, strict=True))
+    assert all(values.min() >= 0 and values.max() <= 1 for values in weights.values())
+    for name in ("jawOpen", "eyeBlinkLeft", "mouthSmileRight"):
+        assert weights[name].max() > 0.3
+    for still in (params.expression[[0, -1]], params.neck_pose[[0, -1]]):
+        assert still.abs().max() < 1e-3
+    yaw = torch.rad2deg(params.neck_pose[:, 1])
+    assert (yaw.max(), yaw.min()) == (pytest.approx(28, abs=1), pytest.approx(-28, abs=1))
+    assert yaw.diff().abs().max() < 4
+    shares: list[float] = []
+    studio.animate(avatar, file, tmp_path, progress=lambda share, text: shares.append(share))
+    # A recording needs no tracking, which is half of the work with a video.
+    assert shares == [1.0]
+
+
+def test_a_basis_changes_the_hair(studio: Studio, avatar: Avatar, tmp_path: Path) -> None:
+    head = studio.model.head
+    generator = torch.Generator().manual_seed(1)
+    columns = torch.linalg.qr(torch.randn(3 * head.num_vertices, 3, generator=generator)).Q
+    components = columns.T.reshape(3, head.num_vertices, 3).contiguous()
+    mean, std = torch.zeros(head.num_vertices, 3), torch.ones(3)
+    basis = LinearBasis(components, mean, std, 3, head.name, mesh_fingerprint(head))
+    basis.save(tmp_path / "basis.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studio_module, "open_model", lambda checkpoint: studio.model)
+        shaped = Studio(basis=tmp_path / "basis.safetensors")
+        basis = dataclasses.replace(basis, fingerprint="of another mesh")
+        basis.save(tmp_path / "other.safetensors")
+        with pytest.raises(ValueError, match="head"):
+            Studio(basis=tmp_path / "other.safetensors")
+    assert shaped.edited(avatar, [0, 0, 0]) is avatar
+    moved = shaped.edited(avatar, [0, 2, 0]).rest_mesh().vertices - avatar.rest_mesh().vertices
+    torch.testing.assert_close(moved[0], 2 * components[1], atol=1e-6, rtol=0)
+    # The page of a studio without a basis has no such sliders.
+    assert studio.edited(avatar, []) is avatar
+
+
+def test_time_left_is_that_of_the_stage(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    report = _Page(None, studio)._progress(lambda share, desc: said.append(desc))
+    for seconds, share, text in [
+        (0, 0.0, "a"),
+        (2, 0.1, "a"),
+        (10, 0.2, "a"),
+        (11, 0.5, "b"),
+        (21, 0.6, "b"),
+    ]:
+        now[0] = seconds
+        report(share, text)
+    # Stage a: 0.2 in 10 s; stage b: 0.1 in 10 s.
+    assert said == ["a", "a", "a, about 40 s left", "b", "b, about 40 s left"]
 
 
 def test_relative_motion_starts_from_the_photograph(studio: Studio, avatar: Avatar, tmp_path: Path) -> None:
@@ -195,9 +259,12 @@ def test_a_body_goes_to_the_formats_that_have_one(
     studio: Studio, avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bodies: dict[str, str] = {}
+    profiles: dict[str, Profile] = {}
 
-    def export(avatar: Avatar, path: Path, kind: str, author: str | None, body: str) -> Path:
-        bodies[kind] = body
+    def export(
+        avatar: Avatar, path: Path, kind: str, author: str | None, profile: Profile, body: str
+    ) -> Path:
+        bodies[kind], profiles[kind] = body, profile
         return path
 
     def export_folder(avatar: Avatar, folder: Path, body: str) -> list[Path]:
@@ -208,7 +275,9 @@ def test_a_body_goes_to_the_formats_that_have_one(
     monkeypatch.setattr(studio_module, "export_avatar", export)
     monkeypatch.setattr(studio_module, "export_web", export_folder)
     for kind in EXPORTS:
-        studio.export(avatar, kind, tmp_path, body="full")
+        studio.export(avatar, kind, tmp_path, body="full", program="unity")
+    assert {kind for kind, profile in profiles.items() if profile is PROFILES["unity"]} == {"glb"}
+    assert all(profile is PLAIN for kind, profile in profiles.items() if kind != "glb")
     assert bodies == {kind: "full" if kind in WITH_BODY else "bust" for kind in EXPORTS}
 
 
@@ -326,6 +395,15 @@ def test_from_a_photograph_to_a_downloaded_mesh_in_a_browser(tmp_path: Path) -> 
             page.locator("#make").click()
             page.locator("#avatar img").wait_for()
             page.locator("#notes").get_by_text("photograph").first.wait_for()
+            # What belongs to one background appears with it.
+            assert not page.locator("#picture").is_visible()
+            page.locator("#background").get_by_text("picture").click()
+            page.locator("#picture").wait_for()
+            page.locator("#background").get_by_text("white").click()
+            page.locator("#picture").wait_for(state="hidden")
+            page.locator("#look input[type=range]").nth(1).fill("20")
+            page.locator("#reset").click()
+            page.wait_for_function("document.querySelectorAll('#look input[type=range]')[1].value === '0'")
             page.locator("#export-glb").click()
             link = page.locator("#files a[href*='.glb']").first
             link.wait_for()
