@@ -28,7 +28,7 @@ _SAME_CLOTH = 0.12
 """Difference of colours, RGB in [0, 1], at which clothes still count as the same, by 1 / e."""
 _COLLAR = 0.05
 """How far the garment reaches above the photograph's end where no photograph shows the neck, metres."""
-_LIT = (0.5, 0.8)
+_LIT = (0.36, 0.66)
 """Share of the face's texels, from dark to light, between which the hands' colour lies."""
 _FADE_OFFSETS = 0.06
 """Height over which the fitted shoulders fade to those of the head model, metres."""

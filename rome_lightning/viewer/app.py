@@ -275,8 +275,8 @@ class _Page:
                     elem_id="body",
                 )
                 program = gr.Dropdown(
-                    [("any", None), *((name, name) for name in PROFILES)],
-                    value=None,
+                    [("any", ""), *((name, name) for name in PROFILES)],
+                    value="",
                     label="Program that reads the GLB",
                     elem_id="program",
                 )
@@ -422,7 +422,7 @@ class _Page:
         """Answers a button with files; a GLB is also shown."""
 
         def export(
-            avatar: Avatar | None, name: str, author: str, body: BodyPart, program: str | None, *hair: float
+            avatar: Avatar | None, name: str, author: str, body: BodyPart, program: str, *hair: float
         ) -> Any:
             person = self._with(avatar, hair)
             files: list[Path] = self._guarded(

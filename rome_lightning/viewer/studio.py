@@ -245,7 +245,7 @@ class Studio:
         name: str = "avatar",
         author: str = "",
         body: BodyPart = "bust",
-        program: str | None = None,
+        program: str = "",
     ) -> list[Path]:
         """Write a file for other programs; OBJ has three, and the web page is a ZIP of its folder.
 
