@@ -3,13 +3,13 @@
     python benchmarks/prepare.py VIDEO... [--frames 64] [--single 4] [--output FILE.json]
 
 ``prepare`` makes one part of a dataset, from the file to the synchronised shard of it. ``one at a time``
-calls the same steps for each frame on its own, as a script around an image tracker does: it tracks, compares
-and packs one frame after the other, with segmenter and matting network in the libraries that they come from,
-MediaPipe and ONNX Runtime. ``ours, one at a time`` does so with the networks that ``prepare`` uses.
-``stages`` are the parts of ``prepare``; ``networks`` among them are the face landmarker, the segmenter and the matting
-network. ``masks`` are the differences between both kinds of networks on the frames of the latter two: the
-share of pixels with another label, the mean difference of the bounded matte, and the share of pixels where it
-is above 0.1. All times are CPU times of the process on one thread.
+calls the same steps for each frame on its own, as a script around an image tracker does: it tracks,
+compares and packs one frame after the other, with segmenter and matting network in the libraries that they
+come from, MediaPipe and ONNX Runtime. ``ours, one at a time`` does so with the networks that ``prepare``
+uses. ``stages`` are the parts of ``prepare``; ``networks`` among them are the face landmarker, the
+segmenter and the matting network. ``masks`` are the differences between both kinds of networks on the
+frames of the latter two: the share of pixels with another label, the mean difference of the bounded matte,
+and the share of pixels where it is above 0.1. All times are CPU times of the process on one thread.
 """
 
 from __future__ import annotations

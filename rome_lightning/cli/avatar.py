@@ -71,8 +71,8 @@ def _add_create(commands: argparse._SubParsersAction) -> None:
     create.add_argument(
         "--refine-steps",
         type=count,
-        default=60,
-        help="Steps that fit hair and shoulders to the outlines (default: 60; 0: keep what the network "
+        default=16,
+        help="Steps that fit hair and shoulders to the outlines (default: 16; 0: keep what the network "
         "predicts).",
     )
     create.add_argument(

@@ -119,7 +119,7 @@ def collect(
     *,
     image_size: int,
     sources_per_clip: int = 1,
-    refine_steps: int = 100,
+    refine_steps: int = 16,
     block_size: int = 16,
     part: tuple[int, int] = (0, 1),
     device: str = "cpu",

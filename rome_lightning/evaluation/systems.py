@@ -80,7 +80,7 @@ class AvatarSystem:
         checkpoint: Path,
         resolution: int,
         background: float,
-        refine_steps: int = 100,
+        refine_steps: int = 16,
         device: str = "cpu",
     ) -> None:
         self.checkpoint: Path | None = model_file(checkpoint)
@@ -216,7 +216,7 @@ class UntrainedSystem(AvatarSystem):
         config: Path,
         resolution: int,
         background: float,
-        refine_steps: int = 100,
+        refine_steps: int = 16,
         device: str = "cpu",
         seed: int = 0,
     ) -> None:

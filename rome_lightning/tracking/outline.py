@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as F
 from torch.optim.adam import adam
 
 from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import behind_ears, foreshortening
 from rome_lightning.head.moving import moving_vertices
-from rome_lightning.losses import laplacian, occupancy
+from rome_lightning.losses import occupancy
 from rome_lightning.renderer import Rasterizer, coverage
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.params import at_rest
@@ -32,6 +35,7 @@ OTHERS_WEIGHT = 0.5
 LAPLACIAN_WEIGHT = 10.0
 """Weight of the added displacement's roughness against the squared error of the silhouette."""
 
+_NEIGHBOURS: WeakKeyDictionary[HeadModel, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 _SMOOTHERS: WeakKeyDictionary[HeadModel, Tensor] = WeakKeyDictionary()
 """Of the heads in use: datasets fit thousands of people on one head, and an inverse takes half a second."""
 
@@ -73,7 +77,7 @@ def fit_outline(
         start = foreshortening(head, rest)
     moving, usual_falloff = moving_vertices(head)
     falloff = usual_falloff if falloff is None else falloff
-    smooth = _smoother_of(head)
+    smooth, neighbours = _smoother_of(head), _neighbours_of(head)
     pictures_each = len(frames) // people
     directions = _directions(head, rest, is_side_seen=pictures_each > 1)
     turning = head.turning(frames.params)
@@ -98,7 +102,7 @@ def fit_outline(
             silhouette = coverage(vertices_px, head.faces, face_ids)
             # A sum over the pictures of a person: further ones must not make the first count less.
             loss = pictures_each * occupancy(silhouette * known, outline)
-            loss = loss + LAPLACIAN_WEIGHT * laplacian(turned, head.edges)
+            loss = loss + LAPLACIAN_WEIGHT * _roughness(turned, *neighbours)
             (gradient,) = torch.autograd.grad(loss, steps)
             _adam_step(steps, gradient, moments, count, rate)
             if on_step is not None:
@@ -166,6 +170,57 @@ def _shortened(offsets: Float[Tensor, "b v 3"], limit: float) -> Float[Tensor, "
     """The same directions with lengths of at most ``limit``; its gradient is finite at 0."""
     square = offsets.square().sum(-1, keepdim=True)
     return offsets * (limit / square.clamp_min(limit**2).sqrt())
+
+
+class _Roughness(Function):
+    """``losses.laplacian`` of a mesh whose neighbours are known, in a tenth of its time on a CPU.
+
+    Gathers in both directions: a neighbour's neighbour is the vertex itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, offsets: Float[Tensor, "b v 3"], table: Int[Tensor, "v n"], count: Float[Tensor, "v 1"]
+    ) -> Float[Tensor, ""]:
+        rows = (_gathered(offsets, table) - count * offsets) / count.clamp_min(1)
+        ctx.save_for_backward(rows.sign(), table, count)
+        return rows.abs().sum(-1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Float[Tensor, "b v 3"], None, None]:
+        signs, table, count = ctx.saved_tensors
+        rows = signs / count.clamp_min(1) * (gradient / signs[..., 0].numel())
+        return _gathered(rows, table) - count * rows, None, None
+
+
+def _gathered(values: Float[Tensor, "b v 3"], table: Int[Tensor, "v n"]) -> Float[Tensor, "b v 3"]:
+    """Sum over each vertex's neighbours; the row behind the last is 0."""
+    rows = F.pad(values, (0, 0, 0, 1)).transpose(0, 1)
+    # A sixth of the time of an indexed copy and its sum.
+    sums = F.embedding_bag(table, rows.flatten(1), mode="sum")
+    return sums.unflatten(1, rows.shape[1:]).transpose(0, 1)
+
+
+def _roughness(
+    offsets: Float[Tensor, "b v 3"], table: Int[Tensor, "v n"], count: Float[Tensor, "v 1"]
+) -> Float[Tensor, ""]:
+    result: Tensor = _Roughness.apply(offsets, table, count)
+    return result
+
+
+def _neighbours_of(head: HeadModel) -> tuple[Int[Tensor, "v n"], Float[Tensor, "v 1"]]:
+    """Neighbours of each vertex, filled up with the number of vertices, and how many they are."""
+    known = _NEIGHBOURS.get(head)
+    if known is None or known[0].device != head.edges.device:
+        start, end = torch.cat([head.edges, head.edges.flip(1)]).unbind(1)
+        order = start.argsort(stable=True)
+        start, end = start[order], end[order]
+        count = torch.bincount(start, minlength=head.num_vertices)
+        place = torch.arange(len(start), device=start.device) - (count.cumsum(0) - count)[start]
+        table = start.new_full((head.num_vertices, int(count.max())), head.num_vertices)
+        table[start, place] = end
+        known = _NEIGHBOURS[head] = table, count[:, None].float()
+    return known
 
 
 def _smoother_of(head: HeadModel) -> Float[Tensor, "m m"]:

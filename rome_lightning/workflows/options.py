@@ -36,7 +36,7 @@ class EvaluateConfig:
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""
-    refine_steps: int = 100
+    refine_steps: int = 16
     """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
     keep_frames: Literal["examples", "all"] = "examples"
     """Images to keep: a few per clip including the worst, median and best cases, or all."""
@@ -66,7 +66,7 @@ class BasisConfig:
     """Components of neck and shoulders (paper: 10)."""
     sources_per_clip: int = 1
     """Frames per clip that become avatars: the typical one, then evenly spaced ones."""
-    refine_steps: int = 100
+    refine_steps: int = 16
     """Steps that fit each avatar to its photograph's outline before its offsets are collected, as `rome
     avatar create` does; 0 keeps the network's own."""
     train_split: str = "train"
@@ -96,7 +96,7 @@ class DistillConfig:
     """Components of neck and shoulders (paper: 10)."""
     sources_per_clip: int = 1
     """Frames per clip whose offsets the basis is computed from."""
-    refine_steps: int = 100
+    refine_steps: int = 16
     """Steps that fit each avatar to its photograph's outline before its offsets are taken."""
     fit_config: list[Path] = field(default_factory=lambda: [Path("linear/base")])
     """Configurations of the training, base first, then overlays; files, or names of shipped ones."""

@@ -61,6 +61,18 @@ def test_masks_are_those_of_the_libraries(
     assert _mean_difference(*mattes).min() > 0
 
 
+@needs_bytes
+def test_other_sizes(region_model: Path, matte_model: Path, astronaut: np.ndarray) -> None:
+    """A larger network and frames that are neither square nor of the networks' size."""
+    frames = astronaut[None, :400, 60:380]
+    ours, theirs = Segmenter().segment(frames), Segmenter(region_model).segment(frames)
+    assert ours.labels.shape == (1, 400, 320)
+    assert (ours.labels != theirs.labels).float().mean() <= MOST_LABELS
+    mattes = Matter(network_size=384).matte(frames), Matter(matte_model, network_size=384).matte(frames)
+    assert mattes[0].shape == (1, 400, 320)
+    assert _mean_difference(*mattes) <= MOST_ALPHA
+
+
 def _named(regions: Path, matte: Path):  # type: ignore[no-untyped-def]
     return {"selfie_multiclass": regions, "modnet": matte}.__getitem__
 

@@ -13,8 +13,10 @@ from rome_lightning.geometry import project, vertex_normals
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.moving import MOVING_REGIONS, moving_vertices
+from rome_lightning.losses import laplacian
 from rome_lightning.renderer import get_rasterizer
-from rome_lightning.tracking.outline import fit_outline
+from rome_lightning.tracking import outline
+from rome_lightning.tracking.outline import _neighbours_of, _roughness, fit_outline
 from rome_lightning.types import Frames, HeadParams, Region
 from rome_lightning.types.params import at_rest
 
@@ -100,3 +102,37 @@ def test_several_people_are_fitted_each_to_their_own(head: HeadModel) -> None:
     scalp = head.region("scalp")
     lengths = both[:, scalp].norm(dim=-1).mean(1)
     assert lengths[0] > 3 * lengths[1]
+
+
+def test_roughness_is_the_laplacian_loss(head: HeadModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    offsets = (0.01 * torch.randn(2, head.num_vertices, 3, generator=generator)).requires_grad_()
+    wanted, ours = laplacian(offsets, head.edges), _roughness(offsets, *_neighbours_of(head))
+    torch.testing.assert_close(ours, wanted)
+    (wanted_gradient,), (gradient,) = (torch.autograd.grad(3 * loss, offsets) for loss in (wanted, ours))
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_more_steps_are_as_large_at_first_and_end_as_small() -> None:
+    assert outline._rates(0) == []
+    for count in (1, 2, 16, 100):
+        rates = outline._rates(count)
+        assert len(rates) == count
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] == pytest.approx(1e-3)
+    assert rates[:70] == [2e-2] * 70
+    assert rates[70] < 2e-2
+
+
+def test_sixteen_steps_leave_less_than_sixty_small_ones(head: HeadModel) -> None:
+    """The reference is the optimizer as it was: the usual betas and 2 mm a step."""
+    params = at_rest(random_params(head, 1))
+    wanted = mask_of(head, params, 2.5 * swollen(head, params))
+    frames = frames_with(params, wanted)
+    offsets = fit_outline(head, frames, RASTERIZER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outline, "LEARNING_RATES", (2e-3, 2e-3))
+        patch.setattr(outline, "BETAS", (0.9, 0.99))
+        before = fit_outline(head, frames, RASTERIZER, num_steps=60)
+    missed, missed_before = ((mask_of(head, params, o) - wanted).abs().mean() for o in (offsets, before))
+    assert missed <= missed_before

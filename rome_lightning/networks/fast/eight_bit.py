@@ -33,8 +33,10 @@ class Bytes(NamedTuple):
 
 def has_byte_products() -> bool:
     """Whether this processor multiplies bytes faster than floats, and torch knows how."""
+    # Not public: without it, the networks' libraries run.
+    has_vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     return (
-        torch.cpu._is_vnni_supported()
+        has_vnni()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.onednn, "qconv2d_pointwise")
         and warp_status() == "ok"
