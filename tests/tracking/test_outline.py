@@ -120,8 +120,8 @@ def test_more_steps_are_as_large_at_first_and_end_as_small() -> None:
         assert len(rates) == count
         assert rates == sorted(rates, reverse=True)
         assert rates[-1] == pytest.approx(1e-3)
-    assert rates[:70] == [2e-2] * 70
-    assert rates[70] < 2e-2
+    assert rates[:70] == [1e-2] * 70
+    assert rates[70] < 1e-2
 
 
 def test_sixteen_steps_leave_less_than_sixty_small_ones(head: HeadModel) -> None:
