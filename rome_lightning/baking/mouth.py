@@ -9,9 +9,9 @@ from rome_lightning.baking.head_mesh import BaseMesh, FloatArray, HeadMesh
 UPPER_TEETH_DOWN, LOWER_TEETH_DOWN = 0.0045, 0.006
 """Metres. On the base mesh the upper teeth end where the lip ends, and the lower ones stand 7 mm above the
 lower lip: an open mouth shows no upper teeth, too much of the lower. People show 2 to 4 mm of the upper."""
-TONGUE_HEIGHT, TONGUE_DOWN = 0.75, 0.008
-"""Height of the tongue against the base mesh's, whose tongue touches the palate and fills an open mouth, and
-how far it lies below it, metres."""
+TONGUE_HEIGHT, TONGUE_UP = 0.75, 0.006
+"""Height of the tongue relative to the base mesh's, whose tongue touches the palate and fills an open mouth,
+and how far its lower side is above that tongue's, metres: people's lies on the lower teeth."""
 
 
 def seat_mouth(template: FloatArray, base: BaseMesh, mesh: HeadMesh) -> FloatArray:
@@ -33,5 +33,5 @@ def seat_mouth(template: FloatArray, base: BaseMesh, mesh: HeadMesh) -> FloatArr
     height[of("lower_teeth")] -= LOWER_TEETH_DOWN
     tongue = of("tongue")
     bottom = height[tongue].min()
-    height[tongue] = bottom + TONGUE_HEIGHT * (height[tongue] - bottom) - TONGUE_DOWN
+    height[tongue] = bottom + TONGUE_HEIGHT * (height[tongue] - bottom) + TONGUE_UP
     return seated

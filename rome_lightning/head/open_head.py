@@ -13,7 +13,7 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.media.tensors import read_shipped
 
 OPEN_HEAD_FILE = Path(__file__).with_name("open_head.safetensors")
-OPEN_HEAD_SHA256 = "e84c097b35c78639c2ac0e5e6b87e85655a6a91e8f09b5fed8760af3a47d3bfd"
+OPEN_HEAD_SHA256 = "b4e0c1210549876adfb4c37b643f8aac57dcc2f56ec2616ca1491f3e83f90949"
 """Hash of the shipped file; ``python -m rome_lightning.baking.head`` makes the same bytes."""
 
 FORMAT = "rome-head/1"

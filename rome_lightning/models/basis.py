@@ -29,9 +29,10 @@ _ORTHONORMAL_TOLERANCE = 1e-3
 
 
 def mesh_fingerprint(head: HeadModel) -> str:
-    """SHA-256 of the mesh that offsets belong to: mean head, triangles and movable vertices."""
+    """SHA-256 of the mesh that offsets belong to: mean head without the mouth, triangles, movable vertices."""
     digest = hashlib.sha256()
-    for tensor in (head.template, head.faces.int(), head.region("scalp"), head.region("neck", "shoulders")):
+    outside = head.template.unflatten(0, (-1, 3))[~head.region("mouth")[: head.num_carriers]]
+    for tensor in (outside, head.faces.int(), head.region("scalp"), head.region("neck", "shoulders")):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

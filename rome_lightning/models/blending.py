@@ -38,6 +38,8 @@ SLIVER = 0.006
 """Half the width of strips treated as artefacts, image widths."""
 NECK_GAP = 0.014
 """The same of gaps, as between a jaw and the neck that it hid in the photograph."""
+SHADOW, SHADOW_REACH = 0.35, 0.02
+"""Light that lips take from teeth beside them, and how far their shadow reaches, image widths."""
 REPEATED, APART = 0.008, 0.03
 """How much nearer to and farther from the source's mesh than the driven mesh a carried pixel may have been,
 image widths: pixels from inside the mesh would repeat the face beside it."""
@@ -75,7 +77,8 @@ def blend(
         rgb = rgb + corrections[:, :3]
     # The matte does not soften the edges of teeth and tongue.
     smooth = smoothed(rgb)
-    rgb = torch.lerp(rgb, smooth, layers[:, IN_MOUTH] * (1 - choice))
+    generic = layers[:, IN_MOUTH] * (1 - choice)
+    rgb = torch.lerp(rgb, smooth, generic) * (1 - generic * lip_shadow(layers[:, IN_MOUTH]))
     # Beyond the border of the photograph there is only the mesh.
     on_mesh = torch.lerp(torch.ones_like(shown), layers[:, MATTE], layers[:, KNOWN])
     # Hair that hangs over neck and shoulders may leave the mesh: it is part of neither.
@@ -100,6 +103,17 @@ def blend(
     beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
     change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh * (1 - gap))
     return rgb, torch.sigmoid(torch.logit(prior) + change)
+
+
+def lip_shadow(in_mouth: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Share of the light that lips take from what is close behind them: teeth between narrow lips are dark.
+
+    Args:
+        in_mouth: 1 inside the mouth.
+    """
+    # Half of the square around a pixel at a straight edge is inside, all of it far from the lips.
+    inside = smoothed(in_mouth, max(1, round(SHADOW_REACH * int(in_mouth.shape[-1]))))
+    return SHADOW * (2 - 2 * inside).clamp_max(1)
 
 
 def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -10,10 +10,10 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.head.mouth import mouth_parts
 from rome_lightning.renderer import UVLayout
 
-SCLERA = (0.78, 0.75, 0.73)
+SCLERA = (0.72, 0.65, 0.61)
 IRIS = (0.33, 0.23, 0.16)
 PUPIL = (0.05, 0.04, 0.04)
-TEETH = (0.78, 0.74, 0.69)
+TEETH = (0.77, 0.68, 0.615)
 GUMS = (0.68, 0.36, 0.36)
 TONGUE = (0.68, 0.37, 0.36)
 CAVITY = (0.34, 0.13, 0.12)
@@ -27,7 +27,10 @@ CROWN = 0.0095
 TOOTH_EDGES = (0.0, 0.0082, 0.0148, 0.0222, 0.0290, 0.0358, 0.0455)
 """Where one tooth ends and the next begins, metres along the arch from its middle."""
 GAP, GAP_DARKNESS = 0.0012, 0.45
-"""Width of the shadow between two teeth, metres, and its darkness."""
+"""Half the width of the shadow between two teeth, metres, and its darkness."""
+ARCH = 0.7
+"""Length of an arch on the texture if the arch were as long as the texture is wide, metres: texels as wide as
+shadows would show some of them and miss others."""
 
 TONGUE_EDGE = 0.4
 """Share of the tongue's half width beyond which it fades to the colour of the cavity."""
@@ -57,7 +60,7 @@ def interior_colours(
     texels[:, tongue] = _tongue_colours(positions[0, tongue])
     front = float(positions[2, upper | lower].max()) if bool((upper | lower).any()) else 0.0
     for teeth, is_upper in ((upper, True), (lower, False)):
-        texels[:, teeth] = _teeth_colours(positions[:, teeth], front, is_upper)
+        texels[:, teeth] = _teeth_colours(positions[:, teeth], front, is_upper, ARCH / layout.size)
     inside = layout.gather(head.region("mouth").cpu().float()[None, :, None])[0, 0] > 0.5
     behind = front - positions[2, inside]
     texels[:, inside] *= 1 - DARKNESS * ((behind - DARK_FROM) / (DARK_AT - DARK_FROM)).clamp(0, 1)
@@ -80,13 +83,16 @@ def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
     return torch.lerp(shaded, torch.tensor(CAVITY)[:, None].expand_as(shaded), side)
 
 
-def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -> Float[Tensor, "3 n"]:
+def _teeth_colours(
+    points: Float[Tensor, "3 n"], front: float, is_upper: bool, texel: float
+) -> Float[Tensor, "3 n"]:
     """Teeth with shadows between them, and gums.
 
     Args:
         points: on the mean head, metres.
         front: z of the foremost tooth.
         is_upper: whether they are the upper teeth.
+        texel: width of one, metres.
     """
     if points.shape[1] == 0:
         return points
@@ -94,7 +100,8 @@ def _teeth_colours(points: Float[Tensor, "3 n"], front: float, is_upper: bool) -
     # From the middle of the arch; where it is visible the chord is close to the arc.
     along = (x.square() + (front - z).square()).sqrt()
     edge = (along[:, None] - torch.tensor(TOOTH_EDGES)).abs().amin(1)
-    shade = 1 - GAP_DARKNESS * (1 - edge / GAP).clamp(0, 1)
+    width = max(GAP, texel)
+    shade = 1 - GAP_DARKNESS * GAP / width * (1 - edge / width).clamp(0, 1)
     behind = ((front - z - MOLARS_FROM) / (MOLARS_AT - MOLARS_FROM)).clamp(0, 1)
     shade = shade * (1 - MOLARS_DARKNESS * behind)
     from_edge = y - y.min() if is_upper else y.max() - y

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from rome_lightning.models.blending import blend, hair_gaps, same_side, soft_edges, without_slivers
-from rome_lightning.models.carrying import NUM_CARRIED, VISIBILITY
+from rome_lightning.models.blending import (
+    SHADOW,
+    blend,
+    hair_gaps,
+    lip_shadow,
+    same_side,
+    soft_edges,
+    without_slivers,
+)
+from rome_lightning.models.carrying import IN_MOUTH, NUM_CARRIED, VISIBILITY
 from rome_lightning.models.photo_layers import KNOWN, MATTE, RGB
 
 
@@ -93,3 +101,22 @@ def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
     assert same_side(at, torch.full_like(at, 0.05))[0, 0, 0].tolist() == pytest.approx(
         [0, 1, 0.062], abs=0.01
     )
+
+
+def test_lips_shade_teeth_beside_them_and_not_those_that_the_photograph_shows() -> None:
+    mouth = torch.zeros(1, 1, 256, 256)
+    mouth[..., 100:140, 60:200] = 1
+    mouth[..., 200:204, 60:200] = 1
+    shadow = lip_shadow(mouth)[0, 0, :, 130]
+    assert float(shadow[120]) == 0
+    # Narrow lips leave no light, wide ones shade a few pixels.
+    assert float(shadow[201]) == pytest.approx(SHADOW)
+    assert 0.7 * SHADOW < float(shadow[100]) <= SHADOW
+    assert torch.equal(shadow[100:120], shadow[100:120].sort(descending=True).values)
+    layers = torch.zeros(1, NUM_CARRIED, 256, 256)
+    layers[:, RGB], layers[:, IN_MOUTH], layers[:, MATTE], layers[:, KNOWN] = 0.8, mouth, 1.0, 1.0
+    layers[0, VISIBILITY, :, :130] = 1.0
+    everywhere = torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    rgb, _ = blend(None, torch.full((1, 3, 256, 256), 0.8), layers, everywhere, torch.zeros(1, 1, 256, 256))
+    assert rgb[0, :, 201, 90].tolist() == pytest.approx([0.8] * 3, abs=0.01)
+    assert rgb[0, :, 201, 170].tolist() == pytest.approx([0.8 * (1 - SHADOW)] * 3, abs=0.01)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rome_lightning.head import load_head
-from rome_lightning.models.completion import FILL_REGIONS, Completion
+from rome_lightning.models.completion import FACE_COLOUR, FILL_REGIONS, Completion
+from rome_lightning.models.interior import TEETH
 from rome_lightning.renderer import UVLayout, sample_texture
 
 SIZE = 128
@@ -175,3 +176,27 @@ def test_a_hidden_cheek_has_the_grain_of_the_skin_beside_it_but_not_its_marks(
     filled = completed[:, :1][hidden]
     assert filled.std() > 0.015
     assert filled.min() > 0.45
+
+
+def teeth_of(completion: Completion, face: tuple[float, float, float]) -> torch.Tensor:
+    """Colour of the least saturated part of the mouth of a person with a face of one colour."""
+    colour = torch.tensor(face)[:, None, None].expand(1, 3, SIZE, SIZE)
+    seen = completion.charts * (1 - completion.is_interior)
+    mouth = completion(colour, seen, torch.zeros_like(seen))[0][:, :, completion.is_mouth[0, 0] > 0.99][0]
+    teeth = mouth.amin(0).argsort()[-mouth.shape[1] // 50 :]
+    return mouth[:, teeth].mean(1)
+
+
+def test_teeth_are_in_the_light_of_the_face(completion: Completion) -> None:
+    usual = teeth_of(completion, FACE_COLOUR)
+    assert (usual / usual.sum() - torch.tensor(TEETH) / sum(TEETH)).abs().max() < 0.02
+    red, green, blue = FACE_COLOUR
+    # In yellow light teeth are yellow.
+    yellow = teeth_of(completion, (red, green, blue / 2)) / usual
+    assert yellow[:2].tolist() == pytest.approx([1, 1], abs=0.01)
+    assert float(yellow[2]) == pytest.approx(0.5**0.57, abs=0.03)
+    # A face half as bright has teeth more than half as bright.
+    dark = teeth_of(completion, (red / 2, green / 2, blue / 2)) / usual
+    assert dark.tolist() == pytest.approx([0.5**0.57] * 3, abs=0.03)
+    grey = teeth_of(completion, (0.5, 0.5, 0.5))
+    assert float(grey.max() - grey.min()) < 0.01

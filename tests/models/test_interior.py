@@ -14,11 +14,12 @@ from rome_lightning.types import HeadParams
 SIZE = 256
 
 
-def open_mouth(head: HeadModel, jaw: float) -> tuple[torch.Tensor, ...]:
+def open_mouth(head: HeadModel, jaw: float, tongue_out: float = 0.0) -> tuple[torch.Tensor, ...]:
     """Pixels of a frontal head that show tongue, upper teeth, lower teeth, and the whole mouth."""
     params = HeadParams.neutral(1, head.num_shape, head.num_expression)
     expression = params.expression.clone()
     expression[:, head.expression_names.index("jawOpen")] = jaw
+    expression[:, head.expression_names.index("tongueOut")] = tongue_out
     params = dataclasses.replace(params, expression=expression)
     vertices_px = project(head.to_world(head(params), params), params.camera, (SIZE, SIZE))
     ids = get_rasterizer("torch").face_ids(vertices_px, head.faces, (SIZE, SIZE))
@@ -37,10 +38,42 @@ def test_an_open_mouth_shows_teeth_above_a_tongue_and_a_closed_one_nothing() -> 
         return float(pixels.nonzero()[:, 1].float().mean())
 
     assert height(upper) < height(tongue)
-    # Neither teeth nor tongue fill it: there is a dark cavity in between.
-    assert int((mouth & ~(tongue | upper | lower)).sum()) > 0.15 * int(mouth.sum())
+    # The tongue lies on the lower teeth.
+    assert int(tongue.sum()) > 0.3 * int(mouth.sum())
+    # Neither teeth nor tongue fill a mouth that is wide open: there is a dark cavity in between.
+    tongue, upper, lower, mouth = open_mouth(head, 1.0)
+    assert int((mouth & ~(tongue | upper | lower)).sum()) > 0.07 * int(mouth.sum())
     closed = open_mouth(head, 0.0)[3]
     assert int(closed.sum()) <= 0.05 * int(mouth.sum())
+
+
+def test_a_tongue_leaves_the_mouth_between_the_lips() -> None:
+    head = load_head("open")
+    tongue, upper, _, mouth = open_mouth(head, 0.4, tongue_out=1.0)
+    rows = tongue[0].any(1).nonzero().flatten()
+    assert len(rows) > 5
+    # One piece that begins below the upper teeth: a tongue that lies too low comes out through the chin.
+    assert torch.equal(rows, torch.arange(int(rows[0]), int(rows[-1]) + 1))
+    assert int(rows[0]) <= int(upper[0].any(1).nonzero().max()) + 2
+    inside = open_mouth(head, 0.4)[3]
+    assert int((tongue & inside).sum()) > 0.2 * int(inside.sum())
+
+
+def test_shadows_between_teeth_are_as_dark_in_coarse_textures() -> None:
+    """Their share of the light, not their contrast: lines thinner than a texel would come and go."""
+    head = load_head("open")
+    taken = []
+    for size in (256, 1024):
+        layout = UVLayout(head.faces, head.uvs, head.uv_faces, size)
+        positions = layout.gather(head.to_vertices(head.template.unflatten(0, (-1, 3)))[None])[0]
+        upper = layout.gather(mouth_parts(head)[1].float()[None, :, None])[0, 0] > 0.5
+        # In front, below the gums.
+        low = positions[1] < float(positions[1, upper].min()) + 0.006
+        front = upper & low & (positions[2] > float(positions[2, upper].max()) - 0.005)
+        colours = interior_colours(head, layout, positions)[:, front]
+        taken.append(1 - float(colours.mean()) / (sum(TEETH) / 3))
+    assert 0.02 < taken[1] < 0.3
+    assert abs(taken[0] - taken[1]) < 0.25 * taken[1]
 
 
 def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
