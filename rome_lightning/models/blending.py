@@ -38,7 +38,7 @@ SLIVER = 0.006
 """Half the width of strips treated as artefacts, image widths."""
 NECK_GAP = 0.014
 """The same of gaps, as between a jaw and the neck that it hid in the photograph."""
-SHADOW, SHADOW_REACH = 0.35, 0.02
+SHADOW, SHADOW_REACH = 0.2, 0.012
 """Light that lips take from teeth beside them, and how far their shadow reaches, image widths."""
 REPEATED, APART = 0.008, 0.03
 """How much nearer to and farther from the source's mesh than the driven mesh a carried pixel may have been,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rome_lightning.head.model import HeadModel
@@ -13,7 +13,7 @@ from rome_lightning.renderer import UVLayout
 SCLERA = (0.72, 0.65, 0.61)
 IRIS = (0.33, 0.23, 0.16)
 PUPIL = (0.05, 0.04, 0.04)
-TEETH = (0.77, 0.68, 0.615)
+TEETH = (0.745, 0.66, 0.595)
 GUMS = (0.68, 0.36, 0.36)
 TONGUE = (0.68, 0.37, 0.36)
 CAVITY = (0.34, 0.13, 0.12)
@@ -22,6 +22,8 @@ DARK_FROM, DARK_AT = 0.004, 0.045
 """Distance behind the front teeth at which the mouth starts to darken, and at which it is darkest, metres."""
 DARKNESS = 0.4
 """Share of the brightness lost there."""
+FLOOR = 0.012
+"""Distance below the edge of the lower teeth from which the cavity is its floor, metres."""
 CROWN = 0.0095
 """Height of the teeth above the gums, metres."""
 TOOTH_EDGES = (0.0, 0.0082, 0.0148, 0.0222, 0.0290, 0.0358, 0.0455)
@@ -56,7 +58,7 @@ def interior_colours(
     """
     tongue, upper, lower = (part.to(positions.dtype) for part in mouth_parts(head))
     tongue, upper, lower = layout.gather(torch.stack([tongue, upper, lower], dim=-1)[None])[0] > 0.5
-    texels = torch.tensor(CAVITY)[:, None, None].expand_as(positions).clone()
+    texels = _cavity_colours(positions, lower)
     texels[:, tongue] = _tongue_colours(positions[0, tongue])
     front = float(positions[2, upper | lower].max()) if bool((upper | lower).any()) else 0.0
     for teeth, is_upper in ((upper, True), (lower, False)):
@@ -67,6 +69,15 @@ def interior_colours(
     eyes = layout.gather(head.region("eyes").cpu().float()[None, :, None])[0, 0] > 0.5
     texels[:, eyes] = _eye_colours(head, positions[:, eyes].T).T
     return texels
+
+
+def _cavity_colours(positions: Float[Tensor, "3 s s"], lower: Bool[Tensor, "s s"]) -> Float[Tensor, "3 s s"]:
+    """Colours of a cavity whose floor, below the edge of the lower teeth, is as light as gums."""
+    cavity, gums = (torch.tensor(colour)[:, None, None].expand_as(positions) for colour in (CAVITY, GUMS))
+    if not bool(lower.any()):
+        return cavity.clone()
+    below = positions[1, lower].max() - positions[1]
+    return torch.lerp(cavity, gums, (below / FLOOR).clamp(0, 1))
 
 
 def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:

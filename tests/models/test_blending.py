@@ -106,7 +106,7 @@ def test_pixels_from_inside_the_source_are_refused_beside_the_mesh() -> None:
 def test_lips_shade_teeth_beside_them_and_not_those_that_the_photograph_shows() -> None:
     mouth = torch.zeros(1, 1, 256, 256)
     mouth[..., 100:140, 60:200] = 1
-    mouth[..., 200:204, 60:200] = 1
+    mouth[..., 200:203, 60:200] = 1
     shadow = lip_shadow(mouth)[0, 0, :, 130]
     assert float(shadow[120]) == 0
     # Narrow lips leave no light, wide ones shade a few pixels.

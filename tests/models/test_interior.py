@@ -7,7 +7,7 @@ import torch
 from rome_lightning.geometry import project
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.head.mouth import mouth_parts
-from rome_lightning.models.interior import CAVITY, GUMS, TEETH, TONGUE, interior_colours
+from rome_lightning.models.interior import CAVITY, FLOOR, GUMS, TEETH, TONGUE, interior_colours
 from rome_lightning.renderer import UVLayout, get_rasterizer
 from rome_lightning.types import HeadParams
 
@@ -40,9 +40,11 @@ def test_an_open_mouth_shows_teeth_above_a_tongue_and_a_closed_one_nothing() -> 
     assert height(upper) < height(tongue)
     # The tongue lies on the lower teeth.
     assert int(tongue.sum()) > 0.3 * int(mouth.sum())
-    # Neither teeth nor tongue fill a mouth that is wide open: there is a dark cavity in between.
-    tongue, upper, lower, mouth = open_mouth(head, 1.0)
-    assert int((mouth & ~(tongue | upper | lower)).sum()) > 0.07 * int(mouth.sum())
+    assert int(tongue.sum()) < 0.8 * int(mouth.sum())
+    # Wide open it shows the lower teeth too.
+    tongue, _, lower, mouth = open_mouth(head, 1.0)
+    assert 0.02 * int(mouth.sum()) < int(lower.sum()) < 0.2 * int(mouth.sum())
+    assert height(tongue) < height(lower)
     closed = open_mouth(head, 0.0)[3]
     assert int(closed.sum()) <= 0.05 * int(mouth.sum())
 
@@ -101,4 +103,8 @@ def test_colours_are_those_of_the_parts_and_darker_behind() -> None:
         assert brightness.max() <= sum(colour) + 1e-5
     cavity = layout.gather(head.region("mouth").float()[None, :, None])[0, 0] > 0.5
     cavity &= ~(tongue | upper | lower)
-    assert colours[:, cavity].amax(1).sum() <= sum(CAVITY) + 1e-5
+    # Its floor is as light as gums, the rest of it dark.
+    floor = positions[1] < float(positions[1, lower].max()) - FLOOR
+    assert (colours[:, cavity & floor].amax(1) - torch.tensor(GUMS)).abs().max() < 0.02
+    above = positions[1] > float(positions[1, lower].max())
+    assert colours[:, cavity & above].amax(1).sum() <= sum(CAVITY) + 1e-5
