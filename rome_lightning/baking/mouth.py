@@ -8,7 +8,8 @@ from rome_lightning.baking.head_mesh import BaseMesh, FloatArray, HeadMesh
 
 UPPER_TEETH_DOWN, LOWER_TEETH_DOWN = 0.0045, 0.002
 """Metres. On the base mesh the upper teeth end where the lip ends, and the lower ones stand 7 mm above the
-lower lip: an open mouth shows no upper teeth, too much of the lower. People show 2 to 4 mm of the upper, and wide open 5 mm of the lower."""
+lower lip: an open mouth shows no upper teeth, too much of the lower. People show 2 to 4 mm of the upper, and
+with a wide open mouth about 5 mm of the lower."""
 TONGUE_HEIGHT, TONGUE_UP = 0.75, 0.006
 """Height of the tongue relative to the base mesh's, whose tongue touches the palate and fills an open mouth,
 and how far its lower side is above that tongue's, metres: people's lies on the lower teeth."""

@@ -29,7 +29,7 @@ _ORTHONORMAL_TOLERANCE = 1e-3
 
 
 def mesh_fingerprint(head: HeadModel) -> str:
-    """SHA-256 of the mesh that offsets belong to: mean head without the mouth, triangles, movable vertices."""
+    """SHA-256 of the mesh that offsets belong to: mean head but the mouth, triangles, movable vertices."""
     digest = hashlib.sha256()
     outside = head.template.unflatten(0, (-1, 3))[~head.region("mouth")[: head.num_carriers]]
     for tensor in (outside, head.faces.int(), head.region("scalp"), head.region("neck", "shoulders")):

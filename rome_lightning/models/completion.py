@@ -21,8 +21,8 @@ FACE, SCALP, NECK, NAPE = 0, 1, 2, 4
 FACE_COLOUR = (0.68, 0.50, 0.42)
 """Mean colour of a face for which the generic colours of eyes and mouth are right."""
 TINT = 0.57
-"""Power of the ratio of a face's colour to that one by which they change. Both are fitted to the visible teeth
-of 516 portraits: light colours teeth as it does skin, but dark skin does not darken teeth as much."""
+"""Power of the ratio of a face's colour to that one by which they change. Both are fitted to the teeth of 516
+portraits: light colours teeth as it does skin, but dark skin does not darken teeth as much."""
 STRAND_REACH, SKIN_REACH = 0.1, 0.05
 """Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
 texture."""

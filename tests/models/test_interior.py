@@ -51,7 +51,7 @@ def test_an_open_mouth_shows_teeth_above_a_tongue_and_a_closed_one_nothing() -> 
 
 def test_a_tongue_leaves_the_mouth_between_the_lips() -> None:
     head = load_head("open")
-    tongue, upper, _, mouth = open_mouth(head, 0.4, tongue_out=1.0)
+    tongue, upper, _, _ = open_mouth(head, 0.4, tongue_out=1.0)
     rows = tongue[0].any(1).nonzero().flatten()
     assert len(rows) > 5
     # One piece that begins below the upper teeth: a tongue that lies too low comes out through the chin.
