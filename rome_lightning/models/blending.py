@@ -128,7 +128,9 @@ def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"])
     # The result is smooth, so half the resolution is enough.
     coarse, coarse_hair = _halved(torch.cat([opacity, hair], dim=1)).split(1, dim=1)
     reach = max(1, round(GAP * int(coarse.shape[-1])))
-    closed = erode(dilate(coarse, reach), reach)
+    # The border is no hair: between it and a crown below it there is no gap.
+    wide = F.pad(coarse, (reach, reach, reach, reach), mode="replicate")
+    closed = erode(dilate(wide, reach), reach)[..., reach:-reach, reach:-reach]
     gaps = (closed - coarse).clamp_min(0) * dilate(coarse_hair, reach)
     # Closing with squares leaves corners.
     gaps = smoothed(gaps, reach // 2)

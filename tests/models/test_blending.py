@@ -120,3 +120,13 @@ def test_lips_shade_teeth_beside_them_and_not_those_that_the_photograph_shows() 
     rgb, _ = blend(None, torch.full((1, 3, 256, 256), 0.8), layers, everywhere, torch.zeros(1, 1, 256, 256))
     assert rgb[0, :, 201, 90].tolist() == pytest.approx([0.8] * 3, abs=0.01)
     assert rgb[0, :, 201, 170].tolist() == pytest.approx([0.8 * (1 - SHADOW)] * 3, abs=0.01)
+
+
+def test_no_hair_is_added_between_a_crown_and_the_border_of_the_image() -> None:
+    opacity = torch.zeros(1, 1, 256, 256)
+    # A crown 6 pixels below the border, long hair that the lower border cuts, and a gap in it.
+    opacity[..., 6:120, 80:180] = 1
+    opacity[..., 120:, 40:120] = opacity[..., 120:, 126:220] = 1
+    gaps = hair_gaps(opacity, opacity)
+    assert float(gaps[..., :5, :].max()) == 0
+    assert float(gaps[..., 240:, 121:125].min()) > 0.5
