@@ -1,8 +1,8 @@
 """Fused kernels in Warp: whether they can be used, and how they are started and launched.
 
 The kernels themselves are beside the torch code that defines their meaning: ``geometry.kernels``,
-``networks.fast.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp compiles it at first
-use and caches the result.
+``metrics.kernels``, ``networks.fast.kernels`` and ``renderer.kernels``. One source serves CPU and CUDA; Warp
+compiles it at first use and caches the result.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def kernels(module: str) -> Any:
     """A module of kernels; those are compiled at their first use.
 
     Args:
-        module: ``geometry``, ``networks.fast`` or ``renderer``.
+        module: ``geometry``, ``metrics``, ``networks.fast`` or ``renderer``.
 
     Raises:
         ImportError: Warp is missing.

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from torch import multiprocessing
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from rome_lightning.metrics import PSNR, SSIM, psnr, ssim
+from rome_lightning.metrics import PSNR, SSIM, psnr, ssim, ssim_map
 from rome_lightning.metrics.psnr import MAX_PSNR
 
 
@@ -64,6 +64,29 @@ def test_ssim_against_torchmetrics_and_skimage() -> None:
             use_sample_covariance=False,
         )
         assert value == pytest.approx(reference, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (37, 90), (64, 128)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_window_against_skimage(size: tuple[int, int], channels: int) -> None:
+    """In double precision, on bright images, whose variances lose most digits in single precision."""
+    a, b = (0.7 + 0.3 * image[:, :channels] for image in pictures(2, size))
+    ours, plain = ssim_map(a, b), ssim_map(a.requires_grad_(), b)
+    assert ours.shape == (2, size[0] - 10, size[1] - 10)
+    for index in range(2):
+        _, full = structural_similarity(
+            a[index].detach().double().numpy(),
+            b[index].double().numpy(),
+            data_range=1.0,
+            channel_axis=0,
+            gaussian_weights=True,
+            use_sample_covariance=False,
+            full=True,
+        )
+        wanted = torch.from_numpy(full)[:, 5:-5, 5:-5].mean(0)
+        assert (ours[index].double() - wanted).abs().max() < 2e-4
+        # With gradients torch computes it.
+        assert (plain[index].double() - wanted).abs().max() < 2e-3
 
 
 def test_ssim_at_its_ends() -> None:
