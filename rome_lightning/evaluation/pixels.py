@@ -14,9 +14,9 @@ from rome_lightning.evaluation.regions import REGION_CHOICES, region_weight
 from rome_lightning.evaluation.seen import Perceived, RealImages
 from rome_lightning.metrics import (
     dtssd,
+    feature_extractor,
     l1,
     lpips_distance,
-    lpips_features,
     mean_of_windows,
     psnr,
     ssim,
@@ -41,6 +41,7 @@ class PixelMetrics:
     ) -> None:
         self.protocol, self.colour, self.device = protocol, colour, device
         self._lpips = lpips
+        self._features_of = {base: feature_extractor(network) for base, network in lpips.items()}
         self._targets: dict[str, tuple[tuple[str, ...], list[Tensor]]] = {}
 
     def forget(self) -> None:
@@ -70,13 +71,13 @@ class PixelMetrics:
         self, base: str, metric: str, image: Tensor, target: Tensor, keys: tuple[str, ...]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What LPIPS compares; the last targets' are kept, since the floor is compared with them too."""
-        network = self._lpips[base]
+        features_of = self._features_of[base]
         if metric not in self._targets or self._targets[metric][0] != keys:
-            self._targets[metric] = keys, lpips_features(network, target.to(self.device))
+            self._targets[metric] = keys, features_of(target.to(self.device))
         # A copied source is one image many times.
         if bool((image == image[:1]).all()):
             image = image[:1]
-        return lpips_features(network, image.to(self.device)), self._targets[metric][1]
+        return features_of(image.to(self.device)), self._targets[metric][1]
 
     def distance(
         self, base: str, features: tuple[list[Tensor], list[Tensor]], weight: Tensor | None

@@ -4,6 +4,7 @@ Functions return one value per image. Classes keep sums and counts, so the resul
 images are split into batches and processes.
 """
 
+from rome_lightning.metrics.alexnet import feature_extractor
 from rome_lightning.metrics.brisque import Brisque, brisque
 from rome_lightning.metrics.csim import CSIM, ArcFaceEmbedder, SFaceEmbedder, csim
 from rome_lightning.metrics.dtssd import DtSSD, dtssd
@@ -41,6 +42,7 @@ __all__ = [
     "csim",
     "dtssd",
     "expression_distance",
+    "feature_extractor",
     "frechet_distance",
     "inception_features",
     "jitter",

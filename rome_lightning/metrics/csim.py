@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from rome_lightning.media.image import to_uint8
+from rome_lightning.networks.portrait.identity import IdentityNetwork, has_packed_convolutions
 from rome_lightning.pretrained.faces import load_arcface, load_face_detector, load_sface
+from rome_lightning.pretrained.onnx_reader import read_onnx
 from rome_lightning.types.landmarks import ALIGNED_FACE_SIZE, FIVE_POINT_TEMPLATE
 
 DETECTION_THRESHOLD = 0.6
@@ -27,10 +29,29 @@ Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From RGB images in [0, 1] to embeddings (b d) and whether a face was found (b)."""
 
 
+class Recognizer(Protocol):
+    """A network of identity with the alignment that it was trained with."""
+
+    def aligned(
+        self, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
+    ) -> UInt8[np.ndarray, "s s 3"]:
+        """The face as the network sees it, BGR.
+
+        Args:
+            image_bgr: any size.
+            face: of YuNet: box, five points, score.
+        """
+        ...
+
+    def embeddings(self, faces: Sequence[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "b d"]:
+        """Embeddings of aligned faces, of any length."""
+        ...
+
+
 class SFaceEmbedder:
     """Face detection with YuNet, alignment by five points, identity embedding with SFace.
 
-    Runs on the CPU through OpenCV. Copies and other processes reload the networks on first use.
+    Runs on the CPU, YuNet through OpenCV. Copies and other processes reload the networks on first use.
 
     Args:
         detector: the asset ``yunet``.
@@ -46,19 +67,19 @@ class SFaceEmbedder:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"no face network at {path}; fetch it with `rome assets fetch`")
         self.paths = (str(detector), str(recognizer))
-        self._networks: tuple[Any, Any] | None = None
+        self._networks: tuple[Any, Recognizer] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "_networks": None}
 
-    def _loaded(self) -> tuple[Any, Any]:
+    def _loaded(self) -> tuple[Any, Recognizer]:
         if self._networks is None:
             detector = load_face_detector(Path(self.paths[0]), DETECTION_THRESHOLD)
             self._networks = (detector, self._load_recognizer(Path(self.paths[1])))
         return self._networks
 
-    def _load_recognizer(self, path: Path) -> Any:
-        return load_sface(path)
+    def _load_recognizer(self, path: Path) -> Recognizer:
+        return _SFace(path)
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Bool[Tensor, " b"]]:
         """Embed the largest face of each image.
@@ -69,30 +90,50 @@ class SFaceEmbedder:
         Returns:
             Unit embeddings, 0 without a face, and whether a face was found.
         """
-        pixels = to_uint8(images)
-        embeddings = torch.zeros(len(pixels), self.embedding_size)
-        found = torch.zeros(len(pixels), dtype=torch.bool)
-        for index, image in enumerate(pixels):
-            embedding = self._embed_one(np.ascontiguousarray(image[..., ::-1]))
-            if embedding is not None:
-                embeddings[index] = torch.from_numpy(embedding)
+        detector, recognizer = self._loaded()
+        found = torch.zeros(len(images), dtype=torch.bool)
+        faces = []
+        for index, image in enumerate(to_uint8(images)):
+            image_bgr = np.ascontiguousarray(image[..., ::-1])
+            face = _largest_face(detector, image_bgr)
+            if face is not None:
+                faces.append(recognizer.aligned(image_bgr, face))
                 found[index] = True
+        embeddings = torch.zeros(len(images), self.embedding_size)
+        if faces:
+            embeddings[found] = recognizer.embeddings(faces)
         return F.normalize(embeddings, dim=-1).to(images.device), found.to(images.device)
 
-    def _embed_one(self, image_bgr: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, " d"] | None:
-        """Embedding of the largest face, or ``None``."""
-        detector, recognizer = self._loaded()
-        detector.setInputSize((image_bgr.shape[1], image_bgr.shape[0]))
-        _, faces = detector.detect(image_bgr)
-        if faces is None:
-            return None
-        largest = faces[np.argmax(faces[:, 2] * faces[:, 3])]
-        return self._feature(recognizer, image_bgr, largest)
 
-    def _feature(
-        self, recognizer: Any, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
-    ) -> Float[np.ndarray, " d"]:
-        return recognizer.feature(recognizer.alignCrop(image_bgr, face))[0]
+def _largest_face(detector: Any, image_bgr: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, " 15"] | None:
+    """Box, five points and score; ``None`` without a face."""
+    detector.setInputSize((image_bgr.shape[1], image_bgr.shape[0]))
+    _, faces = detector.detect(image_bgr)
+    if faces is None:
+        return None
+    face: np.ndarray = faces[np.argmax(faces[:, 2] * faces[:, 3])]
+    return face
+
+
+class _SFace:
+    """OpenCV's alignment, and the network through oneDNN where torch has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._opencv = load_sface(path)
+        self._network = IdentityNetwork(read_onnx(path)) if has_packed_convolutions() else None
+
+    def aligned(
+        self, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
+    ) -> UInt8[np.ndarray, "s s 3"]:
+        aligned: np.ndarray = self._opencv.alignCrop(image_bgr, face)
+        return aligned
+
+    def embeddings(self, faces: Sequence[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "b d"]:
+        if self._network is None:
+            return torch.from_numpy(np.concatenate([self._opencv.feature(face) for face in faces]))
+        rgb = [torch.from_numpy(np.ascontiguousarray(face[..., ::-1])) for face in faces]
+        embeddings: Tensor = self._network(rgb)
+        return embeddings
 
 
 class ArcFaceEmbedder(SFaceEmbedder):
@@ -109,19 +150,29 @@ class ArcFaceEmbedder(SFaceEmbedder):
 
     embedding_size = 512
 
-    def _load_recognizer(self, path: Path) -> Any:
-        return load_arcface(path)
+    def _load_recognizer(self, path: Path) -> Recognizer:
+        return _ArcFace(path)
 
-    def _feature(
-        self, recognizer: Any, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
-    ) -> Float[np.ndarray, " d"]:
+
+class _ArcFace:
+    """InsightFace's alignment, and the network in ONNX Runtime."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = load_arcface(path)
+
+    def aligned(
+        self, image_bgr: UInt8[np.ndarray, "h w 3"], face: Float[np.ndarray, " 15"]
+    ) -> UInt8[np.ndarray, "s s 3"]:
         points = np.asarray(face[4:14], np.float64).reshape(5, 2)
-        aligned = cv2.warpAffine(
-            image_bgr, similarity_matrix(points, np.array(FIVE_POINT_TEMPLATE)), _ALIGNED
-        )
-        blob = ((aligned[..., ::-1].astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
-        name = recognizer.get_inputs()[0].name
-        return recognizer.run(None, {name: np.ascontiguousarray(blob)})[0][0]
+        return cv2.warpAffine(image_bgr, similarity_matrix(points, np.array(FIVE_POINT_TEMPLATE)), _ALIGNED)
+
+    def embeddings(self, faces: Sequence[UInt8[np.ndarray, "s s 3"]]) -> Float[Tensor, "b d"]:
+        name = self._session.get_inputs()[0].name
+        rows = []
+        for face in faces:
+            blob = ((face[..., ::-1].astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
+            rows.append(self._session.run(None, {name: np.ascontiguousarray(blob)})[0])
+        return torch.from_numpy(np.concatenate(rows))
 
 
 def similarity_matrix(

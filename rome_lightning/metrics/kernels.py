@@ -1,4 +1,4 @@
-"""Kernel of ``ssim``, for the CPU: all windows of two images in one pass, 16 neighbours of a row at a time."""
+"""Kernel of ``ssim``, for the CPU: all windows of two images in one pass, 16 neighbours at a time."""
 # Kernels are Warp's own language in Python's syntax, which mypy misreads.
 # mypy: ignore-errors
 
@@ -10,7 +10,7 @@ from rome_lightning.acceleration import LANES
 from rome_lightning.acceleration.launch import OPTIONS, Shared, Vectors, launch_images
 
 _GREY = 0.5
-"""Subtracted from all pixels: variances are differences of smaller numbers then, which halves their rounding."""
+"""Subtracted from all pixels: variances then are differences of smaller numbers and lose fewer digits."""
 
 vector = wp.types.vector(length=LANES, dtype=wp.float32)
 

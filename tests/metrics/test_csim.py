@@ -1,8 +1,10 @@
 import copy
+import importlib
 import math
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,11 @@ from skimage import data
 
 from rome_lightning.assets import resolve
 from rome_lightning.metrics import CSIM, SFaceEmbedder, csim
+from rome_lightning.networks.portrait import IdentityNetwork
+from rome_lightning.pretrained.onnx_reader import OnnxGraph, read_onnx
+
+# The package's name of the module is that of the function.
+csim_module = importlib.import_module("rome_lightning.metrics.csim")
 
 
 def embed_by_mean_colour(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +97,41 @@ def test_true_networks_if_cached() -> None:
         assert csim(embeddings, other).item() > 0.8
     assert not embedder(torch.zeros(1, 3, 128, 128))[1].item()
     assert embedder(cat)[1].sum() == 0
+
+
+@pytest.mark.slow
+def test_embeddings_are_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its documentation shows, one face at a time."""
+    try:
+        paths = [resolve(name, allow_download=False) for name in ("yunet", "sface")]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    photo = data.astronaut()
+    shown = np.stack([photo[:256, 90:346], photo[:256, 90:346] // 3, photo[30:286, 60:316, ::-1]])
+    images = torch.from_numpy(np.ascontiguousarray(shown)).permute(0, 3, 1, 2).float() / 255
+    embedder = SFaceEmbedder(*paths)
+    ours, found = embedder(images)
+    assert found.all()
+    detector = cv2.FaceDetectorYN.create(str(paths[0]), "", (256, 256), 0.6)
+    recognizer = cv2.FaceRecognizerSF.create(str(paths[1]), "")
+    for embedding, image in zip(ours, shown, strict=True):
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        feature = recognizer.feature(recognizer.alignCrop(bgr, detector.detect(bgr)[1][0]))[0]
+        assert np.abs(embedding.numpy() - feature / np.linalg.norm(feature)).max() < 1e-5
+    # Without oneDNN OpenCV runs the network.
+    monkeypatch.setattr(csim_module, "has_packed_convolutions", lambda: False)
+    plain, _ = SFaceEmbedder(*paths)(images)
+    assert 0 < (plain - ours).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_other_graphs_of_identity_are_refused() -> None:
+    try:
+        graph = read_onnx(resolve("sface", allow_download=False))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with pytest.raises(ValueError, match="not the graph of SFace"):
+        IdentityNetwork(OnnxGraph(graph.nodes[:-1], graph.tensors, graph.inputs, graph.outputs))
 
 
 def test_alignment_of_arcface_against_skimage() -> None:

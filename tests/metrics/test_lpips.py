@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rome_lightning.assets import resolve
-from rome_lightning.metrics import LPIPS, load_lpips, lpips, lpips_distance, lpips_features
+from rome_lightning.metrics import LPIPS, feature_extractor, load_lpips, lpips, lpips_distance, lpips_features
+from rome_lightning.metrics.alexnet import AlexFeatures
 
 ALEX_SHAPES = [(11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256)]
 
@@ -130,7 +131,11 @@ def test_squeezenet_backbone_comes_from_the_file(tmp_path: Path, monkeypatch: py
     a, b = images(2, 0), images(2, 1)
     with torch.no_grad():
         expected = theirs(a, b, normalize=True).flatten()
-    torch.testing.assert_close(lpips(load_lpips("squeeze", path), a, b), expected)
+    network = load_lpips("squeeze", path)
+    torch.testing.assert_close(lpips(network, a, b), expected)
+    features_of = feature_extractor(network)
+    assert not isinstance(features_of, AlexFeatures)
+    torch.testing.assert_close(lpips_distance(network, features_of(a), features_of(b)), expected)
 
 
 def test_features_give_the_packages_values(alexnet_file: Path) -> None:
@@ -140,6 +145,22 @@ def test_features_give_the_packages_values(alexnet_file: Path) -> None:
     # The package itself, on copies of the single image.
     expected = network(one.expand(3, -1, -1, -1), several, normalize=True).flatten()
     torch.testing.assert_close(lpips_distance(network, *features), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (64, 64)), (6, (100, 131)), (4, (256, 256))])
+def test_fast_features_are_the_packages(alexnet_file: Path, count: int, size: tuple[int, int]) -> None:
+    network = load_lpips("alex", alexnet_file)
+    a, b = torch.rand(2, count, 3, *size, generator=torch.Generator().manual_seed(4))
+    features_of = feature_extractor(network)
+    assert isinstance(features_of, AlexFeatures)
+    ours = features_of(a), features_of(b)
+    for layer, wanted in zip(ours[0], lpips_features(network, a), strict=True):
+        assert layer.shape == wanted.shape
+        assert (layer - wanted).abs().max() < 2e-5
+    expected = network(a, b, normalize=True).flatten()
+    assert expected.min() > 0.01
+    torch.testing.assert_close(lpips_distance(network, *ours), expected, atol=1e-6, rtol=1e-5)
+    assert lpips_distance(network, ours[0], features_of(a)).abs().max() == 0
 
 
 def test_a_region_is_the_mean_of_the_packages_own_map(alexnet_file: Path) -> None:
