@@ -56,6 +56,9 @@ class PrepareConfig:
     """Shots whose face would be upscaled by more than this factor are rejected."""
     max_side: int = 1280
     """Larger videos are downscaled to this longer side while decoding, pixels."""
+    carry_masks: bool = True
+    """Every second frame of a video takes regions and matte from the frames before and after it, moved along
+    the optical flow, where those two agree; false computes all."""
     videos_per_shard: int = 16
     """Videos per shard; a shard is also the unit that an interrupted run repeats."""
     val_ratio: float | None = None

@@ -28,6 +28,7 @@ from datamodules.shards import ShardInfo, ShardWriter, finished_shard
 from datamodules.split_index import KINDS
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.tracking.carrying import CarryRule
 from rome_lightning.tracking.foreign import DecaEncoder
 from rome_lightning.tracking.identity import Embedder
 from rome_lightning.tracking.quality import QualityRule
@@ -58,7 +59,8 @@ def default_tracker(head: HeadModel, config: PrepareConfig) -> Tracker:
         min_face_px=config.min_face_px, max_yaw=config.max_yaw, max_covered=config.max_covered
     )
     encoder = None if config.deca is None else DecaEncoder.load(Path(config.deca))
-    return Tracker(head, config.image_size, quality=quality, encoder=encoder)
+    carry_rule = CarryRule() if config.carry_masks else None
+    return Tracker(head, config.image_size, quality=quality, encoder=encoder, carry_rule=carry_rule)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.media.frame_reader import FrameSequence
-from rome_lightning.networks.fast.eight_bit import has_byte_products
+from rome_lightning.tracking.carrying import CarryRule
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 from rome_lightning.tracking.detector import (
     BLENDSHAPE_NAMES,
@@ -29,7 +29,8 @@ from rome_lightning.tracking.flow import ClipPictures
 from rome_lightning.tracking.foreign.converting import MOST_RESIDUAL, check_flame, convert
 from rome_lightning.tracking.foreign.deca import DecaEncoder
 from rome_lightning.tracking.jaw import landmark_model
-from rome_lightning.tracking.matting import Matter, bounded_matte
+from rome_lightning.tracking.masks import MaskMaker
+from rome_lightning.tracking.matting import Matter
 from rome_lightning.tracking.problems import Problem
 from rome_lightning.tracking.quality import (
     QualityRule,
@@ -49,6 +50,7 @@ LEAST_HAIR = 0.02
 """Share of a row's middle that must show the person for the row to show hair."""
 _CONVERTED_AT_ONCE = 128
 """Frames whose vertices are in memory at the same time."""
+_CARRY_RULE = CarryRule()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Tracker:
         segmenter: Segmenter | None = None,
         matter: Matter | None = None,
         encoder: DecaEncoder | None = None,
+        carry_rule: CarryRule | None = _CARRY_RULE,
     ) -> None:
         """Set up; models are loaded when first used.
 
@@ -96,6 +99,8 @@ class Tracker:
             matter: draws mattes; MODNet by default.
             encoder: its parameters, frame by frame, replace the fit; identity is the mean over the clip. For
                 FLAME.
+            carry_rule: when every second frame of a clip takes its masks from its neighbours; None computes
+                all masks.
         """
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
@@ -112,6 +117,7 @@ class Tracker:
         self.segmenter = segmenter or Segmenter()
         self.matter = matter or Matter()
         self.encoder = encoder
+        self.carry_rule = carry_rule
 
     def track(
         self,
@@ -152,7 +158,10 @@ class Tracker:
         if masks:
             # The networks of the masks cost most of the time: only frames that may be used get them.
             drawn = located.trusted & located.detections.found
-            labels[drawn], matte[drawn] = self._masks(images[drawn.numpy()], inside, progress)
+            maker = MaskMaker(self.segmenter, self.matter, self.carry_rule)
+            made, opacity = maker.make(images[drawn.numpy()], progress)
+            labels[drawn] = made.masked_fill(~inside, int(Region.OUTSIDE))
+            matte[drawn] = opacity * inside
             covered[drawn] = covered_ratio(landmarks[drawn, :, :2], labels[drawn], inside)
             problems |= Problem.COVERED * (covered > self.quality.max_covered)
             # Outside the video is unknown to the fit, not background.
@@ -272,27 +281,6 @@ class Tracker:
         shot = continuous_shot(frames, boxes, found & ~crowd, fps)
         problems |= Problem.OTHER_SHOT * (found & ~crowd & ~shot)
         return problems
-
-    def _masks(
-        self,
-        images: UInt8[np.ndarray, "n s s 3"],
-        inside: Bool[Tensor, "s s"],
-        progress: Progress | None,
-    ) -> tuple[UInt8[Tensor, "n s s"], Float[Tensor, "n s s"]]:
-        """Regions and mattes; both libraries' networks run at once, on a core each, if torch may use two."""
-        # Ours share torch's threads.
-        if torch.get_num_threads() < 2 or has_byte_products():
-            segmentation = self.segmenter.segment(images, progress)
-            matte = self.matter.matte(images, None, progress)
-        else:
-            with ThreadPoolExecutor(1) as pool:
-                alpha = pool.submit(self.matter.matte, images, None, progress)
-                segmentation = self.segmenter.segment(images, progress)
-                matte = alpha.result()
-        for index in range(len(images)):
-            person = segmentation.person[index, None]
-            matte[index] = bounded_matte(matte[index, None], person)[0] * inside
-        return segmentation.labels.masked_fill(~inside, int(Region.OUTSIDE)), matte
 
     def _outside(self, landmarks: Float[Tensor, "n 478 3"]) -> Bool[Tensor, " n"]:
         xy = landmarks[..., :2]
