@@ -43,10 +43,12 @@ class PixelMetrics:
         self._lpips = lpips
         self._features_of = {base: feature_extractor(network) for base, network in lpips.items()}
         self._targets: dict[str, tuple[tuple[str, ...], list[Tensor]]] = {}
+        self._copied: dict[str, tuple[Tensor, list[Tensor]]] = {}
 
     def forget(self) -> None:
-        """Forget the last targets' features."""
+        """Forget the last targets' and the last copied source's features."""
         self._targets.clear()
+        self._copied.clear()
 
     def values(
         self,
@@ -74,9 +76,12 @@ class PixelMetrics:
         features_of = self._features_of[base]
         if metric not in self._targets or self._targets[metric][0] != keys:
             self._targets[metric] = keys, features_of(target.to(self.device))
-        # A copied source is one image many times.
+        # A copied source is one image many times, in one unit after the other.
         if bool((image == image[:1]).all()):
-            image = image[:1]
+            copied = self._copied.get(metric)
+            if copied is None or not torch.equal(copied[0], image[:1]):
+                copied = self._copied[metric] = image[:1].clone(), features_of(image[:1].to(self.device))
+            return copied[1], self._targets[metric][1]
         return features_of(image.to(self.device)), self._targets[metric][1]
 
     def distance(

@@ -40,7 +40,8 @@ from rome_lightning.tracking import Detections, FaceDetector
 from rome_lightning.tracking.detector import open_task
 from rome_lightning.types import Frames, Region
 
-_CACHED_FRAMES = 512
+_CACHED_FRAMES = 4096
+"""Real frames whose landmarks and embeddings are kept, 5 kB each: other sources are compared with them too."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class Scorer:
 
     def covered(self, image: Float[Tensor, "b 3 h w"], valid: Float[Tensor, "b 1 h w"]) -> Tensor:
         """The image with unknown pixels in the colour of the background."""
+        if bool((valid > 0).all()):
+            return image
         return torch.where(valid > 0, image, torch.full_like(image, self.colour))
 
     @torch.no_grad()

@@ -106,13 +106,23 @@ def lpips_distance(
     """
     with torch.autocast(target[0].device.type, enabled=False):
         layers = zip(cast(Any, network).lins, prediction, target, strict=True)
-        maps = [lin((a - b).square()) for lin, a, b in layers]
+        maps = [_weighted_differences(lin, a, b) for lin, a, b in layers]
         if mask is None:
             return torch.stack([layer.flatten(1).mean(1) for layer in maps]).sum(0)
         size = mask.shape[-2:]
         enlarged = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
         total = torch.stack(enlarged).sum(0)
     return (total * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+
+def _weighted_differences(
+    weights: nn.Module, prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """Weighted sum of squared differences over channels, of one layer."""
+    rows = prediction.expand(len(target), -1, -1, -1)
+    # One image at a time stays in the processor's cache.
+    parts = zip(rows.split(1), target.split(1), strict=True)
+    return torch.cat([weights((a - b).square_()) for a, b in parts])
 
 
 class LPIPS(MeanOverImages):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -53,6 +54,7 @@ _STACKED = 256
 # A second face counts when it is at least this large relative to the largest one.
 _RIVAL_SHARE = 0.4
 
+_PLACE = attrgetter("x", "y", "z")
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 
@@ -280,7 +282,7 @@ class _Landmarker:
         faces = []
         for index, points in enumerate(result.face_landmarks):
             # Normalised coordinates count from the corner of the image; z has the scale of x.
-            landmarks = np.array([(p.x * width - 0.5, p.y * height - 0.5, p.z * width) for p in points])
+            landmarks = np.array([*map(_PLACE, points)]) * (width, height, width) - (0.5, 0.5, 0)
             scores = {c.category_name: c.score for c in result.face_blendshapes[index]}
             faces.append(_Face(landmarks, scores, result.facial_transformation_matrixes[index]))
         return faces

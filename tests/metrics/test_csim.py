@@ -118,6 +118,9 @@ def test_embeddings_are_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:
         bgr = np.ascontiguousarray(image[..., ::-1])
         feature = recognizer.feature(recognizer.alignCrop(bgr, detector.detect(bgr)[1][0]))[0]
         assert np.abs(embedding.numpy() - feature / np.linalg.norm(feature)).max() < 1e-5
+    # An embedding does not depend on the other faces of the batch.
+    assert torch.equal(embedder(images[1:2])[0], ours[1:2])
+    assert torch.equal(embedder(images.flip(0).repeat(4, 1, 1, 1))[0][-3:].flip(0), ours)
     # Without oneDNN OpenCV runs the network.
     monkeypatch.setattr(csim_module, "has_packed_convolutions", lambda: False)
     plain, _ = SFaceEmbedder(*paths)(images)

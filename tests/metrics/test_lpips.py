@@ -157,6 +157,9 @@ def test_fast_features_are_the_packages(alexnet_file: Path, count: int, size: tu
     for layer, wanted in zip(ours[0], lpips_features(network, a), strict=True):
         assert layer.shape == wanted.shape
         assert (layer - wanted).abs().max() < 2e-5
+    # An image's features do not depend on the others of the batch.
+    for whole, alone in zip(ours[0], features_of(a[-1:]), strict=True):
+        assert torch.equal(whole[-1:], alone)
     expected = network(a, b, normalize=True).flatten()
     assert expected.min() > 0.01
     torch.testing.assert_close(lpips_distance(network, *ours), expected, atol=1e-6, rtol=1e-5)

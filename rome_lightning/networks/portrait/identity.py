@@ -15,6 +15,9 @@ from rome_lightning.pretrained.onnx_reader import OnnxGraph, OnnxNode
 _START, _LAYER = ("Sub", "Mul"), ("Conv", "BatchNormalization", "PRelu")
 _END = ("BatchNormalization", "Dropout", "Flatten", "Gemm", "BatchNormalization")
 _NUM_LAYERS = 27
+_ROWS = 8
+"""Of the last layer's products, always as many: of another number their sums are rounded otherwise, and an
+embedding would depend on how many faces are asked for at once."""
 
 
 def has_packed_convolutions() -> bool:
@@ -23,7 +26,7 @@ def has_packed_convolutions() -> bool:
 
 
 class IdentityNetwork(nn.Module):
-    """SFace's convolutions, one picture at a time, channels-last; its last layer for all pictures at once.
+    """SFace's convolutions, one picture at a time, channels-last; its last layer for several at once.
 
     Results are those of OpenCV up to rounding.
 
@@ -70,7 +73,12 @@ class IdentityNetwork(nn.Module):
         Args:
             faces: aligned, RGB.
         """
-        return F.linear(torch.cat([self._features(face) for face in faces]), self.last, self.last_bias)
+        features = torch.cat([self._features(face) for face in faces])
+        parts = []
+        for rows in features.split(_ROWS):
+            filled = F.pad(rows, (0, 0, 0, _ROWS - len(rows)))
+            parts.append(F.linear(filled, self.last, self.last_bias)[: len(rows)])
+        return torch.cat(parts)
 
     def _features(self, face: UInt8[Tensor, "112 112 3"]) -> Float[Tensor, "1 f"]:
         features = ((face.float() - self.grey) * self.scale).permute(2, 0, 1)[None]
