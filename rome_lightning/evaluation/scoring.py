@@ -41,7 +41,7 @@ from rome_lightning.tracking.detector import open_task
 from rome_lightning.types import Frames, Region
 
 _CACHED_FRAMES = 4096
-"""Real frames whose landmarks and embeddings are kept, 5 kB each: other sources are compared with them too."""
+"""Real frames whose landmarks and embeddings are kept, 5 kB each: other sources need them again."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ class AlexFeatures:
     """
 
     def __init__(self, network: nn.Module, convolutions: list[nn.Conv2d]) -> None:
-        self._scaled = cast(Any, network).scaling_layer
+        layer = cast(Any, network).scaling_layer
+        # From [0, 1] to what the network was trained on, in one step.
+        self._gain, self._offset = 2 / layer.scale, (-1 - layer.shift) / layer.scale
         self._wide = [
             PackedConv2d(
                 conv.weight.detach(),
@@ -71,7 +73,8 @@ class AlexFeatures:
             pooled = []
             # One image at a time stays in the processor's cache.
             for one in part.split(1):
-                features = self._scaled(2 * one.float() - 1).contiguous(memory_format=torch.channels_last)
+                features = one.float().contiguous(memory_format=torch.channels_last)
+                features = torch.addcmul(self._offset, features, self._gain)
                 for conv, layer in zip(self._wide, results, strict=False):
                     features = conv(features)
                     layer.append(_normalized(features))
