@@ -28,7 +28,7 @@ from datamodules.shards import ShardInfo, ShardWriter, finished_shard
 from datamodules.split_index import KINDS
 from rome_lightning.head import HeadModel, load_head
 from rome_lightning.media.atomic import write_atomic
-from rome_lightning.tracking.carrying import CarryRule
+from rome_lightning.tracking.carried_masks import CarryRule
 from rome_lightning.tracking.foreign import DecaEncoder
 from rome_lightning.tracking.identity import Embedder
 from rome_lightning.tracking.quality import QualityRule

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rome_lightning.networks.fast.eight_bit import has_byte_products
-from rome_lightning.tracking.carrying import CarryRule, Masks, carry
+from rome_lightning.tracking.carried_masks import CarryRule, Masks, carry
 from rome_lightning.tracking.detector import Progress
 from rome_lightning.tracking.matting import Matter, bounded_matte
 from rome_lightning.tracking.segmenter import Segmenter

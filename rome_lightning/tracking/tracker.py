@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.media.frame_reader import FrameSequence
-from rome_lightning.tracking.carrying import CarryRule
+from rome_lightning.tracking.carried_masks import CarryRule
 from rome_lightning.tracking.crop import Crop, CropRule, crop_clip
 from rome_lightning.tracking.detector import (
     BLENDSHAPE_NAMES,

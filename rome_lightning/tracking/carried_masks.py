@@ -93,12 +93,15 @@ class _Neighbour:
     def __init__(self, grey: UInt8[np.ndarray, "s s"], other: UInt8[np.ndarray, "s s"]) -> None:
         height, width = grey.shape
         size = (FLOW_SIZE, FLOW_SIZE)
-        small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (grey, other)]
+        small, small_other = (
+            np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)) for picture in (grey, other)
+        )
         method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow = np.asarray(method.calc(*small, np.zeros((*size, 2), np.float32)))
-        flow = cv2.resize(flow, (width, height)) * np.float32([width / FLOW_SIZE, height / FLOW_SIZE])
+        flow = np.asarray(method.calc(small, small_other, np.zeros((*size, 2), np.float32)))
+        flow = np.asarray(cv2.resize(flow, (width, height)))
+        at_x, at_y = flow[..., 0] * (width / FLOW_SIZE), flow[..., 1] * (height / FLOW_SIZE)
         rows, columns = _pixels(height, width)
-        self._places = cv2.convertMaps(flow[..., 0] + columns, flow[..., 1] + rows, cv2.CV_16SC2)
+        self._places = cv2.convertMaps(at_x + columns, at_y + rows, cv2.CV_16SC2)
         blur = _BLUR_PX * width / FLOW_SIZE
         difference = cv2.absdiff(self.moved(other), grey).astype(np.float32)
         self.difference = cv2.GaussianBlur(difference, (0, 0), blur)
@@ -106,10 +109,9 @@ class _Neighbour:
 
     def moved(self, values: np.ndarray) -> np.ndarray:
         """Values of the neighbour, (s, s) or (s, s, c), where the frame has them."""
-        result: np.ndarray = cv2.remap(
-            values, *self._places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        return result
+        whole, parts = self._places
+        result = cv2.remap(values, whole, parts, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(result)
 
     def votes(self, labels: UInt8[np.ndarray, "s s"], classes: np.ndarray) -> list[UInt8[np.ndarray, "s s"]]:
         """Share of each class at each place, 0 to 255."""

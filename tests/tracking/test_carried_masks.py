@@ -12,7 +12,7 @@ import torch
 from datamodules.prepare import PrepareConfig
 from datamodules.prepare.parts import default_tracker
 from rome_lightning.head import load_head
-from rome_lightning.tracking.carrying import CarryRule, Masks, carry
+from rome_lightning.tracking.carried_masks import CarryRule, Masks, carry
 from rome_lightning.tracking.masks import MaskMaker
 from rome_lightning.tracking.segmenter import Segmentation
 from rome_lightning.types import Region
