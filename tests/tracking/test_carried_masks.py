@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from datamodules.prepare import PrepareConfig
 from datamodules.prepare.parts import default_tracker
 from rome_lightning.head import load_head
+from rome_lightning.tracking import masks as making
 from rome_lightning.tracking.carried_masks import CarryRule, Masks, carry
 from rome_lightning.tracking.masks import MaskMaker
 from rome_lightning.tracking.segmenter import Segmentation
@@ -145,7 +147,7 @@ def threads() -> Iterator[None]:
     cv2.setNumThreads(before)
 
 
-def test_only_frames_between_agreeing_ones_are_carried(astronaut: np.ndarray, threads: None) -> None:
+def test_only_frames_between_agreeing_ones_are_carried(astronaut: np.ndarray) -> None:
     frames = frames_of(astronaut, 8)
     cv2.ellipse(frames[3], (130, 130), (30, 18), 20, 0, 360, (150, 110, 90), -1)
     masks = [masks_of(astronaut, number) for number in range(8)]
@@ -160,11 +162,22 @@ def test_only_frames_between_agreeing_ones_are_carried(astronaut: np.ndarray, th
     for number in (1, 5):
         assert 0 < (labels[number] != every[0][number]).float().mean() < 0.01
         assert (matte[number] - every[1][number]).float().abs().mean() < 0.005
-    # OpenCV's threads change nothing, and keep their number.
+
+
+def test_flow_runs_on_one_thread(
+    astronaut: np.ndarray, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which its result depends on; afterwards OpenCV has its threads back."""
+    used = []
+
+    def noted(*arguments: Any) -> Masks | None:
+        used.append(cv2.getNumThreads())
+        return carry(*arguments)
+
+    monkeypatch.setattr(making, "carry", noted)
     cv2.setNumThreads(3)
-    again = made(frames, masks, CarryRule())
-    assert torch.equal(again[0], labels)
-    assert torch.equal(again[1], matte)
+    made(frames_of(astronaut, 5), [masks_of(astronaut, number) for number in range(5)], CarryRule())
+    assert used == [1, 1]
     assert cv2.getNumThreads() == 3
 
 
