@@ -1,6 +1,6 @@
 """Frames per second and core of `rome prepare`, against the same steps called one frame at a time.
 
-    python benchmarks/prepare.py VIDEO... [--frames 64] [--single 4] [--output FILE.json]
+    python benchmarks/prepare.py VIDEO... [--frames 64] [--single 4] [--carry] [--output FILE.json]
 
 ``prepare`` makes one part of a dataset, from the file to the synchronised shard of it. ``one at a time``
 calls the same steps for each frame on its own, as a script around an image tracker does: it tracks,
@@ -130,8 +130,8 @@ def mask_differences(frames: UInt8[np.ndarray, "n h w 3"], *tools: VideoTools) -
     }
 
 
-def measure(path: Path, frames: int, single: int) -> dict[str, Any]:
-    config = PrepareConfig(max_frames=frames, min_frames=2)
+def measure(path: Path, frames: int, single: int, carry: bool) -> dict[str, Any]:
+    config = PrepareConfig(max_frames=frames, min_frames=2, carry_masks=carry)
     head = load_head(config.head)
     tools = VideoTools(default_tracker(head, config), default_embedder())
     prepare_one(path, tools, dataclasses.replace(config, max_frames=4), head.name)
@@ -143,8 +143,10 @@ def measure(path: Path, frames: int, single: int) -> dict[str, Any]:
         whole = cpu_seconds(lambda: counted.append(prepare_one(path, watched, config, head.name)))
     finally:
         tracking.fit_clip = fit_clip
-    plain = VideoTools(default_tracker(head, config), default_embedder())
-    libraries = library_tools(head, config)
+    # Of single frames nothing is carried, and the differences are those of the networks.
+    alone_config = dataclasses.replace(config, carry_masks=False)
+    plain = VideoTools(default_tracker(head, alone_config), default_embedder())
+    libraries = library_tools(head, alone_config)
     video = read_video(path, single, config.fps, max_side=config.max_side).frames
     alone, ours_alone = (
         cpu_seconds(lambda tools=tools: one_at_a_time(video, tools)) / len(video)  # type: ignore[misc]
@@ -171,12 +173,13 @@ def main() -> None:
     parser.add_argument("videos", nargs="+", type=Path, help="videos of one person each")
     parser.add_argument("--frames", type=int, default=64, help="frames prepared per video")
     parser.add_argument("--single", type=int, default=4, help="frames per video processed one at a time")
+    parser.add_argument("--carry", action="store_true", help="carry masks, see carry_masks of prepare")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
     options = parser.parse_args()
     rows = []
     with limit_threads(1):
         for path in options.videos:
-            rows.append(measure(path, options.frames, options.single))
+            rows.append(measure(path, options.frames, options.single, options.carry))
             print(json.dumps(rows[-1], indent=1), flush=True)
     for name in (
         "frames per second and core",

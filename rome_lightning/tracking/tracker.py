@@ -50,7 +50,6 @@ LEAST_HAIR = 0.02
 """Share of a row's middle that must show the person for the row to show hair."""
 _CONVERTED_AT_ONCE = 128
 """Frames whose vertices are in memory at the same time."""
-_CARRY_RULE = CarryRule()
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Tracker:
         segmenter: Segmenter | None = None,
         matter: Matter | None = None,
         encoder: DecaEncoder | None = None,
-        carry_rule: CarryRule | None = _CARRY_RULE,
+        carry_rule: CarryRule | None = None,
     ) -> None:
         """Set up; models are loaded when first used.
 
@@ -99,8 +98,8 @@ class Tracker:
             matter: draws mattes; MODNet by default.
             encoder: its parameters, frame by frame, replace the fit; identity is the mean over the clip. For
                 FLAME.
-            carry_rule: when every second frame of a clip takes its masks from its neighbours; None computes
-                all masks.
+            carry_rule: when every second frame of a clip takes its masks from its neighbours; by default
+                never.
         """
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")

@@ -188,8 +188,9 @@ def test_short_clips_are_computed(astronaut: np.ndarray) -> None:
 
 def test_prepare_hands_on_its_option() -> None:
     head = load_head("open")
-    assert default_tracker(head, PrepareConfig()).carry_rule == CarryRule()
-    assert default_tracker(head, PrepareConfig(carry_masks=False)).carry_rule is None
-    # Shards with other masks are other shards.
+    assert default_tracker(head, PrepareConfig()).carry_rule is None
+    assert default_tracker(head, PrepareConfig(carry_masks=True)).carry_rule == CarryRule()
+    # Shards with other masks are other shards; those without keep their hash.
     settings = [PrepareConfig(carry_masks=on).clip_settings() for on in (True, False)]
-    assert settings[0] != settings[1]
+    assert settings[0] == settings[1] | {"carry_masks": True}
+    assert "carry_masks" not in settings[1]
