@@ -12,7 +12,7 @@ from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
 from rome_lightning.models.foreground import foreground_colour
 from rome_lightning.renderer import nearest_covered
-from rome_lightning.renderer.morphology import dilate
+from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.renderer.nearest_fill import values_of
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.struct import TensorStruct
@@ -25,6 +25,11 @@ NUM_STORED = 9
 """Their number."""
 SOFT_EDGE = 0.01
 """Width of the soft edge of a face in a photograph, image widths."""
+MARGIN = 0.03
+"""Width of the band beside a photograph's border in which its matte is unsure, image widths: the network that
+made it saw repeated pixels there."""
+SURELY_BACKGROUND = 0.2
+"""Opacity in that band below which it counts as background."""
 FULL_BESIDE = 0.03
 """Distance from the source's mesh that only full hair exceeds, image widths."""
 NOT_FULL, FULL = 0.015, 0.055
@@ -91,6 +96,8 @@ def _continued(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h w"]:
     """The layers of photographs, continued beyond the photograph's border within the crop."""
     height, width = layers.shape[-2:]
     known = layers[:, KNOWN]
+    matte = _sure_at_border(layers[:, MATTE], known, layers[:, HAIR])
+    layers = torch.cat([layers[:, RGB], matte, layers[:, 4:]], dim=1)
     nearest = nearest_covered(known[:, 0] > 0.5)[0]
     rows = torch.arange(height, device=nearest.device)[:, None]
     row = nearest // width
@@ -103,6 +110,19 @@ def _continued(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h w"]:
         [repeated[:, RGB], matte, continued, layers[:, BESIDE], repeated[:, LOOSE] * under, hair, skin], dim=1
     )
     return torch.lerp(repeated, layers, known)
+
+
+def _sure_at_border(
+    matte: Float[Tensor, "b 1 h w"], known: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """The matte with the body's opacity from inside ``MARGIN`` wherever the band is not background.
+
+    Hair is translucent there too.
+    """
+    inner = erode(known, round(MARGIN * matte.shape[-1]))
+    inside = values_of(nearest_covered(inner[:, 0] > 0.5)[0], matte * (1 - hair))
+    there = (matte / SURELY_BACKGROUND).clamp_max(1) * known * (1 - inner)
+    return torch.maximum(matte, inside * there)
 
 
 def beyond_border(

@@ -9,7 +9,7 @@ from helpers import SIZE, random_frames, small_config
 from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.models.photo_layers import BESIDE, KNOWN, MATTE, RGB, facing_camera
+from rome_lightning.models.photo_layers import BESIDE, HAIR, KNOWN, MATTE, RGB, facing_camera
 from rome_lightning.renderer import interpolate, nearest_covered, render_texture
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region, Rendered
@@ -356,11 +356,11 @@ def test_each_view_is_rasterized_once_and_its_outline_searched_once(
     sharp = (2 * SIZE, 2 * SIZE)
     code = model.appearance(source, model.rest_offsets(source), source.resized(2 * SIZE))
     assert rasterized == [(SIZE, SIZE), sharp]
-    # The mesh's outline, and the photograph's border.
-    assert searched == [sharp, sharp]
+    # The mesh's outline, the inside of the photograph's border, and the border.
+    assert searched == [sharp, sharp, sharp]
     model.render(code, source.params, (SIZE, SIZE))
     assert rasterized == [(SIZE, SIZE), sharp, (SIZE, SIZE)]
-    assert searched == [sharp, sharp, (SIZE, SIZE)]
+    assert searched == [sharp, sharp, sharp, (SIZE, SIZE)]
     rasterized.clear()
     model.encode(source)
     assert rasterized == [(SIZE, SIZE)]
@@ -389,3 +389,19 @@ def test_carrying_needs_an_unprojected_texture() -> None:
     config = small_config()
     with pytest.raises(ValueError, match=r"texture\.source unprojected.*decoder\.carry to false"):
         dataclasses.replace(config, texture=dataclasses.replace(config.texture, source="direct"))
+
+
+def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> None:
+    """The matte of a photograph that ends within the crop fades at its border."""
+    layers = torch.zeros(1, photo_layers.NUM_STORED, 128, 128)
+    layers[:, KNOWN, :, :100] = 1
+    # A coat below row 60, hair above row 30, background between.
+    layers[:, MATTE, 60:, :100] = 1
+    layers[:, MATTE, :30, :100] = layers[:, HAIR, :30, :100] = 1
+    layers[:, MATTE, 60:, 98:100] = layers[:, MATTE, :30, 98:100] = 0.4
+    continued = photo_layers._continued(layers)
+    assert float(continued[:, MATTE, 61:, 90:].min()) > 0.99
+    assert float(continued[:, MATTE, 31:59].max()) == 0
+    # Translucent hair stays what it is, and ends there.
+    assert continued[0, MATTE, :29, 98:100].unique().tolist() == pytest.approx([0.4])
+    assert float(continued[:, MATTE, :29, 100:].max()) == 0
