@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -155,7 +155,7 @@ def read_video(
 
 def stream_video(
     path: str | Path, clock_offsets: list[float] | None = None
-) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+) -> Generator[tuple[float, UInt8[np.ndarray, "h w 3"]], None, None]:
     """Seconds since the first frame, and upright RGB, of frames one by one, without keeping them.
 
     Args:
