@@ -91,17 +91,13 @@ def drive(
         size: side of the images, pixels; that of the photograph if not given.
     """
     params, last_out, last_number = avatar.source.params, time.perf_counter(), None
-    image_size = None if size is None else (size, size)
     for frame in tracked:
         start = time.perf_counter()
         params = params if frame.params is None else frame.params
         timing.lost += frame.params is None
         timing.skipped += 0 if last_number is None else frame.number - last_number - 1
         last_number = frame.number
-        image = None
-        if draws:
-            (rendered,) = avatar.draw(params, image_size=image_size, corrections=corrections)
-            image = to_uint8(rendered.image)[0]
+        image = _picture(avatar, params, corrections, size) if draws else None
         drawn = time.perf_counter()
         yield LiveFrame(image, frame, params)
         out = time.perf_counter()
@@ -109,6 +105,21 @@ def drive(
         for stage, value in zip((*STAGES, "frame"), (*seconds, out - last_out), strict=True):
             timing.add(stage, value)
         last_out = out
+
+
+def warm_up(avatar: Avatar, corrections: bool = True, size: int | None = None) -> None:
+    """Draw a picture for nobody: the first one takes ten times as long. Arguments as for ``drive``."""
+    _picture(avatar, avatar.source.params, corrections, size)
+
+
+def _picture(
+    avatar: Avatar, params: HeadParams, corrections: bool, size: int | None
+) -> UInt8[np.ndarray, "h w 3"]:
+    # Three per cent less time than without gradients alone.
+    with torch.inference_mode():
+        image_size = None if size is None else (size, size)
+        (rendered,) = avatar.draw(params, image_size=image_size, corrections=corrections)
+        return to_uint8(rendered.image)[0]
 
 
 class NetworkTracker(LiveTracker):

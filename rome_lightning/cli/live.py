@@ -101,23 +101,26 @@ def main(argv: list[str]) -> int:
 
 def _drive(args: argparse.Namespace, child: Child, draws: bool) -> None:
     from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.live import Timing, drive
+    from rome_lightning.avatar.live import Timing, drive, warm_up
     from rome_lightning.export.sending import Sender, parse_target
-    from rome_lightning.tracking.live_process import start_tracking
+    from rome_lightning.tracking.live_process import frames_of, start_tracking
 
     targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
     side = args.size or (avatar.image_size[0] if args.draw == "neural" else avatar.network_size)
     if side < avatar.network_size:
         raise ValueError(f"--size must be at least {avatar.network_size}, got {side}")
-    fps, tracked = start_tracking(child, _job(args, avatar, side))
+    start_tracking(child, _job(args, avatar, side))
     timing = Timing()
     with ExitStack() as stack:
-        film = _film(stack, (side, side), fps) if args.virtual_camera else None
         stack.enter_context(_without_one_core())
-        drawn: Iterator[LiveFrame] = drive(
-            avatar, islice(tracked, args.max_frames), timing, draws, args.draw == "neural", side
-        )
+        corrections = args.draw == "neural"
+        if draws:
+            warm_up(avatar, corrections, side)
+        fps, tracked = frames_of(child)
+        film = _film(stack, (side, side), fps) if args.virtual_camera else None
+        limited = islice(tracked, args.max_frames)
+        drawn: Iterator[LiveFrame] = drive(avatar, limited, timing, draws, corrections, side)
         if targets:
             sender = stack.enter_context(Sender(targets, avatar.model.head, fps, _warn))
             drawn = _sent(drawn, sender)
@@ -167,7 +170,7 @@ class _Clock:
 
 @contextmanager
 def _without_one_core() -> Iterator[None]:
-    """Leave a core to the thread that tracks: threads that wait for each other on shared cores lose time."""
+    """Leave a core to the process that tracks: threads that wait for each other on shared cores lose time."""
     import torch
 
     before = torch.get_num_threads()
@@ -183,6 +186,7 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
     import cv2
     import numpy as np
 
+    was_visible = False
     for frame in frames:
         assert frame.image is not None
         assert frame.driver.crop is not None
@@ -192,8 +196,12 @@ def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
         except cv2.error as error:
             raise ValueError("no window can be opened on this machine; use --output instead") from error
         yield frame
-        if cv2.waitKey(1) & 0xFF == ord("q") or cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1:
+        is_q = cv2.waitKey(1) & 0xFF == ord("q")
+        # Not every system can tell: those that cannot never say so.
+        is_visible = cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
+        if is_q or (was_visible and not is_visible):
             break
+        was_visible = is_visible
     cv2.destroyAllWindows()
 
 

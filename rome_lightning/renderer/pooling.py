@@ -35,8 +35,7 @@ def smoothed(image: Float[Tensor, "b c h w"], reach: int = 1) -> Float[Tensor, "
         reach: pixels from the centre of the square to its sides.
     """
     if reach and opencv.can_filter(image):
-        rows, columns = (_counts(length, reach, image.device) for length in image.shape[-2:])
-        return opencv.box_sums(image, reach) / (rows[:, None] * columns)
+        return opencv.box_means(image, reach)
     return _running_mean(_running_mean(image, -1, reach), -2, reach)
 
 

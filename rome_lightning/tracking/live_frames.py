@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from rome_lightning.media.camera import TimedFrame, open_camera
@@ -20,7 +21,7 @@ from rome_lightning.types import HeadParams
 
 CALIBRATION_FRAMES = 15
 """Frames that calibrate the driver's position and shape."""
-_REMEMBERED = 8
+REMEMBERED = 8
 """Frames whose times tell how long the next one will take."""
 
 
@@ -119,6 +120,11 @@ def tracked_frames(
             yield from _tracked(job, driver, tracker, remaining, rest)
 
 
+def quartile(seconds: Sequence[float], number: int) -> float:
+    """The first or third quartile of times, 0 without any."""
+    return float(np.quantile(seconds, number / 4)) if seconds else 0.0
+
+
 def _tracked(
     job: TrackingJob,
     driver: Driver,
@@ -128,10 +134,10 @@ def _tracked(
 ) -> Iterator[TrackedFrame]:
     """The loop of ``tracked_frames``."""
     began: float | None = None
-    spans: deque[float] = deque(maxlen=_REMEMBERED)
+    spans: deque[float] = deque(maxlen=REMEMBERED)
     while True:
         if not job.newest_only:
-            rest(max(spans, default=0.0))
+            rest(quartile(spans, 3))
         start = time.perf_counter()
         numbered = next(frames, None)
         if numbered is None:
@@ -142,7 +148,9 @@ def _tracked(
             began = time.perf_counter() - time_s if began is None else began
             time.sleep(max(0.0, began + time_s - time.perf_counter()))
         arrived = time.perf_counter()
-        params = tracker.step(frame)
+        # Less time than with gradients, which nobody needs.
+        with torch.inference_mode():
+            params = tracker.step(frame)
         crop = tracker.crop_of(frame) if job.with_crops else None
         ready = time.perf_counter()
         spans.append(read_s + ready - arrived)

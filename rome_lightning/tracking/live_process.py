@@ -21,11 +21,15 @@ from typing import Any
 import torch
 
 from rome_lightning.media.child import Child, Failure, tell
-from rome_lightning.tracking.live_frames import TrackedFrame, TrackingJob, tracked_frames
+from rome_lightning.tracking.live_frames import (
+    REMEMBERED,
+    TrackedFrame,
+    TrackingJob,
+    quartile,
+    tracked_frames,
+)
 from rome_lightning.types import HeadParams
 
-_REMEMBERED = 8
-"""Frames whose times tell how long the next one will keep the drawing process busy."""
 _CHECK_S = 0.5
 """How often a process that waits looks whether its parent is still there."""
 _GRACE_S = 5.0
@@ -34,12 +38,20 @@ _SWITCH_S = 0.0005
 """Longest time for which one of the child's threads keeps the interpreter while another wants it."""
 
 
-def start_tracking(child: Child, job: TrackingJob) -> tuple[float, Generator[TrackedFrame, None, None]]:
-    """Let a child open the driver and calibrate.
+def start_tracking(child: Child, job: TrackingJob) -> None:
+    """Let a child open the driver and calibrate; ``frames_of`` waits for it.
 
     Args:
-        child: just started, with ``serve`` as its function.
+        child: with ``serve`` as its function.
         job: what to track.
+    """
+    # Tensors cross as bytes: torch's own way through shared memory needs more of it than containers have.
+    child.send(pickle.dumps(job))
+    child.send(0.0)
+
+
+def frames_of(child: Child) -> tuple[float, Generator[TrackedFrame, None, None]]:
+    """What a child tracks after ``start_tracking``.
 
     Returns:
         The driver's frames per second, and its frames as ``tracked_frames`` gives them. With ``newest_only``
@@ -49,17 +61,15 @@ def start_tracking(child: Child, job: TrackingJob) -> tuple[float, Generator[Tra
         Exception: of the driver or the tracker, here or while the frames come.
         RuntimeError: the process was killed.
     """
-    # Tensors cross as bytes: torch's own way through shared memory needs more of it than containers have.
-    child.send(pickle.dumps(job))
-    child.send(0.0)
     fps: float = child.receive()
     return fps, _received(child)
 
 
 def _received(child: Child) -> Generator[TrackedFrame, None, None]:
-    busy: deque[float] = deque(maxlen=_REMEMBERED)
+    busy: deque[float] = deque(maxlen=REMEMBERED)
     while True:
-        child.send(min(busy, default=0.0))
+        # Sooner rather than later: a frame that waits costs less than one that is waited for.
+        child.send(quartile(busy, 1))
         packed = child.receive()
         if packed is None:
             return

@@ -30,7 +30,7 @@ from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig
 from rome_lightning.tracking.live import LiveTracker
 from rome_lightning.tracking.live_frames import TrackingJob, open_driver, tracked_frames
-from rome_lightning.tracking.live_process import start_tracking
+from rome_lightning.tracking.live_process import frames_of, start_tracking
 
 
 def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
@@ -63,7 +63,8 @@ def test_the_process_beside_finds_what_tracking_here_finds(avatar, folder):
     wanted = list(tracked_frames(job))
     torch.set_num_threads(threads)
     with Child(TRACKING, "the tracker") as child:
-        fps, frames = start_tracking(child, job)
+        start_tracking(child, job)
+        fps, frames = frames_of(child)
         found = list(frames)
     assert fps == 25.0
     assert [frame.number for frame in found] == list(range(NUM_FRAMES))

@@ -16,7 +16,7 @@ from live_fakes import NOBODY, Numbered, NumberTracker
 from rome_lightning.cli.live import TRACKING
 from rome_lightning.media.child import Child
 from rome_lightning.tracking.live_frames import TrackedFrame, TrackingJob, tracked_frames
-from rome_lightning.tracking.live_process import start_tracking
+from rome_lightning.tracking.live_process import frames_of, start_tracking
 
 PATIENCE_S = 20.0
 """After which what should have happened did not."""
@@ -32,6 +32,11 @@ def job(count: int = 6, tracker: NumberTracker | None = None, **changes: object)
 def child() -> Iterator[Child]:
     with Child(TRACKING, "the tracker") as started:
         yield started
+
+
+def frames_of_job(child: Child, job: TrackingJob) -> tuple[float, Iterator[TrackedFrame]]:
+    start_tracking(child, job)
+    return frames_of(child)
 
 
 def until(is_so: Callable[[], bool]) -> bool:
@@ -53,7 +58,7 @@ def numbers(frames: Iterator[TrackedFrame]) -> list[int]:
 
 def test_frames_are_those_of_one_process(child: Child) -> None:
     wanted = list(tracked_frames(job(with_crops=True)))
-    fps, frames = start_tracking(child, job(with_crops=True))
+    fps, frames = frames_of_job(child, job(with_crops=True))
     found = list(frames)
     assert fps == 25.0
     assert [frame.number for frame in found] == [frame.number for frame in wanted] == [0, 1, 2, 3, 4, 5]
@@ -76,7 +81,7 @@ def test_nobody_needs_the_crops() -> None:
 
 def test_no_frame_is_tracked_further_ahead(child: Child, tmp_path: Path) -> None:
     """Otherwise it would be old by the time it is drawn."""
-    _, frames = start_tracking(child, job(8, NumberTracker(tells_in=str(tmp_path))))
+    _, frames = frames_of_job(child, job(8, NumberTracker(tells_in=str(tmp_path))))
     next(frames)
     assert until((tmp_path / "1").exists)
     time.sleep(0.3)
@@ -87,7 +92,7 @@ def test_no_frame_is_tracked_further_ahead(child: Child, tmp_path: Path) -> None
 
 def test_frames_are_tracked_just_in_time(child: Child) -> None:
     """While one is drawn for 0.3 s the next is tracked at the end, not at the beginning."""
-    _, frames = start_tracking(child, job(8, NumberTracker(takes_s=0.02)))
+    _, frames = frames_of_job(child, job(8, NumberTracker(takes_s=0.02)))
     ages = []
     for frame in frames:
         ages.append(time.perf_counter() - frame.ready)
@@ -97,7 +102,7 @@ def test_frames_are_tracked_just_in_time(child: Child) -> None:
 
 
 def test_of_a_camera_the_newest_frame_comes(child: Child) -> None:
-    _, frames = start_tracking(child, job(200, newest_only=True, source=Numbered(200, every_s=0.01)))
+    _, frames = frames_of_job(child, job(200, newest_only=True, source=Numbered(200, every_s=0.01)))
     came = []
     for frame in frames:
         came.append(frame.number)
@@ -112,7 +117,7 @@ def test_of_a_camera_the_newest_frame_comes(child: Child) -> None:
 
 
 def test_errors_come_after_the_frames_before(child: Child) -> None:
-    _, frames = start_tracking(child, job(tracker=NumberTracker(fails_at=3)))
+    _, frames = frames_of_job(child, job(tracker=NumberTracker(fails_at=3)))
     assert numbers(next(frames) for _ in range(3)) == [0, 1, 2]
     with pytest.raises(OSError, match="the camera is gone") as caught:
         next(frames)
@@ -124,11 +129,11 @@ def test_errors_come_after_the_frames_before(child: Child) -> None:
 
 def test_errors_before_the_first_frame_arrive(child: Child) -> None:
     with pytest.raises(ValueError, match="the driver has no frames"):
-        start_tracking(child, job(0))
+        frames_of_job(child, job(0))
 
 
 def test_a_killed_process_is_named(child: Child) -> None:
-    _, frames = start_tracking(child, job(tracker=NumberTracker(dies_at=1)))
+    _, frames = frames_of_job(child, job(tracker=NumberTracker(dies_at=1)))
     assert next(frames).number == 0
     with pytest.raises(RuntimeError, match=r"the tracker ended \(SIGKILL, perhaps out of memory\)"):
         next(frames)
@@ -136,7 +141,7 @@ def test_a_killed_process_is_named(child: Child) -> None:
 
 def test_it_ends_with_the_block_and_closes_the_tracker(tmp_path: Path) -> None:
     with Child(TRACKING, "the tracker") as child:
-        _, frames = start_tracking(child, job(100, NumberTracker(tells_in=str(tmp_path))))
+        _, frames = frames_of_job(child, job(100, NumberTracker(tells_in=str(tmp_path))))
         next(frames)
     assert is_gone(child)
     assert (tmp_path / "closed").exists()
@@ -151,7 +156,7 @@ def test_it_ends_with_the_block_and_closes_the_tracker(tmp_path: Path) -> None:
 
 def test_a_camera_that_hangs_does_not_keep_it() -> None:
     with Child(TRACKING, "the tracker") as child:
-        _, frames = start_tracking(child, job(9, source=Numbered(9, hangs_at=5), newest_only=True))
+        _, frames = frames_of_job(child, job(9, source=Numbered(9, hangs_at=5), newest_only=True))
         next(frames)
     assert is_gone(child)
 
