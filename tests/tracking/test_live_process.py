@@ -158,7 +158,10 @@ def test_a_camera_that_hangs_does_not_keep_it() -> None:
     with Child(TRACKING, "the tracker") as child:
         _, frames = frames_of_job(child, job(9, source=Numbered(9, hangs_at=5), newest_only=True))
         next(frames)
+        began = time.monotonic()
     assert is_gone(child)
+    # Sooner than it would notice by itself.
+    assert time.monotonic() - began < 4.5
 
 
 def test_frames_of_a_video_come_at_their_times() -> None:
