@@ -255,7 +255,8 @@ def _encode(
                     f"frame {index} for {path} is {frame.dtype} {frame.shape}, the first is uint8 {shape}"
                 )
             padding = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
-            even = np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
+            is_odd = shape[0] % 2 or shape[1] % 2
+            even = np.ascontiguousarray(np.pad(frame, padding, mode="edge") if is_odd else frame)
             picture = VideoFrame.from_ndarray(even, format="rgba" if transparent else "rgb24").reformat(
                 format=stream.pix_fmt, dst_colorspace="ITU709"
             )

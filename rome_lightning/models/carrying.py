@@ -25,6 +25,7 @@ from rome_lightning.models.photo_layers import (
 from rome_lightning.renderer import interpolate, push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.nearest_fill import values_of
+from rome_lightning.renderer.pooling import in_planes
 
 NUM_LAYERS = 7
 """How many of ``CarriedPhotos.layers`` the result of ``carry`` begins with."""
@@ -227,7 +228,7 @@ def _on_mesh(
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
     per_vertex = torch.cat([moved, facing, facing_now, parts.expand(batch, -1, -1), turned], dim=-1)
-    values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()).contiguous()
+    values = in_planes(interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()))
     # In two steps: a kernel of WebGPU has at most eight buffers.
     displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 4, count], dim=1)
     around, torso, lower, in_mouth = of_parts.split(1, dim=1)

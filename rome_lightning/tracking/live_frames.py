@@ -122,7 +122,7 @@ def tracked_frames(
 
 def quartile(seconds: Sequence[float], number: int) -> float:
     """The first or third quartile of times, 0 without any."""
-    return float(np.quantile(seconds, number / 4)) if seconds else 0.0
+    return sorted(seconds)[(len(seconds) - 1) * number // 4] if seconds else 0.0
 
 
 def _tracked(

@@ -13,7 +13,7 @@ from rome_lightning.acceleration import plain_torch
 from rome_lightning.renderer import opencv, push_pull
 from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.renderer.nearest_fill import nearest_covered, values_of
-from rome_lightning.renderer.pooling import enlarged, smoothed
+from rome_lightning.renderer.pooling import enlarged, in_planes, smoothed
 
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (21, 34), (64, 48)]
 
@@ -66,6 +66,14 @@ def test_smoothing_and_enlarging_are_those_of_torch() -> None:
     torch.testing.assert_close(smoothed(image, 2), expected, atol=1e-6, rtol=0)
     expected = F.interpolate(image, (42, 100), mode="bilinear", align_corners=False)
     torch.testing.assert_close(enlarged(image, (42, 100)), expected, atol=1e-5, rtol=0)
+
+
+def test_planes_are_copied_from_any_layout() -> None:
+    image = random(7, 9, 10)
+    for given in (image, image.contiguous(memory_format=torch.channels_last), image[:, 2:5], image[:, :, 1:]):
+        found = in_planes(given)
+        assert torch.equal(found, given)
+        assert found.is_contiguous()
 
 
 def test_it_takes_over_only_without_gradient_and_in_float32() -> None:
