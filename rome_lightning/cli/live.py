@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from itertools import chain, islice
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lightning.cli.avatar_common import add_avatar, count
 from rome_lightning.cli.parsing import StrictParser
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.child import Child
 from rome_lightning.media.escaping import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.live import LiveFrame, Timing
     from rome_lightning.export.sending import Sender
+    from rome_lightning.tracking.live_frames import TrackingJob
 
 WINDOW = "rome live (q ends)"
+TRACKING = "rome_lightning.tracking.live_process:serve"
+"""What the process that tracks runs; not imported here, so that it starts before torch is loaded here."""
 
 
 def build_parser() -> StrictParser:
@@ -80,52 +86,41 @@ def build_parser() -> StrictParser:
     return parser
 
 
-CALIBRATION_FRAMES = 15
-"""Frames that calibrate the driver's position and shape."""
-
-
 def main(argv: list[str]) -> int:
     """Run the command; ``argv`` is what follows ``rome live``."""
     args = build_parser().parse_args(argv)
-    import numpy as np
-
-    from rome_lightning.avatar import Avatar
-    from rome_lightning.avatar.live import Timing, drive
-    from rome_lightning.export.sending import Sender, parse_target
-    from rome_lightning.media.camera import open_camera
-    from rome_lightning.tracking.live import LiveTracker
-
     draws = args.output is not None or args.show or args.virtual_camera
     if not draws and not args.send:
         raise ValueError("no output; pass --output FILE.mp4, --show, --virtual-camera or --send")
     if args.output is not None and args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output must be an .mp4 file, got {args.output}")
+    with Child(TRACKING, "the process that tracks") as child:
+        _drive(args, child, draws)
+    return 0
+
+
+def _drive(args: argparse.Namespace, child: Child, draws: bool) -> None:
+    from rome_lightning.avatar import Avatar
+    from rome_lightning.avatar.live import Timing, drive, warm_up
+    from rome_lightning.export.sending import Sender, parse_target
+    from rome_lightning.tracking.live_process import frames_of, start_tracking
+
     targets = [parse_target(text) for text in args.send]
     avatar = Avatar.load(args.avatar)
     side = args.size or (avatar.image_size[0] if args.draw == "neural" else avatar.network_size)
     if side < avatar.network_size:
         raise ValueError(f"--size must be at least {avatar.network_size}, got {side}")
-    offsets: list[float] = []
-    timed, fps = _video(args.video, offsets) if args.video is not None else open_camera(args.camera)
-    times: list[float] = []
-    frames = _noted(islice(timed, args.max_frames), times)
-    first = list(islice(frames, CALIBRATION_FRAMES))
-    if not first:
-        raise ValueError("the driver has no frames")
+    start_tracking(child, _job(args, avatar, side))
     timing = Timing()
     with ExitStack() as stack:
-        film = _film(stack, (side, side), fps) if args.virtual_camera else None
-        tracker = stack.enter_context(LiveTracker(avatar.model.head, side))
-        tracker.calibrate(np.stack(first), fps)
-        source: Iterator[np.ndarray] = chain(first, frames)
-        if (targets or film) and args.video is not None:
-            source = _paced(source, times)
         stack.enter_context(_without_one_core())
-        # Closed before the tracker, which its thread may still use.
-        driven = drive(
-            avatar, tracker, source, timing, args.driver_network, draws, args.draw == "neural", side
-        )
-        drawn: Iterator[LiveFrame] = stack.enter_context(closing(driven))
+        corrections = args.draw == "neural"
+        if draws:
+            warm_up(avatar, corrections, side)
+        fps, tracked = frames_of(child)
+        film = _film(stack, (side, side), fps) if args.virtual_camera else None
+        limited = islice(tracked, args.max_frames)
+        drawn: Iterator[LiveFrame] = drive(avatar, limited, timing, draws, corrections, side)
         if targets:
             sender = stack.enter_context(Sender(targets, avatar.model.head, fps, _warn))
             drawn = _sent(drawn, sender)
@@ -133,16 +128,49 @@ def main(argv: list[str]) -> int:
             drawn = _filmed(drawn, film)
         if args.show:
             drawn = _shown(drawn)
-        _consume(drawn, args.output, fps, times)
+        clock = _Clock()
+        _consume(clock.read(drawn), args.output, fps, clock.times)
     if args.output is not None and args.video is not None:
-        _add_sound(args.output, args.video, [offset - times[0] for offset in offsets])
-    _report(timing, args.output, faces_looked_for=not args.driver_network)
-    return 0
+        _add_sound(args.output, args.video, [offset - clock.times[0] for offset in clock.offsets])
+    _report(timing, args.output, faces_looked_for=not args.driver_network, is_camera=args.video is None)
+
+
+def _job(args: argparse.Namespace, avatar: Avatar, side: int) -> TrackingJob:
+    """What the other process does."""
+    from rome_lightning.avatar.live import NetworkTracker
+    from rome_lightning.tracking.live import LiveTracker
+    from rome_lightning.tracking.live_frames import CALIBRATION_FRAMES, TrackingJob, open_driver
+
+    is_camera = args.video is None
+    by_network = partial(NetworkTracker, args.avatar, side)
+    return TrackingJob(
+        source=partial(open_driver, args.camera if is_camera else args.video),
+        tracker=by_network if args.driver_network else partial(LiveTracker, avatar.model.head, side),
+        calibration=min(CALIBRATION_FRAMES, args.max_frames or CALIBRATION_FRAMES),
+        newest_only=is_camera,
+        paced=bool(args.send or args.virtual_camera) and not is_camera,
+        with_crops=args.show,
+    )
+
+
+class _Clock:
+    """The driver's times of the frames that came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.offsets: tuple[float, ...] = ()
+
+    def read(self, frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
+        """Note the times of frames on their way."""
+        for frame in frames:
+            self.times.append(frame.driver.time_s)
+            self.offsets = frame.driver.clock_offsets
+            yield frame
 
 
 @contextmanager
 def _without_one_core() -> Iterator[None]:
-    """Leave a core to the thread that tracks: threads that wait for each other on shared cores lose time."""
+    """Leave a core to the process that tracks: threads that wait for each other on shared cores lose time."""
     import torch
 
     before = torch.get_num_threads()
@@ -153,43 +181,27 @@ def _without_one_core() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _noted(timed: Iterator[tuple[float, np.ndarray]], times: list[float]) -> Iterator[np.ndarray]:
-    """Yield the frames and append the time of each to ``times``."""
-    for seconds, frame in timed:
-        times.append(seconds)
-        yield frame
-
-
-def _paced(frames: Iterator[np.ndarray], times: list[float]) -> Iterator[np.ndarray]:
-    """The frames of a video in real time, as a camera would deliver them."""
-    start = None
-    for index, frame in enumerate(frames):
-        start = time.monotonic() - times[0] if start is None else start
-        time.sleep(max(0.0, start + times[index] - time.monotonic()))
-        yield frame
-
-
-def _video(path: Path, clock_offsets: list[float]) -> tuple[Iterator[tuple[float, np.ndarray]], float]:
-    from rome_lightning.media.video import probe, stream_video
-
-    return stream_video(path, clock_offsets), probe(path).fps
-
-
 def _shown(frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
-    """Show each frame beside its driver; ends when q is pressed."""
+    """Show each frame beside its driver; ends when q is pressed or the window closed."""
     import cv2
     import numpy as np
 
+    was_visible = False
     for frame in frames:
         assert frame.image is not None
-        both = np.concatenate([frame.driver, frame.image], axis=1)
+        assert frame.driver.crop is not None
+        both = np.concatenate([frame.driver.crop, frame.image], axis=1)
         try:
             cv2.imshow(WINDOW, both[..., ::-1])
         except cv2.error as error:
             raise ValueError("no window can be opened on this machine; use --output instead") from error
         yield frame
-        if cv2.waitKey(1) & 0xFF == ord("q"):
+        is_q = cv2.waitKey(1) & 0xFF == ord("q")
+        # Not every system can tell: those that cannot never say so.
+        is_visible = cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
+        if is_q or (was_visible and not is_visible):
             break
+        was_visible = is_visible
     cv2.destroyAllWindows()
 
 
@@ -243,7 +255,7 @@ def _warn(text: str) -> None:
     print(printable(f"warning: {text}"), file=sys.stderr)
 
 
-def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None:
+def _report(timing: Timing, output: Path | None, faces_looked_for: bool, is_camera: bool) -> None:
     """Latencies as a table, and beside the video as JSON."""
     from rome_lightning.report.page import Table
 
@@ -256,11 +268,13 @@ def _report(timing: Timing, output: Path | None, faces_looked_for: bool) -> None
     lost = f"{timing.lost} without a face (the last pose is held)"
     if not faces_looked_for:
         lost = "not searched for faces: the network returns a pose for any image"
-    print(f"{timing.num_frames} frames, {lost}", file=sys.stderr)
+    skipped = f"; {timing.skipped} of the camera left out, because newer ones were there" if is_camera else ""
+    print(f"{timing.num_frames} frames, {lost}{skipped}", file=sys.stderr)
     if output is not None:
         record = {
             "frames": timing.num_frames,
             "lost": timing.lost if faces_looked_for else None,
+            "skipped": timing.skipped,
             "stages": summary,
         }
         write_atomic(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def quantize(values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Values in [0, 1] as bytes, rounded to the nearest; those outside are clamped."""
-    return (values.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    return values.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def to_uint8(image: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:

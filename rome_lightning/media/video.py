@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -155,7 +155,7 @@ def read_video(
 
 def stream_video(
     path: str | Path, clock_offsets: list[float] | None = None
-) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+) -> Generator[tuple[float, UInt8[np.ndarray, "h w 3"]], None, None]:
     """Seconds since the first frame, and upright RGB, of frames one by one, without keeping them.
 
     Args:
@@ -255,7 +255,8 @@ def _encode(
                     f"frame {index} for {path} is {frame.dtype} {frame.shape}, the first is uint8 {shape}"
                 )
             padding = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
-            even = np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
+            is_odd = shape[0] % 2 or shape[1] % 2
+            even = np.ascontiguousarray(np.pad(frame, padding, mode="edge") if is_odd else frame)
             picture = VideoFrame.from_ndarray(even, format="rgba" if transparent else "rgb24").reformat(
                 format=stream.pix_fmt, dst_colorspace="ITU709"
             )

@@ -89,9 +89,8 @@ def blend(
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
     # In the photograph's own view every gap is real.
     hair = (layers[:, CARRIED_HAIR] * torch.where(mesh_mask, shown, beside)).detach()
-    gap = (
-        hair_gaps(torch.where(mesh_mask, 1.0, prior.detach()), hair) * ~mesh_mask * (1 - layers[:, OWN_VIEW])
-    )
+    gaps = hair_gaps(torch.where(mesh_mask, 1.0, prior.detach()), hair)
+    gap = gaps * ~mesh_mask * (1 - layers[:, OWN_VIEW])
     prior = prior + (1 - prior) * gap
     rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair), gap)
     # No gradient flows through it: rounding decides which of two nearly equal pixels is larger.
@@ -221,5 +220,5 @@ def same_side(
     apart: float = APART,
 ) -> Float[Tensor, "b 1 h w"]:
     """1 where a carried pixel was as far from the source's mesh as it is from the driven one, else less."""
-    width = torch.where(beside < distance, repeated, apart)
+    width = repeated if repeated == apart else torch.where(beside < distance, repeated, apart)
     return torch.exp(-(((beside - distance) / width).square()))

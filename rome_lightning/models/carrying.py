@@ -25,6 +25,7 @@ from rome_lightning.models.photo_layers import (
 from rome_lightning.renderer import interpolate, push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.nearest_fill import values_of
+from rome_lightning.renderer.pooling import in_planes
 
 NUM_LAYERS = 7
 """How many of ``CarriedPhotos.layers`` the result of ``carry`` begins with."""
@@ -115,8 +116,9 @@ def carry(
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
-    far = (grid.abs().amax(-1) > WITHIN).to(visibility.dtype).view_as(visibility) * mask
-    visibility = torch.maximum(visibility, far * (mesh.there > LEAST_FACING))
+    beyond = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()).view_as(visibility) > WITHIN
+    far = beyond & mask & (mesh.there > LEAST_FACING)
+    visibility = torch.maximum(visibility, far.to(visibility.dtype))
     shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
@@ -128,13 +130,16 @@ def carry(
     coat = torso * (1 - face) * (1 - hair)
     free = torch.maximum(torch.maximum(uncovered, full), coat)
     beside = torch.lerp(beside, distance.expand_as(beside), free)
-    given = torch.stack([opacity, known, beside], dim=2)
-    layers = torch.cat([layers[:, :, RGB], given, layers[:, :, LOOSE], hair[:, :, None]], dim=2)
-    best = _best_view(layers, shown, mask) if count > 1 else layers[:, 0]
-    of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
-    return torch.cat(
-        [best[:, :NUM_LAYERS], of_best[0], best[:, NUM_LAYERS:], of_best[1], mesh.in_mouth], dim=1
-    )
+    given = [share[:, :, None] for share in (opacity, known, beside)]
+    parts_of_each = [layers[:, :, RGB], *given, layers[:, :, LOOSE], hair[:, :, None]]
+    if count == 1:
+        # Copied once, below.
+        *best, hair = (part[:, 0] for part in parts_of_each)
+        of_best = [shown, own_view]
+    else:
+        *best, hair = _best_view(torch.cat(parts_of_each, dim=2), shown, mask).split([NUM_LAYERS, 1], dim=1)
+        of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
+    return torch.cat([*best, of_best[0], hair, of_best[1], mesh.in_mouth], dim=1)
 
 
 def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
@@ -223,7 +228,7 @@ def _on_mesh(
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
     per_vertex = torch.cat([moved, facing, facing_now, parts.expand(batch, -1, -1), turned], dim=-1)
-    values = interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()).contiguous()
+    values = in_planes(interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()))
     # In two steps: a kernel of WebGPU has at most eight buffers.
     displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 4, count], dim=1)
     around, torso, lower, in_mouth = of_parts.split(1, dim=1)
@@ -272,24 +277,23 @@ def _places(
     """
     known = mask.to(mesh.displacement.dtype)
     behind = torch.where(mesh.around > 0.5, mesh.displacement, mesh.of_ear_plane)
-    behind, around = push_pull(torch.cat([behind, mesh.around], dim=1), known).split(
-        [behind.shape[1], 1], dim=1
-    )
-    outline = push_pull(mesh.displacement, known)
+    inside = torch.cat([behind, mesh.displacement, mesh.around], dim=1)
+    behind, outline, around = push_pull(inside, known).split([behind.shape[1], behind.shape[1], 1], dim=1)
     # The soft edge of an outline that both views share moves with it. Beside any other outline the
     # photograph shows more of the surface, which is hidden here.
     same = (2 * (1 - (mesh.there - mesh.now).abs() / SAME_BESIDE)).clamp(0, 1) * mesh.turned
     # An eyelid or a fold of the ear may lie on the outline but is not evidence about the head's.
     reach = max(1, round(FRAGMENT * int(mask.shape[-1])))
     # No gradient flows through it, see ``blend``.
-    opening = dilate(erode(torch.where(mask, same, 1.0), reach) * mask, reach)
+    opening = dilate(erode(torch.where(mask, same, 1.0), reach) * known, reach)
     same = same + (opening - same).detach()
     # Neck and shoulders as a whole face as in the photograph or not, whatever a fold of the mesh does.
-    torso = (mesh.torso > 0.5).to(same.dtype) * (mesh.turned > 0.5) * mask
+    torso = ((mesh.torso > 0.5) & (mesh.turned > 0.5) & mask).to(same.dtype)
     same, torso = values_of(nearest, torch.cat([torch.maximum(same, torso), torso], dim=1)).chunk(2, dim=1)
-    edge = same.repeat_interleave(2, dim=1) * (1 - distance / EDGE).clamp_min(0)
-    displacement = torch.where(mask, mesh.displacement, torch.lerp(behind, outline, edge))
-    return _pixel_centres(mask[:, 0]) + displacement.unflatten(1, (-1, 2)), same, around, torso
+    edge = (same * (1 - distance / EDGE).clamp_min(0))[:, :, None]
+    beside = torch.lerp(behind.unflatten(1, (-1, 2)), outline.unflatten(1, (-1, 2)), edge)
+    displacement = torch.where(mask, mesh.displacement, beside.flatten(1, 2)).unflatten(1, (-1, 2))
+    return _pixel_centres(mask[:, 0]) + displacement, same, around, torso
 
 
 def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
@@ -310,10 +314,11 @@ def _sampled_beyond(
     """``_sampled``, with opacity and ``KNOWN`` of what continues beyond the crop, see ``beyond_border``."""
     sampled = _sampled(layers, places)
     x, y = places[:, None, ..., 0], places[:, None, ..., 1]
+    within_rows, within_columns = y.abs() <= 1, x.abs() <= 1
     under = (y > 1).to(layers.dtype)
-    aside = (x.abs() > 1).to(layers.dtype) * (y.abs() <= 1)
+    aside = (within_rows & ~within_columns).to(layers.dtype)
     matte, known = beyond_border(sampled, under, aside)
-    inside = (x.abs() <= 1).to(layers.dtype) * (y.abs() <= 1)
+    inside = (within_rows & within_columns).to(layers.dtype)
     known = sampled[:, KNOWN] * torch.lerp(known, torch.ones_like(known), inside)
     return sampled, torch.lerp(matte, sampled[:, MATTE], inside), known
 

@@ -136,7 +136,8 @@ class DeferredRenderer(nn.Module):
             nearest: flat index of the nearest covered pixel, see ``nearest_covered``; computed by default.
         """
         with torch.autocast(vertices.device.type, enabled=False):
-            mesh_mask = (face_ids >= 0).unsqueeze(1)
+            is_covered = face_ids >= 0
+            mesh_mask = is_covered.unsqueeze(1)
             normals, seen = self._normals(vertices.float(), vertices_px, face_ids)
             mesh = (vertices_px, self.faces, face_ids)
             if self.config.interpolation == "release":
@@ -148,7 +149,7 @@ class DeferredRenderer(nn.Module):
             layers = None
             if self.config.extend_outside:
                 nearest, away = (
-                    nearest_covered(face_ids >= 0) if nearest is None else (nearest, distance_to(nearest))
+                    nearest_covered(is_covered) if nearest is None else (nearest, distance_to(nearest))
                 )
                 sampled, distance = values_of(nearest, sampled).contiguous(), away[:, None]
                 if carried is not None:

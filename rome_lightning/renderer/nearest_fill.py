@@ -8,6 +8,7 @@ from torch import Tensor
 from rome_lightning.acceleration import has_kernels, kernels
 from rome_lightning.acceleration.operator import operator
 from rome_lightning.geometry.checks import check_batches, check_indices
+from rome_lightning.renderer import opencv
 
 _MAX_ELEMENTS = 1 << 24
 """Elements of the largest intermediate tensor; larger batches are processed in parts."""
@@ -32,7 +33,14 @@ def extend_outside(
 
 
 def values_of(nearest: Int32[Tensor, "b h w"], values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The value at the pixel that ``nearest_covered`` found for each pixel, differentiable; 0 without one."""
+    """The value at the pixel that ``nearest_covered`` found for each pixel, differentiable; 0 without one.
+
+    Channels-last where a gradient may be needed or off the CPU, else in planes.
+    """
+    if opencv.can_filter(values):
+        check_batches(values=(values, False), source=(nearest, False))
+        check_indices("source", nearest, values[0, 0].numel(), lowest=-1)
+        return opencv.values_of(nearest, values)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     carried: Tensor = _carry(values.to(dtype), nearest, has_kernels(values))
     return carried

@@ -7,11 +7,12 @@ rounding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 from torch import Tensor
 
 from rome_lightning.acceleration import is_plain
@@ -47,15 +48,28 @@ def eroded(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h 
     return _planewise(image, lambda plane, result: cv2.erode(plane, square, dst=result))
 
 
-def box_sums(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
-    """Sums over a square around each pixel, zeros beyond the image."""
+def box_means(image: Float[Tensor, "b c h w"], reach: int) -> Float[Tensor, "b c h w"]:
+    """See ``pooling.smoothed``."""
     import cv2
 
     side, border = (2 * reach + 1, 2 * reach + 1), cv2.BORDER_CONSTANT
-    return _planewise(
-        image,
-        lambda plane, result: cv2.boxFilter(plane, -1, side, dst=result, normalize=False, borderType=border),
+    count = _inside(*image.shape[-2:], reach)
+
+    def work(plane: np.ndarray, result: np.ndarray) -> None:
+        cv2.boxFilter(plane, -1, side, dst=result, normalize=False, borderType=border)
+        np.divide(result, count, out=result)
+
+    return _planewise(image, work)
+
+
+@functools.lru_cache(maxsize=16)
+def _inside(height: int, width: int, reach: int) -> Float32[np.ndarray, "h w"]:
+    """How many pixels of a square around each pixel lie in the image."""
+    rows, columns = (
+        np.minimum(np.arange(length) + reach, length - 1) - np.maximum(np.arange(length) - reach, 0) + 1
+        for length in (height, width)
     )
+    return (rows[:, None] * columns).astype(np.float32)
 
 
 def resized(image: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
@@ -76,6 +90,29 @@ def filled(texture: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"]) 
     pairs = zip(texture.detach().numpy(), weight.detach().numpy(), strict=True)
     images = [torch.from_numpy(_filled(planes, confidence)) for planes, confidence in pairs]
     return torch.stack(images) if len(images) != 1 else images[0][None]
+
+
+def in_planes(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """See ``pooling.in_planes``; of an image whose channels are innermost."""
+    import cv2
+
+    result = torch.empty(image.shape)
+    rows = image.detach().permute(0, 2, 3, 1).flatten(1, 2).numpy()
+    for pixels, planes in zip(rows, result.flatten(2).numpy(), strict=True):
+        cv2.transpose(pixels, dst=planes)
+    return result
+
+
+def values_of(nearest: Int32[Tensor, "b h w"], values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """See ``nearest_fill.values_of``."""
+    result = torch.zeros(values.shape)
+    values = in_planes(values) if values.is_contiguous(memory_format=torch.channels_last) else values
+    planes, places = values.detach().flatten(2).numpy(), nearest.flatten(1).numpy()
+    for image, index, memory in zip(planes, places, result.flatten(2).numpy(), strict=True):
+        # An image has no source anywhere or at all pixels.
+        if index[0] >= 0:
+            np.take(image, index, axis=1, out=memory, mode="clip")
+    return result
 
 
 def _filled(

@@ -35,8 +35,7 @@ def smoothed(image: Float[Tensor, "b c h w"], reach: int = 1) -> Float[Tensor, "
         reach: pixels from the centre of the square to its sides.
     """
     if reach and opencv.can_filter(image):
-        rows, columns = (_counts(length, reach, image.device) for length in image.shape[-2:])
-        return opencv.box_sums(image, reach) / (rows[:, None] * columns)
+        return opencv.box_means(image, reach)
     return _running_mean(_running_mean(image, -1, reach), -2, reach)
 
 
@@ -50,6 +49,13 @@ def enlarged(image: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tens
     if opencv.can_filter(image):
         return opencv.resized(image, (size[0], size[1]))
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def in_planes(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """A copy with each channel in a plane of its own; on a CPU in a quarter of the time of ``contiguous``."""
+    if opencv.can_filter(image) and image.is_contiguous(memory_format=torch.channels_last):
+        return opencv.in_planes(image)
+    return image.contiguous()
 
 
 def _counts(length: int, reach: int, device: torch.device) -> Int64[Tensor, " length"]:

@@ -251,7 +251,7 @@ class FlowRefinement:
         at_x, at_y = _COLUMNS + shift[..., 0], _ROWS + shift[..., 1]
         carried = _sampled(self.picture, at_x, at_y)
         method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow = np.asarray(method.calc(carried, picture, np.zeros_like(shift)))
+        flow = np.asarray(method.calc(carried, picture, np.zeros(shift.shape, np.float32)))
         flow, at_x, at_y = flow[_EVERY_ROW], at_x[_EVERY], at_y[_EVERY]
         there = _sampled(picture, _COLUMNS[_EVERY] + flow[..., 0], _ROWS[_EVERY] + flow[..., 1])
         difference = there.astype(np.float32) - carried[_EVERY]

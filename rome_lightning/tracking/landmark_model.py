@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -103,8 +104,9 @@ class LandmarkModel:
         return replace(self, **{name: value.to(dtype) for name, value in vars(self).items()})
 
     @staticmethod
+    @functools.cache
     def eye_of_landmark() -> tuple[Bool[Tensor, " l"], Bool[Tensor, " l"]]:
-        """Masks of the landmarks that turn with the left and with the right eye."""
+        """Masks of the landmarks that turn with the left and with the right eye; not to be changed."""
         left, right = torch.zeros(2, NUM_LANDMARKS, dtype=torch.bool)
         left[list(LEFT_IRIS)] = True
         right[list(RIGHT_IRIS)] = True

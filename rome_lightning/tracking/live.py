@@ -120,7 +120,8 @@ class LiveTracker:
     def _steadied(self, problem: LandmarkProblem, last: FrameState, state: FrameState) -> FrameState:
         """The new pose, pulled towards the last one where they differ only by noise."""
         assert self._shape is not None
-        moved = problem.predict(self._shape, state) - problem.predict(self._shape, last)
+        now, before = problem.predict(self._shape, FrameState.cat([state, last])).split(1)
+        moved = now - before
         ratio = moved.norm(dim=-1).mean(1) / problem.unit / problem.settings.smooth_limit
         share = (ratio.square() / (1 + ratio.square())).clamp_min(_LEAST_SHARE)
         turn = matrix_to_axis_angle(state.rotation @ last.rotation.transpose(1, 2))

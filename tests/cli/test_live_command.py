@@ -1,28 +1,38 @@
-"""A video sent live plays at its own speed."""
+"""The window of ``rome live``: what is shown, and what closes it."""
 
-import time
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
-from rome_lightning.cli.live import _paced
+from rome_lightning.cli.live import _shown
 
 
-def test_frames_of_a_video_come_at_their_times() -> None:
-    frames, came = [np.full((1, 1, 3), value, np.uint8) for value in range(4)], []
-    # Cut from a longer video, at a variable rate.
-    times, began = [5.0, 5.05, 5.2, 5.25], time.monotonic()
-    for frame in _paced(iter(frames), times):
-        came.append((time.monotonic(), int(frame[0, 0, 0])))
-    seconds = np.array([moment for moment, _ in came]) - began
-    assert [value for _, value in came] == [0, 1, 2, 3]
-    assert (seconds >= np.subtract(times, 5.0) - 1e-3).all()
+def frames(count):
+    for number in range(count):
+        picture = np.full((2, 2, 3), number, np.uint8)
+        yield SimpleNamespace(image=picture, driver=SimpleNamespace(crop=picture + 100))
 
 
-def test_late_frames_are_not_delayed_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    paced = _paced(iter([np.zeros((1, 1, 3), np.uint8)] * 3), [0.0, -1.0, 60.0])
-    assert len(list(paced)) == 3
-    assert slept[:2] == [0.0, 0.0]
-    assert slept[2] == pytest.approx(60, abs=1)
+@pytest.mark.parametrize(
+    ("keys", "visible", "count"),
+    [
+        ([-1] * 9, [1.0] * 9, 9),
+        ([-1, -1, ord("q")], [1.0] * 3, 3),
+        ([-1] * 9, [1.0, 1.0, 1.0, 0.0], 4),
+        # A window that cannot say whether it is open.
+        ([-1] * 9, [-1.0] * 9, 9),
+    ],
+)
+def test_the_window_ends_by_q_or_when_it_is_closed(monkeypatch, keys, visible, count):
+    shown, closed = [], []
+    keys, visible = iter(keys), iter(visible)
+    monkeypatch.setattr(cv2, "imshow", lambda name, picture: shown.append(picture))
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys))
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda name, key: next(visible))
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: closed.append(True))
+    assert len(list(_shown(frames(9)))) == count
+    assert (len(shown), closed) == (count, [True])
+    # Driver on the left, avatar on the right.
+    assert [picture[0, :, 0].tolist() for picture in shown[:2]] == [[100, 100, 0, 0], [101, 101, 1, 1]]

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
+import time
 import wave
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from tiny_run import IMAGE_SIZE, NUM_FRAMES
 
 from rome_lightning.avatar import Avatar
 from rome_lightning.cli import main as cli
+from rome_lightning.cli.live import TRACKING
 from rome_lightning.media.audio import copy_audio
-from rome_lightning.media.video import read_video
+from rome_lightning.media.child import Child
+from rome_lightning.media.video import read_video, write_video
 from rome_lightning.models import AvatarModel, BasisConfig, DriverConfig
+from rome_lightning.tracking.live import LiveTracker
+from rome_lightning.tracking.live_frames import TrackingJob, open_driver, tracked_frames
+from rome_lightning.tracking.live_process import frames_of, start_tracking
 
 
 def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, capfd):
@@ -27,7 +38,7 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
     assert rome("live", avatar, "--video", folder / "face.mp4", "-o", output) == (0, "")
     assert read_video(output).frames.shape == (NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     record = json.loads(output.with_suffix(".json").read_text())
-    assert (record["frames"], record["lost"]) == (NUM_FRAMES, 0)
+    assert (record["frames"], record["lost"], record["skipped"]) == (NUM_FRAMES, 0, 0)
     stages = record["stages"]
     assert set(stages) == {"read", "track", "wait", "render", "out", "frame", "latency"}
     assert 0 < stages["track"]["median_ms"] < stages["latency"]["median_ms"] <= stages["latency"]["p95_ms"]
@@ -41,6 +52,70 @@ def test_live_drives_frame_by_frame_and_reports(avatar, folder, tmp_path, rome, 
         code, error = rome("live", avatar, *arguments)
         assert code == cli.EXIT_FAILURE
         assert complaint in error
+
+
+def test_the_process_beside_finds_what_tracking_here_finds(avatar, folder):
+    """The real tracker, on a real face."""
+    head = Avatar.load(avatar).model.head
+    job = TrackingJob(partial(open_driver, folder / "face.mp4"), partial(LiveTracker, head, IMAGE_SIZE))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    wanted = list(tracked_frames(job))
+    torch.set_num_threads(threads)
+    with Child(TRACKING, "the tracker") as child:
+        start_tracking(child, job)
+        fps, frames = frames_of(child)
+        found = list(frames)
+    assert fps == 25.0
+    assert [frame.number for frame in found] == list(range(NUM_FRAMES))
+    assert [frame.time_s for frame in found] == [frame.time_s for frame in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one.params.pose, other.params.pose)
+        assert torch.equal(one.params.camera, other.params.camera)
+        assert torch.equal(one.params.expression, other.params.expression)
+    # The face moves through the picture.
+    assert not torch.equal(found[0].params.camera, found[-1].params.camera)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_live_is_interrupted(avatar, folder, tmp_path, ending):
+    """Ctrl-C goes to both processes; a killed one cannot end the other."""
+    slow = write_video(tmp_path / "slow.mp4", read_video(folder / "face.mp4").frames, 0.2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(120)
+        target = f"vmc://127.0.0.1:{listener.getsockname()[1]}"
+        command = [sys.executable, "-m", "rome_lightning", "live", avatar, "--video", slow, "--send", target]
+        live = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        assert listener.recv(65536).startswith(b"#bundle")
+    assert _processes(live.pid) >= 2
+    if ending == signal.SIGINT:
+        os.killpg(live.pid, signal.SIGINT)
+    else:
+        live.kill()
+    out, err = live.communicate(timeout=60)
+    if ending == signal.SIGINT:
+        assert (live.returncode, out, err) == (cli.EXIT_INTERRUPTED, b"", b"rome: interrupted\n")
+    else:
+        assert b"Traceback" not in err
+    end = time.monotonic() + 20
+    while _processes(live.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert _processes(live.pid) == 0
+
+
+def _processes(session):
+    """Running processes of a session."""
+    found = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += fields[3] == str(session) and fields[0] != "Z"
+    return found
 
 
 def test_live_keeps_the_sound_and_sends(avatar, folder, tmp_path, rome):
