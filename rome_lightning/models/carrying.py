@@ -130,8 +130,9 @@ def carry(
     coat = torso * (1 - face) * (1 - hair)
     free = torch.maximum(torch.maximum(uncovered, full), coat)
     beside = torch.lerp(beside, distance.expand_as(beside), free)
-    given = [share[:, :, None] for share in (opacity, known, beside)]
-    parts_of_each = [layers[:, :, RGB], *given, layers[:, :, LOOSE], hair[:, :, None]]
+    # A kernel of WebGPU joins at most seven parts.
+    given = torch.stack([opacity, known, beside], dim=2)
+    parts_of_each = [layers[:, :, RGB], given, layers[:, :, LOOSE], hair[:, :, None]]
     if count == 1:
         # Copied once, below.
         *best, hair = (part[:, 0] for part in parts_of_each)
