@@ -117,11 +117,12 @@ def _sure_at_border(
 ) -> Float[Tensor, "b 1 h w"]:
     """The matte with the body's opacity from inside ``MARGIN`` wherever the band is not background.
 
-    Hair is translucent there too.
+    Hair is translucent there too, and what shows between strands is not labelled hair.
     """
-    inner = erode(known, round(MARGIN * matte.shape[-1]))
-    inside = values_of(nearest_covered(inner[:, 0] > 0.5)[0], matte * (1 - hair))
-    there = (matte / SURELY_BACKGROUND).clamp_max(1) * known * (1 - inner)
+    reach = round(MARGIN * matte.shape[-1])
+    inner, body = erode(known, reach), matte * (1 - dilate(hair, reach))
+    inside = values_of(nearest_covered(inner[:, 0] > 0.5)[0], body)
+    there = (body / SURELY_BACKGROUND).clamp_max(1) * known * (1 - inner)
     return torch.maximum(matte, inside * there)
 
 

@@ -399,6 +399,8 @@ def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> Non
     layers[:, MATTE, 60:, :100] = 1
     layers[:, MATTE, :30, :100] = layers[:, HAIR, :30, :100] = 1
     layers[:, MATTE, 60:, 98:100] = layers[:, MATTE, :30, 98:100] = 0.4
+    # What shows between strands has no label.
+    layers[:, HAIR, 14:16, :100] = 0
     continued = photo_layers._continued(layers)
     assert float(continued[:, MATTE, 61:, 90:].min()) > 0.99
     assert float(continued[:, MATTE, 31:59].max()) == 0
