@@ -36,8 +36,11 @@ shadows would show some of them and miss others."""
 
 TONGUE_EDGE = 0.4
 """Share of the tongue's half width beyond which it fades to the colour of the cavity."""
-FURROW, FURROW_DARKNESS = 0.0015, 0.2
+FURROW, FURROW_DARKNESS = 0.0015, 0.1
 """Half the width of the furrow along the tongue, metres, and its darkness."""
+BACK_FROM, BACK_AT, BACK_DARKNESS = 0.008, 0.038, 0.5
+"""Distance behind the front teeth at which a tongue starts to lie in the shadow of the palate, and lies in it
+completely, metres; its darkness."""
 MOLARS_FROM, MOLARS_AT, MOLARS_DARKNESS = 0.012, 0.03, 0.6
 """Distance behind the front teeth at which the shadow of the cheeks starts and is complete, metres; its
 darkness."""
@@ -59,8 +62,8 @@ def interior_colours(
     tongue, upper, lower = (part.to(positions.dtype) for part in mouth_parts(head))
     tongue, upper, lower = layout.gather(torch.stack([tongue, upper, lower], dim=-1)[None])[0] > 0.5
     texels = _cavity_colours(positions, lower)
-    texels[:, tongue] = _tongue_colours(positions[0, tongue])
     front = float(positions[2, upper | lower].max()) if bool((upper | lower).any()) else 0.0
+    texels[:, tongue] = _tongue_colours(positions[:, tongue], front)
     for teeth, is_upper in ((upper, True), (lower, False)):
         texels[:, teeth] = _teeth_colours(positions[:, teeth], front, is_upper, ARCH / layout.size)
     inside = layout.gather(head.region("mouth").cpu().float()[None, :, None])[0, 0] > 0.5
@@ -80,17 +83,20 @@ def _cavity_colours(positions: Float[Tensor, "3 s s"], lower: Bool[Tensor, "s s"
     return torch.lerp(cavity, gums, (below / FLOOR).clamp(0, 1))
 
 
-def _tongue_colours(x: Float[Tensor, " n"]) -> Float[Tensor, "3 n"]:
-    """Colours of a tongue with a furrow, and with its sides in the shadow of the cheeks.
+def _tongue_colours(points: Float[Tensor, "3 n"], front: float) -> Float[Tensor, "3 n"]:
+    """Colours of a tongue with a furrow, its sides in the shadow of the cheeks, its back in the palate's.
 
     Args:
-        x: to the subject's left on the mean head, metres.
+        points: on the mean head, metres.
+        front: z of the foremost tooth.
     """
-    if len(x) == 0:
-        return x.expand(3, -1)
+    if points.shape[1] == 0:
+        return points
+    x, _, z = points
     side = ((x.abs() / x.abs().max() - TONGUE_EDGE) / (1 - TONGUE_EDGE)).clamp(0, 1)
-    furrow = 1 - FURROW_DARKNESS * torch.exp(-((x / FURROW).square()))
-    shaded = torch.tensor(TONGUE)[:, None] * furrow
+    shade = 1 - FURROW_DARKNESS * torch.exp(-((x / FURROW).square()))
+    shade = shade * (1 - BACK_DARKNESS * ((front - z - BACK_FROM) / (BACK_AT - BACK_FROM)).clamp(0, 1))
+    shaded = torch.tensor(TONGUE)[:, None] * shade
     return torch.lerp(shaded, torch.tensor(CAVITY)[:, None].expand_as(shaded), side)
 
 
