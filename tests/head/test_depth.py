@@ -45,8 +45,8 @@ def test_the_teeth_of_a_wide_open_mouth_stay_behind_the_chin() -> None:
     assert 0 < (roots > 0).sum() < lower.sum()
     params = HeadParams.neutral(1, head.num_shape, head.num_expression)
     shape, expression = params.shape.clone(), params.expression.clone()
-    # A person with a short chin.
-    shape[0, 9] = 2
+    # A person with a very short chin.
+    shape[0, 9] = 3
     wide = {
         "jawOpen": 1.0,
         "mouthLowerDownLeft": 0.9,

@@ -86,8 +86,13 @@ def test_nothing_is_left_when_live_is_interrupted(avatar, folder, tmp_path, endi
         listener.settimeout(120)
         target = f"vmc://127.0.0.1:{listener.getsockname()[1]}"
         command = [sys.executable, "-m", "rome_lightning", "live", avatar, "--video", slow, "--send", target]
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would their children.
         live = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert listener.recv(65536).startswith(b"#bundle")
     assert _processes(live.pid) >= 2
