@@ -27,6 +27,7 @@ from rome_lightning.evaluation.seen import RealImages
 from rome_lightning.evaluation.systems import Predictions, System
 from rome_lightning.media import image as image_file
 from rome_lightning.media.atomic import write_atomic
+from rome_lightning.media.provenance import git_commit
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 
 UNIT_SIZE = 16
@@ -106,6 +107,8 @@ class Evaluation:
             "dataset_hash": clips.hash,
             "system": system.describe(),
             "version": rome_lightning.__version__,
+            # Values of one code must not be finished by another.
+            "git_commit": git_commit(),
         }
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +21,23 @@ FACTS_KEY = "rome_run"
 @functools.cache
 def code_and_versions() -> dict[str, Any]:
     """Package version, git commit (with ``-dirty``) if run from a clone, and library versions."""
-    root = Path(rome_lightning.__file__).parent.parent
-    described = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "rome_lightning": rome_lightning.__version__,
-        "git_commit": described.stdout.strip() or None,
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "lightning", "torchmetrics", "mediapipe")},
     }
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Commit of this package's clone, with ``-dirty``; ``None`` if it is installed, even in another's clone."""
+    package = Path(rome_lightning.__file__)
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(package.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    if shutil.which("git") is None or git("ls-files", "--error-unmatch", package.name).returncode:
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=12").stdout.strip() or None

@@ -14,6 +14,7 @@ from tiny_protocol import PROTOCOLS, pixels_only
 from tiny_run import IMAGE_SIZE, need
 
 from rome_lightning.cli.main import main
+from rome_lightning.evaluation import evaluator
 from rome_lightning.evaluation.metric_table import SPECS
 from rome_lightning.evaluation.results import hierarchical_mean
 from rome_lightning.media.video import write_video
@@ -174,6 +175,22 @@ def test_another_evaluation_is_not_mixed_in(
     assert "contains another evaluation (its system differs)" in capsys.readouterr().err
     assert evaluate(protocol, tmp_path, "--baseline", "mean", "--data", dataset, "--restart", "true") == 0
     assert summary_of(tmp_path)["system"]["baseline"] == "mean"
+
+
+def test_values_of_other_code_are_not_kept(
+    shrunk: Shrunk,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    protocol = shrunk("demo", pixels_only)
+    arguments = ("--baseline", "source", "--data", dataset)
+    monkeypatch.setattr(evaluator, "git_commit", lambda: "abc")
+    assert evaluate(protocol, tmp_path, *arguments) == 0
+    monkeypatch.setattr(evaluator, "git_commit", lambda: "abc-dirty")
+    assert evaluate(protocol, tmp_path, *arguments) == 1
+    assert "contains another evaluation (its git_commit differs)" in capsys.readouterr().err
 
 
 def test_copying_the_source_is_the_floor_and_the_truth_is_the_ceiling(
