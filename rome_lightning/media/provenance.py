@@ -31,7 +31,7 @@ def code_and_versions() -> dict[str, Any]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """Commit of this package's clone, with ``-dirty``; ``None`` if it is installed, even in another's clone."""
+    """Commit of this package's clone, with ``-dirty``; ``None`` if installed, even inside another clone."""
     package = Path(rome_lightning.__file__)
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
