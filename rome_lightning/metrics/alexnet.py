@@ -75,7 +75,7 @@ class AlexFeatures:
             for one in part.split(1):
                 features = one.float().contiguous(memory_format=torch.channels_last)
                 features = torch.addcmul(self._offset, features, self._gain)
-                for conv, layer in zip(self._wide, results, strict=False):
+                for conv, layer in zip(self._wide, results[: len(self._wide)], strict=True):
                     features = conv(features)
                     layer.append(_normalized(features))
                     features = F.max_pool2d(features, 3, 2)
@@ -90,7 +90,7 @@ class AlexFeatures:
         # Filters are arranged for a number of tiles, so there are always as many.
         rows = height + OUTPUTS - height % OUTPUTS
         images = features[0].new_zeros((_AT_ONCE, rows, width, channels))
-        for image, one in zip(images, features, strict=False):
+        for image, one in zip(images[:count], features, strict=True):
             image[:height] = one[0].permute(1, 2, 0)
         layers = []
         for conv in self._narrow:

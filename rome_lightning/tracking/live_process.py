@@ -102,6 +102,7 @@ def serve(pipe: Connection) -> None:
     cv2.setNumThreads(1)
     sys.setswitchinterval(_SWITCH_S)
     try:
+        # From the process that started this one, never from a file.
         job: TrackingJob = pickle.loads(pipe.recv())
     except (EOFError, ConnectionResetError):
         # The command ended before it came to this.
