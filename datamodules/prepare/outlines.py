@@ -11,6 +11,7 @@ from jaxtyping import Float16, Int
 from datamodules.prepare.statistics import head_angles
 from rome_lightning.head import HeadModel
 from rome_lightning.renderer import get_rasterizer
+from rome_lightning.tracking.ears import fit_ears
 from rome_lightning.tracking.outline import fit_outline
 from rome_lightning.tracking.tracked import TrackedClip
 
@@ -31,7 +32,8 @@ def outline_fitter(head: HeadModel) -> OutlineFitter:
 
     def fit(clip: TrackedClip) -> Float16[np.ndarray, "v 3"]:
         frames = clip[torch.from_numpy(frames_to_fit(clip))].to_frames()
-        offsets = fit_outline(head, frames.resized(min(FIT_SIZE, frames.image_size[0])), rasterizer)
+        frames = frames.resized(min(FIT_SIZE, frames.image_size[0]))
+        offsets = fit_outline(head, frames, rasterizer, fit_ears(head, frames, rasterizer))
         return offsets[0].numpy().astype(np.float16)
 
     return fit

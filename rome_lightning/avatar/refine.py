@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lightning.models import AvatarCode, AvatarModel
+from rome_lightning.tracking.ears import fit_ears
 from rome_lightning.tracking.outline import NUM_STEPS, fit_outline
 from rome_lightning.types import Frames
 
@@ -50,7 +51,7 @@ def refine_offsets(
     num_steps: int = NUM_STEPS,
     on_step: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "b v 3"]:
-    """Move hair, neck and shoulders until the mesh's outline is the person's in every photograph.
+    """Fit the ears, then move hair, neck and shoulders until the mesh's outline is the person's.
 
     Departure from ROME, which takes the network's offsets as they are: a network trained on few people
     has not seen every haircut.
@@ -72,7 +73,7 @@ def refine_offsets(
         model.head,
         source,
         model.rasterizer,
-        start.detach(),
+        fit_ears(model.head, source, model.rasterizer, start.detach()),
         num_steps,
         model.config.offsets.max_offset,
         part.falloff,

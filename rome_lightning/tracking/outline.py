@@ -105,7 +105,7 @@ def fit_outline(
             loss = pictures_each * occupancy(silhouette * known, outline)
             loss = loss + LAPLACIAN_WEIGHT * _roughness(turned, *neighbours)
             (gradient,) = torch.autograd.grad(loss, steps)
-            _adam_step(steps, gradient, moments, count, rate)
+            adam_step(steps, gradient, moments, count, rate, BETAS)
             if on_step is not None:
                 on_step(step + 1)
     return current().detach()
@@ -119,15 +119,20 @@ def _rates(num_steps: int) -> list[float]:
     return [first + share * (last - first) for share in shares]
 
 
-def _adam_step(
-    values: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], count: Tensor, rate: float
+def adam_step(
+    values: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    count: Tensor,
+    rate: float,
+    betas: tuple[float, float],
 ) -> None:
     """A step of ``torch.optim.Adam``, whose class imports the compiler: as long as all the steps take."""
     with torch.no_grad():
         adam(
             [values], [gradient], [moments[0]], [moments[1]], [], [count],
             amsgrad=False, maximize=False, foreach=False,
-            lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=1e-8,
+            lr=rate, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=1e-8,
         )  # fmt: skip
 
 
