@@ -63,8 +63,10 @@ WITHOUT: dict[str, list[Change]] = {
         (deferred_renderer, "same_mouth", lambda before, *_: torch.ones_like(before[:, :, 0, 0]))
     ],
     "skin filled at grazing angles": [
-        (carrying, "STRETCHED_FACE", carrying.STRETCHED),
-        (carrying, "NOT_STRETCHED_FACE", carrying.NOT_STRETCHED),
+        (carrying, "STRETCHED_UPPER", carrying.STRETCHED),
+        (carrying, "NOT_STRETCHED_UPPER", carrying.NOT_STRETCHED),
+        (carrying, "STRETCHED_LOWER", carrying.STRETCHED),
+        (carrying, "NOT_STRETCHED_LOWER", carrying.NOT_STRETCHED),
     ],
     "full hair beside faces": [
         (photo_layers, "full_hair", lambda layers: torch.zeros_like(layers[:, :, 0, :1, :1]))

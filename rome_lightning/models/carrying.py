@@ -36,9 +36,10 @@ beside the mesh; hair; how close the view is to a photograph's; 1 inside the mou
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """Ratio of the cosines in the photograph and in the driven view up to which a point is not taken from the
 photograph, and from which it is."""
-STRETCHED_FACE, NOT_STRETCHED_FACE = 0.4, 0.8
-"""The same on the face, where a shadow or strand from the photograph's outline would become a band when
-stretched over smooth skin. Hair and ears need their detail more."""
+STRETCHED_UPPER, NOT_STRETCHED_UPPER = 0.25, 0.55
+STRETCHED_LOWER, NOT_STRETCHED_LOWER = 0.4, 0.8
+"""The same on the face down to the eyes and below them. A shadow or strand from the photograph's outline would
+become a band when stretched over a smooth cheek; hair, ears and the hairline need their detail more."""
 OUTLINE = 0.5
 """Largest cosine of a point on the outline."""
 SAME_OUTLINE = 0.3
@@ -145,8 +146,10 @@ def carry(
 
 def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
     """Whether a point can be taken from each photograph without too much stretching, [0, 1]."""
-    none = STRETCHED_FACE + (STRETCHED - STRETCHED_FACE) * mesh.around
-    full = NOT_STRETCHED_FACE + (NOT_STRETCHED - NOT_STRETCHED_FACE) * mesh.around
+    lower = torch.maximum(mesh.lower, mesh.in_mouth)
+    upper = 1 - torch.maximum(mesh.around, lower)
+    none = STRETCHED * mesh.around + STRETCHED_UPPER * upper + STRETCHED_LOWER * lower
+    full = NOT_STRETCHED * mesh.around + NOT_STRETCHED_UPPER * upper + NOT_STRETCHED_LOWER * lower
     return ((mesh.there / mesh.now.clamp_min(LEAST_FACING) - none) / (full - none)).clamp(0, 1)
 
 

@@ -39,8 +39,9 @@ MAX_LOG_GAIN = 0.7
 """Bound on the log correction of the other side's exposure and colour."""
 ENOUGH = 0.2
 """Visibility above which a texel is not filled."""
-ENOUGH_FACE = 0.7
-"""The same on the face: its outline is mostly shadow, light from behind and strands of hair."""
+ENOUGH_UPPER, ENOUGH_LOWER = 0.45, 0.7
+"""The same on the face down to the eyes and below them: the outline of a cheek is mostly shadow, light from
+behind and strands of hair."""
 MIDDLE = 0.03
 """Distance from the plane between both sides of the head at which the fill of a side is its own, metres."""
 CELLS, SKIN_CELLS = 32, 64
@@ -86,7 +87,8 @@ class Completion(nn.Module):
         self.register_buffer("regions", torch.cat(weights), persistent=False)
         faces = torch.stack([head.region("face"), lower_face(head)], dim=-1).float()
         face, lower = layout.gather(faces[None]).split(1, dim=1)
-        self.register_buffer("enough", ENOUGH + (ENOUGH_FACE - ENOUGH) * face, persistent=False)
+        enough = ENOUGH * (1 - face) + ENOUGH_UPPER * (face - lower) + ENOUGH_LOWER * lower
+        self.register_buffer("enough", enough, persistent=False)
         self.register_buffer("hairless", lower, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
