@@ -38,8 +38,8 @@ STRETCHED, NOT_STRETCHED = 0.12, 0.35
 photograph, and from which it is."""
 STRETCHED_UPPER, NOT_STRETCHED_UPPER = 0.25, 0.55
 STRETCHED_LOWER, NOT_STRETCHED_LOWER = 0.4, 0.8
-"""The same on the face down to the eyes and below them. A shadow or strand from the photograph's outline would
-become a band when stretched over a smooth cheek; hair, ears and the hairline need their detail more."""
+"""The same on the face down to the eyes and below them. A shadow or strand from the photograph's outline
+would become a band when stretched over a smooth cheek; hair, ears and the hairline need their detail more."""
 OUTLINE = 0.5
 """Largest cosine of a point on the outline."""
 SAME_OUTLINE = 0.3
