@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import SIZE, random_frames, small_config
 
+from rome_lightning.head.depth import lower_face
 from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
@@ -322,17 +323,16 @@ def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_i
     layers, mask = carried_to(model, photo, turned)
     mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
     before = facing_camera(model.render(model.encode(photo), photo.params, (SIZE, SIZE)).vertices_px, mesh[1])
-    regions = (
-        model.head.region("face", "scalp")[None, :, None].float(),
-        model.head.region("face")[None, :, None].float(),
-    )
-    per_vertex = torch.cat([before, facing_camera(mesh[0], mesh[1]), *regions], dim=-1)
-    there, now, either, face = interpolate(*mesh, per_vertex).split(1, dim=1)
-    flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08) & (either > 0.99)
-    cheek, hair = flat & (face > 0.99), flat & (face < 0.01)
-    assert min(cheek.sum(), hair.sum()) > 5
-    assert layers[:, VISIBILITY][cheek].max() == 0
-    assert layers[:, VISIBILITY][hair].mean() > 0.3
+    lower, face = lower_face(model.head), model.head.region("face")
+    regions = torch.stack([lower, face & ~lower, model.head.region("scalp")], dim=-1)[None].float()
+    per_vertex = torch.cat([before, facing_camera(mesh[0], mesh[1]), regions], dim=-1)
+    there, now, *parts = interpolate(*mesh, per_vertex).split(1, dim=1)
+    flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08)
+    cheek, temple, hair = (layers[:, VISIBILITY][flat & (part > 0.99)] for part in parts)
+    assert min(len(cheek), len(temple), len(hair)) > 5
+    assert cheek.max() == 0
+    assert 0 < temple.mean() < 0.5 * hair.mean()
+    assert hair.mean() > 0.3
 
 
 def test_each_view_is_rasterized_once_and_its_outline_searched_once(
