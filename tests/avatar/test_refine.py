@@ -8,6 +8,7 @@ from rome_lightning.head.depth import foreshortening
 from rome_lightning.head.moving import MOVING_REGIONS
 from rome_lightning.models import FullAvatar
 from rome_lightning.renderer import coverage
+from rome_lightning.types import Region
 from rome_lightning.types.params import at_rest
 
 
@@ -46,3 +47,17 @@ def test_avatars_of_fitted_offsets_get_theirs_at_creation() -> None:
     torch.testing.assert_close(code.offsets, depth)
     assert (refined.offsets - depth).abs().max() > 1e-3
     assert not torch.equal(refined.texture, code.texture)
+
+
+def test_visible_ears_are_fitted_before_the_outline() -> None:
+    torch.manual_seed(0)
+    model = FullAvatar(small_config()).eval().requires_grad_(False)
+    source = random_frames(model.head, 1)
+    code = model.encode(source)
+    moved = []
+    for label in (Region.FACE_SKIN, Region.HAIR):
+        labelled = dataclasses.replace(source, regions=torch.full_like(source.regions, int(label)))
+        refined = refine_offsets(model, code.offsets, labelled, num_steps=1)
+        moved.append((refined - code.offsets)[:, model.head.region("ears")].abs().max())
+    assert moved[0] > 1e-3
+    assert moved[1] == 0

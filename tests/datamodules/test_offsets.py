@@ -155,6 +155,8 @@ def test_prepare_fits_them(tmp_path: Path) -> None:
     assert offsets.shape == (load_head("open").num_vertices, 3)
     # The square that the tracker labels as a person is larger than the head.
     assert 0.001 < np.linalg.norm(offsets.astype(np.float32), axis=1).max() < 0.13
+    # Without the fit of the ears, which the tracker labels as skin, they move only in depth.
+    assert np.abs(offsets[load_head("open").region("ears").numpy(), :2]).max() > 1e-3
     plain = ClipReader(manifests[False], tmp_path / "False", "train")
     assert "offsets" not in plain.meta(0)[0]
     for name in ("shape", "expression", "pose", "camera", "landmarks"):
