@@ -25,8 +25,8 @@ UNITS = (0.01, 0.01, 0.2, 0.2, 0.3, 0.3)
 behind the front of the ear, and metres backward per metre above its middle."""
 MEAN = (0.15, 0.0, 0.0, 0.0, 0.2, 0.2)
 DEVIATION = (0.5, 0.4, 0.7, 0.5, 0.4, 0.7)
-"""Mean of the amounts, and a little more than their deviation, over 224 ears of 260 portraits, units. Depth and
-length show only in pictures from the side: theirs are chosen."""
+"""Mean of the amounts, and a little more than their deviation, over 224 ears of 260 portraits, units. Depth
+and length show only in pictures from the side: theirs are chosen."""
 PRIOR = 2e-5
 """Weight of the squared deviations against the squared error of the silhouette."""
 SURROUNDINGS = 0.012
