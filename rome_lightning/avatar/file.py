@@ -121,9 +121,9 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     # Avatars of earlier versions do not know which pixels are hair, what depends on the mouth, nor how full
     # the hair is.
     layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
-    own_mouth = parts.get("own_mouth", torch.zeros_like(parts["visibility"]))
+    own_only = parts.get("own_only", parts.get("own_mouth", torch.zeros_like(parts["visibility"])))
     full = parts["full_hair"] if "full_hair" in parts else full_hair(layers)
-    return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_mouth, full)
+    return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_only, full)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

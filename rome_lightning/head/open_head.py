@@ -13,7 +13,7 @@ from rome_lightning.head.model import HeadModel
 from rome_lightning.media.tensors import read_shipped
 
 OPEN_HEAD_FILE = Path(__file__).with_name("open_head.safetensors")
-OPEN_HEAD_SHA256 = "8dc9b65195aec5abb6c22caea520f8b0e9c3ec0f3833eb3695e113d9040db8e5"
+OPEN_HEAD_SHA256 = "e137588a42053fa0caadfcf3e617f80da13df41edc1f7f6d0b70f517383b4f0e"
 """Hash of the shipped file; ``python -m rome_lightning.baking.head`` makes the same bytes."""
 
 FORMAT = "rome-head/1"

@@ -72,7 +72,7 @@ class AvatarCode(TensorStruct):
         """
         parts = [self.texture[:, :num_channels].float()]
         if self.carried is not None:
-            parts += [self.carried.visibility.float(), self.carried.own_mouth.float()]
+            parts += [self.carried.visibility.float(), self.carried.own_only.float()]
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
 
@@ -196,7 +196,7 @@ class AvatarModel(nn.Module):
         carried = None
         if self.config.decoder.carry:
             shown = seen if fine is None else fine[0]
-            carried = carried_photos(photos or source, *view, shown.unhidden, shown.own_mouth, self.head)
+            carried = carried_photos(photos or source, *view, shown.unhidden, shown.own_only, self.head)
         return AvatarCode(texture, source.params.shape, offsets, carried)
 
     def person_appearance(
@@ -236,8 +236,8 @@ class AvatarModel(nn.Module):
         if self.config.decoder.carry:
             shown = torch.cat([seen.unhidden[:1], trusted_visibility(seen, trusted)[1:]])
             # Where the first photograph shows the mouth, the others' are not used.
-            own_mouth = torch.cat([seen.own_mouth[:1], torch.zeros_like(seen.own_mouth[1:])])
-            each = carried_photos(photos or source, *view, shown, own_mouth, self.head)
+            own_only = torch.cat([seen.own_only[:1], torch.zeros_like(seen.own_only[1:])])
+            each = carried_photos(photos or source, *view, shown, own_only, self.head)
             carried = each.map(lambda tensor: tensor.transpose(0, 1))
         return AvatarCode(texture, shape[:1], offsets, carried)
 

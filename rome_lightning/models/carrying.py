@@ -65,6 +65,8 @@ FRAGMENT = 0.014
 """Half the width below which anything beside a face counts as an artefact, image widths."""
 FLAT = 0.01
 """Spread of a plane's points below which they do not determine its slope, image widths."""
+RIM = 0.006
+"""Width of the rim of a matte that may show the background, image widths."""
 _SHARPNESS = 4
 """Exponent of the visibility in the weights of several photographs: the best view of a point should win."""
 
@@ -74,7 +76,8 @@ def carry(
     vertices_px: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    visibility: Float[Tensor, "b n h w"],
+    visible: Float[Tensor, "b m h w"],
+    same_mouth: Float[Tensor, "b n"],
     parts: Float[Tensor, "1 v 4"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
@@ -92,7 +95,8 @@ def carry(
         vertices_px: the driven mesh, pixels.
         faces: triangles of the mesh.
         face_ids: visible face per pixel, -1 on the background.
-        visibility: of the surface in each photograph, at the driven mesh's pixels; 0 elsewhere.
+        visible: ``visibility`` and ``own_only`` of each photograph at the driven mesh's pixels; m = 2 n.
+        same_mouth: whether the mouth is as open as in each photograph, [0, 1].
         parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
             1 on the face below the eyes; and 1 inside the mouth; 0 elsewhere.
         ear_plane: vertices as far back as the ears.
@@ -103,8 +107,9 @@ def carry(
         The first seven channels of ``CarriedPhotos.layers``, with opacity 1 on the mesh where no matte shows
         the point; and the channels ``VISIBILITY``, ``CARRIED_HAIR``, ``OWN_VIEW`` and ``IN_MOUTH``.
     """
-    batch, count = visibility.shape[:2]
+    batch, count = photos.vertices.shape[:2]
     mask = (face_ids >= 0)[:, None]
+    visibility, own_only = (visible * mask).chunk(2, dim=1)
     facing = facing_camera(vertices_px, faces)
     mesh = _on_mesh(photos, vertices_px, facing, faces, face_ids, parts, ear_plane)
     place, same, around, torso = _places(mesh, mask, distance, nearest)
@@ -114,13 +119,15 @@ def carry(
     matte, known = opaque.view_as(visibility), known.view_as(visibility)
     hair, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, BESIDE, SKIN))
     own_view = _own_view(photos, facing).expand_as(visibility)
+    alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.around)
+    visibility = visibility - (1 - alike) * own_only
     # Hair in front of a cheek is beside it in any other view.
     skin = 1 - mesh.lower * hair * (1 - own_view)
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
     beyond = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()).view_as(visibility) > WITHIN
     far = beyond & mask & (mesh.there > LEAST_FACING)
     visibility = torch.maximum(visibility, far.to(visibility.dtype))
-    shown = visibility * _not_stretched(mesh) * _is_surface(matte, mesh) * skin
+    shown = visibility * _not_stretched(mesh) * _is_surface(_without_rim(matte, hair), mesh) * skin
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
@@ -367,6 +374,11 @@ def _plane_displacement(
     # An affine map is the sum of a row and a column.
     row = mean[:, 0, :, None] + slope[:, 0, :, None] * away_x[:, None]
     return row[:, :, None] + (slope[:, 1, :, None] * away_y[:, None])[..., None]
+
+
+def _without_rim(matte: Float[Tensor, "b n h w"], hair: Float[Tensor, "b n h w"]) -> Float[Tensor, "b n h w"]:
+    """The matte without its rim, which often has a line of the background's colour, except in hair."""
+    return torch.lerp(erode(matte, max(1, round(RIM * int(matte.shape[-1])))), matte, hair)
 
 
 def _is_surface(matte: Float[Tensor, "b n h w"], mesh: _OnMesh) -> Float[Tensor, "b n h w"]:

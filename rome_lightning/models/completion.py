@@ -26,6 +26,8 @@ portraits: light colours teeth as it does skin, but dark skin does not darken te
 STRAND_REACH, SKIN_REACH = 0.1, 0.05
 """Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
 texture."""
+LEAST_BAND = 0.5
+"""Least width of what is repeated, relative to the band."""
 SKIN_CONTRAST = 0.06
 """Deviation from the smooth colour at which skin repeats only 1 / e of it: moles and spectacles must not
 appear twice."""
@@ -71,6 +73,7 @@ class Completion(nn.Module):
     is_mouth: Tensor
     enough: Tensor
     hairless: Tensor
+    ears: Tensor
     middle: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
@@ -90,6 +93,9 @@ class Completion(nn.Module):
         enough = ENOUGH * (1 - face) + ENOUGH_UPPER * (face - lower) + ENOUGH_LOWER * lower
         self.register_buffer("enough", enough, persistent=False)
         self.register_buffer("hairless", lower, persistent=False)
+        left = mean[0, :, 0] > 0
+        ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
+        self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
@@ -226,7 +232,7 @@ def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tens
 def _detail(
     colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"], share: float, cells: int
 ) -> Float[Tensor, "b 3 s s"]:
-    """The fine structure of the known texels, mirrored row by row into the hidden part.
+    """The fine structure of the known texels, mirrored into the hidden part: row by row, then downwards.
 
     Rows of the texture run around the head, so strands keep their direction. Without this the hidden side
     looks as smooth as a cap, and a hidden cheek like wax.
@@ -237,21 +243,54 @@ def _detail(
         share: width of the band that is repeated, share of the texture.
         cells: cells of the smooth colour across the texture.
     """
-    size = colour.shape[-1]
-    reach = max(2, round(share * size))
+    reach = max(2, round(share * colour.shape[-1]))
     detail = (colour - _smooth(colour, weight, cells)) * weight
-    columns = torch.arange(size, device=colour.device).expand_as(weight[:, 0])
     seen = weight[:, 0] > 0.5
-    left = _running_max(torch.where(seen, columns, -2 * size))
-    right = size - 1 - _running_max(torch.where(seen.flip(-1), columns, -2 * size)).flip(-1)
+    in_rows, filled = _reflected(detail, seen, reach)
+    # Behind the ears there are rows without any hair that is seen.
+    in_columns, _ = _reflected(in_rows.transpose(-1, -2), filled.transpose(-1, -2), reach)
+    return torch.where(seen[:, None], 0.0, in_columns.transpose(-1, -2))
+
+
+def _reflected(
+    detail: Float[Tensor, "b 3 s s"], seen: Bool[Tensor, "b s s"], reach: int
+) -> tuple[Float[Tensor, "b 3 s s"], Bool[Tensor, "b s s"]]:
+    """Each row, with the nearest seen part mirrored into the rest, and where that was possible.
+
+    Args:
+        detail: fine structure.
+        seen: where it is known.
+        reach: width of the band that is repeated, texels; less where the seen part is narrower.
+    """
+    size = detail.shape[-1]
+    columns = torch.arange(size, device=detail.device).expand_as(seen)
+    before, after = _nearest(~seen, columns)
+    # A narrow piece, repeated, would become stripes.
+    wide = seen & (after - before > reach * LEAST_BAND)
+    left, right = _nearest(wide, columns)
     from_left = columns - left <= right - columns
-    distance = torch.where(from_left, columns - left, right - columns)
+    source = torch.where(from_left, left, right)
+    width = torch.where(from_left, columns - before, after - columns).gather(-1, source.clamp(0, size - 1))
+    band = width.clamp(1, reach)
+    distance = (columns - source).abs()
     # Mirrored back and forth within the band.
-    folded = (distance - 1) % (2 * reach)
-    folded = torch.where(folded < reach, folded, 2 * reach - 1 - folded)
-    column = torch.where(from_left, left - folded, right + folded).clamp(0, size - 1)
+    folded = (distance - 1).clamp_min(0) % (2 * band)
+    folded = torch.where(folded < band, folded, 2 * band - 1 - folded)
+    column = torch.where(from_left, source - folded, source + folded).clamp(0, size - 1)
     reflected = detail.gather(-1, column[:, None].expand_as(detail))
-    return torch.where((seen | (distance > size))[:, None], 0.0, reflected)
+    reached = distance <= size
+    reflected = torch.where(reached[:, None], reflected, 0.0)
+    return torch.where(seen[:, None], detail, reflected), seen | reached
+
+
+def _nearest(
+    marked: Bool[Tensor, "b s s"], columns: Int[Tensor, "b s s"]
+) -> tuple[Int[Tensor, "b s s"], Int[Tensor, "b s s"]]:
+    """The last marked column up to each column and the first one from it on, far outside if there is none."""
+    size = columns.shape[-1]
+    left = _running_max(torch.where(marked, columns, -2 * size))
+    right = size - 1 - _running_max(torch.where(marked.flip(-1), columns, -2 * size)).flip(-1)
+    return left, right
 
 
 def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:

@@ -26,7 +26,7 @@ from rome_lightning.renderer import (
     sample_texture,
 )
 from rome_lightning.renderer.nearest_fill import distance_to, values_of
-from rome_lightning.renderer.pooling import enlarged, folded, unfolded
+from rome_lightning.renderer.pooling import binomial, enlarged, folded, unfolded
 from rome_lightning.types import Rendered
 
 CAMERA_AXES = (1.0, -1.0, -1.0)
@@ -154,11 +154,12 @@ class DeferredRenderer(nn.Module):
                 sampled, distance = values_of(nearest, sampled).contiguous(), away[:, None]
                 if carried is not None:
                     texture_channels = sampled.shape[1] - 2 * carried.visibility.shape[1]
-                    shown, own_mouth = sampled[:, texture_channels:].chunk(2, dim=1)
+                    visible = sampled[:, texture_channels:]
                     same = same_mouth(carried.vertices[..., :2], vertices_px[..., :2], self.lips)
-                    visibility = (shown - (1 - same)[..., None, None] * own_mouth) * mesh_mask
                     sampled = sampled[:, :texture_channels]
-                    layers = carry(carried, *mesh, visibility, self.parts, self.ear_plane, distance, nearest)
+                    layers = carry(
+                        carried, *mesh, visible, same, self.parts, self.ear_plane, distance, nearest
+                    )
         rgb, mask = self.paint(sampled, seen, mesh_mask, distance, layers)
         return rgb, mask, normals
 
@@ -275,7 +276,8 @@ class DeferredRenderer(nn.Module):
         folds_itself = isinstance(self.network, InferenceNetwork)
         outputs = self.network(features if fold == 1 or folds_itself else folded(features, fold)).float()
         if fold > 1:
-            outputs = unfolded(outputs, fold)
+            # Each pixel of a block has channels of its own, which draw a fine grid on smooth surfaces.
+            outputs = binomial(unfolded(outputs, fold))
         if is_larger:
             outputs = enlarged(outputs, (height, width))
         return outputs

@@ -47,8 +47,8 @@ def fuse(seen: Observation, trusted: Float[Tensor, "1 1 s s"] | float = 1.0) -> 
     weight = (visibility / best.clamp_min(1e-8)).pow(_SHARPNESS)
     values = torch.cat([balanced, seen.hair], dim=1)
     mixed = (values * weight).sum(0, keepdim=True) / weight.sum(0, keepdim=True).clamp_min(1e-8)
-    unhidden, own_mouth = (each.amax(0, keepdim=True) for each in (seen.unhidden, seen.own_mouth))
-    return Observation(mixed[:, :3].clamp(0, 1), best, mixed[:, 3:], unhidden, own_mouth)
+    unhidden, own_only = (each.amax(0, keepdim=True) for each in (seen.unhidden, seen.own_only))
+    return Observation(mixed[:, :3].clamp(0, 1), best, mixed[:, 3:], unhidden, own_only)
 
 
 def trusted_visibility(

@@ -48,8 +48,8 @@ class CarriedPhotos(TensorStruct):
     vertex's normal and the direction to the camera."""
     visibility: Float[Tensor, "b n s s"]
     """Whether each photograph shows each texel, [0, 1]."""
-    own_mouth: Float[Tensor, "b n s s"]
-    """The part that is valid only while the mouth is as open as in the photograph."""
+    own_only: Float[Tensor, "b n s s"]
+    """The part that is valid only while the person looks as in the photograph, see ``Observation``."""
     full_hair: Float[Tensor, "b n 1 1"]
     """Whether each photograph shows full hair, see ``full_hair``."""
 
@@ -59,7 +59,7 @@ def carried_photos(
     vertices_px: Float[Tensor, "b v 3"],
     face_ids: Int32[Tensor, "b h w"],
     visibility: Float[Tensor, "b 1 s s"],
-    own_mouth: Float[Tensor, "b 1 s s"],
+    own_only: Float[Tensor, "b 1 s s"],
     head: HeadModel,
 ) -> CarriedPhotos:
     """Prepare one photograph per avatar for ``carry``.
@@ -69,7 +69,7 @@ def carried_photos(
         vertices_px: the fitted mesh, in pixels of its photograph.
         face_ids: visible face per pixel of the photograph, -1 beside the mesh.
         visibility: of the texels, ``Observation.unhidden``.
-        own_mouth: see ``Observation``.
+        own_only: see ``Observation``.
         head: model of the mesh.
     """
     height, width = photos.image_size
@@ -82,14 +82,15 @@ def carried_photos(
     hair = photos.region_mask(Region.HAIR)
     # The soft edge of skin is labelled background.
     skin = dilate(photos.region_mask(Region.FACE_SKIN), max(1, round(SOFT_EDGE * width)))
-    layers = torch.cat([photos.image, photos.foreground_mask, known, beside, hair * below, hair, skin], dim=1)
+    # Before the matte is raised at the border, which would turn the background there into the person.
+    colour = foreground_colour(photos.image, photos.foreground_mask)
+    layers = torch.cat([colour, photos.foreground_mask, known, beside, hair * below, hair, skin], dim=1)
     layers = _continued(layers)
-    layers = torch.cat([foreground_colour(layers[:, RGB], layers[:, MATTE]), layers[:, 3:]], dim=1)
     place = (vertices_px[..., :2] + 0.5) / vertices_px.new_tensor([width, height])
     place = torch.cat([place, facing_camera(vertices_px, head.faces)], dim=-1)
     # Rounded as in avatar files, so that a saved avatar renders the same image.
     layers = layers.half().float()[:, None]
-    return CarriedPhotos(layers, place[:, None], visibility, own_mouth, full_hair(layers))
+    return CarriedPhotos(layers, place[:, None], visibility, own_only, full_hair(layers))
 
 
 def _continued(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h w"]:

@@ -25,6 +25,8 @@ EROSION = 0.006
 
 MOUTH_REACH = 0.012
 """How far the photograph is used beyond the visible part of eyes and mouth, texture widths."""
+BARE_EAR, HAIRY_EAR = 0.3, 0.6
+"""Share of hair on the visible part of an ear up to which it counts as bare, and from which as covered."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Observation(TensorStruct):
     """Whether each texel shows hair, [0, 1]."""
     unhidden: Float[Tensor, "b 1 s s"]
     """Whether each texel is unoccluded, [0, 1], however grazing the angle."""
-    own_mouth: Float[Tensor, "b 1 s s"]
-    """The part of ``unhidden`` that is valid only while the mouth is as open as in the photograph: the inside
-    of the mouth, and lips where the photograph shows teeth."""
+    own_only: Float[Tensor, "b 1 s s"]
+    """The part of ``unhidden`` that is valid only while the person looks as in the photograph: the inside of
+    the mouth, and lips where the photograph shows teeth, while the mouth is as open; hair in front of an ear
+    that is bare otherwise, in the photograph's own view."""
 
 
 @dataclass(frozen=True)
@@ -210,14 +213,30 @@ def observe(
     observed, visibility, unhidden = unproject(image, vertices_px, faces, face_ids, layout)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
     hair, clothes, teeth = observed[:, 4:].split(1, dim=1)
-    own_mouth = torch.zeros_like(unhidden)
+    own_only = torch.zeros_like(unhidden)
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         skin = 1 - completion.bare * clothes.square()
-        bare = skin * (1 - completion.hairless * hair)
-        visibility = visibility * bare * (1 - not_skin)
+        over_ears = hair * _bare_ears(completion.ears, visibility * person, hair)
+        visibility = visibility * skin * (1 - completion.hairless * hair) * (1 - over_ears) * (1 - not_skin)
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
-        own_mouth = unhidden * not_skin
-    return Observation(observed[:, :3], visibility * person, hair, unhidden, own_mouth)
+        own_only = unhidden * torch.maximum(not_skin, over_ears)
+    return Observation(observed[:, :3], visibility * person, hair, unhidden, own_only)
+
+
+def _bare_ears(
+    ears: Float[Tensor, "2 1 s s"], seen: Float[Tensor, "b 1 s s"], hair: Float[Tensor, "b 1 s s"]
+) -> Float[Tensor, "b 1 s s"]:
+    """The ears on which a photograph shows little hair, [0, 1]: what it shows lies behind or before them.
+
+    Args:
+        ears: 1 on the texels of each.
+        seen: how well each texel is visible, [0, 1].
+        hair: whether it shows hair, [0, 1].
+    """
+    each = ears.transpose(0, 1)
+    share = (each * seen * hair).sum((-1, -2)) / (each * seen).sum((-1, -2)).clamp_min(1)
+    bare = ((HAIRY_EAR - share) / (HAIRY_EAR - BARE_EAR)).clamp(0, 1)
+    return (each * bare[..., None, None]).sum(1, keepdim=True)

@@ -39,6 +39,14 @@ def smoothed(image: Float[Tensor, "b c h w"], reach: int = 1) -> Float[Tensor, "
     return _running_mean(_running_mean(image, -1, reach), -2, reach)
 
 
+def binomial(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The mean with weights 1, 2, 1 along rows and columns, which removes patterns of alternating pixels."""
+    rows = F.pad(image, (0, 0, 1, 1), mode="replicate")
+    image = (rows[..., :-2, :] + 2 * image + rows[..., 2:, :]) / 4
+    columns = F.pad(image, (1, 1, 0, 0), mode="replicate")
+    return (columns[..., :-2] + 2 * image + columns[..., 2:]) / 4
+
+
 def enlarged(image: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
     """Bilinear interpolation at another size, without antialiasing.
 

@@ -103,7 +103,8 @@ def test_a_person_is_drawn_from_the_files(folder: Path, model: AvatarModel) -> N
     carried = expected_code.carried
     visibility = render_texture(*mesh, head.uvs, head.uv_faces, carried.visibility) * rendered.mesh_mask
     parts, plane = model.renderer.parts, model.renderer.ear_plane
-    inputs["layers"] = carry(carried, *mesh, visibility, parts, plane, distance, nearest)
+    visible, same = torch.cat([visibility, torch.zeros_like(visibility)], dim=1), torch.ones(1, 1)
+    inputs["layers"] = carry(carried, *mesh, visible, same, parts, plane, distance, nearest)
     drawn = export.run_network(folder / "decoder.onnx", inputs)
     torch.testing.assert_close(drawn["rgb"], rendered.rgb, atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn["mask"], rendered.mask, atol=1e-3, rtol=0)

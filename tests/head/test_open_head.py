@@ -372,6 +372,17 @@ def test_landmarks_off_the_surface_are_refused(tmp_path: Path, head: HeadModel) 
         _landmarks(file, head.faces.numpy())
 
 
+def test_ear_lobes_are_round(head: HeadModel) -> None:
+    """On the base mesh they end in a flat face: on a turned head, ears looked cut off."""
+    vertices = head.to_vertices(head.template.unflatten(0, (-1, 3)))
+    for side in (-1, 1):
+        ear = vertices[head.region("ears") & (side * vertices[:, 0] > 0)]
+        height = ear[:, 1] - ear[:, 1].min()
+        for axis in (0, 2):
+            low, full = (np.ptp(ear[height < limit, axis].numpy()) for limit in (0.001, 0.012))
+            assert low < 0.7 * full
+
+
 # --- the bake
 
 

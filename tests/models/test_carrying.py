@@ -44,7 +44,8 @@ def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor,
     visibility = visibility * rendered.mesh_mask
     nearest, distance = nearest_covered(rendered.face_ids >= 0)
     parts, plane = model.renderer.parts, model.renderer.ear_plane
-    layers = carry(code.carried, *mesh, visibility, parts, plane, distance[:, None], nearest)
+    visible, same = torch.cat([visibility, torch.zeros_like(visibility)], dim=1), torch.ones(1, 1)
+    layers = carry(code.carried, *mesh, visible, same, parts, plane, distance[:, None], nearest)
     return layers, rendered.mesh_mask
 
 
@@ -407,3 +408,36 @@ def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> Non
     # Translucent hair stays what it is, and ends there.
     assert continued[0, MATTE, :29, 98:100].unique().tolist() == pytest.approx([0.4])
     assert float(continued[:, MATTE, :29, 100:].max()) == 0
+
+
+def test_a_turned_head_shows_nothing_of_the_background_at_the_rim_of_a_matte(model: AvatarModel) -> None:
+    """Mattes include a line of background, and are uncertain at the border of a photograph."""
+    photo = smooth_photo(model)
+    columns = torch.arange(SIZE).expand(1, 1, SIZE, SIZE)
+    person = (columns < SIZE // 2).float()
+    # The last column of the person has the background's colour.
+    image = torch.where(columns < SIZE // 2 - 1, 0.2, 0.9).expand(1, 3, -1, -1).contiguous()
+    photo = dataclasses.replace(photo, params=at_rest(photo.params), image=image, foreground_mask=person)
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.5, 0.0]]))
+    layers, mask = carried_to(model, photo, turned)
+    taken = mask & (layers[:, VISIBILITY] > 0.5)
+    assert taken.sum() > 100
+    background = layers[:, RGB].amax(1, keepdim=True) > 0.5
+    assert (background & taken).sum() <= 2
+
+
+def test_the_background_at_a_photographs_border_does_not_become_the_coat(model: AvatarModel) -> None:
+    """There the matte of a coat is raised: its pixels that are half background get the coat's own colour."""
+    photo = smooth_photo(model)
+    regions = torch.full_like(photo.regions, Region.OUTSIDE)
+    regions[..., : SIZE - 8] = 0
+    rows = torch.arange(SIZE)[:, None].expand(1, 1, SIZE, SIZE)
+    coat = (rows >= 40).float()
+    # At the border the coat fades.
+    coat[..., SIZE - 10 :] *= 0.4
+    image = (0.2 * coat + 0.9 * (1 - coat)).expand(1, 3, -1, -1)
+    photo = dataclasses.replace(photo, image=image, foreground_mask=coat, regions=regions)
+    layers = model.encode(photo).carried.layers[:, 0]
+    opaque = layers[:, MATTE] > 0.9
+    assert opaque[..., 45:, SIZE - 10 : SIZE - 8].all()
+    assert float(layers[:, RGB].amax(1, keepdim=True)[opaque].max()) < 0.3

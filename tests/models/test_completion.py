@@ -200,3 +200,24 @@ def test_teeth_are_in_the_light_of_the_face(completion: Completion) -> None:
     assert dark.tolist() == pytest.approx([0.5**0.57] * 3, abs=0.03)
     grey = teeth_of(completion, (0.5, 0.5, 0.5))
     assert float(grey.max() - grey.min()) < 0.01
+
+
+@pytest.mark.parametrize("with_piece", [False, True])
+def test_hair_that_nobody_sees_has_strands_everywhere(
+    completion: Completion, side: torch.Tensor, with_piece: bool
+) -> None:
+    """Also in rows of the texture in which a photograph shows no hair, or only a narrow piece."""
+    generator = torch.Generator().manual_seed(0)
+    strands = 0.05 * torch.randn(1, 1, SIZE, SIZE, generator=generator)
+    scalp = region(completion, "scalp")
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    rows, columns = rows.expand_as(scalp), columns.expand_as(scalp)
+    top = rows < rows[scalp].float().quantile(0.3)
+    # Its contrast is ten times as large: repeated, it would show.
+    piece = (columns < columns[scalp & ~top].min() + 2) & ~top & with_piece
+    colour = torch.where(piece, 0.3 + 10 * strands, 0.3 + strands).clamp(0, 1).expand(-1, 3, -1, -1)
+    shown = (scalp & (top | piece) & (side < 0.02)).float()
+    completed, _ = completion(colour, shown, shown)
+    hidden = scalp & ~top & (columns > columns[scalp & ~top].min() + 8)
+    assert hidden.sum() > 500
+    assert 0.02 < completed[:, :1][hidden].std() < 0.1

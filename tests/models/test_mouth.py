@@ -1,6 +1,7 @@
 """The mouth in a photograph."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -74,16 +75,23 @@ def test_an_open_mouth_that_no_photograph_shows_has_the_colours_of_the_texture(m
         photo,
         params=dataclasses.replace(photo.params, jaw_pose=torch.zeros_like(photo.params.jaw_pose)),
         foreground_mask=torch.ones_like(photo.foreground_mask),
+        regions=torch.zeros_like(photo.regions),
     )
-    code = model.encode(photo)
+    # An open mouth where the mesh has a closed one.
+    vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
+    landmarks = model.head.landmarks(vertices_px, "mediapipe")[..., :2]
+    lips = list(INNER_LIPS_OUTLINE)
+    circle = torch.linspace(0, 2 * math.pi, len(lips) + 1)[:-1]
+    landmarks[:, lips] = landmarks[:, lips].mean(1) + 5 * torch.stack([circle.cos(), circle.sin()], dim=-1)
+    code = model.encode(dataclasses.replace(photo, landmarks=landmarks))
     assert code.carried is not None
-    assert code.carried.own_mouth.max() > 0.5
+    assert code.carried.own_only.max() > 0.5
     without = dataclasses.replace(
         code,
         carried=dataclasses.replace(
             code.carried,
-            visibility=code.carried.visibility - code.carried.own_mouth,
-            own_mouth=torch.zeros_like(code.carried.own_mouth),
+            visibility=code.carried.visibility - code.carried.own_only,
+            own_only=torch.zeros_like(code.carried.own_only),
         ),
     )
     opened = dataclasses.replace(photo.params, jaw_pose=torch.tensor([[0.4, 0.0, 0.0]]))

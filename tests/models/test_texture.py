@@ -97,13 +97,39 @@ def test_what_depends_on_the_mouth_is_known(model: AvatarModel) -> None:
         )
         # Teeth are not skin: lips that show them are valid only while the mouth is as open.
         between = skin & (near < radius - 2)
-        torch.testing.assert_close(seen.own_mouth[0, 0, between], exact.unhidden[0, 0, between])
+        torch.testing.assert_close(seen.own_only[0, 0, between], exact.unhidden[0, 0, between])
         assert float(seen.visibility[0, 0, between].sum()) < 1e-3
         away = skin & (near > radius + 4) & (places[1] > points[0, NOSE_TIP, 1])
-        assert float(seen.own_mouth[0, 0, away].max()) < 1e-3
+        assert float(seen.own_only[0, 0, away].max()) < 1e-3
         torch.testing.assert_close(seen.visibility[0, 0, away], exact.visibility[0, 0, away])
         # So does all of the inside, and the texture keeps its generic colours.
-        assert torch.equal(seen.own_mouth[0, 0, mouth], seen.unhidden[0, 0, mouth])
-        assert float(seen.own_mouth[0, 0, mouth].max()) > 0.5
+        assert torch.equal(seen.own_only[0, 0, mouth], seen.unhidden[0, 0, mouth])
+        assert float(seen.own_only[0, 0, mouth].max()) > 0.5
         assert not seen.visibility[0, 0, mouth].any()
-        assert bool((seen.own_mouth <= seen.unhidden + 1e-6).all())
+        assert bool((seen.own_only <= seen.unhidden + 1e-6).all())
+
+
+def test_hair_on_a_bare_ear_lies_behind_it_and_hair_on_a_covered_one_does_not(model: AvatarModel) -> None:
+    photo = photo_of(model, Region.FACE_SKIN)
+    vertices_px, face_ids = view_of(model, photo)
+    surface = surface_of(model.head, 256)
+    left, right = model.texture_model.observe(photo, vertices_px, face_ids, surface).visibility * (
+        surface.completion.ears > 0.99
+    )
+    places = surface.layout.gather(vertices_px)[0, :2].long().clamp(0, SIZE - 1)
+    regions = photo.regions.clone()
+    for ear, share in ((left, 0.2), (right, 1.0)):
+        columns, rows = places[:, ear[0] > 0.2]
+        hairy = rows <= rows.float().quantile(share)
+        regions[0, rows[hairy], columns[hairy]] = int(Region.HAIR)
+    seen = model.texture_model.observe(
+        dataclasses.replace(photo, regions=regions), vertices_px, face_ids, surface
+    )
+    for ear, is_bare in ((left, True), (right, False)):
+        hair = (ear[0] > 0.2) & (seen.hair[0, 0] > 0.9)
+        assert hair.sum() > 5
+        assert float(seen.visibility[0, 0, hair].mean()) < 0.1 or not is_bare
+        assert float(seen.visibility[0, 0, hair].mean()) > 0.2 or is_bare
+        # The photograph's own view still shows it.
+        kept = seen.own_only[0, 0, hair] / seen.unhidden[0, 0, hair]
+        assert kept.min() > 0.85 if is_bare else kept.max() < 0.01

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rome_lightning.renderer.pooling import folded, halved, smoothed, unfolded
+from rome_lightning.renderer.pooling import binomial, folded, halved, smoothed, unfolded
 
 
 @pytest.fixture
@@ -27,3 +27,14 @@ def test_pixels_are_folded_in_the_order_of_pixel_unshuffle(image: torch.Tensor, 
     channels = F.pixel_unshuffle(image, fold)
     assert torch.equal(folded(image, fold), channels)
     assert torch.equal(unfolded(channels, fold), image)
+
+
+def test_binomial_means_remove_a_grid_and_keep_what_is_smooth(image: torch.Tensor) -> None:
+    weights = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype) / 4
+    kernel = (weights[:, None] * weights).expand(3, 1, 3, 3)
+    expected = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    torch.testing.assert_close(binomial(image), expected)
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(20.0), indexing="ij")
+    slope = (rows + 2 * columns)[None, None]
+    grid = 1 - 2 * ((rows + columns) % 2)[None, None]
+    torch.testing.assert_close(binomial(slope + grid)[..., 1:-1, 1:-1], slope[..., 1:-1, 1:-1])
