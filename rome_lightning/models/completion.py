@@ -12,12 +12,13 @@ from rome_lightning.head.depth import lower_face
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
-from rome_lightning.renderer.pooling import halved
+from rome_lightning.renderer.morphology import dilate, erode
+from rome_lightning.renderer.pooling import halved, smoothed
 
 FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
 """Regions filled from themselves: hair from hair, skin from skin, cloth from cloth."""
-FACE, SCALP, NECK, NAPE = 0, 1, 2, 4
-"""Indices of three of them, and of the nape, the scalp below the ears, which is filled from face or hair."""
+FACE, SCALP, NECK, SHOULDERS, NAPE = range(5)
+"""Their indices, and that of the nape, the scalp below the ears, which is filled from face or hair."""
 FACE_COLOUR = (0.68, 0.50, 0.42)
 """Mean colour of a face for which the generic colours of eyes and mouth are right."""
 TINT = 0.57
@@ -28,9 +29,9 @@ STRAND_REACH, SKIN_REACH = 0.1, 0.05
 texture."""
 LEAST_BAND = 0.5
 """Least width of what is repeated, relative to the band."""
-SKIN_CONTRAST = 0.06
-"""Deviation from the smooth colour at which skin repeats only 1 / e of it: moles and spectacles must not
-appear twice."""
+STRAND_CONTRAST, SKIN_CONTRAST = 0.2, 0.06
+"""Deviation from the smooth colour of which hair and skin repeat only 1 / e: gloss, moles and spectacles must
+not appear twice."""
 LEAST_LIGHT = 0.1
 """Least ratio of the colours."""
 FACE_SPREAD = 0.06
@@ -44,8 +45,19 @@ ENOUGH = 0.2
 ENOUGH_UPPER, ENOUGH_LOWER = 0.45, 0.7
 """The same on the face down to the eyes and below them: the outline of a cheek is mostly shadow, light from
 behind and strands of hair."""
+COLLAR_EDGE = 0.3
+"""Width of the edge between bare skin and collar, in shares of the distance between what is known of both."""
 MIDDLE = 0.03
 """Distance from the plane between both sides of the head at which the fill of a side is its own, metres."""
+SIDES = (0.045, 0.06)
+"""Distance from that plane up to which a face is seen well, and from which its outline may be, metres."""
+OUTLINE_REACH = 0.05
+"""Half the width of the window that measures how far inside a texel is, share of the texture; it is applied
+twice."""
+AT_OUTLINE = 0.02
+"""Weight at the outline of a face, relative to that inside, with which its colour is extended."""
+LIGHTNESS, UNUSUAL = 0.4, 0.05
+"""Difference of the logarithm of the lightness at which that weight is 1 / e, and its least value."""
 CELLS, SKIN_CELLS = 32, 64
 """Cells across the maps of gain and symmetry, too coarse to follow single strands of hair; and across the
 smooth colour of skin, which leaves folds in it."""
@@ -74,6 +86,8 @@ class Completion(nn.Module):
     enough: Tensor
     hairless: Tensor
     ears: Tensor
+    face: Tensor
+    sides: Tensor
     middle: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
@@ -96,6 +110,9 @@ class Completion(nn.Module):
         left = mean[0, :, 0] > 0
         ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
         self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)
+        off_side = ((layout.gather(mean[..., :1]).abs() - SIDES[0]) / (SIDES[1] - SIDES[0])).clamp(0, 1)
+        self.register_buffer("face", face, persistent=False)
+        self.register_buffer("sides", off_side * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
@@ -118,27 +135,31 @@ class Completion(nn.Module):
             visibility: of each texel, [0, 1].
             hair: whether the photograph shows hair there, [0, 1].
         """
-        other, seen = self.other_side(colour, visibility)
+        other, other_hair, seen = self.other_side(colour, hair, visibility)
         hidden = (1 - visibility) * seen
         known = visibility + hidden
-        mixed = (colour * visibility + other * hidden) / known.clamp_min(1e-6)
+        either = torch.cat([colour, hair], 1) * visibility + torch.cat([other, other_hair], 1) * hidden
+        mixed, hairy = (either / known.clamp_min(1e-6)).clamp(0, 1).split([3, 1], dim=1)
+        inner = self._inner_face(known)
+        filled = self.fill(mixed, known, hair * visibility, inner)
+        mixed = self._relit(mixed, filled, known, (1 - inner) * (1 - hairy))
         # A view at a grazing angle is better than a guess.
-        completed = torch.lerp(
-            self.fill(mixed, known, hair * visibility), mixed, (known / self.enough).clamp_max(1)
-        )
+        completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
         # Bilinear lookups at the border of a UV chart reach beyond it.
         return push_pull(completed, self.charts.expand_as(known)), known
 
     def other_side(
-        self, colour: Float[Tensor, "b 3 s s"], visibility: Float[Tensor, "b 1 s s"]
-    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"]]:
-        """Colours of the mirrored texels, relit for this side, and their weight."""
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        hair: Float[Tensor, "b 1 s s"],
+        visibility: Float[Tensor, "b 1 s s"],
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 1 s s"], Float[Tensor, "b 1 s s"]]:
+        """Colours of the mirrored texels, relit for this side, whether they are hair, and their weight."""
         # Weighted, so that charts do not bleed at their borders.
-        sampled = sample_texture(
-            torch.cat([colour * visibility, visibility], 1), self.mirror.expand(len(colour), -1, -1, -1)
-        )
-        seen = sampled[:, 3:]
-        other = sampled[:, :3] / seen.clamp_min(1e-4)
+        observed = torch.cat([colour * visibility, hair * visibility, visibility], dim=1)
+        sampled = sample_texture(observed, self.mirror.expand(len(colour), -1, -1, -1))
+        seen = sampled[:, 4:]
+        other, other_hair = (sampled[:, :4] / seen.clamp_min(1e-4)).split([3, 1], dim=1)
         both = (visibility * seen).square()
         ratio = ((colour + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
         gain = _smooth(ratio, both).exp()
@@ -146,13 +167,50 @@ class Completion(nn.Module):
         difference = (colour - other).abs().mean(1, keepdim=True)
         # Without a texel visible on both sides, nothing is known of the person's symmetry.
         doubt = _smooth(difference, both)
-        return other, seen * torch.exp(-((doubt / ASYMMETRY).square()))
+        return other, other_hair, seen * torch.exp(-((doubt / ASYMMETRY).square()))
+
+    def _inner_face(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+        """1 well inside the known part of the face, 0 at its outline on the sides of the head.
+
+        At the outline of a photograph skin is in shadow, or lit from behind.
+        """
+        coarse = halved(known * self.bare)
+        reach = max(1, round(OUTLINE_REACH * coarse.shape[-1]))
+        # Without the holes of eyes and mouth.
+        closed = erode(dilate(coarse, reach // 2), reach // 2)
+        share = smoothed(smoothed(closed, reach), reach)
+        whole = smoothed(smoothed(halved(self.bare), reach), reach)
+        inner = ((share / whole.clamp_min(1e-3) - 0.5) * 2.5).clamp(0, 1)
+        inner = F.interpolate(inner, size=known.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.lerp(torch.ones_like(inner), inner, self.sides)
+
+    def _relit(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        filled: Float[Tensor, "b 3 s s"],
+        known: Float[Tensor, "b 1 s s"],
+        amount: Float[Tensor, "b 1 s s"],
+    ) -> Float[Tensor, "b 3 s s"]:
+        """The colour of skin in the light of the fill, with its own details.
+
+        Args:
+            colour: RGB in [0, 1].
+            filled: of ``fill``.
+            known: weight of each texel, [0, 1].
+            amount: how much each texel is changed, [0, 1].
+        """
+        skin = self.bare.expand_as(known)
+        before = _smooth(colour, known * skin, SKIN_CELLS)
+        after = _smooth(filled, skin, SKIN_CELLS)
+        gain = ((after + 0.03) / (before + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
+        return (colour * (gain * amount * skin).exp()).clamp_max(1)
 
     def fill(
         self,
         colour: Float[Tensor, "b 3 s s"],
         known: Float[Tensor, "b 1 s s"],
         hair: Float[Tensor, "b 1 s s"],
+        inner: Float[Tensor, "b 1 s s"],
     ) -> Float[Tensor, "b 3 s s"]:
         """Extend the known texels of each region over the whole region.
 
@@ -160,6 +218,7 @@ class Completion(nn.Module):
             colour: RGB in [0, 1].
             known: weight of each texel, [0, 1].
             hair: the part of it that shows hair, [0, 1].
+            inner: 0 at the outline of the face, see ``_inner_face``.
         """
         batch, count = len(colour), len(self.regions)
         weight = known[:, None] * self.regions
@@ -168,8 +227,9 @@ class Completion(nn.Module):
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
         weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
-        # Skin at the outline is in shadow or lit from behind, so the rest determines the colour.
-        weight[:, FACE] = weight[:, FACE] * known
+        # Skin at the outline is in shadow or lit from behind, and some shines: the rest decides the colour.
+        lit = weight[:, FACE] * known * (AT_OUTLINE + inner.square())
+        weight[:, FACE] = lit * torch.lerp(torch.ones_like(lit), _typical(colour, lit), self.face)
         # The fill is smooth, so half the resolution is enough.
         total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
         sums = halved((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2))
@@ -180,13 +240,28 @@ class Completion(nn.Module):
         # A region of which almost nothing is visible is filled from its surroundings.
         amount = weight.mean((-1, -2), keepdim=True)
         fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
-        fills[:, SCALP] += _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS) * self.regions[SCALP]
-        skin = _detail(colour, weight[:, FACE] * self.hairless, SKIN_REACH, SKIN_CELLS)
-        grain = torch.exp(-(skin.abs().amax(1, keepdim=True) / SKIN_CONTRAST).square())
-        fills[:, FACE] += skin * grain * self.hairless
+        fills[:, NECK] = torch.lerp(fills[:, NAPE], fills[:, NECK], self._collar(known))
+        strands = _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS, STRAND_CONTRAST)
+        fills[:, SCALP] += strands * self.regions[SCALP]
+        grain = _detail(
+            colour, known * self.regions[FACE] * self.hairless, SKIN_REACH, SKIN_CELLS, SKIN_CONTRAST
+        )
+        fills[:, FACE] += grain * self.hairless
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
         filled = self._joined((fills * shares).sum(1))
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
+
+    def _collar(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+        """The part of the neck that is closer to what is seen of it than to face and nape, [0, 1].
+
+        What is seen of a neck from the side is often a collar, which must not rise to the ears.
+        """
+        seen = (known * self.regions[NECK] + self.regions[SHOULDERS]).clamp_max(1)
+        bare = (self.regions[FACE] + self.regions[NAPE]).clamp_max(1)
+        weight = halved((seen + bare).clamp_max(1))
+        near = push_pull(halved(seen) / weight.clamp_min(1e-6), weight)
+        near = F.interpolate(near, size=known.shape[-2:], mode="bilinear", align_corners=False)
+        return ((near - 0.5) / COLLAR_EDGE + 0.5).clamp(0, 1)
 
     def _joined(self, filled: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """Blend the fill with its mirror image where both sides of the head meet; a chart ends there."""
@@ -212,6 +287,14 @@ class Completion(nn.Module):
         return torch.lerp(tinted.mean(1, keepdim=True), tinted, colourful.clamp_max(1))
 
 
+def _typical(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+    """How close the lightness of each texel is to the mean, (0, 1]: gloss and shadow are far from it."""
+    lightness = (colour.mean(1, keepdim=True) + 0.03).log()
+    total = weight.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    mean = (lightness * weight).sum((2, 3), keepdim=True) / total
+    return UNUSUAL + torch.exp(-(((lightness - mean) / LIGHTNESS).square()))
+
+
 def _is_hairy(
     hair: Float[Tensor, "b 1 s s"], known: Float[Tensor, "b 1 s s"], region: Float[Tensor, "1 s s"]
 ) -> Float[Tensor, "b 1 1 1"]:
@@ -230,7 +313,11 @@ def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tens
 
 
 def _detail(
-    colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"], share: float, cells: int
+    colour: Float[Tensor, "b 3 s s"],
+    weight: Float[Tensor, "b 1 s s"],
+    share: float,
+    cells: int,
+    contrast: float,
 ) -> Float[Tensor, "b 3 s s"]:
     """The fine structure of the known texels, mirrored into the hidden part: row by row, then downwards.
 
@@ -242,9 +329,11 @@ def _detail(
         weight: 1 on the known texels of a region.
         share: width of the band that is repeated, share of the texture.
         cells: cells of the smooth colour across the texture.
+        contrast: deviation from the smooth colour of which only 1 / e is repeated; what deviates more fades.
     """
     reach = max(2, round(share * colour.shape[-1]))
     detail = (colour - _smooth(colour, weight, cells)) * weight
+    detail = detail * torch.exp(-(detail.abs().amax(1, keepdim=True) / contrast).square())
     seen = weight[:, 0] > 0.5
     in_rows, filled = _reflected(detail, seen, reach)
     # Behind the ears there are rows without any hair that is seen.

@@ -16,6 +16,8 @@ EDGE = 0.0019
 SAME, ANOTHER = 0.06, 0.2
 """Change of the opening, in widths of the mouth, up to which it is the photograph's mouth, and from which it
 is not."""
+SAME_CLOSING, ANOTHER_CLOSING = 0.025, 0.08
+"""The same for a mouth that closes, whose lips would show the photograph's teeth."""
 _LIPS = {"mediapipe": (13, 14, 78, 308), "ibug68": (62, 66, 60, 64)}
 """Landmarks of the upper and lower inner lip and of the inner corners, by landmark set."""
 
@@ -42,8 +44,10 @@ def same_mouth(
     """
     if len(lips) == 0:
         return torch.ones_like(before[:, :, 0, 0])
-    change = (_opening(before[:, :, lips]) - _opening(after[:, None, lips])).abs()
-    return (1 - (change - SAME) / (ANOTHER - SAME)).clamp(0, 1)
+    opening = _opening(after[:, None, lips]) - _opening(before[:, :, lips])
+    open_more = (ANOTHER - opening) / (ANOTHER - SAME)
+    open_less = (ANOTHER_CLOSING + opening) / (ANOTHER_CLOSING - SAME_CLOSING)
+    return torch.minimum(open_more, open_less).clamp(0, 1)
 
 
 def _opening(points: Float[Tensor, "b n 4 2"]) -> Float[Tensor, "b n"]:

@@ -25,6 +25,8 @@ EROSION = 0.006
 
 MOUTH_REACH = 0.012
 """How far the photograph is used beyond the visible part of eyes and mouth, texture widths."""
+TEETH_EDGE = 0.006
+"""Distance from the opening of a mouth up to which its lips give the texture no colour, image widths."""
 BARE_EAR, HAIRY_EAR = 0.3, 0.6
 """Share of hair on the visible part of an ear up to which it counts as bare, and from which as covered."""
 
@@ -208,17 +210,20 @@ def observe(
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
     labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
     teeth = widened(between_lips(source.landmarks, source.image_size))
-    image = torch.cat([source.image, inner, *labels, teeth], dim=1)
+    # Landmarks miss the edge of the lips, and a line of teeth would spread over lips that close.
+    near_teeth = dilate(teeth, max(1, round(TEETH_EDGE * source.image_size[1])))
+    image = torch.cat([source.image, inner, *labels, teeth, near_teeth], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, face_ids, layout)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes, teeth = observed[:, 4:].split(1, dim=1)
+    hair, clothes, teeth, near_teeth = observed[:, 4:].split(1, dim=1)
     own_only = torch.zeros_like(unhidden)
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         skin = 1 - completion.bare * clothes.square()
         over_ears = hair * _bare_ears(completion.ears, visibility * person, hair)
-        visibility = visibility * skin * (1 - completion.hairless * hair) * (1 - over_ears) * (1 - not_skin)
+        visibility = visibility * skin * (1 - completion.hairless * hair) * (1 - over_ears)
+        visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)

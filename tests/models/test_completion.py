@@ -66,7 +66,7 @@ def test_skin_at_the_outline_is_filled_and_hair_there_is_kept(
 def test_light_from_one_side_stays_on_its_side(completion: Completion, side: torch.Tensor) -> None:
     lit = torch.where(side > 0, 0.4, 0.6).expand(-1, 3, -1, -1)
     seen = ((side < 0.04) & (completion.charts > 0)).float()
-    other, _ = completion.other_side(lit, seen)
+    other, _, _ = completion.other_side(lit, torch.zeros_like(seen), seen)
     hidden = region(completion, "face") & (seen == 0) & (side > 0.045)
     assert (other[:, :1][hidden] - 0.4).abs().mean() < 0.03
 
@@ -78,7 +78,7 @@ def test_an_asymmetric_face_is_not_repeated(completion: Completion, side: torch.
         torch.tensor([0.1, 0.1, 0.9]).view(1, 3, 1, 1),
     )
     seen = ((side < 0.04) & (completion.charts > 0)).float()
-    _, trust = completion.other_side(colour, seen)
+    _, _, trust = completion.other_side(colour, torch.zeros_like(seen), seen)
     hidden = region(completion, "face") & (seen == 0) & (side > 0.045)
     assert trust[hidden].mean() < 0.3
 
