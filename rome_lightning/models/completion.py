@@ -337,7 +337,8 @@ def _detail(
     seen = weight[:, 0] > 0.5
     in_rows, filled = _reflected(detail, seen, reach)
     # Behind the ears there are rows without any hair that is seen.
-    in_columns, _ = _reflected(in_rows.transpose(-1, -2), filled.transpose(-1, -2), reach)
+    turned = in_rows.transpose(-1, -2).contiguous(), filled.transpose(-1, -2).contiguous()
+    in_columns, _ = _reflected(*turned, reach)
     return torch.where(seen[:, None], 0.0, in_columns.transpose(-1, -2))
 
 
@@ -352,20 +353,21 @@ def _reflected(
         reach: width of the band that is repeated, texels; less where the seen part is narrower.
     """
     size = detail.shape[-1]
-    columns = torch.arange(size, device=detail.device).expand_as(seen)
+    columns = torch.arange(size, device=detail.device, dtype=torch.int32).expand_as(seen)
     before, after = _nearest(~seen, columns)
     # A narrow piece, repeated, would become stripes.
     wide = seen & (after - before > reach * LEAST_BAND)
     left, right = _nearest(wide, columns)
     from_left = columns - left <= right - columns
     source = torch.where(from_left, left, right)
-    width = torch.where(from_left, columns - before, after - columns).gather(-1, source.clamp(0, size - 1))
+    width = torch.where(from_left, columns - before, after - columns)
+    width = width.gather(-1, source.clamp(0, size - 1).long())
     band = width.clamp(1, reach)
     distance = (columns - source).abs()
     # Mirrored back and forth within the band.
     folded = (distance - 1).clamp_min(0) % (2 * band)
     folded = torch.where(folded < band, folded, 2 * band - 1 - folded)
-    column = torch.where(from_left, source - folded, source + folded).clamp(0, size - 1)
+    column = torch.where(from_left, source - folded, source + folded).clamp(0, size - 1).long()
     reflected = detail.gather(-1, column[:, None].expand_as(detail))
     reached = distance <= size
     reflected = torch.where(reached[:, None], reflected, 0.0)
@@ -383,7 +385,10 @@ def _nearest(
 
 
 def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
-    """Running maximum along each row; ONNX has no ``cummax``."""
+    """Running maximum along each row."""
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return values.cummax(-1).values
+    # ONNX has no such operator.
     step, size = 1, values.shape[-1]
     while step < size:
         shifted = torch.cat([values[..., :1].expand(*values.shape[:-1], step), values[..., :-step]], dim=-1)
