@@ -32,6 +32,8 @@ BESIDE_BOUND = 2.0
 """Largest increase of the matte's logit beside the mesh: it may add hair, but no second outline of a face."""
 GAP = 0.025
 """Half the width of the gaps beside hair that are filled with hair, in image widths."""
+HOLE = 0.02
+"""Half the width of holes in a turned mesh that are closed, in image widths."""
 RIM = 0.008
 """Width of the mesh's outline, image widths."""
 SLIVER = 0.006
@@ -88,9 +90,11 @@ def blend(
     # The outline is seen at grazing angles: without the photograph's matte a line of background remains.
     prior = torch.where(_inner(mesh_mask), on_mesh, beside)
     # In the photograph's own view every gap is real.
+    turned = 1 - layers[:, OWN_VIEW]
+    prior = prior + holes(prior.detach()) * mesh_mask * turned
     hair = (layers[:, CARRIED_HAIR] * torch.where(mesh_mask, shown, beside)).detach()
     gaps = hair_gaps(torch.where(mesh_mask, 1.0, prior.detach()), hair)
-    gap = gaps * ~mesh_mask * (1 - layers[:, OWN_VIEW])
+    gap = gaps * ~mesh_mask * turned
     prior = prior + (1 - prior) * gap
     rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair), gap)
     # No gradient flows through it: rounding decides which of two nearly equal pixels is larger.
@@ -113,6 +117,18 @@ def lip_shadow(in_mouth: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     # Half of the square around a pixel at a straight edge is inside, all of it far from the lips.
     inside = smoothed(in_mouth, max(1, round(SHADOW_REACH * int(in_mouth.shape[-1]))))
     return SHADOW * (2 - 2 * inside).clamp_max(1)
+
+
+def holes(opacity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """How much opacity each pixel lacks compared to what surrounds it closely.
+
+    Where a mesh is larger than the person, the photograph shows background: beside other parts of the mesh
+    that is a hole.
+    """
+    coarse = _halved(opacity)
+    reach = max(1, round(HOLE * int(coarse.shape[-1])))
+    closed = erode(dilate(coarse, reach), reach)
+    return (enlarged(closed, opacity.shape[-2:]) - opacity).clamp_min(0)
 
 
 def hair_gaps(opacity: Float[Tensor, "b 1 h w"], hair: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -17,7 +17,9 @@ SAME, ANOTHER = 0.06, 0.2
 """Change of the opening, in widths of the mouth, up to which it is the photograph's mouth, and from which it
 is not."""
 SAME_CLOSING, ANOTHER_CLOSING = 0.025, 0.08
-"""The same for a mouth that closes, whose lips would show the photograph's teeth."""
+"""The same for a mouth that is closed, whose lips would show the photograph's teeth."""
+CLOSED, OPEN = 0.06, 0.12
+"""Opening up to which a mouth counts as closed, and from which as open."""
 _LIPS = {"mediapipe": (13, 14, 78, 308), "ibug68": (62, 66, 60, 64)}
 """Landmarks of the upper and lower inner lip and of the inner corners, by landmark set."""
 
@@ -44,10 +46,12 @@ def same_mouth(
     """
     if len(lips) == 0:
         return torch.ones_like(before[:, :, 0, 0])
-    opening = _opening(after[:, None, lips]) - _opening(before[:, :, lips])
-    open_more = (ANOTHER - opening) / (ANOTHER - SAME)
-    open_less = (ANOTHER_CLOSING + opening) / (ANOTHER_CLOSING - SAME_CLOSING)
-    return torch.minimum(open_more, open_less).clamp(0, 1)
+    now = _opening(after[:, None, lips])
+    change = now - _opening(before[:, :, lips])
+    alike = ((ANOTHER - change.abs()) / (ANOTHER - SAME)).clamp(0, 1)
+    closed_alike = ((ANOTHER_CLOSING + change) / (ANOTHER_CLOSING - SAME_CLOSING)).clamp(0, 1)
+    is_open = ((now - CLOSED) / (OPEN - CLOSED)).clamp(0, 1)
+    return alike * torch.lerp(closed_alike, torch.ones_like(alike), is_open)
 
 
 def _opening(points: Float[Tensor, "b n 4 2"]) -> Float[Tensor, "b n"]:

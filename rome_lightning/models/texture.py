@@ -25,7 +25,7 @@ EROSION = 0.006
 
 MOUTH_REACH = 0.012
 """How far the photograph is used beyond the visible part of eyes and mouth, texture widths."""
-TEETH_EDGE = 0.006
+TEETH_EDGE = 0.003
 """Distance from the opening of a mouth up to which its lips give the texture no colour, image widths."""
 BARE_EAR, HAIRY_EAR = 0.3, 0.6
 """Share of hair on the visible part of an ear up to which it counts as bare, and from which as covered."""

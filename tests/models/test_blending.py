@@ -12,7 +12,7 @@ from rome_lightning.models.blending import (
     soft_edges,
     without_slivers,
 )
-from rome_lightning.models.carrying import IN_MOUTH, NUM_CARRIED, VISIBILITY
+from rome_lightning.models.carrying import IN_MOUTH, NUM_CARRIED, OWN_VIEW, VISIBILITY
 from rome_lightning.models.photo_layers import KNOWN, MATTE, RGB
 
 
@@ -130,3 +130,16 @@ def test_no_hair_is_added_between_a_crown_and_the_border_of_the_image() -> None:
     gaps = hair_gaps(opacity, opacity)
     assert float(gaps[..., :5, :].max()) == 0
     assert float(gaps[..., 240:, 121:125].min()) > 0.5
+
+
+def test_holes_in_a_turned_mesh_are_closed_and_those_of_the_photographs_own_view_are_real() -> None:
+    """The mesh of a neck is wider than the neck: the photograph shows background there."""
+    layers = torch.zeros(1, NUM_CARRIED, 128, 128)
+    layers[:, KNOWN] = layers[:, MATTE] = layers[:, VISIBILITY] = 1
+    layers[:, MATTE, 60:64, 60:64] = layers[:, MATTE, 20:50, 20:50] = 0
+    mesh = torch.ones(1, 1, 128, 128, dtype=torch.bool)
+    for own_view, narrow in ((0.0, 1.0), (1.0, 0.0)):
+        layers[:, OWN_VIEW] = own_view
+        _, mask = blend(None, torch.zeros(1, 3, 128, 128), layers, mesh, torch.zeros(1, 1, 128, 128))
+        assert mask[0, 0, 60:64, 60:64].mean() == pytest.approx(narrow, abs=0.1)
+        assert mask[0, 0, 25:45, 25:45].max() < 0.01

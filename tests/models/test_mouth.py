@@ -66,6 +66,11 @@ def test_a_mouth_is_the_same_however_the_head_is_turned_and_another_when_it_open
     # Closing is the same change; each photograph is compared.
     both = torch.stack([opened, closed], dim=1)
     assert same_mouth(both, closed, lips).tolist() == [[0.0, 1.0]]
+    # A mouth that opens a little keeps the photograph's teeth; one that closes would have them on its lips.
+    little = closed.clone()
+    little[:, lips[1], 1] += 0.1 * (closed[:, lips[2]] - closed[:, lips[3]]).norm()
+    assert same_mouth(closed[:, None], little, lips).item() > 0.7
+    assert same_mouth(little[:, None], closed, lips).item() == 0
 
 
 def test_an_open_mouth_that_no_photograph_shows_has_the_colours_of_the_texture(model: AvatarModel) -> None:
