@@ -15,9 +15,9 @@ from rome_lightning.renderer import UVLayout, push_pull, sample_texture
 from rome_lightning.renderer.morphology import dilate, erode
 from rome_lightning.renderer.pooling import halved, smoothed
 
-FILL_REGIONS = (("face", "ears"), ("scalp",), ("neck",), ("shoulders",))
+FILL_REGIONS = (("face",), ("ears",), ("scalp",), ("neck",), ("shoulders",))
 """Regions filled from themselves: hair from hair, skin from skin, cloth from cloth."""
-FACE, SCALP, NECK, SHOULDERS, NAPE = range(5)
+FACE, EARS, SCALP, NECK, SHOULDERS, NAPE = range(6)
 """Their indices, and that of the nape, the scalp below the ears, which is filled from face or hair."""
 FACE_COLOUR = (0.68, 0.50, 0.42)
 """Mean colour of a face for which the generic colours of eyes and mouth are right."""
@@ -86,7 +86,6 @@ class Completion(nn.Module):
     enough: Tensor
     hairless: Tensor
     ears: Tensor
-    face: Tensor
     sides: Tensor
     middle: Tensor
 
@@ -111,7 +110,6 @@ class Completion(nn.Module):
         ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
         self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)
         off_side = ((layout.gather(mean[..., :1]).abs() - SIDES[0]) / (SIDES[1] - SIDES[0])).clamp(0, 1)
-        self.register_buffer("face", face, persistent=False)
         self.register_buffer("sides", off_side * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
@@ -120,7 +118,7 @@ class Completion(nn.Module):
     @property
     def bare(self) -> Float[Tensor, "1 1 s s"]:
         """1 on texels of face and ears, which clothes never cover."""
-        return self.regions[FACE : FACE + 1]
+        return self.regions[[FACE, EARS]].sum(0, keepdim=True)
 
     def forward(
         self,
@@ -141,7 +139,7 @@ class Completion(nn.Module):
         either = torch.cat([colour, hair], 1) * visibility + torch.cat([other, other_hair], 1) * hidden
         mixed, hairy = (either / known.clamp_min(1e-6)).clamp(0, 1).split([3, 1], dim=1)
         inner = self._inner_face(known)
-        filled = self.fill(mixed, known, hair * visibility, inner)
+        filled = self.fill(mixed, known, hairy * known, inner)
         mixed = self._relit(mixed, filled, known, (1 - inner) * (1 - hairy))
         # A view at a grazing angle is better than a guess.
         completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
@@ -226,10 +224,10 @@ class Completion(nn.Module):
         # under hair that hangs over the neck; otherwise it is filled from skin, never from the collar.
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
-        weight[:, NAPE] = torch.lerp(known * self.regions[FACE], hair, hairy[1])
-        # Skin at the outline is in shadow or lit from behind, and some shines: the rest decides the colour.
-        lit = weight[:, FACE] * known * (AT_OUTLINE + inner.square())
-        weight[:, FACE] = lit * torch.lerp(torch.ones_like(lit), _typical(colour, lit), self.face)
+        weight[:, NAPE] = torch.lerp(known * self.bare, hair, hairy[1])
+        # Hair is not skin. Skin at the outline is in shadow or lit from behind, and some shines.
+        lit = weight[:, FACE] * (known - hair).clamp_min(0) * (AT_OUTLINE + inner.square())
+        weight[:, FACE] = lit * _typical(colour, lit)
         # The fill is smooth, so half the resolution is enough.
         total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
         sums = halved((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2))
@@ -239,7 +237,11 @@ class Completion(nn.Module):
         fills, everywhere = fills.unflatten(0, (batch, count + 1)).split([count, 1], dim=1)
         # A region of which almost nothing is visible is filled from its surroundings.
         amount = weight.mean((-1, -2), keepdim=True)
-        fills = torch.lerp(everywhere, fills, amount / (amount + LEAST_SEEN))
+        own = fills
+        fills = torch.lerp(everywhere, own, amount / (amount + LEAST_SEEN))
+        fills[:, EARS] = torch.lerp(
+            fills[:, FACE], own[:, EARS], amount[:, EARS] / (amount[:, EARS] + LEAST_SEEN)
+        )
         fills[:, NECK] = torch.lerp(fills[:, NAPE], fills[:, NECK], self._collar(known))
         strands = _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS, STRAND_CONTRAST)
         fills[:, SCALP] += strands * self.regions[SCALP]
@@ -257,7 +259,7 @@ class Completion(nn.Module):
         What is seen of a neck from the side is often a collar, which must not rise to the ears.
         """
         seen = (known * self.regions[NECK] + self.regions[SHOULDERS]).clamp_max(1)
-        bare = (self.regions[FACE] + self.regions[NAPE]).clamp_max(1)
+        bare = (self.bare + self.regions[NAPE]).clamp_max(1)
         weight = halved((seen + bare).clamp_max(1))
         near = push_pull(halved(seen) / weight.clamp_min(1e-6), weight)
         near = F.interpolate(near, size=known.shape[-2:], mode="bilinear", align_corners=False)
@@ -276,7 +278,7 @@ class Completion(nn.Module):
         self, colour: Float[Tensor, "b 3 s s"], known: Float[Tensor, "b 1 s s"]
     ) -> Float[Tensor, "b 3 s s"]:
         """Generic eyes and mouth in the light of the face, and grey in a greyscale photograph."""
-        weight = known * self.regions[FACE]
+        weight = known * self.bare
         total = weight.sum((1, 2, 3), keepdim=True)
         mean = (colour * weight).sum((2, 3), keepdim=True) / total.clamp_min(1)
         usual = colour.new_tensor(FACE_COLOUR)[:, None, None]

@@ -54,8 +54,8 @@ def test_skin_at_the_outline_is_filled_and_hair_there_is_kept(
     colour = torch.where(flat, 0.1, 0.6).expand(-1, 3, -1, -1)
     # Both sides are equally visible, so that nothing comes from the other one.
     seen = torch.where(side.abs() > 0.05, 0.12, 1.0) * completion.charts
-    # All of it is hair, so that the scalp is filled from itself alone.
-    completed, _ = completion(colour, seen, torch.ones_like(seen))
+    # Hair, so that the scalp is filled from itself alone.
+    completed, _ = completion(colour, seen, region(completion, "scalp").float())
     face, scalp = (region(completion, name) & flat for name in ("face", "scalp"))
     assert completed[:, :1][face & (completion.enough > 0.69)].mean() > 0.15
     kept = scalp & (completion.enough < 0.21) & (seen > 0.11)
@@ -221,3 +221,20 @@ def test_hair_that_nobody_sees_has_strands_everywhere(
     hidden = scalp & ~top & (columns > columns[scalp & ~top].min() + 8)
     assert hidden.sum() > 500
     assert 0.02 < completed[:, :1][hidden].std() < 0.1
+
+
+def test_hair_before_a_face_or_on_an_ear_does_not_colour_the_skin_beside_it(
+    completion: Completion, side: torch.Tensor
+) -> None:
+    ears, face = region(completion, "ears"), region(completion, "face")
+    hair = (ears | (face & (side.abs() > 0.055))).float()
+    colour = torch.where(hair > 0, 0.1, 0.6).expand(-1, 3, -1, -1)
+    hidden = face & (side.abs() > 0.045) & (hair == 0)
+    seen = (completion.charts > 0) & ~hidden
+    completed, _ = completion(colour, seen.float(), hair)
+    # Nor does skin colour what is hidden of an ear under hair.
+    under = ears & (torch.rand(ears.shape, generator=torch.Generator().manual_seed(0)) < 0.3)
+    covered, _ = completion(colour, (seen & ~under).float(), hair)
+    assert hidden.sum() > 50
+    assert completed[:, :1][hidden & (completion.is_interior < 0.01)].mean() > 0.55
+    assert covered[:, :1][under].mean() < 0.2
