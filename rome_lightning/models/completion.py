@@ -225,8 +225,8 @@ class Completion(nn.Module):
         hairy = [_is_hairy(hair, known, self.regions[index]) for index in (SCALP, NECK)]
         weight[:, SCALP] = torch.lerp(known, hair, hairy[0]) * self.regions[SCALP]
         weight[:, NAPE] = torch.lerp(known * self.bare, hair, hairy[1])
-        # At the outline hair is not skin, and skin is in shadow or lit from behind. Some shines.
-        lit = weight[:, FACE] * (known - hair * (1 - inner)).clamp_min(0) * (AT_OUTLINE + inner.square())
+        # Skin at the outline is in shadow or lit from behind, and some shines: the rest decides the colour.
+        lit = weight[:, FACE] * known * (AT_OUTLINE + inner.square())
         weight[:, FACE] = lit * _typical(colour, lit)
         # The fill is smooth, so half the resolution is enough.
         total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
