@@ -23,7 +23,9 @@ from rome_lightning.renderer import (
 from rome_lightning.types import Frames
 
 TOLERANCES = {
-    "vertices_ndc": (1e-6, 1e-6),
+    # Up to 1.1, where float32 has a spacing of 1.2e-7. Sums in another order, on another processor, differ by
+    # 1.01e-6 at most.
+    "vertices_ndc": (2e-6, 1e-6),
     "offsets": (1e-6, 1e-6),
     "uv": (None, 1e-5),
     "logits": (1e-3, 3e-4),
