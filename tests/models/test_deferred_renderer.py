@@ -135,3 +135,15 @@ def test_geometry_stays_in_full_precision_under_autocast():
     # Only the offset network's rounding remains, a fraction of a pixel.
     assert (rounded.vertices_px - exact.vertices_px).abs().max() < 0.2
     assert rounded.image.dtype == torch.float32
+
+
+def test_channels_of_a_block_that_differ_draw_no_grid() -> None:
+    """Each pixel of a folded block has outputs of its own, whose biases differ."""
+    renderer = _model(unshuffle=2).renderer
+    # The four pixels of a block get 1, -1, -1, 1 in every output: a chequerboard.
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(5)[None, :, None, None]
+    renderer.network = torch.nn.Module()
+    renderer.network.forward = lambda features: signs.expand(len(features), -1, *features.shape[-2:])
+    corrections = renderer._corrections(torch.zeros(1, 4, 32, 32))
+    assert corrections.shape == (1, 5, 32, 32)
+    assert corrections[..., 1:-1, 1:-1].abs().max() == 0
