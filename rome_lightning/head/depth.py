@@ -20,6 +20,8 @@ ROOTS = 0.007
 when the mouth is wide open."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
+SIDE = 0.03
+"""Distance from the middle of the face from which it counts as its side, metres."""
 PLANE = 0.01
 """Distance from the middle of the ears within which vertices count as in their plane, metres."""
 
@@ -47,6 +49,12 @@ def lower_face(head: HeadModel) -> Bool[Tensor, " v"]:
     """Vertices of the face below the eyes, on which no hair grows."""
     height = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 1]
     return head.region("face") & (height < height[head.region("eyes")].min())
+
+
+def sides_of_face(head: HeadModel) -> Bool[Tensor, " v"]:
+    """Vertices of the face that are farther to the side than the corners of a mouth."""
+    aside = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 0].abs()
+    return head.region("face") & (aside > SIDE)
 
 
 def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:

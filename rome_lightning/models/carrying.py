@@ -78,7 +78,7 @@ def carry(
     face_ids: Int32[Tensor, "b h w"],
     visible: Float[Tensor, "b m h w"],
     same_mouth: Float[Tensor, "b n"],
-    parts: Float[Tensor, "1 v 4"],
+    parts: Float[Tensor, "1 v 5"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"],
@@ -98,7 +98,8 @@ def carry(
         visible: ``visibility`` and ``own_only`` of each photograph at the driven mesh's pixels; m = 2 n.
         same_mouth: whether the mouth is as open as in each photograph, [0, 1].
         parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
-            1 on the face below the eyes; and 1 inside the mouth; 0 elsewhere.
+            1 on the face below the eyes; 1 inside the mouth; and 1 on all but the middle of the face; 0
+            elsewhere.
         ear_plane: vertices as far back as the ears.
         distance: from each pixel to the driven mesh, image widths.
         nearest: of ``nearest_covered``, where ``face_ids`` shows the mesh.
@@ -119,15 +120,13 @@ def carry(
     matte, known = opaque.view_as(visibility), known.view_as(visibility)
     hair, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, BESIDE, SKIN))
     own_view = _own_view(photos, facing).expand_as(visibility)
-    alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.around)
+    alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.off_middle)
     visibility = visibility - (1 - alike) * own_only
-    # Hair in front of a cheek is beside it in any other view.
-    skin = 1 - mesh.lower * hair * (1 - own_view)
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
     beyond = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()).view_as(visibility) > WITHIN
     far = beyond & mask & (mesh.there > LEAST_FACING)
     visibility = torch.maximum(visibility, far.to(visibility.dtype))
-    shown = visibility * _not_stretched(mesh) * _is_surface(_without_rim(matte, hair), mesh) * skin
+    shown = visibility * _not_stretched(mesh, hair) * _is_surface(_without_rim(matte, hair), mesh)
     full = hair * photos.full_hair
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
@@ -151,12 +150,18 @@ def carry(
     return torch.cat([*best, of_best[0], hair, of_best[1], mesh.in_mouth], dim=1)
 
 
-def _not_stretched(mesh: _OnMesh) -> Float[Tensor, "b n h w"]:
-    """Whether a point can be taken from each photograph without too much stretching, [0, 1]."""
-    lower = torch.maximum(mesh.lower, mesh.in_mouth)
-    upper = 1 - torch.maximum(mesh.around, lower)
-    none = STRETCHED * mesh.around + STRETCHED_UPPER * upper + STRETCHED_LOWER * lower
-    full = NOT_STRETCHED * mesh.around + NOT_STRETCHED_UPPER * upper + NOT_STRETCHED_LOWER * lower
+def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tensor, "b n h w"]:
+    """Whether a point can be taken from each photograph without too much stretching, [0, 1].
+
+    Args:
+        mesh: at the pixels of the driven view.
+        hair: whether each photograph shows hair there, [0, 1].
+    """
+    around = torch.maximum(mesh.around, hair * mesh.lower)
+    lower = torch.maximum(mesh.lower * (1 - hair), mesh.in_mouth)
+    upper = 1 - torch.maximum(around, lower)
+    none = STRETCHED * around + STRETCHED_UPPER * upper + STRETCHED_LOWER * lower
+    full = NOT_STRETCHED * around + NOT_STRETCHED_UPPER * upper + NOT_STRETCHED_LOWER * lower
     return ((mesh.there / mesh.now.clamp_min(LEAST_FACING) - none) / (full - none)).clamp(0, 1)
 
 
@@ -214,6 +219,8 @@ class _OnMesh(NamedTuple):
     """1 on the face below the eyes."""
     in_mouth: Float[Tensor, "b 1 h w"]
     """1 inside the mouth."""
+    off_middle: Float[Tensor, "b 1 h w"]
+    """0 on the middle of the face, where the mouth is, else 1."""
     turned: Float[Tensor, "b n h w"]
     """Whether neck and shoulders face as in each photograph, so that its outline is theirs, [0, 1]; 1 on the
     head."""
@@ -225,7 +232,7 @@ def _on_mesh(
     facing_now: Float[Tensor, "b v 1"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    parts: Float[Tensor, "1 v 4"],
+    parts: Float[Tensor, "1 v 5"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
     """The mesh at the pixels of the driven view; its ``facing_camera``, the rest as for ``carry``."""
@@ -241,10 +248,10 @@ def _on_mesh(
     per_vertex = torch.cat([moved, facing, facing_now, parts.expand(batch, -1, -1), turned], dim=-1)
     values = in_planes(interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()))
     # In two steps: a kernel of WebGPU has at most eight buffers.
-    displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 4, count], dim=1)
-    around, torso, lower, in_mouth = of_parts.split(1, dim=1)
+    displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 5, count], dim=1)
+    around, torso, lower, in_mouth, off_middle = of_parts.split(1, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around, torso, lower, in_mouth, turned)
+    return _OnMesh(displacement, plane, there, now, around, torso, lower, in_mouth, off_middle, turned)
 
 
 def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:

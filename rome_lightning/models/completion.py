@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import lower_face
+from rome_lightning.models.fine_structure import repeated_detail, smooth_map
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
@@ -27,8 +28,6 @@ portraits: light colours teeth as it does skin, but dark skin does not darken te
 STRAND_REACH, SKIN_REACH = 0.1, 0.05
 """Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
 texture."""
-LEAST_BAND = 0.5
-"""Least width of what is repeated, relative to the band."""
 STRAND_CONTRAST, SKIN_CONTRAST = 0.2, 0.06
 """Deviation from the smooth colour of which hair and skin repeat only 1 / e: gloss, moles and spectacles must
 not appear twice."""
@@ -51,6 +50,14 @@ MIDDLE = 0.03
 """Distance from the plane between both sides of the head at which the fill of a side is its own, metres."""
 SIDES = (0.045, 0.06)
 """Distance from that plane up to which a face is seen well, and from which its outline may be, metres."""
+SHEEN = (0.03, 0.045)
+"""Distance from that plane up to which skin has its own hue, and from which a photograph mostly shows what it
+reflects, metres."""
+OFF_EYES = (0.008, 0.018)
+"""Distance from the eyes up to which the photograph is better than the texture whatever it reflects, and from
+which it is not, metres."""
+MAX_SHEEN = 0.08
+"""Bound on the change of the logarithm of the hue: a beard differs more."""
 OUTLINE_REACH = 0.05
 """Half the width of the window that measures how far inside a texel is, share of the texture; it is applied
 twice."""
@@ -86,8 +93,11 @@ class Completion(nn.Module):
     enough: Tensor
     hairless: Tensor
     ears: Tensor
+    halves: Tensor
     sides: Tensor
     middle: Tensor
+    sheen: Tensor
+    own_hue: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
@@ -109,11 +119,26 @@ class Completion(nn.Module):
         left = mean[0, :, 0] > 0
         ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
         self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)
+        halves = (layout.gather(mean[..., :1]) > 0).float()
+        self.register_buffer("halves", torch.cat([halves, 1 - halves]), persistent=False)
         off_side = ((layout.gather(mean[..., :1]).abs() - SIDES[0]) / (SIDES[1] - SIDES[0])).clamp(0, 1)
         self.register_buffer("sides", off_side * face, persistent=False)
+        aside = ((layout.gather(mean[..., :1]).abs() - SHEEN[0]) / (SHEEN[1] - SHEEN[0])).clamp(0, 1)
+        from_eyes = torch.cdist(mean, mean[:, head.region("eyes")]).amin(-1, keepdim=True)
+        off_eyes = ((layout.gather(from_eyes) - OFF_EYES[0]) / (OFF_EYES[1] - OFF_EYES[0])).clamp(0, 1)
+        self.register_buffer("sheen", aside * face * off_eyes, persistent=False)
+        self.register_buffer("own_hue", (1 - 2 * aside).clamp_min(0) * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
+
+    def own_view_only(self, visibility: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+        """The part of the face whose light depends on the view: its outline and its sides, [0, 1].
+
+        Args:
+            visibility: of each texel, [0, 1].
+        """
+        return torch.maximum(1 - self.inner_face(visibility), self.sheen)
 
     @property
     def bare(self) -> Float[Tensor, "1 1 s s"]:
@@ -138,9 +163,10 @@ class Completion(nn.Module):
         known = visibility + hidden
         either = torch.cat([colour, hair], 1) * visibility + torch.cat([other, other_hair], 1) * hidden
         mixed, hairy = (either / known.clamp_min(1e-6)).clamp(0, 1).split([3, 1], dim=1)
-        inner = self._inner_face(known)
+        inner = self.inner_face(known)
         filled = self.fill(mixed, known, hairy * known, inner)
         mixed = self._relit(mixed, filled, known, (1 - inner) * (1 - hairy))
+        mixed = self._without_sheen(mixed, known, inner, 1 - hairy)
         # A view at a grazing angle is better than a guess.
         completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
         # Bilinear lookups at the border of a UV chart reach beyond it.
@@ -160,14 +186,14 @@ class Completion(nn.Module):
         other, other_hair = (sampled[:, :4] / seen.clamp_min(1e-4)).split([3, 1], dim=1)
         both = (visibility * seen).square()
         ratio = ((colour + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
-        gain = _smooth(ratio, both).exp()
+        gain = smooth_map(ratio, both, CELLS).exp()
         other = (other * gain).clamp(0, 1)
         difference = (colour - other).abs().mean(1, keepdim=True)
         # Without a texel visible on both sides, nothing is known of the person's symmetry.
-        doubt = _smooth(difference, both)
+        doubt = smooth_map(difference, both, CELLS)
         return other, other_hair, seen * torch.exp(-((doubt / ASYMMETRY).square()))
 
-    def _inner_face(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+    def inner_face(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
         """1 well inside the known part of the face, 0 at its outline on the sides of the head.
 
         At the outline of a photograph skin is in shadow, or lit from behind.
@@ -198,10 +224,35 @@ class Completion(nn.Module):
             amount: how much each texel is changed, [0, 1].
         """
         skin = self.bare.expand_as(known)
-        before = _smooth(colour, known * skin, SKIN_CELLS)
-        after = _smooth(filled, skin, SKIN_CELLS)
+        before = smooth_map(colour, known * skin, SKIN_CELLS)
+        after = smooth_map(filled, skin, SKIN_CELLS)
         gain = ((after + 0.03) / (before + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
         return (colour * (gain * amount * skin).exp()).clamp_max(1)
+
+    def _without_sheen(
+        self,
+        colour: Float[Tensor, "b 3 s s"],
+        known: Float[Tensor, "b 1 s s"],
+        inner: Float[Tensor, "b 1 s s"],
+        bare: Float[Tensor, "b 1 s s"],
+    ) -> Float[Tensor, "b 3 s s"]:
+        """Skin at the sides of a face in the hue of its middle.
+
+        At grazing angles skin reflects its surroundings. A head that turns takes the place along but not the
+        reflection, and the hue of skin changes little over a face.
+
+        Args:
+            colour: RGB in [0, 1].
+            known: weight of each texel, [0, 1].
+            inner: see ``inner_face``.
+            bare: 1 where no hair is, [0, 1].
+        """
+        skin = self.bare.expand_as(known)
+        hue = (colour + 0.03).log() - (colour.mean(1, keepdim=True) + 0.03).log()
+        middle = smooth_map(hue, known * inner * self.own_hue, SKIN_CELLS)
+        change = middle - smooth_map(hue, known * skin, SKIN_CELLS)
+        change = MAX_SHEEN * (change / MAX_SHEEN).tanh()
+        return (colour * (change * self.sheen * bare * skin).exp()).clamp_max(1)
 
     def fill(
         self,
@@ -216,7 +267,7 @@ class Completion(nn.Module):
             colour: RGB in [0, 1].
             known: weight of each texel, [0, 1].
             hair: the part of it that shows hair, [0, 1].
-            inner: 0 at the outline of the face, see ``_inner_face``.
+            inner: 0 at the outline of the face, see ``inner_face``.
         """
         batch, count = len(colour), len(self.regions)
         weight = known[:, None] * self.regions
@@ -227,7 +278,8 @@ class Completion(nn.Module):
         weight[:, NAPE] = torch.lerp(known * self.bare, hair, hairy[1])
         # Skin at the outline is in shadow or lit from behind, and some shines: the rest decides the colour.
         lit = weight[:, FACE] * known * (AT_OUTLINE + inner.square())
-        weight[:, FACE] = lit * _typical(colour, lit)
+        lit = lit * _typical(colour, lit)
+        weight[:, FACE] = torch.maximum(lit, hair * self.hairless * self.regions[FACE])
         # The fill is smooth, so half the resolution is enough.
         total = halved(torch.cat([weight.flatten(1, 2), known], dim=1))
         sums = halved((colour[:, None] * torch.cat([weight, known[:, None]], 1)).flatten(1, 2))
@@ -243,9 +295,9 @@ class Completion(nn.Module):
             fills[:, FACE], own[:, EARS], amount[:, EARS] / (amount[:, EARS] + LEAST_SEEN)
         )
         fills[:, NECK] = torch.lerp(fills[:, NAPE], fills[:, NECK], self._collar(known))
-        strands = _detail(colour, weight[:, SCALP], STRAND_REACH, CELLS, STRAND_CONTRAST)
+        strands = repeated_detail(colour, weight[:, SCALP], STRAND_REACH, CELLS, STRAND_CONTRAST)
         fills[:, SCALP] += strands * self.regions[SCALP]
-        grain = _detail(
+        grain = repeated_detail(
             colour, known * self.regions[FACE] * self.hairless, SKIN_REACH, SKIN_CELLS, SKIN_CONTRAST
         )
         fills[:, FACE] += grain * self.hairless
@@ -312,99 +364,3 @@ def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tens
     nape = regions[SCALP] & (mean[:, 1] < mean[head.region("ears"), 1].min())
     regions[SCALP] = regions[SCALP] & ~nape
     return [*regions, nape]
-
-
-def _detail(
-    colour: Float[Tensor, "b 3 s s"],
-    weight: Float[Tensor, "b 1 s s"],
-    share: float,
-    cells: int,
-    contrast: float,
-) -> Float[Tensor, "b 3 s s"]:
-    """The fine structure of the known texels, mirrored into the hidden part: row by row, then downwards.
-
-    Rows of the texture run around the head, so strands keep their direction. Without this the hidden side
-    looks as smooth as a cap, and a hidden cheek like wax.
-
-    Args:
-        colour: RGB in [0, 1].
-        weight: 1 on the known texels of a region.
-        share: width of the band that is repeated, share of the texture.
-        cells: cells of the smooth colour across the texture.
-        contrast: deviation from the smooth colour of which only 1 / e is repeated; what deviates more fades.
-    """
-    reach = max(2, round(share * colour.shape[-1]))
-    detail = (colour - _smooth(colour, weight, cells)) * weight
-    detail = detail * torch.exp(-(detail.abs().amax(1, keepdim=True) / contrast).square())
-    seen = weight[:, 0] > 0.5
-    in_rows, filled = _reflected(detail, seen, reach)
-    # Behind the ears there are rows without any hair that is seen.
-    turned = in_rows.transpose(-1, -2).contiguous(), filled.transpose(-1, -2).contiguous()
-    in_columns, _ = _reflected(*turned, reach)
-    return torch.where(seen[:, None], 0.0, in_columns.transpose(-1, -2))
-
-
-def _reflected(
-    detail: Float[Tensor, "b 3 s s"], seen: Bool[Tensor, "b s s"], reach: int
-) -> tuple[Float[Tensor, "b 3 s s"], Bool[Tensor, "b s s"]]:
-    """Each row, with the nearest seen part mirrored into the rest, and where that was possible.
-
-    Args:
-        detail: fine structure.
-        seen: where it is known.
-        reach: width of the band that is repeated, texels; less where the seen part is narrower.
-    """
-    size = detail.shape[-1]
-    columns = torch.arange(size, device=detail.device, dtype=torch.int32).expand_as(seen)
-    before, after = _nearest(~seen, columns)
-    # A narrow piece, repeated, would become stripes.
-    wide = seen & (after - before > reach * LEAST_BAND)
-    left, right = _nearest(wide, columns)
-    from_left = columns - left <= right - columns
-    source = torch.where(from_left, left, right)
-    width = torch.where(from_left, columns - before, after - columns)
-    width = width.gather(-1, source.clamp(0, size - 1).long())
-    band = width.clamp(1, reach)
-    distance = (columns - source).abs()
-    # Mirrored back and forth within the band.
-    folded = (distance - 1).clamp_min(0) % (2 * band)
-    folded = torch.where(folded < band, folded, 2 * band - 1 - folded)
-    column = torch.where(from_left, source - folded, source + folded).clamp(0, size - 1).long()
-    reflected = detail.gather(-1, column[:, None].expand_as(detail))
-    reached = distance <= size
-    reflected = torch.where(reached[:, None], reflected, 0.0)
-    return torch.where(seen[:, None], detail, reflected), seen | reached
-
-
-def _nearest(
-    marked: Bool[Tensor, "b s s"], columns: Int[Tensor, "b s s"]
-) -> tuple[Int[Tensor, "b s s"], Int[Tensor, "b s s"]]:
-    """The last marked column up to each column and the first one from it on, far outside if there is none."""
-    size = columns.shape[-1]
-    left = _running_max(torch.where(marked, columns, -2 * size))
-    right = size - 1 - _running_max(torch.where(marked.flip(-1), columns, -2 * size)).flip(-1)
-    return left, right
-
-
-def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
-    """Running maximum along each row."""
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return values.cummax(-1).values
-    # ONNX has no such operator.
-    step, size = 1, values.shape[-1]
-    while step < size:
-        shifted = torch.cat([values[..., :1].expand(*values.shape[:-1], step), values[..., :-step]], dim=-1)
-        values = torch.maximum(values, shifted)
-        step *= 2
-    return values
-
-
-def _smooth(
-    values: Float[Tensor, "b c s s"], weight: Float[Tensor, "b 1 s s"], cells: int = CELLS
-) -> Float[Tensor, "b c s s"]:
-    """A smooth map of weighted values, extended to where the weight is 0."""
-    texels = max(1, values.shape[-1] // cells)
-    total = F.avg_pool2d(weight, texels)
-    mean = F.avg_pool2d(values * weight, texels) / total.clamp_min(1e-6)
-    coarse = push_pull(mean, (total * 4).clamp_max(1))
-    return F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)

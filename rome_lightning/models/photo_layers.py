@@ -32,9 +32,9 @@ SURELY_BACKGROUND = 0.2
 """Opacity in that band below which it counts as background."""
 FULL_BESIDE = 0.03
 """Distance from the source's mesh that only full hair exceeds, image widths."""
-NOT_FULL, FULL = 0.015, 0.055
-"""Share of the hair beyond ``FULL_BESIDE`` up to which hair lies close to the head, and from which it is
-full. Of 40 people, 33 were below the first, 7 above the second, and none in between."""
+FULL = 0.008
+"""Share of the hair beyond ``FULL_BESIDE`` above which hair is full; below it lies close to the head. A share
+between both would draw translucent hair."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def beyond_border(
 
 
 def full_hair(layers: Float[Tensor, "b n 9 h w"]) -> Float[Tensor, "b n 1 1"]:
-    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, [0, 1].
+    """Whether each photograph shows full hair, which surrounds the head instead of lying on it, 0 or 1.
 
     Args:
         layers: see ``CarriedPhotos``.
@@ -158,7 +158,7 @@ def full_hair(layers: Float[Tensor, "b n 9 h w"]) -> Float[Tensor, "b n 1 1"]:
     hair = layers[:, :, HAIR] * layers[:, :, MATTE]
     outside = hair * (layers[:, :, BESIDE] > FULL_BESIDE)
     share = outside.sum((-1, -2)) / hair.sum((-1, -2)).clamp_min(1)
-    return ((share - NOT_FULL) / (FULL - NOT_FULL)).clamp(0, 1)[..., None]
+    return (share > FULL).to(share.dtype)[..., None]
 
 
 def facing_camera(vertices_px: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b v 1"]:

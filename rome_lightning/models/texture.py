@@ -29,6 +29,8 @@ TEETH_EDGE = 0.003
 """Distance from the opening of a mouth up to which its lips give the texture no colour, image widths."""
 BARE_EAR, HAIRY_EAR = 0.3, 0.6
 """Share of hair on the visible part of an ear up to which it counts as bare, and from which as covered."""
+BARE_CHEEK, HAIRY_CHEEK = 0.75, 0.9
+"""The same share up to which hair lies behind the cheek on that side, and from which in front of it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Observation(TensorStruct):
     """Whether each texel is unoccluded, [0, 1], however grazing the angle."""
     own_only: Float[Tensor, "b 1 s s"]
     """The part of ``unhidden`` that is valid only while the person looks as in the photograph: the inside of
-    the mouth, and lips where the photograph shows teeth, while the mouth is as open; hair in front of an ear
-    that is bare otherwise, in the photograph's own view."""
+    the mouth, and lips where the photograph shows teeth, while the mouth is as open; in the photograph's own
+    view, hair in front of an ear that is bare otherwise, and skin at the sides of the face, which reflects
+    its surroundings there."""
 
 
 @dataclass(frozen=True)
@@ -221,20 +224,25 @@ def observe(
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         skin = 1 - completion.bare * clothes.square()
-        over_ears = hair * _bare_ears(completion.ears, visibility * person, hair)
-        visibility = visibility * skin * (1 - completion.hairless * hair) * (1 - over_ears)
+        hairy = _hair_on_ears(completion.ears, visibility * person, hair)
+        over_ears = hair * _on_each(completion.ears, 1 - _between(hairy, BARE_EAR, HAIRY_EAR))
+        # Hair that covers an ear hangs in front of the cheek; otherwise it lies behind both.
+        bare_cheeks = _on_each(completion.halves, 1 - _between(hairy, BARE_CHEEK, HAIRY_CHEEK))
+        over_cheeks = hair * completion.hairless * bare_cheeks
+        visibility = visibility * skin * (1 - over_cheeks) * (1 - over_ears)
         visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
-        own_only = unhidden * torch.maximum(not_skin, over_ears)
+        own_light = completion.own_view_only(visibility * person) * (1 - hair)
+        own_only = unhidden * torch.stack([not_skin, over_ears, over_cheeks, own_light]).amax(0)
     return Observation(observed[:, :3], visibility * person, hair, unhidden, own_only)
 
 
-def _bare_ears(
+def _hair_on_ears(
     ears: Float[Tensor, "2 1 s s"], seen: Float[Tensor, "b 1 s s"], hair: Float[Tensor, "b 1 s s"]
-) -> Float[Tensor, "b 1 s s"]:
-    """The ears on which a photograph shows little hair, [0, 1]: what it shows lies behind or before them.
+) -> Float[Tensor, "b 2"]:
+    """Share of hair on the visible part of each ear.
 
     Args:
         ears: 1 on the texels of each.
@@ -242,6 +250,14 @@ def _bare_ears(
         hair: whether it shows hair, [0, 1].
     """
     each = ears.transpose(0, 1)
-    share = (each * seen * hair).sum((-1, -2)) / (each * seen).sum((-1, -2)).clamp_min(1)
-    bare = ((HAIRY_EAR - share) / (HAIRY_EAR - BARE_EAR)).clamp(0, 1)
-    return (each * bare[..., None, None]).sum(1, keepdim=True)
+    return (each * seen * hair).sum((-1, -2)) / (each * seen).sum((-1, -2)).clamp_min(1)
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    """0 up to the first limit, 1 from the second, linear between."""
+    return ((values - low) / (high - low)).clamp(0, 1)
+
+
+def _on_each(parts: Float[Tensor, "2 1 s s"], values: Float[Tensor, "b 2"]) -> Float[Tensor, "b 1 s s"]:
+    """One value on each of two parts of the texture, 0 elsewhere."""
+    return (parts.transpose(0, 1) * values[..., None, None]).sum(1, keepdim=True)

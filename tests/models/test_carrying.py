@@ -4,14 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from carried import carried_to, smooth_photo
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.head.depth import lower_face
 from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
-from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, carry, fragments_beside
+from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.models.photo_layers import BESIDE, HAIR, KNOWN, MATTE, RGB, facing_camera
-from rome_lightning.renderer import interpolate, nearest_covered, render_texture
+from rome_lightning.models.photo_layers import (
+    BESIDE,
+    HAIR,
+    KNOWN,
+    MATTE,
+    RGB,
+)
+from rome_lightning.renderer import interpolate, nearest_covered
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region, Rendered
 from rome_lightning.types.landmarks import NOSE_TIP
@@ -22,31 +28,6 @@ from rome_lightning.types.params import at_rest
 def model() -> AvatarModel:
     torch.manual_seed(0)
     return AvatarModel(small_config(kind="fitted")).eval().requires_grad_(False)
-
-
-def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
-    """Colours that change slowly, so that interpolation is exact to a level."""
-    frames = random_frames(model.head, num)
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
-    image = torch.stack([rows, columns, 0.5 * (rows + columns)])[None].expand(num, -1, -1, -1)
-    regions = torch.zeros_like(frames.regions)
-    return dataclasses.replace(
-        frames, image=image, foreground_mask=torch.ones(num, 1, SIZE, SIZE), regions=regions
-    )
-
-
-def carried_to(model: AvatarModel, photo: Frames, params) -> tuple[torch.Tensor, torch.Tensor]:
-    """Result of ``carry`` and coverage of the driven mesh."""
-    code = model.encode(photo)
-    rendered = model.render(code, params, (SIZE, SIZE))
-    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
-    visibility = render_texture(*mesh, model.head.uvs, model.head.uv_faces, code.carried.visibility)
-    visibility = visibility * rendered.mesh_mask
-    nearest, distance = nearest_covered(rendered.face_ids >= 0)
-    parts, plane = model.renderer.parts, model.renderer.ear_plane
-    visible, same = torch.cat([visibility, torch.zeros_like(visibility)], dim=1), torch.ones(1, 1)
-    layers = carry(code.carried, *mesh, visible, same, parts, plane, distance[:, None], nearest)
-    return layers, rendered.mesh_mask
 
 
 def test_at_its_own_pose_the_photograph_is_itself(model: AvatarModel) -> None:
@@ -265,46 +246,6 @@ def test_a_view_is_the_photographs_own_until_the_head_turns(model: AvatarModel) 
     assert own_view(0.5) == 0
 
 
-def test_hair_before_a_cheek_belongs_to_the_photographs_own_view_only(model: AvatarModel) -> None:
-    photo = smooth_photo(model)
-    hairy = torch.full_like(photo.regions, Region.HAIR)
-    photo = dataclasses.replace(photo, params=at_rest(photo.params), regions=hairy)
-    lower = model.renderer.parts[0, :, 2] == 1
-
-    def shown_on_cheeks(yaw: float) -> torch.Tensor:
-        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
-        layers, mask = carried_to(model, photo, turned)
-        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
-        mesh = (drawn.vertices_px, model.head.faces, drawn.face_ids)
-        share = interpolate(*mesh, lower[None, :, None].float())
-        return layers[:, VISIBILITY][mask & (share > 0.99)]
-
-    assert shown_on_cheeks(0.0).mean() > 0.5
-    assert shown_on_cheeks(0.5).max() < 1e-5
-
-
-def test_full_hair_stays_beside_a_face_that_turns_and_hair_on_the_head_does_not(
-    model: AvatarModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photo = smooth_photo(model)
-    photo = dataclasses.replace(photo, params=at_rest(photo.params))
-    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.6, 0.0]]))
-    drawn = model.render(model.encode(photo), photo.params, (SIZE, SIZE))
-    hair = dilate(drawn.mesh_mask.float(), SIZE // 6)
-    regions = torch.where(hair[:, 0] > 0, Region.HAIR, 0).to(torch.uint8)
-    photo = dataclasses.replace(photo, regions=regions, foreground_mask=hair)
-    full, mask = carried_to(model, photo, turned)
-    # The same hair as close to the head as short hair.
-    monkeypatch.setattr(photo_layers, "FULL_BESIDE", 1.0)
-    short, _ = carried_to(model, photo, turned)
-    lost = (full[:, MATTE] - short[:, MATTE]) * ~mask
-    assert (lost > 0.9).sum() > 20
-    # The nose points to the right: that side of the outline is the face's.
-    middle = float(drawn.vertices_px[0, model.head.region("face"), 0].mean())
-    columns = torch.arange(SIZE).expand_as(lost)
-    assert (columns[lost > 0.9] > middle).all() or (columns[lost > 0.9] < middle).all()
-
-
 def test_what_is_thin_beside_a_face_is_the_edge_of_an_ear_and_what_is_wide_is_hair() -> None:
     mask = torch.zeros(1, 1, 200, 200, dtype=torch.bool)
     mask[..., 60:140] = True
@@ -314,26 +255,6 @@ def test_what_is_thin_beside_a_face_is_the_edge_of_an_ear_and_what_is_wide_is_ha
     assert fragments[..., 100:103, 142:150].min() == 1
     assert fragments[..., 20:60, 140:180].max() == 0
     assert fragments[mask].max() == 0
-
-
-def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_is(model: AvatarModel) -> None:
-    photo = smooth_photo(model)
-    photo = dataclasses.replace(photo, params=at_rest(photo.params))
-    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.5, 0.0]]))
-    rendered = model.render(model.encode(photo), turned, (SIZE, SIZE))
-    layers, mask = carried_to(model, photo, turned)
-    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
-    before = facing_camera(model.render(model.encode(photo), photo.params, (SIZE, SIZE)).vertices_px, mesh[1])
-    lower, face = lower_face(model.head), model.head.region("face")
-    regions = torch.stack([lower, face & ~lower, model.head.region("scalp")], dim=-1)[None].float()
-    per_vertex = torch.cat([before, facing_camera(mesh[0], mesh[1]), regions], dim=-1)
-    there, now, *parts = interpolate(*mesh, per_vertex).split(1, dim=1)
-    flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08)
-    cheek, temple, hair = (layers[:, VISIBILITY][flat & (part > 0.99)] for part in parts)
-    assert min(len(cheek), len(temple), len(hair)) > 5
-    assert cheek.max() == 0
-    assert 0 < temple.mean() < 0.5 * hair.mean()
-    assert hair.mean() > 0.3
 
 
 def test_each_view_is_rasterized_once_and_its_outline_searched_once(

@@ -63,6 +63,30 @@ def test_skin_at_the_outline_is_filled_and_hair_there_is_kept(
     assert (completed[:, :1][kept] - 0.1).abs().median() < 1e-3
 
 
+def test_the_sides_of_a_face_have_the_hue_of_its_middle_and_a_beard_keeps_its_own(
+    completion: Completion, side: torch.Tensor
+) -> None:
+    """Sheen turns skin grey at grazing angles; a beard differs by more."""
+    middle = torch.tensor([0.7, 0.45, 0.4])[:, None, None]
+    aside = (side.abs() > 0.038) & (completion.charts > 0)
+    face = (completion.sheen > 0.99) & (side.abs() > 0.042) & (side.abs() < 0.06)
+    assert face.sum() > 100
+
+    def hue(colour: torch.Tensor) -> torch.Tensor:
+        return (colour / colour.mean(1, keepdim=True)).movedim(1, -1)
+
+    expected = hue(middle[None])[0, 0, 0]
+    for grey, left in ((0.1, 0.15), (1.0, 0.5)):
+        dull = torch.lerp(middle, middle.mean(0, keepdim=True), grey)
+        colour = torch.where(aside, dull, middle)
+        completed, _ = completion(colour, completion.charts.clone(), torch.zeros_like(side))
+        before = (hue(colour)[face[:, 0]] - expected).abs().mean()
+        after = (hue(completed)[face[:, 0]] - expected).abs().mean()
+        assert (after < left * before) == (grey < 1)
+        lightness = (completed - colour).mean(1, keepdim=True)[face]
+        assert lightness.abs().max() < 0.02
+
+
 def test_light_from_one_side_stays_on_its_side(completion: Completion, side: torch.Tensor) -> None:
     lit = torch.where(side > 0, 0.4, 0.6).expand(-1, 3, -1, -1)
     seen = ((side < 0.04) & (completion.charts > 0)).float()

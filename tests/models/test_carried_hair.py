@@ -1,0 +1,130 @@
+"""What a photograph shows at the sides of a face: hair before and beside it, and skin at grazing angles."""
+
+import dataclasses
+
+import pytest
+import torch
+from carried import carried_to, smooth_photo
+from helpers import SIZE, small_config
+
+from rome_lightning.head.depth import lower_face
+from rome_lightning.models import AvatarModel, photo_layers
+from rome_lightning.models.carrying import VISIBILITY
+from rome_lightning.models.photo_layers import BESIDE, HAIR, MATTE, NUM_STORED, facing_camera, full_hair
+from rome_lightning.renderer import interpolate
+from rome_lightning.renderer.morphology import dilate
+from rome_lightning.types import Region
+from rome_lightning.types.params import at_rest
+
+
+@pytest.fixture(scope="module")
+def model() -> AvatarModel:
+    torch.manual_seed(0)
+    return AvatarModel(small_config(kind="fitted")).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("ears", [Region.FACE_SKIN, Region.HAIR])
+def test_hair_before_a_cheek_is_kept_where_it_covers_the_ear_and_belongs_to_the_own_view_otherwise(
+    model: AvatarModel, ears: Region
+) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    head = model.head
+    drawn = model.render(model.encode(photo), photo.params, (SIZE, SIZE))
+    mesh = (drawn.vertices_px, head.faces, drawn.face_ids)
+    on_ears = interpolate(*mesh, head.region("ears")[None, :, None].float())[:, 0] > 0
+    hairy = torch.where(on_ears, ears, Region.HAIR).to(torch.uint8)
+    photo = dataclasses.replace(photo, regions=hairy)
+    lower = model.renderer.parts[0, :, 2] == 1
+    aside = head.to_vertices(head.template.view(-1, 3))[:, 0].abs() > 0.05
+
+    def shown_on_cheeks(yaw: float) -> torch.Tensor:
+        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+        layers, mask = carried_to(model, photo, turned)
+        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
+        mesh = (drawn.vertices_px, head.faces, drawn.face_ids)
+        share = interpolate(*mesh, (lower & aside)[None, :, None].float())
+        return layers[:, VISIBILITY][mask & (share > 0.99)]
+
+    assert shown_on_cheeks(0.0).mean() > 0.5
+    if ears == Region.HAIR:
+        assert shown_on_cheeks(0.5).mean() > 0.2
+    else:
+        assert shown_on_cheeks(0.5).mean() < 0.02
+
+
+def test_the_side_of_a_face_belongs_to_the_photographs_own_view_unless_it_is_close_to_an_eye(
+    model: AvatarModel,
+) -> None:
+    """Skin reflects its surroundings at grazing angles."""
+    photo = smooth_photo(model)
+    skin = torch.full_like(photo.regions, Region.FACE_SKIN)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params), regions=skin)
+    head = model.head
+    rest = head.to_vertices(head.template.view(-1, 3))
+    from_eyes = torch.cdist(rest, rest[head.region("eyes")]).amin(1)
+    face = head.region("face")
+    cheek = face & (rest[:, 0].abs() > 0.046) & (from_eyes > 0.02)
+    eye = face & (from_eyes < 0.007) & (rest[:, 0].abs() < 0.044)
+
+    def shown(part: torch.Tensor, yaw: float) -> torch.Tensor:
+        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+        layers, mask = carried_to(model, photo, turned)
+        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
+        mesh = (drawn.vertices_px, head.faces, drawn.face_ids)
+        share = interpolate(*mesh, part[None, :, None].float())
+        return layers[:, VISIBILITY][mask & (share > 0.9)]
+
+    assert shown(cheek, 0.0).mean() > 0.5
+    assert shown(cheek, 0.3).mean() < 0.05
+    assert shown(eye, 0.3).mean() > 0.5
+
+
+def test_hair_is_full_or_not_and_never_translucent(model: AvatarModel) -> None:
+    layers = torch.zeros(7, 1, NUM_STORED, 100, 100)
+    layers[:, :, [HAIR.start, MATTE.start]] = 1
+    for each, share in zip(layers, (0.0, 0.004, 0.012, 0.028, 0.036, 0.04, 0.08), strict=True):
+        each[:, BESIDE.start].view(-1)[: round(share * 10000)] = 1
+    assert full_hair(layers).flatten().tolist() == [0, 0, 1, 1, 1, 1, 1]
+
+
+def test_full_hair_stays_beside_a_face_that_turns_and_hair_on_the_head_does_not(
+    model: AvatarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.6, 0.0]]))
+    drawn = model.render(model.encode(photo), photo.params, (SIZE, SIZE))
+    hair = dilate(drawn.mesh_mask.float(), SIZE // 6)
+    regions = torch.where(hair[:, 0] > 0, Region.HAIR, 0).to(torch.uint8)
+    photo = dataclasses.replace(photo, regions=regions, foreground_mask=hair)
+    full, mask = carried_to(model, photo, turned)
+    # The same hair as close to the head as short hair.
+    monkeypatch.setattr(photo_layers, "FULL_BESIDE", 1.0)
+    short, _ = carried_to(model, photo, turned)
+    lost = (full[:, MATTE] - short[:, MATTE]) * ~mask
+    assert (lost > 0.9).sum() > 20
+    # The nose points to the right: that side of the outline is the face's.
+    middle = float(drawn.vertices_px[0, model.head.region("face"), 0].mean())
+    columns = torch.arange(SIZE).expand_as(lost)
+    assert (columns[lost > 0.9] > middle).all() or (columns[lost > 0.9] < middle).all()
+
+
+def test_a_stretched_cheek_is_not_taken_from_the_photograph_and_stretched_hair_is(model: AvatarModel) -> None:
+    photo = smooth_photo(model)
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, 0.5, 0.0]]))
+    rendered = model.render(model.encode(photo), turned, (SIZE, SIZE))
+    layers, mask = carried_to(model, photo, turned)
+    mesh = (rendered.vertices_px, model.head.faces, rendered.face_ids)
+    before = facing_camera(model.render(model.encode(photo), photo.params, (SIZE, SIZE)).vertices_px, mesh[1])
+    lower, face = lower_face(model.head), model.head.region("face")
+    regions = torch.stack([lower, face & ~lower, model.head.region("scalp")], dim=-1)[None].float()
+    per_vertex = torch.cat([before, facing_camera(mesh[0], mesh[1]), regions], dim=-1)
+    there, now, *parts = interpolate(*mesh, per_vertex).split(1, dim=1)
+    flat = mask & (there / now.clamp_min(0.05) - 0.3).abs().le(0.08)
+    cheek, temple, hair = (layers[:, VISIBILITY][flat & (part > 0.99)] for part in parts)
+    assert min(len(cheek), len(temple), len(hair)) > 5
+    assert cheek.max() == 0
+    assert 0 < temple.mean() < 0.5 * hair.mean()
+    assert hair.mean() > 0.3
