@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import lower_face
-from rome_lightning.models.fine_structure import repeated_detail, smooth_map
+from rome_lightning.models.fine_structure import fine_structure, repeated_detail, smooth_map, spot_noise
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
@@ -26,8 +26,10 @@ TINT = 0.57
 """Power of the ratio of a face's colour to that one by which they change. Both are fitted to the teeth of 516
 portraits: light colours teeth as it does skin, but dark skin does not darken teeth as much."""
 STRAND_REACH, SKIN_REACH = 0.1, 0.05
-"""Width of the band beside the hidden scalp and face whose fine structure is repeated on them, share of the
-texture."""
+"""Width of the band beside the hidden scalp whose strands are repeated on it, and of the square of each cheek
+whose grain is repeated on the hidden face, share of the texture."""
+CHEEK = (0.03, -0.018)
+"""The middle of that square: distance from the plane between both sides, and height, metres."""
 STRAND_CONTRAST, SKIN_CONTRAST = 0.2, 0.06
 """Deviation from the smooth colour of which hair and skin repeat only 1 / e: gloss, moles and spectacles must
 not appear twice."""
@@ -98,6 +100,8 @@ class Completion(nn.Module):
     middle: Tensor
     sheen: Tensor
     own_hue: Tensor
+    cheeks: Tensor
+    noise: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
@@ -130,6 +134,10 @@ class Completion(nn.Module):
         self.register_buffer("own_hue", (1 - 2 * aside).clamp_min(0) * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
+        self.register_buffer("cheeks", _cheeks(layout.gather(mean)[0], face[0, 0]), persistent=False)
+        tile = max(2, layout.size // 4)
+        noise = torch.randn(1, 1, tile, tile, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("noise", noise, persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
 
     def own_view_only(self, visibility: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
@@ -291,19 +299,35 @@ class Completion(nn.Module):
         amount = weight.mean((-1, -2), keepdim=True)
         own = fills
         fills = torch.lerp(everywhere, own, amount / (amount + LEAST_SEEN))
+        grain = self._grain(colour, (known - hair).clamp_min(0))
+        fills[:, FACE] += grain
+        fills[:, NAPE] += grain * (1 - hairy[1])
         fills[:, EARS] = torch.lerp(
             fills[:, FACE], own[:, EARS], amount[:, EARS] / (amount[:, EARS] + LEAST_SEEN)
         )
         fills[:, NECK] = torch.lerp(fills[:, NAPE], fills[:, NECK], self._collar(known))
         strands = repeated_detail(colour, weight[:, SCALP], STRAND_REACH, CELLS, STRAND_CONTRAST)
         fills[:, SCALP] += strands * self.regions[SCALP]
-        grain = repeated_detail(
-            colour, known * self.regions[FACE] * self.hairless, SKIN_REACH, SKIN_CELLS, SKIN_CONTRAST
-        )
-        fills[:, FACE] += grain * self.hairless
         shares = self.regions / self.regions.sum(0, keepdim=True).clamp_min(1e-6)
         filled = self._joined((fills * shares).sum(1))
         return torch.lerp(filled, self._tinted_interior(colour, known), self.is_interior)
+
+    def _grain(
+        self, colour: Float[Tensor, "b 3 s s"], bare: Float[Tensor, "b 1 s s"]
+    ) -> Float[Tensor, "b 3 s s"]:
+        """Noise that looks like the grain of the cheek that is seen better.
+
+        Args:
+            colour: RGB in [0, 1].
+            bare: weight of each texel that shows skin, [0, 1].
+        """
+        skin = bare * self.regions[FACE]
+        detail = torch.cat([fine_structure(colour, skin, SKIN_CELLS, SKIN_CONTRAST), skin], dim=1)
+        left, right = detail.flatten(2)[..., self.cheeks].unbind(2)
+        is_left = left[:, 3:].mean((-1, -2), keepdim=True) >= right[:, 3:].mean((-1, -2), keepdim=True)
+        tile = spot_noise(torch.where(is_left, left, right)[:, :3], self.noise)
+        repeats = -(-colour.shape[-1] // tile.shape[-1])
+        return tile.repeat(1, 1, repeats, repeats)[..., : colour.shape[-2], : colour.shape[-1]]
 
     def _collar(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
         """The part of the neck that is closer to what is seen of it than to face and nape, [0, 1].
@@ -356,6 +380,25 @@ def _is_hairy(
     share = (hair * region).sum((-1, -2), keepdim=True)
     share = share / (known * region).sum((-1, -2), keepdim=True).clamp_min(1)
     return ((share - 0.1) / 0.3).clamp(0, 1)
+
+
+def _cheeks(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[Tensor, "2 k k"]:
+    """The texels, flat, of a square on each cheek.
+
+    Args:
+        places: of the mean head's surface, metres.
+        face: 1 on the face.
+    """
+    size = places.shape[-1]
+    side = max(2, round(SKIN_REACH * size))
+    offsets = torch.arange(side, device=places.device) - side // 2
+    squares = []
+    for sign in (1.0, -1.0):
+        middle = places.new_tensor([sign * CHEEK[0], CHEEK[1]])[:, None, None]
+        away = (places[:2] - middle).norm(dim=0) + (face < 0.99)
+        row, column = divmod(int(away.argmin()), size)
+        squares.append((row + offsets)[:, None] * size + column + offsets)
+    return torch.stack(squares)
 
 
 def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:

@@ -30,6 +30,37 @@ def smooth_map(
     return F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def fine_structure(
+    colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"], cells: int, contrast: float
+) -> Float[Tensor, "b 3 s s"]:
+    """The deviation of known texels from their smooth colour; 0 elsewhere. What deviates much fades.
+
+    Args:
+        colour: RGB in [0, 1].
+        weight: 1 on the known texels of a region.
+        cells: cells of the smooth colour across the texture.
+        contrast: deviation of which only 1 / e is kept.
+    """
+    detail = (colour - smooth_map(colour, weight, cells)) * weight
+    return detail * torch.exp(-(detail.abs().amax(1, keepdim=True) / contrast).square())
+
+
+def spot_noise(sample: Float[Tensor, "b 3 k k"], noise: Float[Tensor, "1 1 t t"]) -> Float[Tensor, "b 3 t t"]:
+    """A tile of noise that looks like a sample of fine structure without repeating anything in it.
+
+    It continues at its borders. Source: Galerne, Gousseau and Morel, Random phase textures: theory and
+    synthesis (IEEE Transactions on Image Processing, 2011), asymptotic discrete spot noise.
+
+    Args:
+        sample: of what is alike everywhere, such as the grain of skin.
+        noise: white, with variance 1.
+    """
+    batch, side = len(sample), sample.shape[-1]
+    spot = (sample - sample.mean((-1, -2), keepdim=True)).flatten(0, 1)[:, None] / side
+    around = F.pad(noise, (0, side - 1, 0, side - 1), mode="circular")
+    return F.conv2d(around, spot)[0].unflatten(0, (batch, 3))
+
+
 def repeated_detail(
     colour: Float[Tensor, "b 3 s s"],
     weight: Float[Tensor, "b 1 s s"],
@@ -50,8 +81,7 @@ def repeated_detail(
         contrast: deviation from the smooth colour of which only 1 / e is repeated; what deviates more fades.
     """
     reach = max(2, round(share * colour.shape[-1]))
-    detail = (colour - smooth_map(colour, weight, cells)) * weight
-    detail = detail * torch.exp(-(detail.abs().amax(1, keepdim=True) / contrast).square())
+    detail = fine_structure(colour, weight, cells, contrast)
     seen = weight[:, 0] > 0.5
     in_rows, filled = _reflected(detail, seen, reach)
     # Behind the ears there are rows without any hair that is seen.
