@@ -67,9 +67,9 @@ AT_OUTLINE = 0.02
 """Weight at the outline of a face, relative to that inside, with which its colour is extended."""
 LIGHTNESS, UNUSUAL = 0.4, 0.05
 """Difference of the logarithm of the lightness at which that weight is 1 / e, and its least value."""
-CELLS, SKIN_CELLS = 32, 64
-"""Cells across the maps of gain and symmetry, too coarse to follow single strands of hair; and across the
-smooth colour of skin, which leaves folds in it."""
+CELLS, SKIN_CELLS, HUE_CELLS = 32, 64, 8
+"""Cells across the maps of gain and symmetry, too coarse to follow single strands of hair; across the smooth
+colour of skin, which leaves folds in it; and across the hue of a face, in which lips must not count."""
 LEAST_SEEN = 3e-4
 """Visible share of the texture at which half of a region's fill comes from the region itself."""
 
@@ -96,6 +96,7 @@ class Completion(nn.Module):
     hairless: Tensor
     ears: Tensor
     halves: Tensor
+    before_ears: Tensor
     sides: Tensor
     middle: Tensor
     sheen: Tensor
@@ -123,8 +124,11 @@ class Completion(nn.Module):
         left = mean[0, :, 0] > 0
         ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
         self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)
-        halves = (layout.gather(mean[..., :1]) > 0).float()
-        self.register_buffer("halves", torch.cat([halves, 1 - halves]), persistent=False)
+        x, y = layout.gather(mean[..., :2]).split(1, dim=1)
+        halves = torch.cat([x > 0, x <= 0]).float()
+        self.register_buffer("halves", halves, persistent=False)
+        before_ears = lower * (x.abs() > SIDES[1]) * (y > mean[:, head.region("ears"), 1].min())
+        self.register_buffer("before_ears", before_ears * halves, persistent=False)
         off_side = ((layout.gather(mean[..., :1]).abs() - SIDES[0]) / (SIDES[1] - SIDES[0])).clamp(0, 1)
         self.register_buffer("sides", off_side * face, persistent=False)
         aside = ((layout.gather(mean[..., :1]).abs() - SHEEN[0]) / (SHEEN[1] - SHEEN[0])).clamp(0, 1)
@@ -257,7 +261,7 @@ class Completion(nn.Module):
         """
         skin = self.bare.expand_as(known)
         hue = (colour + 0.03).log() - (colour.mean(1, keepdim=True) + 0.03).log()
-        middle = smooth_map(hue, known * inner * self.own_hue, SKIN_CELLS)
+        middle = smooth_map(hue, known * inner * self.own_hue, HUE_CELLS)
         change = middle - smooth_map(hue, known * skin, SKIN_CELLS)
         change = MAX_SHEEN * (change / MAX_SHEEN).tanh()
         return (colour * (change * self.sheen * bare * skin).exp()).clamp_max(1)

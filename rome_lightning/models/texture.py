@@ -29,8 +29,9 @@ TEETH_EDGE = 0.003
 """Distance from the opening of a mouth up to which its lips give the texture no colour, image widths."""
 BARE_EAR, HAIRY_EAR = 0.3, 0.6
 """Share of hair on the visible part of an ear up to which it counts as bare, and from which as covered."""
-BARE_CHEEK, HAIRY_CHEEK = 0.75, 0.9
-"""The same share up to which hair lies behind the cheek on that side, and from which in front of it."""
+BARE_CHEEK, HAIRY_CHEEK = 0.2, 0.35
+"""The same on the visible part of the cheek in front of the ear up to which hair lies behind that side of the
+face, and from which in front of it."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,13 @@ def observe(
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         skin = 1 - completion.bare * clothes.square()
-        hairy = _hair_on_ears(completion.ears, visibility * person, hair)
-        over_ears = hair * _on_each(completion.ears, 1 - _between(hairy, BARE_EAR, HAIRY_EAR))
-        # Hair that covers an ear hangs in front of the cheek; otherwise it lies behind both.
-        bare_cheeks = _on_each(completion.halves, 1 - _between(hairy, BARE_CHEEK, HAIRY_CHEEK))
+        ears, cheeks = (
+            _share_of_hair(part, visibility * person, hair)
+            for part in (completion.ears, completion.before_ears)
+        )
+        over_ears = hair * _on_each(completion.ears, 1 - _between(ears, BARE_EAR, HAIRY_EAR))
+        # Hair that hangs in front of an ear stays before the cheek; other hair there lies behind the face.
+        bare_cheeks = _on_each(completion.halves, 1 - _between(cheeks, BARE_CHEEK, HAIRY_CHEEK))
         over_cheeks = hair * completion.hairless * bare_cheeks
         visibility = visibility * skin * (1 - over_cheeks) * (1 - over_ears)
         visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
@@ -239,17 +243,17 @@ def observe(
     return Observation(observed[:, :3], visibility * person, hair, unhidden, own_only)
 
 
-def _hair_on_ears(
-    ears: Float[Tensor, "2 1 s s"], seen: Float[Tensor, "b 1 s s"], hair: Float[Tensor, "b 1 s s"]
+def _share_of_hair(
+    parts: Float[Tensor, "2 1 s s"], seen: Float[Tensor, "b 1 s s"], hair: Float[Tensor, "b 1 s s"]
 ) -> Float[Tensor, "b 2"]:
-    """Share of hair on the visible part of each ear.
+    """Share of hair on the visible part of each of two parts of the texture.
 
     Args:
-        ears: 1 on the texels of each.
+        parts: 1 on the texels of each.
         seen: how well each texel is visible, [0, 1].
         hair: whether it shows hair, [0, 1].
     """
-    each = ears.transpose(0, 1)
+    each = parts.transpose(0, 1)
     return (each * seen * hair).sum((-1, -2)) / (each * seen).sum((-1, -2)).clamp_min(1)
 
 
