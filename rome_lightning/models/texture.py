@@ -212,7 +212,7 @@ def observe(
     """
     # Pixels on the outline contain background, which would smear over the side of the head.
     inner = erode(source.foreground_mask, max(1, round(EROSION * source.image_size[0])))
-    labels = [source.region_mask(Region.HAIR), source.region_mask(Region.CLOTHES)]
+    labels = [source.region_mask(label) for label in (Region.HAIR, Region.CLOTHES, Region.OTHER)]
     teeth = widened(between_lips(source.landmarks, source.image_size))
     # Landmarks miss the edge of the lips, and a line of teeth would spread over lips that close.
     near_teeth = dilate(teeth, max(1, round(TEETH_EDGE * source.image_size[1])))
@@ -220,7 +220,7 @@ def observe(
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, face_ids, layout)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes, teeth, near_teeth = observed[:, 4:].split(1, dim=1)
+    hair, clothes, eyewear, teeth, near_teeth = observed[:, 4:].split(1, dim=1)
     own_only = torch.zeros_like(unhidden)
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
@@ -234,6 +234,9 @@ def observe(
         bare_cheeks = _on_each(completion.halves, 1 - _between(cheeks, BARE_CHEEK, HAIRY_CHEEK))
         over_cheeks = hair * completion.hairless * bare_cheeks
         visibility = visibility * skin * (1 - over_cheeks) * (1 - over_ears)
+        # The arms of spectacles are seen at grazing angles only.
+        arms = eyewear * completion.sides * unhidden
+        visibility = torch.maximum(visibility, arms)
         visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))

@@ -13,6 +13,7 @@ from rome_lightning.models import AvatarModel
 from rome_lightning.models.texture import observe, surface_of
 from rome_lightning.types import Frames, Region
 from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, NOSE_TIP
+from rome_lightning.types.params import at_rest
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,20 @@ def test_hair_on_a_bare_ear_lies_behind_it_and_hair_on_a_covered_one_does_not(mo
         # The photograph's own view still shows it.
         kept = seen.own_only[0, 0, hair] / seen.unhidden[0, 0, hair]
         assert kept.min() > 0.85 if is_bare else kept.max() < 0.01
+
+
+def test_spectacles_arms_are_seen_at_grazing_angles(model: AvatarModel) -> None:
+    surface = surface_of(model.head, 256)
+    photo = photo_of(model, Region.FACE_SKIN)
+    # Seen from the front, so that both sides are at grazing angles.
+    photo = dataclasses.replace(photo, params=at_rest(photo.params))
+    vertices_px, face_ids = view_of(model, photo)
+    with_arms = dataclasses.replace(photo, regions=torch.full_like(photo.regions, int(Region.OTHER)))
+    bare, arms = (
+        model.texture_model.observe(each, vertices_px, face_ids, surface) for each in (photo, with_arms)
+    )
+    grazing = (surface.completion.sides > 0.99) & (bare.unhidden > 0.99) & (bare.visibility < 0.2)
+    assert grazing.sum() > 50
+    assert arms.visibility[grazing].min() > 0.9
+    middle = surface.completion.sides == 0
+    assert torch.equal(arms.visibility[middle], bare.visibility[middle])
