@@ -58,7 +58,7 @@ reflects, metres."""
 OFF_EYES = (0.008, 0.018)
 """Distance from the eyes up to which the photograph is better than the texture whatever it reflects, and from
 which it is not, metres."""
-MAX_SHEEN = 0.08
+MAX_SHEEN = 0.05
 """Bound on the change of the logarithm of the hue: a beard differs more."""
 OUTLINE_REACH = 0.05
 """Half the width of the window that measures how far inside a texel is, share of the texture; it is applied

@@ -72,16 +72,34 @@ def test_steps_at_the_outline_of_the_mesh_are_soft_and_nothing_else_changes() ->
     mesh[..., :6] = True
     other, own = torch.zeros(1, 1, 8, 12), torch.ones(1, 1, 8, 12)
     soft = soft_edges(mesh.float(), mesh, other)
-    torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [2 / 3, 1 / 3] + [0.0] * 5))
+    torch.testing.assert_close(soft[0, 0, 4], torch.tensor([1.0] * 5 + [0.75, 0.25] + [0.0] * 5))
     # Where the photograph's matte continues beyond the mesh, as in hair, there is no step.
     matte = torch.linspace(1, 0, 12).expand(1, 1, 8, 12)
-    torch.testing.assert_close(soft_edges(matte, mesh, other), matte)
+    torch.testing.assert_close(soft_edges(matte, mesh, other), matte, atol=0.1, rtol=0)
     strands = torch.rand(1, 1, 8, 12)
     away = torch.ones_like(mesh)
     away[..., 5:7] = False
     assert torch.equal(soft_edges(strands, mesh, other)[away], strands[away])
     # In the photograph's own view its matte needs no softening.
     assert torch.equal(soft_edges(strands, mesh, own), strands)
+
+
+def test_a_slanted_outline_of_the_mesh_has_no_stairs() -> None:
+    """Against the area that the mesh covers of a pixel, softened to the width of the edge."""
+    size, slope = 256, 0.1
+    fine = torch.arange(8 * size) / 8 + 1 / 16
+    inside = (fine[None, :] < 100 + slope * fine[:, None]).float()[None, None]
+    exact = torch.nn.functional.avg_pool2d(inside, 8)
+    mesh = inside[..., 4::8, 4::8] > 0.5
+    soft = soft_edges(mesh.float(), mesh, torch.zeros(1, 1, size, size))
+    wanted = torch.nn.functional.avg_pool2d(exact, (1, 3), stride=1, padding=(0, 1))
+    interior = (..., slice(8, -8), slice(8, -8))
+    error, stairs = ((each - wanted)[interior].abs() for each in (soft, mesh.float()))
+    assert error.max() < 0.25
+    assert stairs.max() > 0.4
+    # Along the outline the opacity changes evenly.
+    column = soft[0, 0, 8:-8, 110]
+    assert column.diff().abs().max() < 0.12
 
 
 def test_a_gap_between_a_jaw_and_hanging_hair_is_hair() -> None:
