@@ -234,8 +234,8 @@ def observe(
         bare_cheeks = _on_each(completion.halves, 1 - _between(cheeks, BARE_CHEEK, HAIRY_CHEEK))
         over_cheeks = hair * completion.hairless * bare_cheeks
         visibility = visibility * skin * (1 - over_cheeks) * (1 - over_ears)
-        # The arms of spectacles are seen at grazing angles only.
-        arms = eyewear * completion.sides * unhidden
+        # The arms of spectacles are seen at grazing angles only; below the eyes the label means earrings.
+        arms = eyewear * completion.sides * (1 - completion.hairless) * unhidden
         visibility = torch.maximum(visibility, arms)
         visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
