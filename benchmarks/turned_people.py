@@ -17,11 +17,9 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-import torch
+import numpy as np
 from first_picture import TURN_DEG, posed, row
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from datamodules.prepare.config import PrepareConfig
 from datamodules.prepare.inputs import splits_of
@@ -63,14 +61,6 @@ def draw(faces: Path, out: Path, checkpoint: str | None) -> None:
         print(f"{index} of {len(people)}: {target}", flush=True)
 
 
-def read(path: Path) -> UInt8[Tensor, "h w 3"]:
-    """A picture of ``draw``."""
-    with Image.open(path) as image:
-        return torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).view(
-            image.height, image.width, 3
-        )
-
-
 def pair(old: Path, new: Path, out: Path, seed: int) -> None:
     """Write the pairs of everybody whom both versions drew, and the key."""
     names = sorted({path.name for path in old.glob("*.png")} & {path.name for path in new.glob("*.png")})
@@ -81,11 +71,13 @@ def pair(old: Path, new: Path, out: Path, seed: int) -> None:
     key = [("picture", "person", "new version")]
     for index, name in enumerate(names):
         new_on_top = order.random() < 0.5
-        upper, lower = (read(folder / name) for folder in ((new, old) if new_on_top else (old, new)))
+        upper, lower = (
+            np.array(Image.open(folder / name)) for folder in ((new, old) if new_on_top else (old, new))
+        )
         # The photograph once, so that nothing but the views differs.
         lower[:, : lower.shape[0]] = 255
-        gap = torch.zeros(GAP, *upper.shape[1:], dtype=torch.uint8)
-        Image.fromarray(torch.cat([upper, gap, lower]).numpy()).save(out / f"{index:02d}.png")
+        gap = np.zeros((GAP, *upper.shape[1:]), np.uint8)
+        write_png(out / f"{index:02d}.png", np.concatenate([upper, gap, lower]))
         key.append((f"{index:02d}", name.removesuffix(".png"), "top" if new_on_top else "bottom"))
     with (out / "key.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(key)

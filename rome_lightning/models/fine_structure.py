@@ -71,7 +71,7 @@ def repeated_detail(
     """The fine structure of the known texels, mirrored into the hidden part: row by row, then downwards.
 
     Rows of the texture run around the head, so strands keep their direction. Without this the hidden side
-    looks as smooth as a cap, and a hidden cheek like wax.
+    looks as smooth as a cap.
 
     Args:
         colour: RGB in [0, 1].

@@ -49,8 +49,8 @@ class Observation(TensorStruct):
     own_only: Float[Tensor, "b 1 s s"]
     """The part of ``unhidden`` that is valid only while the person looks as in the photograph: the inside of
     the mouth, and lips where the photograph shows teeth, while the mouth is as open; in the photograph's own
-    view, hair in front of an ear that is bare otherwise, and skin at the sides of the face, which reflects
-    its surroundings there."""
+    view, hair in front of an ear or cheek that is bare otherwise, and skin at the sides of the face, which
+    reflects its surroundings there."""
 
 
 @dataclass(frozen=True)

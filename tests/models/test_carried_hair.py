@@ -13,7 +13,7 @@ from rome_lightning.models.carrying import VISIBILITY
 from rome_lightning.models.photo_layers import BESIDE, HAIR, MATTE, NUM_STORED, facing_camera, full_hair
 from rome_lightning.renderer import interpolate
 from rome_lightning.renderer.morphology import dilate
-from rome_lightning.types import Region
+from rome_lightning.types import Frames, Region
 from rome_lightning.types.params import at_rest
 
 
@@ -21,6 +21,16 @@ from rome_lightning.types.params import at_rest
 def model() -> AvatarModel:
     torch.manual_seed(0)
     return AvatarModel(small_config(kind="fitted")).eval().requires_grad_(False)
+
+
+def shown_on(model: AvatarModel, photo: Frames, part: torch.Tensor, yaw: float) -> torch.Tensor:
+    """Share of the photograph on the pixels of a part of the head that is turned by an angle, radians."""
+    turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
+    layers, mask = carried_to(model, photo, turned)
+    drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
+    mesh = (drawn.vertices_px, model.head.faces, drawn.face_ids)
+    covered = interpolate(*mesh, part[None, :, None].float())
+    return layers[:, VISIBILITY][mask & (covered > 0.99)]
 
 
 @pytest.mark.parametrize("cheeks", [Region.FACE_SKIN, Region.HAIR])
@@ -40,19 +50,11 @@ def test_hair_before_a_jaw_is_kept_where_it_hangs_before_the_ear_and_belongs_to_
     photo = dataclasses.replace(photo, regions=labels)
     jaw = aside & ~above
 
-    def shown_on_jaw(yaw: float) -> torch.Tensor:
-        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
-        layers, mask = carried_to(model, photo, turned)
-        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
-        mesh = (drawn.vertices_px, head.faces, drawn.face_ids)
-        share = interpolate(*mesh, jaw[None, :, None].float())
-        return layers[:, VISIBILITY][mask & (share > 0.99)]
-
-    assert shown_on_jaw(0.0).mean() > 0.5
+    assert shown_on(model, photo, jaw, 0.0).mean() > 0.5
     if cheeks == Region.HAIR:
-        assert shown_on_jaw(0.5).max() > 0.5
+        assert shown_on(model, photo, jaw, 0.5).max() > 0.5
     else:
-        assert shown_on_jaw(0.5).max() < 0.3
+        assert shown_on(model, photo, jaw, 0.5).max() < 0.3
 
 
 def test_the_side_of_a_face_belongs_to_the_photographs_own_view_unless_it_is_close_to_an_eye(
@@ -69,20 +71,12 @@ def test_the_side_of_a_face_belongs_to_the_photographs_own_view_unless_it_is_clo
     cheek = face & (rest[:, 0].abs() > 0.046) & (from_eyes > 0.02)
     eye = face & (from_eyes < 0.007) & (rest[:, 0].abs() < 0.044)
 
-    def shown(part: torch.Tensor, yaw: float) -> torch.Tensor:
-        turned = dataclasses.replace(photo.params, global_pose=torch.tensor([[0.0, yaw, 0.0]]))
-        layers, mask = carried_to(model, photo, turned)
-        drawn = model.render(model.encode(photo), turned, (SIZE, SIZE))
-        mesh = (drawn.vertices_px, head.faces, drawn.face_ids)
-        share = interpolate(*mesh, part[None, :, None].float())
-        return layers[:, VISIBILITY][mask & (share > 0.9)]
-
-    assert shown(cheek, 0.0).mean() > 0.5
-    assert shown(cheek, 0.3).mean() < 0.05
-    assert shown(eye, 0.3).mean() > 0.5
+    assert shown_on(model, photo, cheek, 0.0).mean() > 0.5
+    assert shown_on(model, photo, cheek, 0.3).mean() < 0.05
+    assert shown_on(model, photo, eye, 0.3).mean() > 0.5
 
 
-def test_hair_is_full_or_not_and_never_translucent(model: AvatarModel) -> None:
+def test_hair_is_full_or_not_and_never_translucent() -> None:
     layers = torch.zeros(7, 1, NUM_STORED, 100, 100)
     layers[:, :, [HAIR.start, MATTE.start]] = 1
     for each, share in zip(layers, (0.0, 0.004, 0.012, 0.028, 0.036, 0.04, 0.08), strict=True):
