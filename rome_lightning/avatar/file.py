@@ -17,7 +17,8 @@ from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.checkpoint import config_from_dict, load_state
-from rome_lightning.models.photo_layers import NUM_STORED, CarriedPhotos, full_hair
+from rome_lightning.models.photo_canvas import NUM_STORED, widened
+from rome_lightning.models.photo_layers import CarriedPhotos, full_hair
 from rome_lightning.types import Frames, HeadParams
 
 AVATAR_FILE = "avatar.safetensors"
@@ -123,6 +124,12 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     layers = F.pad(layers, (0, 0, 0, 0, 0, NUM_STORED - layers.shape[2]))
     own_only = parts.get("own_only", parts.get("own_mouth", torch.zeros_like(parts["visibility"])))
     full = parts["full_hair"] if "full_hair" in parts else full_hair(layers)
+    if layers.shape[-1] == layers.shape[-2]:
+        # Avatars of earlier versions have the crop alone, which is already filled.
+        canvas = widened(layers.flatten(0, 1)).unflatten(0, layers.shape[:2])
+        band = canvas.shape[-1] - canvas.shape[-2]
+        canvas[..., :-band, band:-band] = layers
+        layers = canvas
     return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_only, full)
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from rome_lightning.models.carrying import CARRIED_HAIR, IN_MOUTH, OWN_VIEW, VISIBILITY
-from rome_lightning.models.photo_layers import BESIDE, KNOWN, LOOSE, MATTE, RGB
+from rome_lightning.models.carrying import CARRIED_HAIR, DEPTH, IN_MOUTH, OWN_VIEW, TORN, VISIBILITY
+from rome_lightning.models.photo_canvas import BESIDE, KNOWN, LOOSE, MATTE, RGB
 from rome_lightning.renderer import push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.pooling import enlarged, halved, smoothed
@@ -38,8 +38,14 @@ RIM = 0.008
 """Width of the mesh's outline, image widths."""
 STEP = 0.006
 """Half the width of the square in which the mesh's outline counts as straight, image widths."""
+JUMP = 0.02
+"""Difference in depth between neighbouring pixels from which they show different surfaces, image widths."""
+FAR = 1e3
+"""Deeper than any mesh, image widths."""
 SLIVER = 0.006
 """Half the width of strips treated as artefacts, image widths."""
+THIN = 0.2
+"""Share of seen pixels around a thin strip from which it takes their colour."""
 NECK_GAP = 0.014
 """The same of gaps, as between a jaw and the neck that it hid in the photograph."""
 SHADOW, SHADOW_REACH = 0.2, 0.012
@@ -54,7 +60,7 @@ HANGING = 0.06
 def blend(
     corrections: Float[Tensor, "b 5 h w"] | None,
     texture: Float[Tensor, "b 3 h w"],
-    layers: Float[Tensor, "b 11 h w"],
+    layers: Float[Tensor, "b 13 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
     distance: Float[Tensor, "b 1 h w"],
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
@@ -99,15 +105,18 @@ def blend(
     gap = gaps * ~mesh_mask * turned
     prior = prior + (1 - prior) * gap
     rgb = torch.lerp(rgb, _hair_colour(layers[:, RGB], hair), gap)
+    rgb = without_thin_fills(rgb, shown, layers[:, IN_MOUTH], mesh_mask)
+    rgb = soft_contours(rgb, layers[:, DEPTH], mesh_mask, layers[:, TORN])
     # No gradient flows through it: rounding decides which of two nearly equal pixels is larger.
-    drawn = soft_edges(without_slivers(prior, shown, mesh_mask), mesh_mask, layers[:, OWN_VIEW])
-    prior = prior + (drawn - prior).detach()
-    prior = prior.clamp(1 - OPAQUE, OPAQUE)
-    if corrections is None:
-        return rgb, prior
-    beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
-    change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh * (1 - gap))
-    return rgb, torch.sigmoid(torch.logit(prior) + change)
+    opacity = prior + (without_slivers(prior, shown, mesh_mask) - prior).detach()
+    opacity = opacity.clamp(1 - OPAQUE, OPAQUE)
+    if corrections is not None:
+        beside_mesh = _bounded(change.clamp_min(0), BESIDE_BOUND) + change.clamp_max(0)
+        change = torch.where(mesh_mask, _bounded(change, bound), beside_mesh * (1 - gap))
+        opacity = torch.sigmoid(torch.logit(opacity) + change)
+    # After the corrections, which would sharpen it again.
+    drawn = soft_edges(opacity, mesh_mask, layers[:, OWN_VIEW])
+    return rgb, opacity + (drawn - opacity).detach()
 
 
 def lip_shadow(in_mouth: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -195,6 +204,28 @@ def without_slivers(
     return opacity + gap
 
 
+def without_thin_fills(
+    rgb: Float[Tensor, "b 3 h w"],
+    shown: Float[Tensor, "b 1 h w"],
+    in_mouth: Float[Tensor, "b 1 h w"],
+    mesh_mask: Bool[Tensor, "b 1 h w"],
+) -> Float[Tensor, "b 3 h w"]:
+    """Give thin strips that no photograph shows, such as the rims of eyelids, the colours beside them.
+
+    Args:
+        rgb: of each pixel.
+        shown: how well the photographs show each pixel, [0, 1].
+        in_mouth: 1 inside the mouth, where the line between closed lips is not filled.
+        mesh_mask: pixels whose centre the mesh covers.
+    """
+    reach = max(1, round(SLIVER * int(rgb.shape[-1])))
+    unseen = (mesh_mask * (1 - shown) * (1 - in_mouth)).detach()
+    thin = unseen - opened(unseen, reach)
+    seen = shown * mesh_mask * (1 - in_mouth)
+    sums, total = smoothed(torch.cat([rgb * seen, seen], dim=1), reach).split([3, 1], dim=1)
+    return torch.lerp(rgb, sums / total.clamp_min(1e-3), thin * (total / THIN).clamp_max(1))
+
+
 def soft_edges(
     opacity: Float[Tensor, "b 1 h w"],
     mesh_mask: Bool[Tensor, "b 1 h w"],
@@ -222,6 +253,38 @@ def soft_edges(
     return torch.lerp(opacity, soft, at_edge * (1 - own_view))
 
 
+def soft_contours(
+    rgb: Float[Tensor, "b 3 h w"],
+    depth: Float[Tensor, "b 1 h w"],
+    mesh_mask: Bool[Tensor, "b 1 h w"],
+    torn: Float[Tensor, "b 1 h w"],
+) -> Float[Tensor, "b 3 h w"]:
+    """Soften contours inside the mesh, as of a jaw before the neck, like ``soft_edges`` the outlines.
+
+    Args:
+        rgb: of each pixel.
+        depth: of the mesh, image widths; larger is farther.
+        mesh_mask: pixels whose centre the mesh covers.
+        torn: 0 where a photograph draws the contour, which then needs no softening.
+    """
+    reach = max(1, round(STEP * int(mesh_mask.shape[-1])))
+    depth = depth.detach()
+    far, near = torch.where(mesh_mask, depth, -FAR), torch.where(mesh_mask, depth, FAR)
+    jumps = (dilate(far, 1) - erode(near, 1)) > JUMP
+    # Pixels within reach of one at the contour can still see both surfaces.
+    middle = (dilate(far, reach + 1) + erode(near, reach + 1)) / 2
+    mesh = mesh_mask.to(rgb.dtype)
+    front = (depth < middle) * mesh
+    share = ((smoothed(front, reach) - 0.5) * (2 * reach + 1) / 2 + 0.5).clamp(0, 1)
+    before, covered, total, whole = smoothed(torch.cat([rgb * front, front, rgb * mesh, mesh], dim=1)).split(
+        [3, 1, 3, 1], dim=1
+    )
+    behind = (total - before) / (whole - covered).clamp_min(1e-3)
+    soft = torch.lerp(behind, before / covered.clamp_min(1e-3), share)
+    at_edge = (covered * (whole - covered) > 1e-4) * jumps * mesh
+    return torch.lerp(rgb, soft, at_edge * torn)
+
+
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:
     """Soft clamp: small values are kept, large ones approach ``bound`` in magnitude."""
     return bound * (logits / bound).tanh()
@@ -234,7 +297,7 @@ def _inner(mesh_mask: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
 
 
 def share_of_photo(
-    layers: Float[Tensor, "b 11 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
+    layers: Float[Tensor, "b 13 h w"], mesh_mask: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
     """Share of the photograph in each pixel before the network corrects it, [0, 1]."""
     return torch.where(mesh_mask, layers[:, VISIBILITY], 1.0) * layers[:, KNOWN]

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Shaped
 from torch import Tensor
-from torch.nn import functional as F
 
-from rome_lightning.models.photo_layers import (
-    BESIDE,
-    HAIR,
-    KNOWN,
-    LOOSE,
-    MATTE,
-    RGB,
-    SKIN,
-    CarriedPhotos,
-    beyond_border,
-    facing_camera,
-)
+from rome_lightning.models.photo_canvas import BESIDE, HAIR, LOOSE, RGB, SKIN, sampled_beyond, to_canvas
+from rome_lightning.models.photo_layers import CarriedPhotos, facing_camera
 from rome_lightning.renderer import interpolate, push_pull
 from rome_lightning.renderer.morphology import dilate, erode, opened
 from rome_lightning.renderer.nearest_fill import values_of
@@ -29,10 +17,14 @@ from rome_lightning.renderer.pooling import in_planes
 
 NUM_LAYERS = 7
 """How many of ``CarriedPhotos.layers`` the result of ``carry`` begins with."""
-NUM_CARRIED = NUM_LAYERS + 4
-VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH = (slice(i, i + 1) for i in range(NUM_LAYERS, NUM_CARRIED))
-"""Number of channels of ``carry``, and the last ones, [0, 1] each: the photographs' share of each pixel, 0
-beside the mesh; hair; how close the view is to a photograph's; 1 inside the mouth."""
+NUM_CARRIED = NUM_LAYERS + 6
+VISIBILITY, CARRIED_HAIR, OWN_VIEW, IN_MOUTH, DEPTH, TORN = (
+    slice(i, i + 1) for i in range(NUM_LAYERS, NUM_CARRIED)
+)
+"""Number of channels of ``carry``, and the last ones: the photographs' share of each pixel, 0 beside the
+mesh; hair; how close the view is to a photograph's; 1 inside the mouth; the depth of the mesh, image widths,
+with ``INSIDE``, 0 beside it; and whether neighbouring pixels come from places apart in every photograph. All
+but the depth are in [0, 1]."""
 STRETCHED, NOT_STRETCHED = 0.12, 0.35
 """Ratio of the cosines in the photograph and in the driven view up to which a point is not taken from the
 photograph, and from which it is."""
@@ -55,6 +47,8 @@ SAME_VIEW = 0.15
 """Difference of the cosines up to which both views see a point at the same angle."""
 LEAST_FACING = 0.05
 """Cosine below which both views count as equally grazing."""
+INSIDE = 0.05
+"""Added to the depth of eyeballs and the inside of the mouth, image widths."""
 WITHIN = 0.98
 """Distance from the middle of a crop, in half its width, up to which texels know what it shows."""
 EDGE = 0.01
@@ -78,11 +72,11 @@ def carry(
     face_ids: Int32[Tensor, "b h w"],
     visible: Float[Tensor, "b m h w"],
     same_mouth: Float[Tensor, "b n"],
-    parts: Float[Tensor, "1 v 5"],
+    parts: Float[Tensor, "1 v 6"],
     ear_plane: Int[Tensor, " m"],
     distance: Float[Tensor, "b 1 h w"],
     nearest: Int32[Tensor, "b h w"],
-) -> Float[Tensor, "b 11 h w"]:
+) -> Float[Tensor, "b 13 h w"]:
     """Warp the photographs with the driven mesh, and say how well they show each point.
 
     Each covered pixel shows a surface point that also appears somewhere in the photograph. The displacement
@@ -98,15 +92,16 @@ def carry(
         visible: ``visibility`` and ``own_only`` of each photograph at the driven mesh's pixels; m = 2 n.
         same_mouth: whether the mouth is as open as in each photograph, [0, 1].
         parts: 1 on the vertices of scalp, ears, neck and shoulders, 0 on the face; 1 on neck and shoulders;
-            1 on the face below the eyes; 1 inside the mouth; and 1 on all but the middle of the face; 0
-            elsewhere.
+            1 on the face below the eyes; 1 on all but the middle of the face; 1 inside the mouth; and 1 on
+            eyeballs; 0 elsewhere.
         ear_plane: vertices as far back as the ears.
         distance: from each pixel to the driven mesh, image widths.
         nearest: of ``nearest_covered``, where ``face_ids`` shows the mesh.
 
     Returns:
         The first seven channels of ``CarriedPhotos.layers``, with opacity 1 on the mesh where no matte shows
-        the point; and the channels ``VISIBILITY``, ``CARRIED_HAIR``, ``OWN_VIEW`` and ``IN_MOUTH``.
+        the point; and the channels ``VISIBILITY``, ``CARRIED_HAIR``, ``OWN_VIEW``, ``IN_MOUTH``,
+        ``DEPTH`` and ``TORN``.
     """
     batch, count = photos.vertices.shape[:2]
     mask = (face_ids >= 0)[:, None]
@@ -114,8 +109,8 @@ def carry(
     facing = facing_camera(vertices_px, faces)
     mesh = _on_mesh(photos, vertices_px, facing, faces, face_ids, parts, ear_plane)
     place, same, around, torso = _places(mesh, mask, distance, nearest)
-    grid = (2 * place - 1).flatten(0, 1).permute(0, 2, 3, 1)
-    layers, opaque, known = _sampled_beyond(photos.layers.flatten(0, 1), grid)
+    grid = to_canvas(place, photos.layers).flatten(0, 1).permute(0, 2, 3, 1)
+    layers, opaque, known = sampled_beyond(photos.layers.flatten(0, 1), grid)
     layers = layers.unflatten(0, (batch, count))
     matte, known = opaque.view_as(visibility), known.view_as(visibility)
     hair, beside, face = (layers[:, :, channel].squeeze(2) for channel in (HAIR, BESIDE, SKIN))
@@ -123,11 +118,11 @@ def carry(
     alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.off_middle)
     visibility = visibility - (1 - alike) * own_only
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
-    beyond = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()).view_as(visibility) > WITHIN
+    beyond = (2 * place - 1).abs().amax(2) > WITHIN
     far = beyond & mask & (mesh.there > LEAST_FACING)
     visibility = torch.maximum(visibility, far.to(visibility.dtype))
     shown = visibility * _not_stretched(mesh, hair) * _is_surface(_without_rim(matte, hair), mesh)
-    full = hair * photos.full_hair
+    full = hair * torch.maximum(photos.full_hair, layers[:, :, LOOSE].squeeze(2))
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
     # What appears from behind a face may have been farther beside it, and full hair on the head; but not the
@@ -147,7 +142,8 @@ def carry(
     else:
         *best, hair = _best_view(torch.cat(parts_of_each, dim=2), shown, mask).split([NUM_LAYERS, 1], dim=1)
         of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
-    return torch.cat([*best, of_best[0], hair, of_best[1], mesh.in_mouth], dim=1)
+    contours = torch.cat([mesh.in_mouth_and_depth, _torn(mesh, mask)], dim=1)
+    return torch.cat([*best, of_best[0], hair, of_best[1], contours], dim=1)
 
 
 def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tensor, "b n h w"]:
@@ -163,6 +159,15 @@ def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tenso
     none = STRETCHED * around + STRETCHED_UPPER * upper + STRETCHED_LOWER * lower
     full = NOT_STRETCHED * around + NOT_STRETCHED_UPPER * upper + NOT_STRETCHED_LOWER * lower
     return ((mesh.there / mesh.now.clamp_min(LEAST_FACING) - none) / (full - none)).clamp(0, 1)
+
+
+def _torn(mesh: _OnMesh, mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """``TORN``: 0 where the displacement changes by up to a quarter of a pixel, 1 from a whole one."""
+    pixel = mesh.displacement.new_tensor([mask.shape[-1], mask.shape[-2]])
+    places = (mesh.displacement.detach().unflatten(1, (-1, 2)) * pixel[:, None, None]).flatten(1, 2)
+    largest = dilate(torch.where(mask, places, -torch.inf), 1)
+    change = (largest - erode(torch.where(mask, places, torch.inf), 1)).unflatten(1, (-1, 2))
+    return ((change.amax(2).amin(1, keepdim=True) - 0.25) / 0.75).clamp(0, 1)
 
 
 def _opacity_on_mesh(
@@ -217,10 +222,12 @@ class _OnMesh(NamedTuple):
     """1 on neck and shoulders."""
     lower: Float[Tensor, "b 1 h w"]
     """1 on the face below the eyes."""
-    in_mouth: Float[Tensor, "b 1 h w"]
-    """1 inside the mouth."""
     off_middle: Float[Tensor, "b 1 h w"]
     """0 on the middle of the face, where the mouth is, else 1."""
+    in_mouth: Float[Tensor, "b 1 h w"]
+    """1 inside the mouth."""
+    in_mouth_and_depth: Float[Tensor, "b 2 h w"]
+    """The same, and the depth, image widths."""
     turned: Float[Tensor, "b n h w"]
     """Whether neck and shoulders face as in each photograph, so that its outline is theirs, [0, 1]; 1 on the
     head."""
@@ -232,7 +239,7 @@ def _on_mesh(
     facing_now: Float[Tensor, "b v 1"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int32[Tensor, "b h w"],
-    parts: Float[Tensor, "1 v 5"],
+    parts: Float[Tensor, "1 v 6"],
     ear_plane: Int[Tensor, " m"],
 ) -> _OnMesh:
     """The mesh at the pixels of the driven view; its ``facing_camera``, the rest as for ``carry``."""
@@ -245,13 +252,18 @@ def _on_mesh(
     torso = parts[..., 1:2]
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
-    per_vertex = torch.cat([moved, facing, facing_now, parts.expand(batch, -1, -1), turned], dim=-1)
+    # What lies behind lids and lips touches them, but has a contour there.
+    depth = vertices_px[..., 2:] / size[0] + INSIDE * parts[..., 4:].sum(-1, keepdim=True)
+    of_parts = parts[..., :5].expand(batch, -1, -1)
+    per_vertex = torch.cat([moved, facing, facing_now, turned, of_parts, depth], dim=-1)
     values = in_planes(interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()))
     # In two steps: a kernel of WebGPU has at most eight buffers.
-    displacement, there, now, of_parts, turned = values.split([2 * count, count, 1, 5, count], dim=1)
-    around, torso, lower, in_mouth, off_middle = of_parts.split(1, dim=1)
+    displacement, there, now, turned, rest = values.split([2 * count, count, 1, count, 6], dim=1)
+    around, torso, lower, off_middle, in_mouth, _ = rest.split(1, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(displacement, plane, there, now, around, torso, lower, in_mouth, off_middle, turned)
+    return _OnMesh(
+        displacement, plane, there, now, around, torso, lower, off_middle, in_mouth, rest[:, 4:], turned
+    )
 
 
 def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:
@@ -312,33 +324,6 @@ def _places(
     beside = torch.lerp(behind.unflatten(1, (-1, 2)), outline.unflatten(1, (-1, 2)), edge)
     displacement = torch.where(mask, mesh.displacement, beside.flatten(1, 2)).unflatten(1, (-1, 2))
     return _pixel_centres(mask[:, 0]) + displacement, same, around, torso
-
-
-def _sampled(layers: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
-    """Sample layers at positions in [-1, 1]; NaN at positions that are not finite, which skips the step."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    # At such positions the CPU kernel reads outside the image's memory. A sum is finite only if all are.
-    is_picture = places.device.type == "cpu" and not torch.is_grad_enabled()
-    if is_traced or (is_picture and math.isfinite(places.sum())):
-        return F.grid_sample(layers, places, padding_mode="border", align_corners=False)
-    safe = places.nan_to_num(0.0, 0.0, 0.0)
-    sampled = F.grid_sample(layers, safe, padding_mode="border", align_corners=False)
-    return torch.where(places.isfinite().all(-1)[:, None], sampled, torch.nan)
-
-
-def _sampled_beyond(
-    layers: Float[Tensor, "b 9 h w"], places: Float[Tensor, "b h w 2"]
-) -> tuple[Float[Tensor, "b 9 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
-    """``_sampled``, with opacity and ``KNOWN`` of what continues beyond the crop, see ``beyond_border``."""
-    sampled = _sampled(layers, places)
-    x, y = places[:, None, ..., 0], places[:, None, ..., 1]
-    within_rows, within_columns = y.abs() <= 1, x.abs() <= 1
-    under = (y > 1).to(layers.dtype)
-    aside = (within_rows & ~within_columns).to(layers.dtype)
-    matte, known = beyond_border(sampled, under, aside)
-    inside = (within_rows & within_columns).to(layers.dtype)
-    known = sampled[:, KNOWN] * torch.lerp(known, torch.ones_like(known), inside)
-    return sampled, torch.lerp(matte, sampled[:, MATTE], inside), known
 
 
 def _pixel_centres(picture: Shaped[Tensor, "b h w"]) -> Float[Tensor, "2 h w"]:

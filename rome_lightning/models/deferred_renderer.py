@@ -65,7 +65,7 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
         around, torso = head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")
         off_middle = around | sides_of_face(head)
-        parts = [around, torso, lower_face(head), head.region("mouth"), off_middle]
+        parts = [around, torso, lower_face(head), off_middle, head.region("mouth"), head.region("eyes")]
         self.register_buffer("parts", torch.stack(parts, dim=-1).float()[None], persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)
         self.register_buffer("lips", lip_vertices(head), persistent=False)
@@ -206,7 +206,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"],
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 11 h w"] | None = None,
+        layers: Float[Tensor, "b 13 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from a rasterizer's outputs: networks and lookups only.
 
@@ -230,7 +230,7 @@ class DeferredRenderer(nn.Module):
         normals: Float[Tensor, "b 3 h w"] | None,
         mesh_mask: Bool[Tensor, "b 1 h w"],
         distance: Float[Tensor, "b 1 h w"],
-        layers: Float[Tensor, "b 11 h w"] | None = None,
+        layers: Float[Tensor, "b 13 h w"] | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
         """Colour and opacity, [0, 1], from the texture sampled at each pixel.
 

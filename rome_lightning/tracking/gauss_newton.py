@@ -165,7 +165,8 @@ class LandmarkProblem:
         hessian = torch.zeros(NUM_POSE + num_expression + NUM_EYES, NUM_POSE + num_expression + NUM_EYES)
         hessian.diagonal()[NUM_POSE:-NUM_EYES] = self.settings.expression_prior * self.model.prior_costs()
         same = torch.eye(NUM_EYES) - torch.eye(NUM_EYES).roll(2, dims=1)
-        hessian[-NUM_EYES:, -NUM_EYES:] = self.settings.eye_prior * (same + 0.1 * torch.eye(NUM_EYES))
+        gaze = self.settings.eye_prior * same + self.settings.gaze_prior * torch.eye(NUM_EYES)
+        hessian[-NUM_EYES:, -NUM_EYES:] = gaze
         pose = torch.zeros(len(state.eyes), NUM_POSE)
         value = torch.cat([pose, state.expression - self.expression_prior, state.eyes], dim=-1)
         return value @ hessian, hessian

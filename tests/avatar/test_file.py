@@ -140,6 +140,13 @@ def test_photographs_of_other_versions(avatar: Avatar, path: Path, tmp_path: Pat
     torch.testing.assert_close(earlier.code.carried.layers[:, :, :-1], own[:, :, :-1], atol=0, rtol=0)
     assert not earlier.code.carried.layers[:, :, -1].any()
     assert next(earlier.draw(avatar.source.params)).image.isfinite().all()
+    # The crop alone, as before it was continued in advance.
+    band = own.shape[-1] - own.shape[-2]
+    crop = layers[..., :-band, band:-band].clone()
+    save_file(tensors | {"code/carried/layers": crop}, target, {"rome": json.dumps(header)})
+    widened = Avatar.load(target).code.carried.layers
+    assert widened.shape == own.shape
+    torch.testing.assert_close(widened[..., :-band, band:-band], own[..., :-band, band:-band], atol=0, rtol=0)
     without = {name: value for name, value in tensors.items() if name != "code/carried/full_hair"}
     save_file(without, target, {"rome": json.dumps(header)})
     assert torch.equal(Avatar.load(target).code.carried.full_hair, avatar.code.carried.full_hair)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rome_lightning.models.blending import (
     SHADOW,
@@ -9,29 +10,32 @@ from rome_lightning.models.blending import (
     hair_gaps,
     lip_shadow,
     same_side,
+    soft_contours,
     soft_edges,
     without_slivers,
+    without_thin_fills,
 )
 from rome_lightning.models.carrying import IN_MOUTH, NUM_CARRIED, OWN_VIEW, VISIBILITY
-from rome_lightning.models.photo_layers import KNOWN, MATTE, RGB
+from rome_lightning.models.photo_canvas import KNOWN, MATTE, RGB
+from rome_lightning.renderer.pooling import smoothed
 
 
 def test_without_corrections_the_photograph_decides_where_it_sees() -> None:
-    layers = torch.zeros(1, NUM_CARRIED, 1, 5)
+    layers = torch.zeros(1, NUM_CARRIED, 1, 9)
     layers[:, RGB], layers[:, MATTE], layers[:, KNOWN] = 0.9, 0.4, 1.0
-    layers[0, VISIBILITY, 0, 0] = 1.0
-    mesh = torch.tensor([[[[True, True, True, False, False]]]])
-    distance = torch.tensor([[[[0.0, 0.0, 0.0, 0.1, 0.2]]]])
-    rgb, mask = blend(torch.zeros(1, 5, 1, 5), torch.full((1, 3, 1, 5), 0.1), layers, mesh, distance)
-    seen, hidden, _, _, beside = rgb[0, 0, 0].tolist()
+    layers[0, VISIBILITY, 0, :3] = 1.0
+    mesh = (torch.arange(9) < 7).view(1, 1, 1, 9)
+    distance = torch.tensor([0.0] * 7 + [0.1, 0.2]).view(1, 1, 1, 9)
+    rgb, mask = blend(torch.zeros(1, 5, 1, 9), torch.full((1, 3, 1, 9), 0.1), layers, mesh, distance)
+    seen, hidden, beside = (rgb[0, 0, 0, column].item() for column in (0, 5, 8))
     assert seen == pytest.approx(0.9, abs=0.02)
     assert hidden == pytest.approx(0.1, abs=0.02)
     assert beside == pytest.approx(0.9, abs=0.02)
     opacity = mask[0, 0, 0].tolist()
     assert opacity[0] == pytest.approx(0.4, abs=0.01)
-    assert opacity[1] == pytest.approx(0.4, abs=0.01)
+    assert opacity[4] == pytest.approx(0.4, abs=0.01)
     # It was on the source's mesh and is now far beside the driven one: the face would repeat.
-    assert opacity[4] < 0.01
+    assert opacity[8] < 0.01
 
 
 def test_the_network_cannot_open_what_no_photograph_shows() -> None:
@@ -161,3 +165,40 @@ def test_holes_in_a_turned_mesh_are_closed_and_those_of_the_photographs_own_view
         _, mask = blend(None, torch.zeros(1, 3, 128, 128), layers, mesh, torch.zeros(1, 1, 128, 128))
         assert mask[0, 0, 60:64, 60:64].mean() == pytest.approx(narrow, abs=0.1)
         assert mask[0, 0, 25:45, 25:45].max() < 0.01
+
+
+def test_contours_inside_the_mesh_are_as_smooth_as_covered_in_parts() -> None:
+    """A slanted edge of a near plane before a far one, against sixteen samples per pixel."""
+    rows, columns = torch.meshgrid(torch.arange(1024), torch.arange(1024), indexing="ij")
+    fine = (columns + 0.37 * rows < 700).float()[None, None]
+    covered = F.avg_pool2d(fine, 4)
+    near = fine[..., 2::4, 2::4]
+    rgb = near.expand(-1, 3, -1, -1)
+    mesh = torch.ones_like(near, dtype=torch.bool)
+    depth = 0.2 - 0.1 * near
+    soft = soft_contours(rgb, depth, mesh, torch.ones_like(near))
+    # The edge of a photograph is two pixels wide, too.
+    expected = smoothed(covered).expand(-1, 3, -1, -1)
+    before = (rgb - expected).square().mean()
+    assert (soft - expected).square().mean() < 0.25 * before
+    assert soft.min() >= 0
+    assert soft.max() <= 1
+    # What a photograph shows itself, and slopes without a jump, stay as they are.
+    assert torch.equal(soft_contours(rgb, depth, mesh, torch.zeros_like(near)), rgb)
+    assert torch.equal(
+        soft_contours(rgb, columns[None, None, ::4, ::4] / 1024, mesh, torch.ones_like(near)), rgb
+    )
+
+
+def test_thin_strips_that_no_photograph_shows_take_the_colours_beside_them() -> None:
+    """The rim of a lid between lashes and eyeball; but not a whole hidden side, nor the line of a mouth."""
+    rgb, shown = torch.full((1, 3, 256, 256), 0.2), torch.ones(1, 1, 256, 256)
+    in_mouth = torch.zeros(1, 1, 256, 256)
+    for rows in (slice(50, 52), slice(100, 102), slice(200, 256)):
+        shown[:, :, rows] = 0
+        rgb[:, :, rows] = 0.9
+    in_mouth[:, :, 100:102] = 1
+    filled = without_thin_fills(rgb, shown, in_mouth, torch.ones_like(shown, dtype=torch.bool))
+    assert filled[:, :, 50:52].max() < 0.25
+    assert torch.equal(filled[:, :, 100:102], rgb[:, :, 100:102])
+    assert torch.equal(filled[:, :, 202:], rgb[:, :, 202:])

@@ -10,7 +10,8 @@ from helpers import SIZE, small_config
 from rome_lightning.head.depth import lower_face
 from rome_lightning.models import AvatarModel, photo_layers
 from rome_lightning.models.carrying import VISIBILITY
-from rome_lightning.models.photo_layers import BESIDE, HAIR, MATTE, NUM_STORED, facing_camera, full_hair
+from rome_lightning.models.photo_canvas import BESIDE, HAIR, MATTE, NUM_STORED
+from rome_lightning.models.photo_layers import facing_camera, full_hair
 from rome_lightning.renderer import interpolate
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region

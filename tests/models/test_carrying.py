@@ -7,16 +7,10 @@ import torch
 from carried import carried_to, smooth_photo
 from helpers import SIZE, random_frames, small_config
 
-from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_layers
+from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_canvas, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.models.photo_layers import (
-    BESIDE,
-    HAIR,
-    KNOWN,
-    MATTE,
-    RGB,
-)
+from rome_lightning.models.photo_canvas import BESIDE, HAIR, KNOWN, MATTE, RGB
 from rome_lightning.renderer import interpolate, nearest_covered
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region, Rendered
@@ -46,8 +40,8 @@ def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
     expected = photo.image.roll(6, -1)[..., 8:-8, 14:-8]
     # Beyond the mesh too: the surroundings of the head move with it.
     torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
-    # Beyond the photograph its border continues.
-    torch.testing.assert_close(layers[0, RGB, 8:-8, 2], photo.image[0, :, 8:-8, 0], atol=5e-3, rtol=0)
+    # Beyond the photograph it is mirrored.
+    torch.testing.assert_close(layers[0, RGB, 8:-8, 2], photo.image[0, :, 8:-8, 4], atol=0.02, rtol=0)
     assert layers[0, KNOWN].min() == 1
 
 
@@ -170,10 +164,9 @@ def test_a_body_continues_beyond_the_photograph_and_a_head_does_not(model: Avata
     # Background, whose label does not matter.
     matte = torch.zeros_like(photos[Region.OTHER].foreground_mask)
     photos[Region.OTHER] = dataclasses.replace(photos[Region.OTHER], foreground_mask=matte)
-    clothes, face, hair, background = (model.encode(photo).carried.layers[0, 0] for photo in photos.values())
-    inner = torch.arange(SIZE).clamp_max(3 * SIZE // 4 - 1)
-    expected = smooth_photo(model).image[0][:, inner][:, :, inner]
-    torch.testing.assert_close(clothes[RGB], expected, atol=2e-3, rtol=0)
+    clothes, face, hair, background = (
+        crop_of(model.encode(photo).carried.layers[0, 0]) for photo in photos.values()
+    )
     assert clothes[KNOWN].min() == clothes[MATTE].min() == 1
     aside, under = (
         (slice(None, SIZE // 4), slice(-SIZE // 4, None)),
@@ -192,6 +185,12 @@ def test_a_body_continues_beyond_the_photograph_and_a_head_does_not(model: Avata
     assert background[MATTE].max() == 0
 
 
+def crop_of(layers: torch.Tensor) -> torch.Tensor:
+    """The crop in the middle of a canvas."""
+    band = layers.shape[-1] - layers.shape[-2]
+    return layers[..., :-band, band:-band]
+
+
 def test_shoulders_beyond_the_crop_have_the_colours_of_its_border(model: AvatarModel) -> None:
     photo = smooth_photo(model)
     photo = dataclasses.replace(photo, regions=torch.full_like(photo.regions, int(Region.CLOTHES)))
@@ -201,8 +200,12 @@ def test_shoulders_beyond_the_crop_have_the_colours_of_its_border(model: AvatarM
     # They were below the crop.
     shoulders = mask[0, 0, -8:] & (layers[0, VISIBILITY, -8:][0] > 0.5)
     assert shoulders.sum() > 0.8 * mask[0, 0, -8:].sum() > 50
-    border = photo.image[0, :, -1:].expand(-1, 8, -1)
-    torch.testing.assert_close(layers[0, RGB, -8:][:, shoulders], border[:, shoulders], atol=0.03, rtol=0)
+    border = photo.image[0, :, -1:].expand(-1, 8, -1)[:, shoulders]
+    found = layers[0, RGB, -8:][:, shoulders]
+    # Of columns, which mirroring keeps, and of rows, which it takes from up to 12 rows above.
+    torch.testing.assert_close(found[1], border[1], atol=0.03, rtol=0)
+    assert (border[0] - found[0]).max() < 12 / SIZE + 0.03
+    assert (found[0] - border[0]).max() < 0.03
 
 
 def test_a_coat_keeps_its_outline_where_the_mesh_folds(model: AvatarModel) -> None:
@@ -272,17 +275,18 @@ def test_each_view_is_rasterized_once_and_its_outline_searched_once(
         return nearest_covered(mask)
 
     monkeypatch.setattr(model.rasterizer, "face_ids", face_ids)
-    for module in (photo_layers, deferred_renderer):
+    for module in (photo_layers, photo_canvas, deferred_renderer):
         monkeypatch.setattr(module, "nearest_covered", search)
     source = random_frames(model.head, 1)
     sharp = (2 * SIZE, 2 * SIZE)
     code = model.appearance(source, model.rest_offsets(source), source.resized(2 * SIZE))
     assert rasterized == [(SIZE, SIZE), sharp]
-    # The mesh's outline, the inside of the photograph's border, and the border.
-    assert searched == [sharp, sharp, sharp]
+    # The mesh's outline; on the canvas, the inside of the photograph's border, and the border.
+    canvas = tuple(code.carried.layers.shape[-2:])
+    assert searched == [sharp, canvas, canvas]
     model.render(code, source.params, (SIZE, SIZE))
     assert rasterized == [(SIZE, SIZE), sharp, (SIZE, SIZE)]
-    assert searched == [sharp, sharp, sharp, (SIZE, SIZE)]
+    assert searched == [sharp, canvas, canvas, (SIZE, SIZE)]
     rasterized.clear()
     model.encode(source)
     assert rasterized == [(SIZE, SIZE)]
@@ -315,7 +319,7 @@ def test_carrying_needs_an_unprojected_texture() -> None:
 
 def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> None:
     """The matte of a photograph that ends within the crop fades at its border."""
-    layers = torch.zeros(1, photo_layers.NUM_STORED, 128, 128)
+    layers = torch.zeros(1, photo_canvas.NUM_STORED, 128, 128)
     layers[:, KNOWN, :, :100] = 1
     # A coat below row 60, hair above row 30, background between.
     layers[:, MATTE, 60:, :100] = 1
@@ -323,7 +327,7 @@ def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> Non
     layers[:, MATTE, 60:, 98:100] = layers[:, MATTE, :30, 98:100] = 0.4
     # What shows between strands has no label.
     layers[:, HAIR, 14:16, :100] = 0
-    continued = photo_layers._continued(layers)
+    continued = photo_canvas._continued(layers)
     assert float(continued[:, MATTE, 61:, 90:].min()) > 0.99
     assert float(continued[:, MATTE, 31:59].max()) == 0
     # Translucent hair stays what it is, and ends there.
@@ -358,7 +362,7 @@ def test_the_background_at_a_photographs_border_does_not_become_the_coat(model: 
     coat[..., SIZE - 10 :] *= 0.4
     image = (0.2 * coat + 0.9 * (1 - coat)).expand(1, 3, -1, -1)
     photo = dataclasses.replace(photo, image=image, foreground_mask=coat, regions=regions)
-    layers = model.encode(photo).carried.layers[:, 0]
+    layers = crop_of(model.encode(photo).carried.layers[:, 0])
     opaque = layers[:, MATTE] > 0.9
     assert opaque[..., 45:, SIZE - 10 : SIZE - 8].all()
     assert float(layers[:, RGB].amax(1, keepdim=True)[opaque].max()) < 0.3

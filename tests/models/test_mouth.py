@@ -104,7 +104,7 @@ def test_an_open_mouth_that_no_photograph_shows_has_the_colours_of_the_texture(
     opened = dataclasses.replace(photo.params, jaw_pose=torch.tensor([[0.4, 0.0, 0.0]]))
     # What depends on the view depends on the mouth here.
     parts = model.renderer.parts.clone()
-    parts[..., 4] = 0
+    parts[..., 3] = 0
     monkeypatch.setattr(model.renderer, "parts", parts)
     pictures = [[model.render(c, p, (64, 64)).image for c in (code, without)] for p in (photo.params, opened)]
     assert not torch.equal(*pictures[0])

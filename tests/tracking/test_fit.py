@@ -105,6 +105,7 @@ def exact(settings: FitSettings | None = None) -> FitSettings:
         shape_prior=1e-9,
         expression_prior=1e-9,
         eye_prior=1e-9,
+        gaze_prior=1e-9,
         smooth_pose=False,
         shape_steps=20,
     )
@@ -127,6 +128,18 @@ def test_truth_is_recovered(head: HeadModel) -> None:
     expected = axis_angle_to_matrix(truth.global_pose) @ axis_angle_to_matrix(truth.neck_pose)
     torch.testing.assert_close(rotation, expected, atol=5e-3, rtol=0)
     torch.testing.assert_close(fit.params.eye_pose, truth.eye_pose, atol=0.03, rtol=0)
+
+
+def test_eyes_turn_as_far_as_the_irises_show(head: HeadModel) -> None:
+    """Eyes that look far to a side, with the usual priors: a prior must not turn them back noticeably."""
+    truth = random_params(head, 8, seed=2)
+    yaw = torch.linspace(-0.5, 0.5, 8)
+    eyes = torch.zeros(8, 6)
+    eyes[:, 1] = eyes[:, 4] = yaw
+    truth = dataclasses.replace(truth, eye_pose=eyes)
+    fit = fit_clip(head, observe(head, truth), (SIZE, SIZE), torch.full((8, len(EXPRESSIONS)), 0.5))
+    found = fit.params.eye_pose[:, [1, 4]].mean(1)
+    assert ((found @ yaw) / (yaw @ yaw)).item() == pytest.approx(1, abs=0.06)
 
 
 def test_params_project_to_reported_landmarks(head: HeadModel) -> None:
