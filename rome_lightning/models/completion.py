@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -9,7 +11,14 @@ from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import lower_face
-from rome_lightning.models.fine_structure import fine_structure, repeated_detail, smooth_map, spot_noise
+from rome_lightning.models.fine_structure import (
+    fine_structure,
+    quadratic_axes,
+    repeated_detail,
+    smooth_map,
+    spot_noise,
+    without_trend,
+)
 from rome_lightning.models.interior import interior_colours
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
@@ -26,10 +35,10 @@ TINT = 0.57
 """Power of the ratio of a face's colour to that one by which they change. Both are fitted to the teeth of 516
 portraits: light colours teeth as it does skin, but dark skin does not darken teeth as much."""
 STRAND_REACH, SKIN_REACH = 0.1, 0.05
-"""Width of the band beside the hidden scalp whose strands are repeated on it, and of the square of each cheek
-whose grain is repeated on the hidden face, share of the texture."""
-CHEEK = (0.03, -0.018)
-"""The middle of that square: distance from the plane between both sides, and height, metres."""
+"""Width of the band beside the hidden scalp whose strands are repeated on it, and of the squares on the
+cheeks of which one gives its grain to the hidden face, share of the texture."""
+CHEEK = ((0.03, -0.018), (0.036, -0.036))
+"""The middles of these squares: distance from the plane between both sides, and height, metres."""
 STRAND_CONTRAST, SKIN_CONTRAST = 0.2, 0.06
 """Deviation from the smooth colour of which hair and skin repeat only 1 / e: gloss, moles and spectacles must
 not appear twice."""
@@ -102,6 +111,7 @@ class Completion(nn.Module):
     sheen: Tensor
     own_hue: Tensor
     cheeks: Tensor
+    trends: Tensor
     noise: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
@@ -138,7 +148,9 @@ class Completion(nn.Module):
         self.register_buffer("own_hue", (1 - 2 * aside).clamp_min(0) * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
-        self.register_buffer("cheeks", _cheeks(layout.gather(mean)[0], face[0, 0]), persistent=False)
+        cheeks = _cheeks(layout.gather(mean)[0], face[0, 0])
+        self.register_buffer("cheeks", cheeks, persistent=False)
+        self.register_buffer("trends", quadratic_axes(cheeks.shape[-1]), persistent=False)
         tile = max(2, layout.size // 4)
         noise = torch.randn(1, 1, tile, tile, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise, persistent=False)
@@ -319,7 +331,9 @@ class Completion(nn.Module):
     def _grain(
         self, colour: Float[Tensor, "b 3 s s"], bare: Float[Tensor, "b 1 s s"]
     ) -> Float[Tensor, "b 3 s s"]:
-        """Noise that looks like the grain of the cheek that is seen better.
+        """Noise that looks like the grain of the cheeks where they are smoothest.
+
+        Anything else there, such as the rim of spectacles or a shadow, would make the skin look embossed.
 
         Args:
             colour: RGB in [0, 1].
@@ -327,9 +341,12 @@ class Completion(nn.Module):
         """
         skin = bare * self.regions[FACE]
         detail = torch.cat([fine_structure(colour, skin, SKIN_CELLS, SKIN_CONTRAST), skin], dim=1)
-        left, right = detail.flatten(2)[..., self.cheeks].unbind(2)
-        is_left = left[:, 3:].mean((-1, -2), keepdim=True) >= right[:, 3:].mean((-1, -2), keepdim=True)
-        tile = spot_noise(torch.where(is_left, left, right)[:, :3], self.noise)
+        squares = detail.flatten(2)[..., self.cheeks].transpose(1, 2)
+        samples = without_trend(squares[:, :, :3], self.trends)
+        hidden = 1 - squares[:, :, 3].mean((-1, -2))
+        roughness = samples.square().mean((-1, -2, -3)) + hidden
+        best = roughness.argmin(1)[:, None, None, None, None].expand(-1, -1, *samples.shape[2:])
+        tile = spot_noise(samples.gather(1, best)[:, 0], self.noise)
         repeats = -(-colour.shape[-1] // tile.shape[-1])
         return tile.repeat(1, 1, repeats, repeats)[..., : colour.shape[-2], : colour.shape[-1]]
 
@@ -386,8 +403,8 @@ def _is_hairy(
     return ((share - 0.1) / 0.3).clamp(0, 1)
 
 
-def _cheeks(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[Tensor, "2 k k"]:
-    """The texels, flat, of a square on each cheek.
+def _cheeks(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[Tensor, "4 k k"]:
+    """The texels, flat, of the squares on both cheeks.
 
     Args:
         places: of the mean head's surface, metres.
@@ -397,8 +414,8 @@ def _cheeks(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[T
     side = max(2, round(SKIN_REACH * size))
     offsets = torch.arange(side, device=places.device) - side // 2
     squares = []
-    for sign in (1.0, -1.0):
-        middle = places.new_tensor([sign * CHEEK[0], CHEEK[1]])[:, None, None]
+    for sign, (aside, height) in itertools.product((1.0, -1.0), CHEEK):
+        middle = places.new_tensor([sign * aside, height])[:, None, None]
         away = (places[:2] - middle).norm(dim=0) + (face < 0.99)
         row, column = divmod(int(away.argmin()), size)
         squares.append((row + offsets)[:, None] * size + column + offsets)

@@ -61,6 +61,25 @@ def spot_noise(sample: Float[Tensor, "b 3 k k"], noise: Float[Tensor, "1 1 t t"]
     return F.conv2d(around, spot)[0].unflatten(0, (batch, 3))
 
 
+def quadratic_axes(side: int) -> Float[Tensor, "kk 6"]:
+    """Orthonormal axes of all quadratic functions on a square of ``side`` texels."""
+    places = torch.linspace(-1, 1, side, dtype=torch.float64)
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).flatten(0, 1)
+    return torch.linalg.qr(basis).Q.float()
+
+
+def without_trend(sample: Float[Tensor, "*b k k"], axes: Float[Tensor, "kk 6"]) -> Float[Tensor, "*b k k"]:
+    """Squares without their quadratic fits: shading, whose copies at random places would be dents.
+
+    Args:
+        sample: fine structure.
+        axes: of ``quadratic_axes``.
+    """
+    flat = sample.flatten(-2)
+    return (flat - (flat @ axes) @ axes.T).view_as(sample)
+
+
 def repeated_detail(
     colour: Float[Tensor, "b 3 s s"],
     weight: Float[Tensor, "b 1 s s"],

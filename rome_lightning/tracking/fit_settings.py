@@ -24,7 +24,7 @@ class FitSettings:
     eye_prior: float = 1e-3
     """Cost of the squared difference in gaze between the two eyes, radians."""
     gaze_prior: float = 3e-6
-    """Cost of the squared gaze itself; at 1e-4, eyes would turn a fifth to a third less than the irises show."""
+    """Cost of the squared gaze itself; at 1e-4, eyes would turn a fifth to a third less than irises show."""
     silhouette_weight: float = 0.1
     """Cost of the mean squared distance of skull and ears outside the person, in squared iris distances."""
     max_keyframes: int = 24

@@ -202,6 +202,20 @@ def test_a_hidden_cheek_has_the_grain_of_the_skin_beside_it_but_not_its_marks(
     assert filled.min() > 0.45
 
 
+def test_the_rim_of_spectacles_does_not_emboss_the_hidden_cheek(
+    completion: Completion, side: torch.Tensor
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    colour = 0.6 + 0.005 * torch.randn(1, 3, SIZE, SIZE, generator=generator)
+    # The upper squares of both cheeks have a rim.
+    for square in completion.cheeks[::2]:
+        colour.flatten(2)[..., square[:, 1::3].flatten()] += 0.05
+    shown = (side.abs() < 0.04) & (completion.charts > 0)
+    completed, _ = completion(colour, shown.float(), torch.zeros_like(side))
+    hidden = (completion.hairless > 0.99) & (side.abs() > 0.045) & (side.abs() < 0.06)
+    assert completed[:, :1][hidden].std() < 0.012
+
+
 def teeth_of(completion: Completion, face: tuple[float, float, float]) -> torch.Tensor:
     """Colour of the least saturated part of the mouth of a person with a face of one colour."""
     colour = torch.tensor(face)[:, None, None].expand(1, 3, SIZE, SIZE)

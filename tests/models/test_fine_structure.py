@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rome_lightning.models.fine_structure import spot_noise
+from rome_lightning.models.fine_structure import quadratic_axes, spot_noise, without_trend
 
 
 def covariance(tile: Tensor, row: int, column: int) -> Tensor:
@@ -38,3 +38,15 @@ def test_each_picture_of_a_batch_has_its_own_noise() -> None:
     both = spot_noise(samples, noise)
     for each, sample in zip(both, samples, strict=True):
         torch.testing.assert_close(each, spot_noise(sample[None], noise)[0])
+
+
+def test_shading_across_a_sample_is_no_structure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grain = 0.02 * torch.randn(2, 3, 12, 12, generator=generator)
+    places = torch.linspace(0, 1, 12)
+    shading = 0.2 * places + 0.3 * places[:, None] ** 2 - 0.1 * places * places[:, None]
+    axes = quadratic_axes(12)
+    with_shading = without_trend(grain + shading, axes)
+    torch.testing.assert_close(with_shading, without_trend(grain, axes), atol=1e-6, rtol=0)
+    # Six of 144 degrees of freedom are gone.
+    assert without_trend(grain, axes).square().mean() > 0.9 * grain.square().mean()
