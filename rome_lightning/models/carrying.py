@@ -49,6 +49,9 @@ LEAST_FACING = 0.05
 """Cosine below which both views count as equally grazing."""
 INSIDE = 0.05
 """Added to the depth of eyeballs and the inside of the mouth, image widths."""
+TORN_FROM = (1.0, 2.5)
+"""Change of the displacement between neighbouring pixels up to which a photograph shows a contour itself, and
+from which it does not, pixels."""
 WITHIN = 0.98
 """Distance from the middle of a crop, in half its width, up to which texels know what it shows."""
 EDGE = 0.01
@@ -162,12 +165,13 @@ def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tenso
 
 
 def _torn(mesh: _OnMesh, mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """``TORN``: 0 where the displacement changes by up to a quarter of a pixel, 1 from a whole one."""
+    """``TORN``, from 0 where the displacement changes by ``TORN_FROM`` pixels to 1."""
     pixel = mesh.displacement.new_tensor([mask.shape[-1], mask.shape[-2]])
     places = (mesh.displacement.detach().unflatten(1, (-1, 2)) * pixel[:, None, None]).flatten(1, 2)
     largest = dilate(torch.where(mask, places, -torch.inf), 1)
     change = (largest - erode(torch.where(mask, places, torch.inf), 1)).unflatten(1, (-1, 2))
-    return ((change.amax(2).amin(1, keepdim=True) - 0.25) / 0.75).clamp(0, 1)
+    change = change.amax(2).amin(1, keepdim=True)
+    return ((change - TORN_FROM[0]) / (TORN_FROM[1] - TORN_FROM[0])).clamp(0, 1)
 
 
 def _opacity_on_mesh(

@@ -36,11 +36,14 @@ ALIKE = 0.12
 def widened(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h2 w2"]:
     """The layers of square crops with ``BAND`` to both sides and below, filled like what photographs lack."""
     band = round(BAND * layers.shape[-1])
-    layers = F.pad(layers, (band, band, 0, band), mode="replicate")
-    inside = F.pad(
-        layers.new_ones(1, 1, layers.shape[-2] - band, layers.shape[-1] - 2 * band), (band, band, 0, band)
+    known = layers[:, KNOWN]
+    # Of the photograph, whose border may lie within the crop; that of the crop is no border.
+    matte = _sure_at_border(layers[:, MATTE], known, layers[:, HAIR])
+    layers = F.pad(
+        torch.cat([layers[:, RGB], matte, layers[:, 4:]], dim=1), (band, band, 0, band), mode="replicate"
     )
-    return _continued(torch.cat([layers[:, :4], layers[:, KNOWN] * inside, layers[:, KNOWN.stop :]], dim=1))
+    known = F.pad(known, (band, band, 0, band))
+    return _continued(torch.cat([layers[:, :4], known, layers[:, KNOWN.stop :]], dim=1))
 
 
 def to_canvas(
@@ -88,8 +91,6 @@ def _continued(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h w"]:
     """
     height, width = layers.shape[-2:]
     known = layers[:, KNOWN]
-    matte = _sure_at_border(layers[:, MATTE], known, layers[:, HAIR])
-    layers = torch.cat([layers[:, RGB], matte, layers[:, 4:]], dim=1)
     nearest, distance = nearest_covered(known[:, 0] > 0.5)
     rows = torch.arange(height, device=nearest.device)[:, None]
     columns = torch.arange(width, device=nearest.device)

@@ -281,12 +281,12 @@ def test_each_view_is_rasterized_once_and_its_outline_searched_once(
     sharp = (2 * SIZE, 2 * SIZE)
     code = model.appearance(source, model.rest_offsets(source), source.resized(2 * SIZE))
     assert rasterized == [(SIZE, SIZE), sharp]
-    # The mesh's outline; on the canvas, the inside of the photograph's border, and the border.
+    # The mesh's outline, the inside of the photograph's border, and that border on the canvas.
     canvas = tuple(code.carried.layers.shape[-2:])
-    assert searched == [sharp, canvas, canvas]
+    assert searched == [sharp, sharp, canvas]
     model.render(code, source.params, (SIZE, SIZE))
     assert rasterized == [(SIZE, SIZE), sharp, (SIZE, SIZE)]
-    assert searched == [sharp, canvas, canvas, (SIZE, SIZE)]
+    assert searched == [sharp, sharp, canvas, (SIZE, SIZE)]
     rasterized.clear()
     model.encode(source)
     assert rasterized == [(SIZE, SIZE)]
@@ -327,7 +327,7 @@ def test_a_coat_is_opaque_up_to_the_border_of_its_photograph_and_beyond() -> Non
     layers[:, MATTE, 60:, 98:100] = layers[:, MATTE, :30, 98:100] = 0.4
     # What shows between strands has no label.
     layers[:, HAIR, 14:16, :100] = 0
-    continued = photo_canvas._continued(layers)
+    continued = crop_of(photo_canvas.widened(layers))
     assert float(continued[:, MATTE, 61:, 90:].min()) > 0.99
     assert float(continued[:, MATTE, 31:59].max()) == 0
     # Translucent hair stays what it is, and ends there.
