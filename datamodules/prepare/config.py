@@ -67,7 +67,7 @@ class PrepareConfig:
     moves an identity, but with few identities the share is approximate. null takes a tenth, and at least two,
     of six or more identities unless some are listed; with fewer than six it takes none."""
     test_ratio: float = 0.0
-    """The same for testing."""
+    """The same for testing; 1 prepares a dataset for evaluation alone."""
     val_identities: list[str] = field(default_factory=list)
     """Identities for validation, regardless of ``val_ratio``."""
     test_identities: list[str] = field(default_factory=list)
@@ -92,10 +92,11 @@ class PrepareConfig:
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps must be positive or null, got {self.fps}")
         val_ratio = self.val_ratio or 0.0
-        if min(val_ratio, self.test_ratio) < 0 or val_ratio + self.test_ratio >= 1:
+        ratios = val_ratio + self.test_ratio
+        if min(val_ratio, self.test_ratio) < 0 or (ratios >= 1 and not (self.test_ratio == ratios == 1)):
             raise ValueError(
                 "val_ratio and test_ratio must leave identities to train on, got "
-                f"{val_ratio} and {self.test_ratio}"
+                f"{val_ratio} and {self.test_ratio}; for evaluation alone, set test_ratio to 1"
             )
         for name in ("min_confidence", "max_covered", "min_sharpness_ratio"):
             if not 0 <= getattr(self, name) <= 1:

@@ -150,7 +150,7 @@ def _finish(
         config.dataset, config.image_size, description, shards, configuration, config.licence
     )
     manifest = replace(manifest, failed=[*lost, *manifest.failed])
-    _check_usable(manifest, output)
+    _check_usable(manifest, output, config)
     manifest = with_indices(output, manifest)
     manifest.save(output / "manifest.json")
     remove_old_indices(output, manifest)
@@ -202,14 +202,14 @@ def _models(config: PrepareConfig) -> tuple[str, ...]:
     return (*_TRACKING_MODELS, *(_IDENTITY_MODELS if checks else ()))
 
 
-def _check_usable(manifest: Manifest, output: Path) -> None:
+def _check_usable(manifest: Manifest, output: Path, config: PrepareConfig) -> None:
     failed = "; ".join(f"{item['input']}: {item['reason']}" for item in manifest.failed[:3])
     if not manifest.shards:
         raise ValueError(f"none of the {len(manifest.failed)} videos can be used ({failed})")
-    if not manifest.split("train"):
+    if config.test_ratio < 1 and not manifest.split("train"):
         raise ValueError(
             f"no usable video is left for training in {output}; lower val_ratio and test_ratio, list "
-            "val_identities instead, or add people"
+            "val_identities instead, add people, or set test_ratio to 1 for evaluation alone"
         )
 
 

@@ -68,6 +68,8 @@ def _splits(manifest: Manifest) -> str:
     if people["val"]:
         named = ", ".join(people["val"][:5]) + (", ..." if len(people["val"]) > 5 else "")
         return f"people: {counts} (val: {named}; --val-identities chooses others without tracking again)"
+    if not people["train"]:
+        return f"people: {counts}; no training split: score them with `rome evaluate --split test`"
     return (
         f"people: {counts}; no validation split: `rome evaluate` will score the last frames of the "
         f"training clips, unless --val-identities reserves people for it"

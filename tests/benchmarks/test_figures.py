@@ -1,18 +1,13 @@
 """The benchmark table, and its rule for regressions."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import figures
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import figures  # noqa: E402
-import run  # noqa: E402
-from figures import Figure  # noqa: E402
+import run
+from figures import Figure
 
 
 def item(ours: float, peer: float, name: str = "pass") -> Figure:
@@ -53,7 +48,9 @@ def test_functions_run_in_turns():
     assert times.keys() == functions.keys()
 
 
-@pytest.mark.parametrize("path", sorted((BENCHMARKS / "history").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(run.__file__).with_name("history").glob("*.json")), ids=lambda path: path.stem
+)
 def test_kept_records_can_be_read(path):
     record = json.loads(path.read_text())
     assert record["commit"]

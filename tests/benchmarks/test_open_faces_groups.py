@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
+import groups as module
 import pytest
 
 from rome_lightning.assets.open_faces import open_faces
 from rome_lightning.evaluation.groups import read_groups
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-LABELS = sorted((BENCHMARKS / "open_faces_groups").glob("*.csv"))
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("groups_benchmark", BENCHMARKS / "groups.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+LABELS = sorted(module.LABELS.glob("*.csv"))
 
 
 @pytest.mark.parametrize("path", LABELS, ids=lambda path: path.stem)
@@ -28,7 +20,6 @@ def test_labels_are_of_listed_people(path: Path) -> None:
 
 
 def test_ages_of_the_london_set_become_ranges(tmp_path: Path) -> None:
-    module = load()
     people = read_groups(module.LABELS / "london.csv").people
     ages = {"london-001": "24", "london-002": "25", "london-003": "41", "london-004": "NA"}
     lines = [f"{p.removeprefix('london-')},{ages.get(p, '29')},female,west_asian" for p in people]
@@ -60,7 +51,7 @@ def test_the_overview_has_a_row_per_group() -> None:
         "cross": {"csim_sface": cell(None, 0, None)},
     }
     groups = {"beard": {"yes": {"num_people": 2, "too_few": True, "metrics": few}}}
-    table = load().overview({"metrics": metrics, "groups": groups}, "anna's album, held out")
+    table = module.overview({"metrics": metrics, "groups": groups}, "anna's album, held out")
     assert table.columns[2:] == ["own pose, LPIPS", "cross, identity", "cross, expression error"]
     assert table.rows == [
         ["everybody", "8", "0.020 [0.010, 0.030]", "0.900 [0.800, 1.000], n=7", "-"],

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import turned_people as module
 from PIL import Image
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def module():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("turned_people", BENCHMARKS / "turned_people.py")
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return loaded
-
-
-def test_people_are_unseen_and_each_set_is_there(module) -> None:
+def test_people_are_unseen_and_each_set_is_there() -> None:
     people = module.unseen_people()
     assert Counter(person.group for person in people) == module.PEOPLE
     assert len({person.identity for person in people}) == len(people)
@@ -35,7 +20,7 @@ def test_people_are_unseen_and_each_set_is_there(module) -> None:
     assert "congress-A000014" not in {person.identity for person in people}
 
 
-def test_the_key_says_where_the_new_version_is(module, tmp_path: Path) -> None:
+def test_the_key_says_where_the_new_version_is(tmp_path: Path) -> None:
     for folder, grey in (("old", 50), ("new", 200)):
         (tmp_path / folder).mkdir()
         for person in "abcdefghijkl":
@@ -56,6 +41,6 @@ def test_the_key_says_where_the_new_version_is(module, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "12.png").exists()
 
 
-def test_folders_without_a_common_person_are_refused(module, tmp_path: Path) -> None:
+def test_folders_without_a_common_person_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no picture of the same person"):
         module.pair(tmp_path, tmp_path, tmp_path / "out", seed=0)
