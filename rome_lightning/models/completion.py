@@ -194,7 +194,10 @@ class Completion(nn.Module):
         # A view at a grazing angle is better than a guess.
         completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
         # Bilinear lookups at the border of a UV chart reach beyond it.
-        return push_pull(completed, self.charts.expand_as(known)), known
+        completed = push_pull(completed, self.charts.expand_as(known))
+        # A texel of the neck is several pixels wide: enlarged, the slanted edge of a collar would be a comb.
+        smooth = smoothed(smoothed(completed))
+        return torch.lerp(completed, smooth, self.regions[NECK] * (1 - visibility)), known
 
     def other_side(
         self,
