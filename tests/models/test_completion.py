@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rome_lightning.head import load_head
-from rome_lightning.models.completion import FACE_COLOUR, NECK, FILL_REGIONS, Completion
+from rome_lightning.models.completion import FACE_COLOUR, FILL_REGIONS, NECK, Completion
 from rome_lightning.models.interior import TEETH
 from rome_lightning.renderer import UVLayout, sample_texture
 
@@ -278,10 +278,10 @@ def test_hair_over_an_ear_does_not_colour_the_cheek_nor_skin_the_ear(
 
 def test_what_a_neck_takes_from_its_other_side_is_smooth(completion: Completion, side: torch.Tensor) -> None:
     """Its texels are several pixels wide: the edge of a collar would be a comb."""
-    stripes = (torch.arange(SIZE) % 2).float().expand(1, 3, SIZE, SIZE)
+    stripes = (torch.arange(SIZE) // 2 % 2).float().expand(1, 3, SIZE, SIZE)
     seen = completion.charts * (side > 0)
     completed, _ = completion(stripes, seen, torch.zeros_like(side))
     neck = (completion.regions[NECK] > 0.99) & (side.abs() > 0.02)
     shown, hidden = (completed[:, :1][neck & (seen == shown)] for shown in (1, 0))
     assert hidden.numel() > 50
-    assert hidden.std() < 0.5 * shown.std()
+    assert hidden.std() < 0.35 * shown.std()
