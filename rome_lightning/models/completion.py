@@ -20,6 +20,7 @@ from rome_lightning.models.fine_structure import (
     without_trend,
 )
 from rome_lightning.models.interior import interior_colours
+from rome_lightning.models.seams import Seams
 from rome_lightning.models.symmetry import mirrored_uvs
 from rome_lightning.renderer import UVLayout, push_pull, sample_texture
 from rome_lightning.renderer.morphology import dilate, erode
@@ -155,6 +156,7 @@ class Completion(nn.Module):
         noise = torch.randn(1, 1, tile, tile, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise, persistent=False)
         self.register_buffer("charts", layout.mask[None, None].float(), persistent=False)
+        self.seams = Seams(head, layout)
 
     def own_view_only(self, visibility: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
         """The part of the face whose light depends on the view: its outline and its sides, [0, 1].
@@ -193,11 +195,14 @@ class Completion(nn.Module):
         mixed = self._without_sheen(mixed, known, inner, 1 - hairy)
         # A view at a grazing angle is better than a guess.
         completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
-        # Bilinear lookups at the border of a UV chart reach beyond it.
-        completed = push_pull(completed, self.charts.expand_as(known))
+        charts = self.charts.expand_as(known)
+        sums, weight = smoothed(smoothed(torch.cat([completed * charts, charts], dim=1))).split([3, 1], dim=1)
+        smooth = sums / weight.clamp_min(1e-3)
         # A texel of the neck is several pixels wide: enlarged, the slanted edge of a collar would be a comb.
-        smooth = smoothed(smoothed(completed))
-        return torch.lerp(completed, smooth, self.regions[NECK] * (1 - visibility)), known
+        completed = torch.lerp(completed, smooth, self.regions[NECK] * (1 - visibility))
+        completed = self.seams(completed, smooth, visibility, known)
+        # Bilinear lookups at the border of a UV chart reach beyond it.
+        return push_pull(completed, charts), known
 
     def other_side(
         self,
