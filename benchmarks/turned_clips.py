@@ -4,9 +4,9 @@
 
 CLONE is a clone of https://github.com/KwaiVGI/LivePortrait (commit 1986663), whose example clips of 17 people
 are listed, with their SHA-256 sums, in ``turned_clips.csv``. They are in no training set. Their terms are
-those of that repository: use them for measurements only. Tracks the clips, scores the model and the spline
-baseline under the protocol ``turned``, and writes ``turned.md``. Run it again to resume; about ten minutes on
-two cores.
+those of that repository: use them for measurements only. The script tracks the clips, scores the model, the
+spline and the source copied unchanged under the protocol ``turned``, and writes ``turned.md``. Run it again
+to resume; it takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ def main() -> None:
     data = dataset(checked_clips(options.clone), options.output / "data")
     protocol = find_experiment("turned", "protocols")
     summaries = {}
-    for name, system in (
-        (str(options.checkpoint), {"checkpoint": options.checkpoint}),
-        ("spline", {"baseline": "warp"}),
-    ):
+    systems: dict[str, dict[str, Any]] = {
+        str(options.checkpoint): {"checkpoint": options.checkpoint},
+        "spline": {"baseline": "warp"},
+        "source": {"baseline": "source"},
+    }
+    for name, system in systems.items():
         output = options.output / name
         scores = evaluate(EvaluateConfig(protocol=protocol, data=data, split="test", output=output, **system))
         assert scores is not None
