@@ -20,6 +20,8 @@ ROOTS = 0.007
 when the mouth is wide open."""
 SOFTNESS = 0.03
 """Distance behind the ears over which the change sets in, metres."""
+LIDS = 0.012
+"""Largest distance of a lid's vertices from the eyeball, metres."""
 SIDE = 0.03
 """Distance from the middle of the face from which it counts as its side, metres."""
 PLANE = 0.01
@@ -55,6 +57,13 @@ def sides_of_face(head: HeadModel) -> Bool[Tensor, " v"]:
     """Vertices of the face that are farther to the side than the corners of a mouth."""
     aside = head.to_vertices(head.template.unflatten(0, (-1, 3)))[:, 0].abs()
     return head.region("face") & (aside > SIDE)
+
+
+def around_eyes(head: HeadModel) -> Bool[Tensor, " v"]:
+    """Vertices of the face on the lids."""
+    mean = head.to_vertices(head.template.unflatten(0, (-1, 3)))
+    away = torch.cdist(mean, mean[head.region("eyes")]).amin(1)
+    return head.region("face") & (away < LIDS)
 
 
 def foreshortening(head: HeadModel, rest: Float[Tensor, "b v 3"]) -> Float[Tensor, "b v 3"]:

@@ -196,7 +196,7 @@ class Completion(nn.Module):
         # A view at a grazing angle is better than a guess.
         completed = torch.lerp(filled, mixed, (known / self.enough).clamp_max(1))
         charts = self.charts.expand_as(known)
-        sums, weight = smoothed(smoothed(torch.cat([completed * charts, charts], dim=1))).split([3, 1], dim=1)
+        sums, weight = smoothed(torch.cat([completed * charts, charts], dim=1)).split([3, 1], dim=1)
         smooth = sums / weight.clamp_min(1e-3)
         # A texel of the neck is several pixels wide: enlarged, the slanted edge of a collar would be a comb.
         completed = torch.lerp(completed, smooth, self.regions[NECK] * (1 - visibility))

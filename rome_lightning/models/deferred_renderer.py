@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rome_lightning.geometry import vertex_normals
 from rome_lightning.head import HeadModel
-from rome_lightning.head.depth import ear_plane, lower_face, sides_of_face
+from rome_lightning.head.depth import around_eyes, ear_plane, lower_face, sides_of_face
 from rome_lightning.models.blending import NUM_CORRECTIONS, NUM_NETWORK_LAYERS, blend
 from rome_lightning.models.carrying import carry
 from rome_lightning.models.config import DeferredRendererConfig
@@ -64,7 +64,7 @@ class DeferredRenderer(nn.Module):
         self.register_buffer("uvs", head.uvs, persistent=False)
         self.register_buffer("uv_faces", head.uv_faces.int(), persistent=False)
         around, torso = head.region("scalp", "ears", "neck", "shoulders"), head.region("neck", "shoulders")
-        off_middle = around | sides_of_face(head)
+        off_middle = around | sides_of_face(head) | around_eyes(head)
         parts = [around, torso, lower_face(head), off_middle, head.region("mouth"), head.region("eyes")]
         self.register_buffer("parts", torch.stack(parts, dim=-1).float()[None], persistent=False)
         self.register_buffer("ear_plane", ear_plane(head), persistent=False)

@@ -1,4 +1,4 @@
-"""The mouth in a photograph: the area between its lips, and whether a driven mouth matches it."""
+"""Mouth and eyes in a photograph: the areas between lips and lids, and whether a driven mouth matches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rome_lightning.head import HeadModel
 from rome_lightning.renderer.morphology import dilate, erode
-from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE
+from rome_lightning.types.landmarks import EYE_OUTLINES, INNER_LIPS_OUTLINE
 
 EDGE = 0.0019
 """Error of landmarks at the edge of an opening, image widths."""
@@ -70,6 +70,14 @@ def between_lips(
         image_size: height and width, pixels.
     """
     return _within(landmarks_px[:, list(INNER_LIPS_OUTLINE)], image_size)
+
+
+def between_lids(
+    landmarks_px: Float[Tensor, "b l 2"], image_size: tuple[int, int]
+) -> Float[Tensor, "b 1 h w"]:
+    """1 between the lids of both eyes, with the landmarks' error; arguments as for ``between_lips``."""
+    right, left = (_within(landmarks_px[:, list(outline)], image_size) for outline in EYE_OUTLINES)
+    return dilate(torch.maximum(right, left), max(1, round(EDGE * image_size[1])))
 
 
 def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

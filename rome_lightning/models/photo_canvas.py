@@ -29,6 +29,9 @@ BAND = 0.15
 """Width of the band around a crop that is filled in advance, image widths."""
 BLURRED = 0.03
 """Distance from a photograph's border from which its repeated colours are blurred; the blur, image widths."""
+MIRRORED = 0.08
+"""Distance from the border at which mirrored pixels have faded to a third, image widths: a lapel that comes
+back shows the trick."""
 ALIKE = 0.12
 """Difference between blurred colours, RGB, at which mirrored pixels have faded to a third."""
 
@@ -113,6 +116,7 @@ def _continued(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h w"]:
     )
     rgb = torch.lerp(repeated[:, RGB], border, (distance[:, None] / BLURRED).clamp_max(1))
     difference = (mirrored_blurred - border).square().sum(1, keepdim=True) / ALIKE**2
+    difference = difference + (distance[:, None] / MIRRORED).square()
     rgb = torch.lerp(rgb, mirrored[:, RGB], _same_part(mirrored, repeated) * torch.exp(-difference))
     repeated = torch.cat(
         [rgb, matte, continued, layers[:, BESIDE], repeated[:, LOOSE] * under, hair, skin], dim=1

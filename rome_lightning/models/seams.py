@@ -28,12 +28,18 @@ class Seams(nn.Module):
 
     sides: Tensor
     uvs: Tensor
+    beside: Tensor
+    corners: Tensor
+    weights: Tensor
 
     def __init__(self, head: HeadModel, layout: UVLayout) -> None:
         super().__init__()
-        self.layout = layout
         self.register_buffer("sides", _twins(head), persistent=False)
         self.register_buffer("uvs", head.uvs.float(), persistent=False)
+        beside, corners, weights = _texels_beside(self.sides, layout)
+        self.register_buffer("beside", beside, persistent=False)
+        self.register_buffer("corners", corners, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(
         self,
@@ -57,11 +63,11 @@ class Seams(nn.Module):
         values, weight = sample_texture(torch.cat([smooth, known], dim=1), places).split([3, 1], dim=1)
         weight = weight.square() + LEAST_KNOWN
         mean = (values * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True)
-        changes = colour.new_zeros(len(colour), len(self.uvs), 3)
-        changes[:, self.sides.flatten()] = (mean - values).flatten(2).transpose(1, 2)
-        layout = self.layout
-        change = interpolate(layout.texels, layout.uv_faces, layout.face_ids, changes, layout.uv_faces)
-        return (colour + change * (1 - visibility)).clamp(0, 1)
+        changes = colour.new_zeros(len(colour), 3, len(self.uvs))
+        changes[:, :, self.sides.flatten()] = (mean - values).flatten(2)
+        change = torch.zeros_like(colour).flatten(2)
+        change[:, :, self.beside] = (changes[:, :, self.corners] * self.weights).sum(-1)
+        return (colour + change.view_as(colour) * (1 - visibility)).clamp(0, 1)
 
 
 def _twins(head: HeadModel) -> Int[Tensor, "2 n"]:
@@ -72,3 +78,17 @@ def _twins(head: HeadModel) -> Int[Tensor, "2 n"]:
     double = (counts == 2) & ~head.region(*WITHOUT)[vertices]
     first = counts.cumsum(0) - counts
     return pairs[torch.stack([first[double], first[double] + 1]), 1]
+
+
+def _texels_beside(
+    sides: Int[Tensor, "2 n"], layout: UVLayout
+) -> tuple[Int[Tensor, " m"], Int[Tensor, "m 3"], Float[Tensor, "m 3"]]:
+    """Flat texels of the faces at a seam, with the corners of their faces and barycentric weights."""
+    at_seam = torch.isin(layout.uv_faces.long(), sides).any(1)
+    face_ids = layout.face_ids[0].long()
+    beside = ((face_ids >= 0) & at_seam[face_ids.clamp_min(0)]).flatten().nonzero()[:, 0]
+    faces = face_ids.flatten()[beside]
+    corner = torch.arange(3 * len(layout.uv_faces), dtype=torch.int32, device=faces.device).view(-1, 3)
+    one_hot = torch.eye(3, device=faces.device).repeat(len(layout.uv_faces), 1)[None]
+    weights = interpolate(layout.texels, layout.uv_faces, layout.face_ids, one_hot, corner)
+    return beside, layout.uv_faces[faces].long(), weights[0].flatten(1)[:, beside].T.contiguous()

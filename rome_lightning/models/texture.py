@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rome_lightning.head import HeadModel
 from rome_lightning.models.completion import Completion
 from rome_lightning.models.config import TextureConfig
-from rome_lightning.models.mouth import between_lips, widened
+from rome_lightning.models.mouth import between_lids, between_lips, widened
 from rome_lightning.networks import CompactUNet, TextureEncoder
 from rome_lightning.renderer import UVLayout, push_pull, unproject
 from rome_lightning.renderer.morphology import dilate, erode
@@ -49,8 +49,8 @@ class Observation(TensorStruct):
     own_only: Float[Tensor, "b 1 s s"]
     """The part of ``unhidden`` that is valid only while the person looks as in the photograph: the inside of
     the mouth, and lips where the photograph shows teeth, while the mouth is as open; in the photograph's own
-    view, hair in front of an ear or cheek that is bare otherwise, and skin at the sides of the face, which
-    reflects its surroundings there."""
+    view, lids where it shows the eye, hair in front of an ear or cheek that is bare otherwise, and skin at
+    the sides of the face, which reflects its surroundings there."""
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,17 @@ def observe(
     teeth = widened(between_lips(source.landmarks, source.image_size))
     # Landmarks miss the edge of the lips, and a line of teeth would spread over lips that close.
     near_teeth = dilate(teeth, max(1, round(TEETH_EDGE * source.image_size[1])))
-    image = torch.cat([source.image, inner, *labels, teeth, near_teeth], dim=1)
+    eyes = between_lids(source.landmarks, source.image_size)
+    image = torch.cat([source.image, inner, *labels, teeth, near_teeth, eyes], dim=1)
     vertices_px = vertices_px.detach()
     observed, visibility, unhidden = unproject(image, vertices_px, faces, face_ids, layout)
     person = ((observed[:, 3:4] - 0.5) * 2).clamp(0, 1).square()
-    hair, clothes, eyewear, teeth, near_teeth = observed[:, 4:].split(1, dim=1)
+    hair, clothes, eyewear, teeth, near_teeth, eyes = observed[:, 4:].split(1, dim=1)
     own_only = torch.zeros_like(unhidden)
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
+        # A lid of the mesh that covers some of the iris would take it along when it moves.
+        not_lid = completion.bare * eyes * (1 - completion.is_interior)
         skin = 1 - completion.bare * clothes.square()
         ears, cheeks = (
             _share_of_hair(part, visibility * person, hair)
@@ -237,12 +240,12 @@ def observe(
         # The arms of spectacles are seen at grazing angles only; below the eyes the label means earrings.
         arms = eyewear * completion.sides * (1 - completion.hairless) * unhidden
         visibility = torch.maximum(visibility, arms)
-        visibility = visibility * (1 - torch.maximum(not_skin, completion.bare * near_teeth))
+        visibility = visibility * (1 - torch.stack([not_skin, completion.bare * near_teeth, not_lid]).amax(0))
         # Only a small part of a tooth shows between the lips: all of it is better than generic colours.
         reached = dilate(unhidden, round(MOUTH_REACH * layout.size))
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
         own_light = completion.own_view_only(visibility * person) * (1 - hair)
-        own_only = unhidden * torch.stack([not_skin, over_ears, over_cheeks, own_light]).amax(0)
+        own_only = unhidden * torch.stack([not_skin, not_lid, over_ears, over_cheeks, own_light]).amax(0)
     return Observation(observed[:, :3], visibility * person, hair, unhidden, own_only)
 
 

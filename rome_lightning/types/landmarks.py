@@ -38,6 +38,11 @@ ALIGNED_FACE_SIZE = 112
 
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
 INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
+EYE_OUTLINES = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
+    (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),
+)
+"""The edges of the lids of the right and the left eye in order all around."""
 INNER_LIPS_OUTLINE = (*INNER_LIPS[:11], *reversed(INNER_LIPS[11:]))
 """The inner lips in order all around."""
 

@@ -10,8 +10,8 @@ from helpers import random_frames, small_config
 from skimage.draw import polygon2mask
 
 from rome_lightning.models import AvatarModel
-from rome_lightning.models.mouth import between_lips, lip_vertices, same_mouth, widened
-from rome_lightning.types.landmarks import INNER_LIPS_OUTLINE, NUM_LANDMARKS
+from rome_lightning.models.mouth import between_lids, between_lips, lip_vertices, same_mouth, widened
+from rome_lightning.types.landmarks import EYE_OUTLINES, INNER_LIPS_OUTLINE, NUM_LANDMARKS
 
 SIZE = (48, 64)
 
@@ -109,3 +109,35 @@ def test_an_open_mouth_that_no_photograph_shows_has_the_colours_of_the_texture(
     pictures = [[model.render(c, p, (64, 64)).image for c in (code, without)] for p in (photo.params, opened)]
     assert not torch.equal(*pictures[0])
     torch.testing.assert_close(*pictures[1])
+
+
+def test_a_lid_of_the_mesh_gets_no_colour_from_the_eye(model: AvatarModel) -> None:
+    """A mesh whose lids are lower than the person's covers part of the iris."""
+    photo = random_frames(model.head, 1)
+    vertices_px = model.project(model.head(photo.params), photo.params, photo.image_size)
+    landmarks = model.head.landmarks(vertices_px, "mediapipe")[..., :2]
+    # Eyes opened wide, in a picture that is red there.
+    for outline in EYE_OUTLINES:
+        middle = landmarks[:, list(outline)].mean(1, keepdim=True)
+        landmarks[:, list(outline)] = middle + 2 * (landmarks[:, list(outline)] - middle)
+    photo = dataclasses.replace(
+        photo,
+        landmarks=landmarks,
+        foreground_mask=torch.ones_like(photo.foreground_mask),
+        regions=torch.zeros_like(photo.regions),
+    )
+    eyes = between_lids(landmarks, photo.image_size)
+    assert eyes.sum() > 20
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    photo = dataclasses.replace(photo, image=torch.where(eyes > 0, red, 0.5).expand(1, 3, -1, -1))
+    carried = model.encode(photo).carried
+    completion = model.texture_model.completion
+    face_ids = model.rasterizer.face_ids(vertices_px, model.head.faces, photo.image_size)
+    seen = model.texture_model.observe(photo, vertices_px, face_ids)
+    lids = completion.bare * (1 - completion.is_interior) > 0.99
+    reddish = (seen.colour[:, :1] - seen.colour[:, 1:2] > 0.5) & lids & (seen.unhidden > 0.5)
+    assert reddish.sum() > 5
+    assert seen.visibility[reddish].max() < 0.5
+    # In the photograph's own view it is the eye.
+    assert seen.own_only[reddish].min() > 0.5
+    assert carried.own_only.max() > 0.5

@@ -16,8 +16,13 @@ def head() -> HeadModel:
 
 
 @pytest.fixture(scope="module")
-def seams(head: HeadModel) -> Seams:
-    return Seams(head, UVLayout(head.faces, head.uvs, head.uv_faces, SIZE))
+def layout(head: HeadModel) -> UVLayout:
+    return UVLayout(head.faces, head.uvs, head.uv_faces, SIZE)
+
+
+@pytest.fixture(scope="module")
+def seams(head: HeadModel, layout: UVLayout) -> Seams:
+    return Seams(head, layout)
 
 
 def steps(seams: Seams, texture: torch.Tensor) -> torch.Tensor:
@@ -38,13 +43,15 @@ def test_twins_are_one_point_of_the_surface(head: HeadModel, seams: Seams) -> No
     assert (head.region("neck", "shoulders")[first]).sum() > 40
 
 
-def test_both_sides_of_a_seam_get_one_colour_and_known_texels_keep_theirs(seams: Seams) -> None:
+def test_both_sides_of_a_seam_get_one_colour_and_known_texels_keep_theirs(
+    seams: Seams, layout: UVLayout
+) -> None:
     rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
     # Slow enough to be the same at a seam and in the faces beside it.
     texture = torch.stack([rows, columns, rows * columns])[None]
     hidden = torch.zeros(1, 1, SIZE, SIZE)
     joined = seams(texture, texture, hidden, hidden)
-    mask = seams.layout.mask.float()[None, None]
+    mask = layout.mask.float()[None, None]
     # Half of a lookup at a seam lies beyond the chart.
     assert steps(seams, push_pull(joined, mask)).mean() < 0.3 * steps(seams, texture).mean()
     # Only faces at a seam change.
