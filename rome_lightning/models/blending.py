@@ -270,18 +270,18 @@ def soft_contours(
     reach = max(1, round(STEP * int(mesh_mask.shape[-1])))
     depth = depth.detach()
     far, near = torch.where(mesh_mask, depth, -FAR), torch.where(mesh_mask, depth, FAR)
-    jumps = (dilate(far, 1) - erode(near, 1)) > JUMP
+    jumps = ((dilate(far, 1) - erode(near, 1)) > JUMP).to(rgb.dtype)
     # Pixels within reach of one at the contour can still see both surfaces.
     middle = (dilate(far, reach + 1) + erode(near, reach + 1)) / 2
     mesh = mesh_mask.to(rgb.dtype)
-    front = (depth < middle) * mesh
+    front = (depth < middle).to(rgb.dtype) * mesh
     share = ((smoothed(front, reach) - 0.5) * (2 * reach + 1) / 2 + 0.5).clamp(0, 1)
     before, covered, total, whole = smoothed(torch.cat([rgb * front, front, rgb * mesh, mesh], dim=1)).split(
         [3, 1, 3, 1], dim=1
     )
     behind = (total - before) / (whole - covered).clamp_min(1e-3)
     soft = torch.lerp(behind, before / covered.clamp_min(1e-3), share)
-    at_edge = (covered * (whole - covered) > 1e-4) * jumps * mesh
+    at_edge = (covered * (whole - covered)).sign() * jumps * mesh
     return torch.lerp(rgb, soft, at_edge * torn)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,8 @@ INSIDE = 0.05
 TORN_FROM = (1.0, 2.5)
 """Change of the displacement between neighbouring pixels up to which a photograph shows a contour itself, and
 from which it does not, pixels."""
+FAR = 1e4
+"""More than any displacement, pixels."""
 WITHIN = 0.98
 """Distance from the middle of a crop, in half its width, up to which texels know what it shows."""
 EDGE = 0.01
@@ -121,11 +124,13 @@ def carry(
     alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.off_middle)
     visibility = visibility - (1 - alike) * own_only
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
-    beyond = (2 * place - 1).abs().amax(2) > WITHIN
+    columns, rows = (2 * place - 1).abs().unbind(2)
+    beyond = torch.maximum(columns, rows) > WITHIN
     far = beyond & mask & (mesh.there > LEAST_FACING)
     visibility = torch.maximum(visibility, far.to(visibility.dtype))
     shown = visibility * _not_stretched(mesh, hair) * _is_surface(_without_rim(matte, hair), mesh)
-    full = hair * torch.maximum(photos.full_hair, layers[:, :, LOOSE].squeeze(2))
+    loose = layers[:, :, LOOSE].squeeze(2)
+    full = hair * (loose + (1 - loose) * photos.full_hair)
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
     # What appears from behind a face may have been farther beside it, and full hair on the head; but not the
@@ -145,8 +150,9 @@ def carry(
     else:
         *best, hair = _best_view(torch.cat(parts_of_each, dim=2), shown, mask).split([NUM_LAYERS, 1], dim=1)
         of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
-    contours = torch.cat([mesh.in_mouth_and_depth, _torn(mesh, mask)], dim=1)
-    return torch.cat([*best, of_best[0], hair, of_best[1], contours], dim=1)
+    # Stacked, since joins of joins are merged in exported programs.
+    seen = torch.stack([of_best[0], hair, of_best[1]], dim=2)[:, 0]
+    return torch.cat([*best, seen, mesh.in_mouth_and_depth, _torn(mesh, mask)], dim=1)
 
 
 def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tensor, "b n h w"]:
@@ -168,9 +174,10 @@ def _torn(mesh: _OnMesh, mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     """``TORN``, from 0 where the displacement changes by ``TORN_FROM`` pixels to 1."""
     pixel = mesh.displacement.new_tensor([mask.shape[-1], mask.shape[-2]])
     places = (mesh.displacement.detach().unflatten(1, (-1, 2)) * pixel[:, None, None]).flatten(1, 2)
-    largest = dilate(torch.where(mask, places, -torch.inf), 1)
-    change = (largest - erode(torch.where(mask, places, torch.inf), 1)).unflatten(1, (-1, 2))
-    change = change.amax(2).amin(1, keepdim=True)
+    largest = dilate(torch.where(mask, places, -FAR), 1)
+    change = (largest - erode(torch.where(mask, places, FAR), 1)).unflatten(1, (-1, 2))
+    columns, rows = change.unbind(2)
+    change = functools.reduce(torch.minimum, torch.maximum(columns, rows).split(1, dim=1))
     return ((change - TORN_FROM[0]) / (TORN_FROM[1] - TORN_FROM[0])).clamp(0, 1)
 
 
