@@ -40,8 +40,8 @@ def test_a_moved_head_takes_its_pixels_along(model: AvatarModel) -> None:
     expected = photo.image.roll(6, -1)[..., 8:-8, 14:-8]
     # Beyond the mesh too: the surroundings of the head move with it.
     torch.testing.assert_close(layers[:, RGB, 8:-8, 14:-8], expected, atol=5e-3, rtol=0)
-    # Beyond the photograph it is mirrored.
-    torch.testing.assert_close(layers[0, RGB, 8:-8, 2], photo.image[0, :, 8:-8, 4], atol=0.02, rtol=0)
+    # Beyond the photograph it is mirrored, less with the distance.
+    torch.testing.assert_close(layers[0, RGB, 8:-8, 2], photo.image[0, :, 8:-8, 4], atol=0.03, rtol=0)
     assert layers[0, KNOWN].min() == 1
 
 
