@@ -9,6 +9,7 @@ from rome_lightning.models import AvatarModel
 from rome_lightning.models.carrying import carry
 from rome_lightning.renderer import nearest_covered, render_texture
 from rome_lightning.types import Frames
+from rome_lightning.types.landmarks import EYE_OUTLINES
 
 
 def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
@@ -17,8 +18,15 @@ def smooth_photo(model: AvatarModel, num: int = 1) -> Frames:
     rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
     image = torch.stack([rows, columns, 0.5 * (rows + columns)])[None].expand(num, -1, -1, -1)
     regions = torch.zeros_like(frames.regions)
+    # No eyes: their places are random.
+    landmarks = frames.landmarks.clone()
+    landmarks[:, list(sum(EYE_OUTLINES, ()))] = 0
     return dataclasses.replace(
-        frames, image=image, foreground_mask=torch.ones(num, 1, SIZE, SIZE), regions=regions
+        frames,
+        image=image,
+        foreground_mask=torch.ones(num, 1, SIZE, SIZE),
+        regions=regions,
+        landmarks=landmarks,
     )
 
 

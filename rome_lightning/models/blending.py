@@ -270,7 +270,8 @@ def soft_contours(
     reach = max(1, round(STEP * int(mesh_mask.shape[-1])))
     depth = depth.detach()
     far, near = torch.where(mesh_mask, depth, -FAR), torch.where(mesh_mask, depth, FAR)
-    jumps = ((dilate(far, 1) - erode(near, 1)) > JUMP).to(rgb.dtype)
+    # A ramp: rounding must not decide about a whole pixel.
+    jumps = (2 * (dilate(far, 1) - erode(near, 1)) / JUMP - 2).clamp(0, 1)
     # Pixels within reach of one at the contour can still see both surfaces.
     middle = (dilate(far, reach + 1) + erode(near, reach + 1)) / 2
     mesh = mesh_mask.to(rgb.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
-from rome_lightning.head.depth import lower_face
+from rome_lightning.head.depth import around_eyes, lower_face
 from rome_lightning.models.fine_structure import (
     fine_structure,
     quadratic_axes,
@@ -104,6 +104,7 @@ class Completion(nn.Module):
     is_mouth: Tensor
     enough: Tensor
     hairless: Tensor
+    lids: Tensor
     ears: Tensor
     halves: Tensor
     before_ears: Tensor
@@ -132,6 +133,8 @@ class Completion(nn.Module):
         enough = ENOUGH * (1 - face) + ENOUGH_UPPER * (face - lower) + ENOUGH_LOWER * lower
         self.register_buffer("enough", enough, persistent=False)
         self.register_buffer("hairless", lower, persistent=False)
+        lids = layout.gather(around_eyes(head).float()[None, :, None])
+        self.register_buffer("lids", lids, persistent=False)
         left = mean[0, :, 0] > 0
         ears = torch.stack([head.region("ears") & left, head.region("ears") & ~left], dim=-1)
         self.register_buffer("ears", layout.gather(ears[None].float()).transpose(0, 1), persistent=False)

@@ -226,7 +226,7 @@ def observe(
     if completion is not None:
         not_skin = torch.maximum(completion.is_mouth, completion.bare * teeth)
         # A lid of the mesh that covers some of the iris would take it along when it moves.
-        not_lid = completion.bare * eyes * (1 - completion.is_interior)
+        not_lid = completion.lids * eyes
         skin = 1 - completion.bare * clothes.square()
         ears, cheeks = (
             _share_of_hair(part, visibility * person, hair)

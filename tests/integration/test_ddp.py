@@ -80,7 +80,8 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(dataset, tm
     for name, value in weights[0].items():
         difference = (value - weights[1][name]).abs()
         assert difference.max() < 4e-3, name
-        assert (difference > 1e-3 * (1 + value.abs())).float().mean() < 1e-2, name
+        # One of the 32 values of a bias is more than a hundredth of them.
+        assert (difference > 1e-3 * (1 + value.abs())).sum() <= max(1, 1e-2 * value.numel()), name
     torch.testing.assert_close(_rows(one), _rows(two), rtol=1e-3, atol=1e-5)
 
 

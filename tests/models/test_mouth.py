@@ -134,7 +134,7 @@ def test_a_lid_of_the_mesh_gets_no_colour_from_the_eye(model: AvatarModel) -> No
     completion = model.texture_model.completion
     face_ids = model.rasterizer.face_ids(vertices_px, model.head.faces, photo.image_size)
     seen = model.texture_model.observe(photo, vertices_px, face_ids)
-    lids = completion.bare * (1 - completion.is_interior) > 0.99
+    lids = completion.lids > 0.99
     reddish = (seen.colour[:, :1] - seen.colour[:, 1:2] > 0.5) & lids & (seen.unhidden > 0.5)
     assert reddish.sum() > 5
     assert seen.visibility[reddish].max() < 0.5

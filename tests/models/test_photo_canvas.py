@@ -48,9 +48,12 @@ def test_clothes_are_mirrored_at_the_border_and_do_not_become_streaks() -> None:
     assert band == round(0.15 * SIDE)
     below = canvas[0, RGB, SIDE:, band:-band]
     mirrored = layers[0, RGB, -band - 1 : -1].flip(1)
-    torch.testing.assert_close(below, mirrored, atol=0.02, rtol=0)
+    # Less with the distance.
+    torch.testing.assert_close(below[:, :4], mirrored[:, :4], atol=0.03, rtol=0)
     # Rows differ, as in the photograph; repeated pixels would not.
-    assert below.std(1).mean() > 0.8 * layers[0, RGB, -band:].std(1).mean()
+    assert below[:, :6].std(1).mean() > 0.6 * layers[0, RGB, -6:].std(1).mean()
+    # Columns do not become streaks.
+    assert below[:, -4:].std(-1).mean() < 0.5 * layers[0, RGB, -4:].std(-1).mean()
 
 
 def test_what_is_not_alike_is_not_mirrored() -> None:
