@@ -17,7 +17,7 @@ from rome_lightning.media.tensors import pack_tensors, unpack_tensors
 from rome_lightning.models import AvatarCode, AvatarModel
 from rome_lightning.models.basis import mesh_fingerprint
 from rome_lightning.models.checkpoint import config_from_dict, load_state
-from rome_lightning.models.photo_canvas import NUM_STORED, widened
+from rome_lightning.models.photo_canvas import NUM_STORED, crop_of, widened
 from rome_lightning.models.photo_layers import CarriedPhotos, full_hair
 from rome_lightning.types import Frames, HeadParams
 
@@ -127,8 +127,7 @@ def _carried(code: dict[str, Tensor]) -> CarriedPhotos | None:
     if layers.shape[-1] == layers.shape[-2]:
         # Avatars of earlier versions have the crop alone, which is already filled.
         canvas = widened(layers.flatten(0, 1)).unflatten(0, layers.shape[:2])
-        band = canvas.shape[-1] - canvas.shape[-2]
-        canvas[..., :-band, band:-band] = layers
+        crop_of(canvas).copy_(layers)
         layers = canvas
     return CarriedPhotos(layers, parts["vertices"], parts["visibility"], own_only, full)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +39,8 @@ RIM = 0.008
 STEP = 0.006
 """Half the width of the square in which the mesh's outline counts as straight, image widths."""
 JUMP = 0.02
-"""Difference in depth between neighbouring pixels from which they show different surfaces, image widths."""
+"""Difference in depth between neighbouring pixels up to which they show one surface, image widths; from half
+as much again they show two."""
 FAR = 1e3
 """Deeper than any mesh, image widths."""
 SLIVER = 0.006
@@ -240,10 +241,8 @@ def soft_edges(
         mesh_mask: pixels whose centre the mesh covers.
         own_view: 1 where a photograph's matte draws the outline, which needs no softening.
     """
-    reach = max(1, round(STEP * int(mesh_mask.shape[-1])))
     mesh = mesh_mask.to(opacity.dtype)
-    # Half of the square is covered where a straight outline passes; the width of the edge is two pixels.
-    share = ((smoothed(mesh, reach) - 0.5) * (2 * reach + 1) / 2 + 0.5).clamp(0, 1)
+    share = _coverage(mesh)
     values = torch.cat([opacity * mesh, mesh, opacity], dim=1)
     inside, covered, total = smoothed(values).split(1, dim=1)
     outside = (total - inside) / (1 - covered).clamp_min(1e-3)
@@ -267,7 +266,7 @@ def soft_contours(
         mesh_mask: pixels whose centre the mesh covers.
         torn: 0 where a photograph draws the contour, which then needs no softening.
     """
-    reach = max(1, round(STEP * int(mesh_mask.shape[-1])))
+    reach = _step(mesh_mask)
     depth = depth.detach()
     far, near = torch.where(mesh_mask, depth, -FAR), torch.where(mesh_mask, depth, FAR)
     # A ramp: rounding must not decide about a whole pixel.
@@ -276,7 +275,7 @@ def soft_contours(
     middle = (dilate(far, reach + 1) + erode(near, reach + 1)) / 2
     mesh = mesh_mask.to(rgb.dtype)
     front = (depth < middle).to(rgb.dtype) * mesh
-    share = ((smoothed(front, reach) - 0.5) * (2 * reach + 1) / 2 + 0.5).clamp(0, 1)
+    share = _coverage(front)
     before, covered, total, whole = smoothed(torch.cat([rgb * front, front, rgb * mesh, mesh], dim=1)).split(
         [3, 1, 3, 1], dim=1
     )
@@ -284,6 +283,18 @@ def soft_contours(
     soft = torch.lerp(behind, before / covered.clamp_min(1e-3), share)
     at_edge = (covered * (whole - covered)).sign() * jumps * mesh
     return torch.lerp(rgb, soft, at_edge * torn)
+
+
+def _coverage(inside: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Share of each pixel inside an edge that is straight within ``STEP``, as if drawn two pixels wide."""
+    reach = _step(inside)
+    # Half of the square is covered where the edge passes.
+    return ((smoothed(inside, reach) - 0.5) * (2 * reach + 1) / 2 + 0.5).clamp(0, 1)
+
+
+def _step(image: Shaped[Tensor, "b 1 h w"]) -> int:
+    """``STEP`` in pixels."""
+    return max(1, round(STEP * int(image.shape[-1])))
 
 
 def _bounded(logits: Float[Tensor, "b 1 h w"], bound: Tensor | float) -> Float[Tensor, "b 1 h w"]:

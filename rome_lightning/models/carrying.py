@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -124,13 +123,11 @@ def carry(
     alike = torch.lerp(same_mouth[..., None, None].expand_as(visibility), own_view, mesh.off_middle)
     visibility = visibility - (1 - alike) * own_only
     # Of the surface beyond the crop, whose visibility is not known, all that faced the camera.
-    columns, rows = (2 * place - 1).abs().unbind(2)
-    beyond = torch.maximum(columns, rows) > WITHIN
+    beyond = (2 * place - 1).abs().amax(2) > WITHIN
     far = beyond & mask & (mesh.there > LEAST_FACING)
     visibility = torch.maximum(visibility, far.to(visibility.dtype))
     shown = visibility * _not_stretched(mesh, hair) * _is_surface(_without_rim(matte, hair), mesh)
-    loose = layers[:, :, LOOSE].squeeze(2)
-    full = hair * (loose + (1 - loose) * photos.full_hair)
+    full = hair * torch.maximum(photos.full_hair, layers[:, :, LOOSE].squeeze(2))
     opacity = _opacity_on_mesh(matte, shown, mesh)
     opacity = torch.where(mask, opacity, _opacity_beside(matte, hair, full, same, around, mask))
     # What appears from behind a face may have been farther beside it, and full hair on the head; but not the
@@ -150,9 +147,9 @@ def carry(
     else:
         *best, hair = _best_view(torch.cat(parts_of_each, dim=2), shown, mask).split([NUM_LAYERS, 1], dim=1)
         of_best = [share.amax(1, keepdim=True) for share in (shown, own_view)]
-    # Stacked, since joins of joins are merged in exported programs.
+    # A kernel of WebGPU joins at most seven parts; in exported programs, joins of joins are merged.
     seen = torch.stack([of_best[0], hair, of_best[1]], dim=2)[:, 0]
-    return torch.cat([*best, seen, mesh.in_mouth_and_depth, _torn(mesh, mask)], dim=1)
+    return torch.cat([*best, seen, mesh.in_mouth, mesh.depth, _torn(mesh, mask)], dim=1)
 
 
 def _not_stretched(mesh: _OnMesh, hair: Float[Tensor, "b n h w"]) -> Float[Tensor, "b n h w"]:
@@ -176,8 +173,7 @@ def _torn(mesh: _OnMesh, mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     places = (mesh.displacement.detach().unflatten(1, (-1, 2)) * pixel[:, None, None]).flatten(1, 2)
     largest = dilate(torch.where(mask, places, -FAR), 1)
     change = (largest - erode(torch.where(mask, places, FAR), 1)).unflatten(1, (-1, 2))
-    columns, rows = change.unbind(2)
-    change = functools.reduce(torch.minimum, torch.maximum(columns, rows).split(1, dim=1))
+    change = change.amax(2).amin(1, keepdim=True)
     return ((change - TORN_FROM[0]) / (TORN_FROM[1] - TORN_FROM[0])).clamp(0, 1)
 
 
@@ -237,8 +233,8 @@ class _OnMesh(NamedTuple):
     """0 on the middle of the face, where the mouth is, else 1."""
     in_mouth: Float[Tensor, "b 1 h w"]
     """1 inside the mouth."""
-    in_mouth_and_depth: Float[Tensor, "b 2 h w"]
-    """The same, and the depth, image widths."""
+    depth: Float[Tensor, "b 1 h w"]
+    """Larger is farther, image widths."""
     turned: Float[Tensor, "b n h w"]
     """Whether neck and shoulders face as in each photograph, so that its outline is theirs, [0, 1]; 1 on the
     head."""
@@ -264,17 +260,15 @@ def _on_mesh(
     # Of shoulders the mesh is better evidence than a photograph from another side; of hair it is not.
     turned = torch.lerp(torch.ones_like(facing), _turned_alike(facing, facing_now, torso), torso)
     # What lies behind lids and lips touches them, but has a contour there.
-    depth = vertices_px[..., 2:] / size[0] + INSIDE * parts[..., 4:].sum(-1, keepdim=True)
+    behind = vertices_px[..., 2:] / size[0] + INSIDE * parts[..., 4:].sum(-1, keepdim=True)
     of_parts = parts[..., :5].expand(batch, -1, -1)
-    per_vertex = torch.cat([moved, facing, facing_now, turned, of_parts, depth], dim=-1)
+    per_vertex = torch.cat([moved, facing, facing_now, turned, of_parts, behind], dim=-1)
     values = in_planes(interpolate(vertices_px, faces, face_ids, per_vertex.float().contiguous()))
     # In two steps: a kernel of WebGPU has at most eight buffers.
     displacement, there, now, turned, rest = values.split([2 * count, count, 1, count, 6], dim=1)
-    around, torso, lower, off_middle, in_mouth, _ = rest.split(1, dim=1)
+    around, torso, lower, off_middle, in_mouth, depth = rest.split(1, dim=1)
     plane = _plane_displacement(here, moved, ear_plane, _pixel_centres(face_ids))
-    return _OnMesh(
-        displacement, plane, there, now, around, torso, lower, off_middle, in_mouth, rest[:, 4:], turned
-    )
+    return _OnMesh(displacement, plane, there, now, around, torso, lower, off_middle, in_mouth, depth, turned)
 
 
 def _own_view(photos: CarriedPhotos, facing: Float[Tensor, "b v 1"]) -> Float[Tensor, "b n 1 1"]:

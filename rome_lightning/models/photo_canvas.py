@@ -49,13 +49,20 @@ def widened(layers: Float[Tensor, "b 9 h w"]) -> Float[Tensor, "b 9 h2 w2"]:
     return _continued(torch.cat([layers[:, :4], known, layers[:, KNOWN.stop :]], dim=1))
 
 
+def crop_of(canvas: Float[Tensor, "*b h2 w2"]) -> Float[Tensor, "*b h w"]:
+    """The crop within ``widened`` layers, as a view."""
+    band = canvas.shape[-1] - canvas.shape[-2]
+    return canvas[..., :-band, band:-band]
+
+
 def to_canvas(
     place: Float[Tensor, "b n 2 h w"], layers: Float[Tensor, "b n 9 h2 w2"]
 ) -> Float[Tensor, "b n 2 h w"]:
     """Positions in ``widened`` layers, [-1, 1], of fractions of a crop's width and height."""
     height, width = layers.shape[-2:]
     side = 2 * height - width
-    x, y = (side / width * (2 * place[:, :, 0] - 1), 2 * side / height * place[:, :, 1] - 1)
+    x = side / width * (2 * place[:, :, 0] - 1)
+    y = 2 * side / height * place[:, :, 1] - 1
     return torch.stack([x, y], dim=2)
 
 

@@ -154,6 +154,18 @@ def test_failures_are_listed_and_the_rest_continues(videos: list[Path], tmp_path
     assert run([*videos, broken, short], tmp_path / "d").failed == manifest.failed
 
 
+def test_everybody_may_be_for_evaluation(videos: list[Path], tmp_path: Path) -> None:
+    manifest = run(videos, tmp_path / "d", test_ratio=1.0)
+    assert {shard.split for shard in manifest.shards} == {"test"}
+    assert (
+        _splits(manifest) == "people: test 3; no training split: score them with `rome evaluate --split test`"
+    )
+    with pytest.raises(ValueError, match=r"got 0\.5 and 0\.5; for evaluation alone, set test_ratio to 1"):
+        run(videos, tmp_path / "d", test_ratio=0.5, val_ratio=0.5)
+    with pytest.raises(ValueError, match="must leave identities to train on"):
+        run(videos, tmp_path / "d", test_ratio=1.1)
+
+
 def test_nothing_usable(videos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"none of the 3 videos .*11 of 12 frames can be used, needs 12 in a shot"

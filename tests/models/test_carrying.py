@@ -10,7 +10,7 @@ from helpers import SIZE, random_frames, small_config
 from rome_lightning.models import AvatarModel, carrying, deferred_renderer, photo_canvas, photo_layers
 from rome_lightning.models.carrying import OWN_VIEW, VISIBILITY, fragments_beside
 from rome_lightning.models.checkpoint import config_from_dict
-from rome_lightning.models.photo_canvas import BESIDE, HAIR, KNOWN, MATTE, RGB
+from rome_lightning.models.photo_canvas import BESIDE, HAIR, KNOWN, MATTE, RGB, crop_of
 from rome_lightning.renderer import interpolate, nearest_covered
 from rome_lightning.renderer.morphology import dilate
 from rome_lightning.types import Frames, Region, Rendered
@@ -183,12 +183,6 @@ def test_a_body_continues_beyond_the_photograph_and_a_head_does_not(model: Avata
     assert background[KNOWN, *aside].min() == 1
     assert background[KNOWN, *under].max() == 0
     assert background[MATTE].max() == 0
-
-
-def crop_of(layers: torch.Tensor) -> torch.Tensor:
-    """The crop in the middle of a canvas."""
-    band = layers.shape[-1] - layers.shape[-2]
-    return layers[..., :-band, band:-band]
 
 
 def test_shoulders_beyond_the_crop_have_the_colours_of_its_border(model: AvatarModel) -> None:

@@ -8,6 +8,7 @@ from rome_lightning.models.photo_canvas import (
     MATTE,
     NUM_STORED,
     RGB,
+    crop_of,
     sampled_beyond,
     to_canvas,
     widened,
@@ -23,11 +24,6 @@ def coat() -> torch.Tensor:
     rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     layers[:, RGB] = 0.4 + 0.1 * (rows % 3 == 0) + 0.1 * (columns % 4 == 0)
     return layers
-
-
-def crop_of(layers: torch.Tensor) -> torch.Tensor:
-    band = layers.shape[-1] - layers.shape[-2]
-    return layers[..., :-band, band:-band]
 
 
 def test_positions_in_the_crop_are_kept() -> None:
