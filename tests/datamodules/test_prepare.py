@@ -158,7 +158,8 @@ def test_everybody_may_be_for_evaluation(videos: list[Path], tmp_path: Path) -> 
     manifest = run(videos, tmp_path / "d", test_ratio=1.0)
     assert {shard.split for shard in manifest.shards} == {"test"}
     assert (
-        _splits(manifest) == "people: test 3; no training split: score them with `rome evaluate --split test`"
+        cli._splits(manifest)
+        == "people: test 3; no training split: score them with `rome evaluate --split test`"
     )
     with pytest.raises(ValueError, match=r"got 0\.5 and 0\.5; for evaluation alone, set test_ratio to 1"):
         run(videos, tmp_path / "d", test_ratio=0.5, val_ratio=0.5)
