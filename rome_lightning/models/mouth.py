@@ -75,9 +75,12 @@ def between_lips(
 def between_lids(
     landmarks_px: Float[Tensor, "b l 2"], image_size: tuple[int, int]
 ) -> Float[Tensor, "b 1 h w"]:
-    """1 between the lids of both eyes, with the landmarks' error; arguments as for ``between_lips``."""
+    """1 between the lids of both eyes, 0 elsewhere; arguments as for ``between_lips``.
+
+    Not enlarged: the lashes at its edge belong to the lids.
+    """
     right, left = (_within(landmarks_px[:, list(outline)], image_size) for outline in EYE_OUTLINES)
-    return dilate(torch.maximum(right, left), max(1, round(EDGE * image_size[1])))
+    return torch.maximum(right, left)
 
 
 def widened(opening: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
