@@ -35,7 +35,7 @@ MEMBERS = ("frames.bin", "masks.bin", "meta.safetensors")
 META_TENSORS: dict[str, tuple[str, str]] = {
     "shape": ("F32", "[s] identity coefficients, shared by the frames"),
     "expression": ("F32", "[n, e]"),
-    "pose": ("F32", "[n, 15] packed as HeadParams.pose"),
+    "pose": ("F32", "[n, 18] packed as HeadParams.stored_pose; [n, 15] before the torso was tracked"),
     "camera": ("F32", "[n, 3] of the stored frame"),
     "landmarks": ("F32", "[n, l, 2] pixels of the stored frame"),
     "bbox": ("F32", "[n, 4] left, top, right, bottom of the crop in source pixels"),

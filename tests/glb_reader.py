@@ -70,14 +70,16 @@ class Reader:
         names = self.gltf.meshes[0].extras["targetNames"]
         return self[self.primitive.targets[names.index(name)]["POSITION"]]
 
-    def node_matrices(self, rotations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Global transform of each node after local rotations (3, 3)."""
-        nodes = self.gltf.nodes
+    def node_matrices(
+        self, rotations: dict[str, np.ndarray], translations: dict[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Global transform of each node after local rotations (3, 3) and translations (3)."""
+        nodes, places = self.gltf.nodes, translations or {}
         result: dict[str, np.ndarray] = {}
 
         def visit(index: int, parent: np.ndarray) -> None:
             local = np.eye(4)
-            local[:3, 3] = nodes[index].translation or (0, 0, 0)
+            local[:3, 3] = places.get(nodes[index].name, nodes[index].translation or (0, 0, 0))
             at_rest = Rotation.from_quat(nodes[index].rotation or (0, 0, 0, 1)).as_matrix()
             local[:3, :3] = rotations.get(nodes[index].name, at_rest)
             result[nodes[index].name] = parent @ local
@@ -89,14 +91,17 @@ class Reader:
         return result
 
     def pose(
-        self, weights: dict[str, float] | None = None, rotations: dict[str, np.ndarray] | None = None
+        self,
+        weights: dict[str, float] | None = None,
+        rotations: dict[str, np.ndarray] | None = None,
+        translations: dict[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Positions of all vertices for morph weights and joint rotations."""
+        """Positions of all vertices for morph weights and local transforms of joints."""
         positions = self[self.primitive.attributes.POSITION].astype(np.float64)
         for name, weight in (weights or {}).items():
             positions = positions + weight * self.target(name)
         skin = self.gltf.skins[0]
-        matrices = self.node_matrices(rotations or {})
+        matrices = self.node_matrices(rotations or {}, translations)
         inverse = self[skin.inverseBindMatrices].reshape(-1, 4, 4).transpose(0, 2, 1)
         names = [self.gltf.nodes[joint].name for joint in skin.joints]
         transforms = np.stack([matrices[name] @ inverse[k] for k, name in enumerate(names)])

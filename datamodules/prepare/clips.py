@@ -325,7 +325,7 @@ def _clip(key: str, video: VideoInput, shot: Shot, part: np.ndarray, content: Vi
         arrays={
             "shape": params.shape[0].detach().numpy(),
             "expression": rows(params.expression),
-            "pose": rows(params.pose),
+            "pose": rows(params.stored_pose),
             "camera": rows(params.camera),
             "landmarks": rows(shot.clip.landmarks)[..., :2],
             "bbox": shot.squares[part],

@@ -59,7 +59,8 @@ def _between(start: HeadParams, end: HeadParams, share: Float[Tensor, " n"]) -> 
     """Part of the way between two poses: rotations about one axis at a constant rate, the rest straight."""
     amount = share[:, None]
     changes = {
-        name: torch.lerp(getattr(start, name), getattr(end, name), amount) for name in ("shape", "expression")
+        name: torch.lerp(getattr(start, name), getattr(end, name), amount)
+        for name in ("shape", "expression", "torso_shift")
     }
     scale = start.camera[:, :1].log().lerp(end.camera[:, :1].log(), amount).exp()
     shift = start.camera[:, 1:].lerp(end.camera[:, 1:], amount)
@@ -100,7 +101,10 @@ def relative_motion(params: HeadParams, reference: HeadParams, own: HeadParams) 
     zoom = params.camera[:, :1] / reference.camera[:, :1]
     shift = own.camera[:, 1:] + params.camera[:, 1:] - reference.camera[:, 1:]
     camera = torch.cat([own.camera[:, :1] * zoom, shift], dim=-1)
-    return dataclasses.replace(params, **changes, expression=expression, camera=camera)
+    torso_shift = own.torso_shift + params.torso_shift - reference.torso_shift
+    return dataclasses.replace(
+        params, **changes, expression=expression, camera=camera, torso_shift=torso_shift
+    )
 
 
 def runs(numbers: Int[Tensor, " n"]) -> list[tuple[int, int]]:

@@ -81,6 +81,7 @@ def write_motion(motion: RecordedMotion, path: Path, head: HeadModel) -> Path:
         "leye_pose": left,
         "reye_pose": right,
         "camera": params.camera,
+        "torso_shift": params.torso_shift,
         "times_s": motion.times_s,
         "lost": motion.lost,
     }
@@ -244,20 +245,22 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
             found = {name: file[name] for name in (*names, "head")}
             times: NDArray[np.float64] | None = file["times_s"] if "times_s" in file.files else None
             lost: NDArray[np.bool_] | None = file["lost"] if "lost" in file.files else None
+            if "torso_shift" in file.files:
+                found["torso_shift"] = file["torso_shift"]
     # Damaged files make numpy, zipfile and zlib raise errors that share no base.
     except Exception as error:
         raise ValueError(f"{path} is not a recording of parameters, or damaged: {error}") from error
     if not have_same_parameters(str(found.pop("head")), head.name):
         raise ValueError(f"{path} was recorded with another head model than {head.name}; track it again")
     count = len(np.atleast_1d(found["expression"]))
-    widths = (head.num_expression, 3, 3, 3, 3, 3, 3)
-    for name, width in zip(names, widths, strict=True):
-        shape, kind = found[name].shape, found[name].dtype
+    for name, values in found.items():
+        shape, kind = values.shape, values.dtype
+        width = head.num_expression if name == "expression" else 3
         if shape != (count, width) or count == 0 or kind.kind not in "fiu":
             raise ValueError(
                 f"{path}: {name} is {kind} of shape {shape}, expected numbers ({count}, {width})"
             )
-    tensors = {name: torch.from_numpy(found[name].astype(np.float32)) for name in names}
+    tensors = {name: torch.from_numpy(found[name].astype(np.float32)) for name in found}
     times = np.arange(count) / DEFAULT_FPS if times is None else times
     lost = np.zeros(count, dtype=np.bool_) if lost is None else lost
     if times.shape != (count,) or lost.shape != (count,) or times.dtype.kind not in "fiu":
@@ -271,5 +274,6 @@ def _from_arrays(path: Path, head: HeadModel) -> RecordedMotion:
         tensors["jaw_pose"],
         torch.cat([tensors["leye_pose"], tensors["reye_pose"]], dim=-1),
         tensors["camera"],
+        tensors.get("torso_shift", torch.zeros(count, 3)),
     )
     return RecordedMotion(params, seconds - seconds[0], True, torch.from_numpy(lost.astype(np.bool_)))

@@ -13,7 +13,7 @@ from rome_lightning.cli.progress import counted, shown
 if TYPE_CHECKING:
     from rome_lightning.avatar import Avatar
     from rome_lightning.avatar.driver import Driver
-    from rome_lightning.export.glb import Motion
+    from rome_lightning.export.animation import Motion
     from rome_lightning.export.profiles import Profile
     from rome_lightning.types import HeadParams
 
@@ -293,7 +293,7 @@ def _motion(avatar: Avatar, args: argparse.Namespace) -> Motion:
     """The clip of ``--animation``."""
     import torch
 
-    from rome_lightning.export.glb import Motion
+    from rome_lightning.export.animation import Motion
 
     driver = load_driver(avatar, args.animation, args.max_frames)
     times = torch.from_numpy(driver.times - driver.times[0]).float()

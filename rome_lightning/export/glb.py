@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import rome_lightning
+from rome_lightning.export.animation import Motion, animation
 from rome_lightning.export.body import Figure, body_surface, with_body
 from rome_lightning.export.gltf import VERTICES, Buffer, container
 from rome_lightning.export.packing import Geometry, pack_geometry
@@ -41,8 +42,8 @@ from rome_lightning.export.skeleton import (
 )
 from rome_lightning.export.surface import Surface, whole_surface
 from rome_lightning.export.visemes import mixed_components
-from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle, vertex_normals
-from rome_lightning.head import JOINTS, HeadModel
+from rome_lightning.geometry import vertex_normals
+from rome_lightning.head import HeadModel
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.image import encode_jpeg, encode_png, encode_webp
 from rome_lightning.types import HeadParams
@@ -53,17 +54,6 @@ _ENCODERS = {"png": encode_png, "jpeg": encode_jpeg, "webp": encode_webp}
 
 SMALLEST_MOVE = 1e-5
 """Displacements below this many metres are omitted from morph targets."""
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Poses over time, for an animation clip."""
-
-    params: HeadParams
-    """One row per frame; shape and camera are not used."""
-    times_s: Float[Tensor, " n"]
-    """Time of each frame, increasing, from 0."""
-    name: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +130,7 @@ def export_glb(
     if is_standing and figure is None:
         _add_floor(buffer, document)
     if motion is not None:
-        document["animations"] = [_animation(buffer, motion, len(profile.mixes), is_standing)]
+        document["animations"] = [animation(buffer, motion, len(profile.mixes), bones[:2], is_standing)]
     document |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     write_atomic(path, container(document, bytes(buffer.content)))
     return path
@@ -399,50 +389,3 @@ def _material(unlit: bool, name: str = "skin", texture: int = 0) -> dict[str, An
         return {"materials": [material]}
     material["extensions"] = {"KHR_materials_unlit": {}}
     return {"materials": [material], "extensionsUsed": ["KHR_materials_unlit"]}
-
-
-def _animation(buffer: Buffer, motion: Motion, num_still: int, is_standing: bool) -> dict[str, Any]:
-    """Weights of all expressions and rotations of all joints over time; further targets stay at 0.
-
-    The trunk of a standing rig stays still, because the arms hang on it; the head bone carries the whole
-    rotation.
-    """
-    params = motion.params
-    times = buffer.accessor(motion.times_s.float().cpu().numpy(), bounds=True)
-    left, right = params.eye_pose.split(3, dim=-1)
-    above = (whole_turn(params),) if is_standing else (params.global_pose, params.neck_pose)
-    poses = (*above, params.jaw_pose, left, right)
-    first = 1 + len(JOINTS) - len(poses)
-    weights = torch.nn.functional.pad(params.expression.float().cpu(), (0, num_still))
-    tracks = [(0, "weights", weights.flatten())]
-    tracks += [(node, "rotation", quaternions(pose)) for node, pose in enumerate(poses, start=first)]
-    return {
-        "name": motion.name,
-        "channels": [
-            {"sampler": index, "target": {"node": node, "path": path}}
-            for index, (node, path, _) in enumerate(tracks)
-        ],
-        "samplers": [
-            {"input": times, "output": buffer.accessor(values.numpy()), "interpolation": "LINEAR"}
-            for _, _, values in tracks
-        ],
-    }
-
-
-def whole_turn(params: HeadParams) -> Float[Tensor, "n 3"]:
-    """How global pose and neck turn the head together: rotation vectors, radians."""
-    return matrix_to_axis_angle(
-        axis_angle_to_matrix(params.global_pose) @ axis_angle_to_matrix(params.neck_pose)
-    )
-
-
-def quaternions(rotations: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
-    """Rotation vectors in radians as unit quaternions (x, y, z, w), each on the side of the one before."""
-    vectors = rotations.double().cpu()
-    angle = vectors.norm(dim=-1, keepdim=True)
-    # torch's sinc has the factor pi.
-    found = torch.cat([vectors * torch.sinc(angle / (2 * torch.pi)) / 2, (angle / 2).cos()], dim=-1)
-    flips = (found[1:] * found[:-1]).sum(-1) < 0
-    signs = torch.where(flips, -1.0, 1.0).double().cumprod(0)
-    found[1:] *= signs[:, None]
-    return found.float()

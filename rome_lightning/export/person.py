@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.avatar import Avatar
+from rome_lightning.export.animation import Motion
 from rome_lightning.export.body import body_surface, with_body
 from rome_lightning.export.bust import avatar_surface, neck_surface
 from rome_lightning.export.garment import dress
-from rome_lightning.export.glb import Motion, Person, export_glb, rest_and_joints
+from rome_lightning.export.glb import Person, export_glb, rest_and_joints
 from rome_lightning.export.obj import export_obj, export_ply
 from rome_lightning.export.profiles import PLAIN, Profile
 from rome_lightning.export.simplification import simplified
@@ -250,6 +251,7 @@ def export_params(avatar: Avatar, path: Path, pose: HeadParams | None = None) ->
         "leye_pose": left,
         "reye_pose": right,
         "camera": pose.camera,
+        "torso_shift": pose.torso_shift,
         "offsets": mesh.offsets[0],
         "vertices": mesh.vertices[0],
         "faces": head.faces,

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from rome_lightning.avatar.recorded import arkit_angles
-from rome_lightning.export.glb import quaternions, whole_turn
+from rome_lightning.export.animation import quaternions, whole_turn
 from rome_lightning.export.skeleton import NECK
 from rome_lightning.head import HeadModel
 from rome_lightning.types import HeadParams

@@ -11,8 +11,9 @@ from rome_lightning.assets.resolver import resolve
 from rome_lightning.avatar import Avatar
 from rome_lightning.avatar.example_motion import example_motion
 from rome_lightning.export import browser_networks
+from rome_lightning.export.animation import Motion
 from rome_lightning.export.browser_networks import check_browser_networks, export_browser_networks
-from rome_lightning.export.glb import Motion, export_glb
+from rome_lightning.export.glb import export_glb
 from rome_lightning.export.person import BodyPart, rigged_person
 from rome_lightning.export.profiles import Profile
 from rome_lightning.media.atomic import write_atomic

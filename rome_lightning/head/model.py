@@ -148,7 +148,7 @@ class HeadModel(nn.Module):
             # exported mesh do, and cannot be made to do otherwise.
             first, second = self.midpoints.unbind(-1)
             rest = torch.cat([rest, (rest.index_select(2, first) + rest.index_select(2, second)) / 2], dim=2)
-        transforms = self._joint_transforms(joints, rotations)
+        transforms = self._joint_transforms(joints, rotations, params.torso_shift)
         if in_world:
             turn, root = axis_angle_to_matrix(params.global_pose)[:, None], joints[:, :1, :, None]
             shift = turn @ (transforms[..., 3:] - root) + root
@@ -199,9 +199,9 @@ class HeadModel(nn.Module):
 
     @staticmethod
     def _joint_transforms(
-        joints: Float[Tensor, "b 5 3"], rotations: Float[Tensor, "b 4 3 3"]
+        joints: Float[Tensor, "b 5 3"], rotations: Float[Tensor, "b 4 3 3"], torso_shift: Float[Tensor, "b 3"]
     ) -> Float[Tensor, "b 5 3 4"]:
-        """Rotation and translation of each joint; neck hangs on the root, jaw and eyes on the neck."""
+        """Rotation and translation of each joint; jaw and eyes hang on the neck, which the shift leaves."""
         neck = rotations[:, :1]
         children = neck @ rotations[:, 1:]
         neck_joint = joints[:, 1:2]
@@ -211,7 +211,7 @@ class HeadModel(nn.Module):
         child_shift = carried - (children @ joints[:, 2:, :, None]).squeeze(-1)
         identity = torch.eye(3, dtype=joints.dtype, device=joints.device).expand_as(neck)
         linear = torch.cat([identity, neck, children], dim=1)
-        shift = torch.cat([torch.zeros_like(neck_shift), neck_shift, child_shift], dim=1)
+        shift = torch.cat([torso_shift[:, None], neck_shift, child_shift], dim=1)
         return torch.cat([linear, shift[..., None]], dim=-1)
 
     def _skin(

@@ -30,8 +30,10 @@ from rome_lightning.tracking.gauss_newton import (
 )
 from rome_lightning.tracking.jaw import landmark_model
 from rome_lightning.tracking.landmark_model import LandmarkModel
-from rome_lightning.tracking.shoulders import joints_of, steady_bust, steady_neck
+from rome_lightning.tracking.shoulders import steady_bust, steady_neck
 from rome_lightning.tracking.silhouette import SilhouetteTerm
+from rome_lightning.tracking.to_params import to_params
+from rome_lightning.tracking.torso import observe_torso
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import (
     FACE_OVAL,
@@ -144,15 +146,20 @@ def fit_clip(
     state = solve_frames(problem, shape, state, steps=settings.frame_steps)
     runs = consecutive_runs(found)
     fitted = state
+    numbers = found.nonzero().flatten().tolist()
     if pictures is not None and settings.refine_pose and len(seen) > 1:
-        numbers = found.nonzero().flatten().tolist()
         state = refine_poses(head, problem, shape, state, pictures, numbers, image_size[1], progress)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     if settings.smooth_pose:
         state = steady_neck(head, problem, shape, smooth_pose(problem, shape, state, runs), runs)
         state = solve_frames(problem, shape, state, steps=3, fixed_pose=True)
     bust = steady_bust(head, shape, state, runs, settings)
-    return _assemble(head, problem, shape, state, fitted, bust, found, image_size)
+    shift = None
+    if pictures is not None and settings.track_torso and len(seen) > 1:
+        side = image_size[1]
+        torso = observe_torso(head, problem, shape, state, bust, pictures, numbers, runs, side, progress)
+        bust, shift = torso.rotation @ bust, torso.shift
+    return _assemble(head, problem, shape, state, fitted, bust, shift, found, image_size)
 
 
 def landmark_problem(
@@ -306,13 +313,14 @@ def _assemble(
     state: FrameState,
     fitted: FrameState,
     bust: Float[Tensor, "n 3 3"],
+    torso_shift: Float[Tensor, "n 3"] | None,
     found: Bool[Tensor, " n"],
     image_size: tuple[int, int],
 ) -> ClipFit:
     """Convert to the project's parameters and spread the fitted frames over the clip."""
     predicted = problem.predict(shape, state)
     distance = (problem.predict(shape, fitted) - problem.target).norm(dim=-1) / problem.unit[:, None]
-    params = to_params(head, problem.model, shape, state, bust, image_size)
+    params = to_params(head, problem.model, shape, state, bust, image_size, torso_shift)
     nearest = nearest_found(found)
 
     def spread(values: Tensor) -> Tensor:
@@ -337,55 +345,3 @@ def nearest_found(found: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
     before = (after - 1).clamp_min(0)
     is_earlier = (times - fitted[before]).abs() <= (fitted[after] - times).abs()
     return torch.where(is_earlier, before, after)
-
-
-def to_params(
-    head: HeadModel,
-    model: LandmarkModel,
-    shape: Float[Tensor, " s"],
-    state: FrameState,
-    bust: Float[Tensor, "n 3 3"],
-    image_size: tuple[int, int],
-) -> HeadParams:
-    """Split the head's rotation between bust and neck and express the camera in NDC.
-
-    Args:
-        head: that was fitted.
-        model: its landmarks.
-        shape: identity.
-        state: of each frame.
-        bust: rotation of the shoulders; the neck does the rest.
-        image_size: (height, width) of the landmarks' image, pixels.
-
-    The head's projection is unchanged: with head points ``R_h p + t`` and the neck joint at ``j``, the
-    world points ``R_g (R_n (p - j) + j - r) + r + t'`` agree for ``R_h = R_g R_n`` and the t' below.
-    """
-    count = len(state.expression)
-    expression, jaw = model.split(state.expression)
-    root, neck = (joint[..., None] for joint in joints_of(head, shape, state))
-    bend = bust.transpose(1, 2) @ state.rotation
-    moved = bust @ (neck - bend @ neck - root) + root
-    size = image_size[1]
-    scale = state.log_scale.exp() * 2 / size
-    offset = torch.stack([state.shift[:, 0] + 0.5, state.shift[:, 1] - 0.5], dim=-1) * 2 / size
-    offset = offset + torch.tensor([-1.0, 1.0])
-    translation = offset / scale[:, None] - moved[:, :2, 0]
-    eyes = _eye_axis_angle(state.eyes)
-    return HeadParams(
-        shape=shape.expand(count, -1).contiguous(),
-        expression=expression.contiguous(),
-        global_pose=matrix_to_axis_angle(bust),
-        neck_pose=matrix_to_axis_angle(bend),
-        jaw_pose=jaw.contiguous(),
-        eye_pose=eyes,
-        camera=torch.cat([scale[:, None], translation], dim=-1),
-    )
-
-
-def _eye_axis_angle(eyes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 6"]:
-    """Axis-angle of yaw after pitch, left eye then right eye."""
-    pitch, yaw = eyes[:, 0::2], eyes[:, 1::2]
-    zero = torch.zeros_like(pitch)
-    turn = axis_angle_to_matrix(torch.stack([zero, yaw, zero], dim=-1))
-    nod = axis_angle_to_matrix(torch.stack([pitch, zero, zero], dim=-1))
-    return matrix_to_axis_angle(turn @ nod).flatten(1)

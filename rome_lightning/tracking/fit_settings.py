@@ -48,6 +48,10 @@ class FitSettings:
     """Frames over which the place of the neck in the image is averaged where the pose is smoothed."""
     shoulder_sigma: float = 12.0
     """Frames over which the place of the shoulders in the image is averaged; they follow slow motion only."""
+    track_torso: bool = True
+    """Whether the shoulders of a clip follow its pictures, where they are given; see ``torso``."""
+    torso_sigma: float = 2.0
+    """Frames over which that evidence is averaged."""
     bust_prior: float = 1e-3
     """Cost of a squared radian by which the shoulders turn away from ``bust_share``, squared metres."""
     bust_sigma: float = 40.0

@@ -48,7 +48,8 @@ _REGIONS = ("face", "scalp", "ears")
 _STRIDE = 4
 """Of the pixels whose flow is used: neighbours tell the same."""
 _EVERY_ROW = (slice(_STRIDE // 2, None, _STRIDE), slice(_STRIDE // 2, None, _STRIDE))
-_EVERY = (..., *_EVERY_ROW)
+EVERY = (..., *_EVERY_ROW)
+"""Index of the pixels that are used."""
 _ROWS, _COLUMNS = np.mgrid[:FLOW_SIZE, :FLOW_SIZE].astype(np.float32)
 _CHUNK = 16
 """Frames whose surfaces are in memory at a time, about 3 MB each."""
@@ -227,9 +228,9 @@ class FlowRefinement:
             part.flatten(1) for part in torch.from_numpy(np.stack(compared)).unbind(1)
         )
         centre = seen.points[:, self.face].mean(1)
-        points = values[:, 2:5][_EVERY].flatten(2) - centre[..., None]
+        points = values[:, 2:5][EVERY].flatten(2) - centre[..., None]
         x, y, z = points.unbind(1)
-        facing, region = (part.flatten(1) for part in values[:, 5:][_EVERY].unbind(1))
+        facing, region = (part.flatten(1) for part in values[:, 5:][EVERY].unbind(1))
         comparable = known * region * ((facing - _LEAST_FACING) / _FACING).clamp(0, 1)
         weight = same * comparable
         # y points up here, in the pictures down.
@@ -244,29 +245,43 @@ class FlowRefinement:
         return _Evidence(flow, information, weight, agreeing, torch.stack([by_x, by_y], -2), centre)
 
     def _compared(self, shift: Float32[np.ndarray, "s s 2"], picture: Grey) -> Float32[np.ndarray, "7 r r"]:
-        """Flow (x, y), structure tensor (xx, xy, yy), whether both pictures show it, and how equal it is.
+        return compare_pictures(self.picture, shift, picture, self.inside)
 
-        Of every ``_STRIDE``-th pixel in both directions.
-        """
-        at_x, at_y = _COLUMNS + shift[..., 0], _ROWS + shift[..., 1]
-        carried = _sampled(self.picture, at_x, at_y)
-        method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow = np.asarray(method.calc(carried, picture, np.zeros(shift.shape, np.float32)))
-        flow, at_x, at_y = flow[_EVERY_ROW], at_x[_EVERY], at_y[_EVERY]
-        there = _sampled(picture, _COLUMNS[_EVERY] + flow[..., 0], _ROWS[_EVERY] + flow[..., 1])
-        difference = there.astype(np.float32) - carried[_EVERY]
-        smooth = cv2.GaussianBlur(carried.astype(np.float32), (0, 0), 1.0)
-        slope_x, slope_y = (cv2.Sobel(smooth, cv2.CV_32F, *axis, ksize=3) / 8 for axis in ((1, 0), (0, 1)))
-        size = there.shape
-        tensor = (
-            cv2.resize(product, size, interpolation=cv2.INTER_AREA)
-            for product in (slope_x * slope_x, slope_x * slope_y, slope_y * slope_y)
-        )
-        column, row = (np.rint(at).astype(np.int32).clip(0, FLOW_SIZE - 1) for at in (at_x, at_y))
-        known = self.inside[_EVERY] & self.inside[row, column]
-        known &= (abs(at_x - column) < 1) & (abs(at_y - row) < 1)
-        same = 1 / (1 + np.square(difference / _ROBUST_GREY))
-        return np.stack([flow[..., 0], flow[..., 1], *tensor, known.astype(np.float32), same])
+
+def compare_pictures(
+    reference: Grey, shift: Float32[np.ndarray, "s s 2"], picture: Grey, inside: Bool[np.ndarray, "s s"]
+) -> Float32[np.ndarray, "7 r r"]:
+    """Flow from a carried reference to a picture, and what it is worth.
+
+    Args:
+        reference: what is carried.
+        shift: from each pixel of the picture to its pixel of the reference.
+        picture: in which the flow ends.
+        inside: pixels that the video shows.
+
+    Returns:
+        Flow (x, y), structure tensor (xx, xy, yy), whether both pictures show it, and how equal it is, of
+        the pixels of ``EVERY``.
+    """
+    at_x, at_y = _COLUMNS + shift[..., 0], _ROWS + shift[..., 1]
+    carried = _sampled(reference, at_x, at_y)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = np.asarray(method.calc(carried, picture, np.zeros(shift.shape, np.float32)))
+    flow, at_x, at_y = flow[_EVERY_ROW], at_x[EVERY], at_y[EVERY]
+    there = _sampled(picture, _COLUMNS[EVERY] + flow[..., 0], _ROWS[EVERY] + flow[..., 1])
+    difference = there.astype(np.float32) - carried[EVERY]
+    smooth = cv2.GaussianBlur(carried.astype(np.float32), (0, 0), 1.0)
+    slope_x, slope_y = (cv2.Sobel(smooth, cv2.CV_32F, *axis, ksize=3) / 8 for axis in ((1, 0), (0, 1)))
+    size = there.shape
+    tensor = (
+        cv2.resize(product, size, interpolation=cv2.INTER_AREA)
+        for product in (slope_x * slope_x, slope_x * slope_y, slope_y * slope_y)
+    )
+    column, row = (np.rint(at).astype(np.int32).clip(0, FLOW_SIZE - 1) for at in (at_x, at_y))
+    known = inside[EVERY] & inside[row, column]
+    known &= (abs(at_x - column) < 1) & (abs(at_y - row) < 1)
+    same = 1 / (1 + np.square(difference / _ROBUST_GREY))
+    return np.stack([flow[..., 0], flow[..., 1], *tensor, known.astype(np.float32), same])
 
 
 def refine_poses(

@@ -15,17 +15,13 @@ from rome_lightning.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from rome_lightning.head import HeadModel
 from rome_lightning.tracking.crop import Crop
 from rome_lightning.tracking.detector import BLENDSHAPE_NAMES, FaceDetector, open_task
-from rome_lightning.tracking.fit import (
-    initial_state,
-    landmark_problem,
-    match_blendshapes,
-    to_params,
-)
+from rome_lightning.tracking.fit import initial_state, landmark_problem, match_blendshapes
 from rome_lightning.tracking.gauss_newton import (
     FrameState,
     LandmarkProblem,
     solve_frames,
 )
+from rome_lightning.tracking.to_params import to_params
 from rome_lightning.tracking.tracker import Tracker
 from rome_lightning.types import HeadParams
 

@@ -97,9 +97,9 @@ def steady_neck(
     growth = _smoothed(state.log_scale[:, None], runs, settings.scale_sigma)[:, 0] - state.log_scale
     # Landmarks lie about an iris distance from the middle of the face.
     calm = state.log_scale + growth / (1 + (growth / settings.smooth_limit).square())
-    place = _rotated(state.rotation, face)[:, :2]
+    place = rotated(state.rotation, face)[:, :2]
     steadied = replace(state, log_scale=calm, shift=state.shift + (scale - calm.exp())[:, None] * place)
-    arm = _rotated(state.rotation, joints_of(head, shape, state)[1] - face)
+    arm = rotated(state.rotation, joints_of(head, shape, state)[1] - face)
     neck = steadied.shift + calm.exp()[:, None] * (place + arm[:, :2])
     wanted = (_smoothed(neck, runs, settings.neck_sigma) - neck) / calm.exp()[:, None]
     # The smallest rotation that moves the end of the arm as wanted.
@@ -107,7 +107,7 @@ def steady_neck(
 
     def turned(turn: Float[Tensor, "n 3"]) -> FrameState:
         rotation = axis_angle_to_matrix(turn) @ state.rotation
-        moved = place - _rotated(rotation, face)[:, :2]
+        moved = place - rotated(rotation, face)[:, :2]
         return replace(steadied, rotation=rotation, shift=steadied.shift + calm.exp()[:, None] * moved)
 
     change = problem.predict(shape, turned(turn)) - problem.predict(shape, state)
@@ -141,7 +141,7 @@ def steady_bust(
         return likely
     neck = joints_of(head, shape, state)[1]
     scale = state.log_scale.exp()[:, None]
-    place = state.shift + scale * _rotated(state.rotation, neck)[:, :2]
+    place = state.shift + scale * rotated(state.rotation, neck)[:, :2]
     seen = _Seen(rest, neck, scale, place)
     parts = windows(len(neck))
     goal = torch.cat([seen.select(part).image(likely[part]) for part in parts])
@@ -203,7 +203,8 @@ def _smoothed(values: Float[Tensor, "n k"], runs: Sequence[Tensor], sigma: float
     return result
 
 
-def _rotated(rotation: Float[Tensor, "n 3 3"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+def rotated(rotation: Float[Tensor, "n 3 3"], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Each vector by its matrix."""
     return (rotation @ points[..., None]).squeeze(-1)
 
 

@@ -377,6 +377,7 @@ def _settings_at(settings: FitSettings, fps: float) -> FitSettings:
         smooth_pose=smooth,
         bust_sigma=settings.bust_sigma * fps / 25,
         shoulder_sigma=settings.shoulder_sigma * fps / 25,
+        torso_sigma=settings.torso_sigma * fps / 25,
     )
 
 

@@ -67,7 +67,7 @@ def test_relative_motion_starts_from_the_own_pose(params: HeadParams) -> None:
     own = random_params(load_head("open"), 1, seed=9)
     reference = params[slice(2, 3)]
     moved = relative_motion(params, reference, own)
-    for name in ("expression", "neck_pose", "global_pose", "camera"):
+    for name in ("expression", "neck_pose", "global_pose", "camera", "torso_shift"):
         torch.testing.assert_close(getattr(moved, name)[2], getattr(own, name)[0], atol=1e-5, rtol=0)
 
     # A rotation keeps its angle and its axis in the image.

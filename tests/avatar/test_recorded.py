@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -26,12 +27,14 @@ def head() -> HeadModel:
 def motion(head: HeadModel) -> RecordedMotion:
     times = torch.tensor([0.0, 0.04, 0.08, 0.2])
     lost = torch.tensor([False, False, True, False])
-    return RecordedMotion(random_params(head, 4, seed=2), times, True, lost)
+    shift = torch.tensor([[0.01, 0.0, 0.0], [0.02, -0.01, 0.0], [0.0, 0.0, 0.0], [-0.02, 0.0, 0.01]])
+    params = dataclasses.replace(random_params(head, 4, seed=2), torso_shift=shift)
+    return RecordedMotion(params, times, True, lost)
 
 
 def test_arrays_come_back_to_the_bit(motion: RecordedMotion, head: HeadModel, tmp_path: Path) -> None:
     again = read_motion(write_motion(motion, tmp_path / "a.npz", head), head)
-    for name in ("expression", "global_pose", "neck_pose", "jaw_pose", "eye_pose", "camera"):
+    for name in ("expression", "global_pose", "neck_pose", "jaw_pose", "eye_pose", "camera", "torso_shift"):
         assert torch.equal(getattr(again.params, name), getattr(motion.params, name))
     assert torch.equal(again.lost, motion.lost)
     assert torch.equal(again.times_s, motion.times_s)

@@ -53,7 +53,7 @@ def make_params(batch: int, scale: float = 0.7) -> HeadParams:
     return HeadParams.from_packed(
         torch.randn(batch, NUM_SHAPE, generator=rng),
         torch.rand(batch, NUM_EXPRESSION, generator=rng),
-        scale * torch.randn(batch, 15, generator=rng),
+        scale * torch.randn(batch, 18, generator=rng),
         torch.ones(batch, 3),
     )
 
@@ -85,6 +85,9 @@ def reference(data: HeadData, params: HeadParams, item: int) -> np.ndarray:
         step = np.eye(4)
         step[:3, :3] = local[name]
         step[:3, 3] = joints[index] - (joints[JOINTS.index(parent)] if parent else 0)
+        # The root shifts, and the neck that hangs on it shifts back.
+        shift = params.torso_shift[item].double().numpy()
+        step[:3, 3] += {"root": shift, "neck": -shift}.get(name, 0)
         chain[name] = chain[parent] @ step if parent else step
     points, weights = [], [row.double().numpy() for row in data.skinning_weights]
     for v in range(NUM_CARRIERS):

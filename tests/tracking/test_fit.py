@@ -9,7 +9,6 @@ from rome_lightning.head.data import REGIONS
 from rome_lightning.tracking.fit import (
     FitSettings,
     _check,
-    _eye_axis_angle,
     fit_clip,
     initial_state,
     landmark_weights,
@@ -17,6 +16,7 @@ from rome_lightning.tracking.fit import (
 )
 from rome_lightning.tracking.gauss_newton import FrameState, LandmarkProblem, bounded_step
 from rome_lightning.tracking.landmark_model import LandmarkModel
+from rome_lightning.tracking.to_params import eye_axis_angle
 from rome_lightning.types import HeadParams
 from rome_lightning.types.landmarks import LEFT_IRIS, NUM_SKIN, RIGHT_IRIS
 
@@ -80,7 +80,7 @@ def random_params(head: HeadModel, count: int, seed: int = 0) -> HeadParams:
 
     expression = torch.rand(count, len(EXPRESSIONS), generator=generator)
     expression[:, 1] *= expression[:, 0]
-    eyes = _eye_axis_angle((normal(count, 2) * 0.15).repeat(1, 2))
+    eyes = eye_axis_angle((normal(count, 2) * 0.15).repeat(1, 2))
     return HeadParams(
         shape=normal(1, head.num_shape).repeat(count, 1) * 0.7,
         expression=expression,
