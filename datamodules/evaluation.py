@@ -83,6 +83,19 @@ class StoredClips:
             clip: its key.
             numbers: frame numbers of the source video.
         """
+        return self._frames(clip, numbers).resized(self.image_size)
+
+    def photo(self, clip: str, number: int, size: int) -> Frames:
+        """One frame at another size, see ``PhotoSource``."""
+        if size > self.manifest.image_size:
+            raise ValueError(
+                f"photo_size {size} exceeds what dataset {self.name} stores, {self.manifest.image_size} "
+                f"pixels; prepare it again with --image-size {size}"
+            )
+        return self._frames(clip, [number]).resized(size)
+
+    def _frames(self, clip: str, numbers: Sequence[int]) -> Frames:
+        """Frames as they are stored."""
         index, places = self._index[clip]
         chosen = [places[number] for number in numbers]
         rows = select_frames(self._reader.meta(index)[0], chosen)
@@ -101,7 +114,7 @@ class StoredClips:
                 values["shape"], values["expression"], values["pose"], values["camera"]
             ),
             offsets=clip_offsets(rows, len(chosen)),
-        ).resized(self.image_size)
+        )
 
 
 def _states(rows: Mapping[str, np.ndarray]) -> list[FrameState]:
@@ -135,6 +148,10 @@ class JoinedClips:
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
         """Frames of a clip; arguments as for ``StoredClips.frames``."""
         return self._part[clip].frames(clip, numbers)
+
+    def photo(self, clip: str, number: int, size: int) -> Frames:
+        """One frame at another size, see ``PhotoSource``."""
+        return self._part[clip].photo(clip, number, size)
 
 
 class SyntheticPeople:

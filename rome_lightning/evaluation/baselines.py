@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rome_lightning.evaluation.pairs import ClipSource, PairItem
-from rome_lightning.evaluation.systems import Predictions
+from rome_lightning.evaluation.systems import Predictions, resized_to
 from rome_lightning.geometry import similarity
 from rome_lightning.media.image import quantize
 from rome_lightning.types import Frames
@@ -34,12 +34,14 @@ class Baseline:
             that fits them best where another person drives.
         clips: real frames.
         background: grey in [0, 1].
+        resolution: side of the answers, pixels; sources may be larger.
     """
 
-    def __init__(self, kind: str, clips: ClipSource, background: float) -> None:
+    def __init__(self, kind: str, clips: ClipSource, background: float, resolution: int) -> None:
         if kind not in BASELINES:
             raise ValueError(f"unknown baseline {kind!r}; known: {', '.join(BASELINES)}")
         self.kind, self.clips, self.background, self.name = kind, clips, background, kind
+        self.resolution = resolution
         self._mean: Tensor | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -55,16 +57,16 @@ class Baseline:
             image = source.image.expand(len(pairs), -1, -1, -1)
             mask = source.foreground_mask.expand(len(pairs), -1, -1, -1)
         if self.kind == "warp":
+            size = image.shape[-1]
             flows = [
-                warp_grid(
-                    source.landmarks[0], driver.landmarks[i], image.shape[-1], rigid=bool(p.driver_identity)
-                )
-                for i, p in enumerate(pairs)
+                warp_grid(source.landmarks[0], landmarks, size, rigid=bool(p.driver_identity))
+                for p, landmarks in zip(pairs, driver.resized(size).landmarks, strict=True)
             ]
             grid = torch.stack(flows)
             image, mask = (
                 F.grid_sample(x, grid, padding_mode="border", align_corners=False) for x in (image, mask)
             )
+        image, mask = (resized_to(x, self.resolution) for x in (image, mask))
         shown = torch.lerp(torch.full_like(image, self.background), image, mask)
         return Predictions(quantize(shown), ("",) * len(pairs), mask)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import rome_lightning
 from rome_lightning.evaluation.metric_table import kind_of
-from rome_lightning.evaluation.pairs import ClipSource, PairItem, format_pairs, rotation_between
+from rome_lightning.evaluation.pairs import ClipSource, PairItem, PhotoSource, format_pairs, rotation_between
 from rome_lightning.evaluation.protocol import Protocol, text_hash
 from rome_lightning.evaluation.scoring import Scorer
 from rome_lightning.evaluation.seen import RealImages
@@ -29,6 +29,7 @@ from rome_lightning.media import image as image_file
 from rome_lightning.media.atomic import write_atomic
 from rome_lightning.media.provenance import git_commit
 from rome_lightning.media.tensors import pack_tensors, unpack_tensors
+from rome_lightning.types import Frames
 
 UNIT_SIZE = 16
 """Pairs of one source that are scored at once."""
@@ -84,6 +85,8 @@ class Evaluation:
         clips: real frames.
         system: the measured system.
         folder: of the results, ``<run>/evaluation/<protocol>``.
+        photo_size: side of the photographs that the system gets, from a ``PhotoSource``; the protocol's
+            resolution by default.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class Evaluation:
         clips: ClipSource,
         system: System,
         folder: Path,
+        photo_size: int | None = None,
     ) -> None:
+        self.photo_size = photo_size
         self.protocol, self.pairs, self.clips = protocol, list(pairs), clips
         self.system, self.folder = system, folder
         self.units = units_of(self.pairs)
@@ -101,7 +106,7 @@ class Evaluation:
         self._states = {clip.key: clip.states for clip in clips.clips}
         self._order = {clip.key: {n: i for i, n in enumerate(clip.frames)} for clip in clips.clips}
         self.pair_list = format_pairs(self.pairs)
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "protocol_hash": protocol.hash,
             "pairs_hash": text_hash(self.pair_list),
             "dataset_hash": clips.hash,
@@ -110,6 +115,8 @@ class Evaluation:
             # Values of one code must not be finished by another.
             "git_commit": git_commit(),
         }
+        if photo_size is not None:
+            self.identity["photo_size"] = photo_size
 
     @property
     def parts(self) -> Path:
@@ -157,7 +164,7 @@ class Evaluation:
         lead = self._lead(unit)
         pairs = (*lead, *unit.pairs)
         source, driver = self._real(pairs, scorer)
-        predictions = self.system.predict(pairs, source.frames[slice(0, 1)], driver.frames)
+        predictions = self.system.predict(pairs, self._photo(unit.pairs[0], source), driver.frames)
         self._check(pairs, predictions.reasons)
         task = unit.pairs[0].task
         present = torch.tensor([not reason for reason in predictions.reasons])
@@ -208,6 +215,12 @@ class Evaluation:
             scorer.real(source, [f"{p.clip}@{p.source}" for p in pairs]),
             scorer.real(driver, [f"{p.driver_clip}@{p.frame}" for p in pairs]),
         )
+
+    def _photo(self, pair: PairItem, source: RealImages) -> Frames:
+        """What the system makes its answer from."""
+        if self.photo_size is None:
+            return source.frames[slice(0, 1)]
+        return cast("PhotoSource", self.clips).photo(pair.clip, pair.source, self.photo_size)
 
     def _check(self, pairs: Sequence[PairItem], reasons: Sequence[str]) -> None:
         for pair, reason in zip(pairs, reasons, strict=True):

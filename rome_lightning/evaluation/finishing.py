@@ -54,6 +54,7 @@ def finish(
         networks = {name: REGISTRY[name].sha256 for name in scorer.networks}
         extra = {
             "system": evaluation.identity["system"],
+            "photo_size": evaluation.photo_size,
             "checkpoint": str(checkpoint) if checkpoint else None,
             "predictions": str(predictions) if predictions else None,
             "speed": speed or {},

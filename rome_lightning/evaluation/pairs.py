@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +37,19 @@ class ClipSource(Interface):
 
     def frames(self, clip: str, numbers: Sequence[int]) -> Frames:
         """Frames of a clip by their numbers, at the protocol's resolution."""
+        ...
+
+
+@runtime_checkable
+class PhotoSource(ClipSource, Interface):
+    """A source that stores larger frames than it gives out."""
+
+    def photo(self, clip: str, number: int, size: int) -> Frames:
+        """One frame at another size, pixels.
+
+        Raises:
+            ValueError: it is not stored at this size.
+        """
         ...
 
 

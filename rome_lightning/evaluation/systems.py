@@ -65,7 +65,8 @@ class System(Interface):
 class AvatarSystem:
     """An avatar model of this project.
 
-    Each source becomes an avatar once, which is rendered at the training size and then resized.
+    Each source becomes an avatar once, which is rendered at the training size, or that of larger photographs,
+    and then resized.
 
     Args:
         checkpoint: written by ``rome fit``, ``rome distill`` or ``rome import-checkpoint``.
@@ -73,6 +74,7 @@ class AvatarSystem:
         background: grey in [0, 1].
         refine_steps: steps that fit each avatar to its photograph's outline, see ``refine_offsets``.
         device: where it runs.
+        photo_size: side of the sources and of what is drawn, pixels; the training size by default.
     """
 
     def __init__(
@@ -82,22 +84,25 @@ class AvatarSystem:
         background: float,
         refine_steps: int = 16,
         device: str = "cpu",
+        photo_size: int | None = None,
     ) -> None:
         self.checkpoint: Path | None = model_file(checkpoint)
         model = open_model(checkpoint)
-        self._use(model, model.image_size, resolution, background, refine_steps, device)
+        size = model.image_size if photo_size is None else photo_size
+        self._use(model, model.image_size, size, resolution, background, refine_steps, device)
         self.name = checkpoint.stem
 
     def _use(
         self,
         model: AvatarModel,
+        encoded_size: int,
         image_size: int,
         resolution: int,
         background: float,
         refine_steps: int,
         device: str,
     ) -> None:
-        self.image_size, self.resolution = image_size, resolution
+        self.encoded_size, self.image_size, self.resolution = encoded_size, image_size, resolution
         self.background, self.refine_steps = background, refine_steps
         self.device = torch.device(device)
         self.model = model.to(self.device)
@@ -121,16 +126,18 @@ class AvatarSystem:
         """Drive the avatar of the source."""
         code = self.code((pairs[0].clip, pairs[0].source), source)
         rendered = self.render(code, driver)
-        images = _resized(rendered.image, self.resolution)
+        # Reduced apart, as real frames are.
+        colour, mask = (resized_to(x, self.resolution) for x in (rendered.rgb, rendered.mask))
+        images = torch.lerp(torch.full_like(colour, self.background), colour, mask)
         finite = images.isfinite().flatten(1).all(1).tolist()
         reasons = tuple("" if fine else "not finite" for fine in finite)
         # Quantized like an image file: every system is scored at 8 bits.
         pixels = quantize(images.nan_to_num(0)).cpu()
-        return Predictions(pixels, reasons, _resized(rendered.mask, self.resolution).cpu())
+        return Predictions(pixels, reasons, mask.cpu())
 
     @torch.no_grad()
     def render(self, code: AvatarCode, driver: Frames) -> Rendered:
-        """The avatars driven by frames, at the model's own size.
+        """The avatars driven by frames, at ``image_size``.
 
         Args:
             code: one avatar per frame, or one for all.
@@ -149,7 +156,7 @@ class AvatarSystem:
         """
         if key not in self._codes:
             sharp = source.to(self.device)
-            small = sharp.resized(self.image_size)
+            small = sharp.resized(self.encoded_size)
             self._codes[key] = encode_refined(self.model, small, self.refine_steps, sharp)
             while len(self._codes) > _CACHED_AVATARS:
                 self._codes.popitem(last=False)
@@ -166,7 +173,7 @@ class AvatarSystem:
         """
         kind = self.device.type
         small, params = (
-            source.resized(self.image_size).to(self.device),
+            source.resized(self.encoded_size).to(self.device),
             driver.params[slice(0, 1)].to(self.device),
         )
         size = (self.image_size, self.image_size)
@@ -204,6 +211,7 @@ class UntrainedSystem(AvatarSystem):
         background: grey in [0, 1].
         refine_steps: as for ``AvatarSystem``.
         device: where it runs.
+        photo_size: as for ``AvatarSystem``; the protocol's resolution by default.
         seed: of the initial weights.
 
     Raises:
@@ -218,6 +226,7 @@ class UntrainedSystem(AvatarSystem):
         background: float,
         refine_steps: int = 16,
         device: str = "cpu",
+        photo_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.checkpoint = None
@@ -225,7 +234,8 @@ class UntrainedSystem(AvatarSystem):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AvatarModel(self.config).eval().requires_grad_(False)
-        self._use(model, resolution, resolution, background, refine_steps, device)
+        size = resolution if photo_size is None else photo_size
+        self._use(model, resolution, size, resolution, background, refine_steps, device)
         self.name = f"{config.stem}, untrained"
 
     def _origin(self) -> dict[str, Any]:
@@ -257,7 +267,8 @@ def read_avatar_config(path: Path) -> AvatarConfig:
     return AvatarConfig(**vars(parsed.avatar))
 
 
-def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
+def resized_to(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
+    """Images of another size, without aliasing."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -35,8 +35,6 @@ from rome_lightning.tracking.landmark_model import LandmarkModel
 from rome_lightning.tracking.shoulders import gaussian_mean, joints_of, rotated
 from rome_lightning.tracking.to_params import to_params
 
-ROUNDS = 2
-"""Of carrying, flow and solving."""
 _SOLVER_STEPS = 4
 _CHUNK = 16
 """Frames whose surfaces are in memory at a time, about 3 MB each."""
@@ -95,7 +93,7 @@ class TorsoTracker:
         carried = head.to_vertices(head.skinning_weights[:, :1])
         self.weight = ((carried - _LEAST_WEIGHT) / (_FULL_WEIGHT - _LEAST_WEIGHT)).clamp(0, 1)
         self.moved = carried
-        self.own = self._surface(reference, bust, torch.zeros(1, 4))[0]
+        self.own = self._surface(reference, bust)[0]
 
     def evidence(
         self, state: FrameState, bust: Float[Tensor, "n 3 3"], pictures: list[Grey]
@@ -111,23 +109,16 @@ class TorsoTracker:
             The motion with the highest posterior, and the information of the flow about it (its inverse
             covariance without the prior's).
         """
-        found = torch.zeros(len(pictures), 4)
-        for _ in range(ROUNDS):
-            flow, jacobian, information, agreeing = self._compared(state, bust, found, pictures)
-            step, known = _solved(flow, jacobian, information, found)
-            found = found + step
+        flow, jacobian, information, agreeing = self._compared(state, bust, pictures)
+        motion, known = _solved(flow, jacobian, information)
         known[agreeing < _LEAST_AGREEING] = 0
-        return found, known
+        return motion, known
 
     def _surface(
-        self, state: FrameState, bust: Float[Tensor, "n 3 3"], motion: Float[Tensor, "n 4"]
+        self, state: FrameState, bust: Float[Tensor, "n 3 3"]
     ) -> tuple[Float[Tensor, "n v 3"], Float[Tensor, "n v 3"], Float[Tensor, " n"]]:
         """Vertices in pixels, and in metres relative to the neck joint, and pixels per metre."""
-        turned = _as_motion(motion)
-        bust = turned.rotation @ bust
-        params = to_params(
-            self.head, self.model, self.shape, state, bust, (self.side, self.side), turned.shift
-        )
+        params = to_params(self.head, self.model, self.shape, state, bust, (self.side, self.side))
         world = self.head(params, in_world=True)
         root, neck = joints_of(self.head, self.shape, state)
         joint = root + rotated(bust, neck - root)
@@ -135,16 +126,12 @@ class TorsoTracker:
         return pixels, world - joint[:, None], params.camera[:, 0] * FLOW_SIZE / 2
 
     def _compared(
-        self,
-        state: FrameState,
-        bust: Float[Tensor, "n 3 3"],
-        motion: Float[Tensor, "n 4"],
-        pictures: list[Grey],
+        self, state: FrameState, bust: Float[Tensor, "n 3 3"], pictures: list[Grey]
     ) -> tuple[
         Float[Tensor, "n p 2"], Float[Tensor, "n p 2 4"], Float[Tensor, "n p 2 2"], Float[Tensor, " n"]
     ]:
         """Flow (pixels, y up), its Jacobian, its information, and the share of the torso that agrees."""
-        pixels, points, gain = self._surface(state, bust, motion)
+        pixels, points, gain = self._surface(state, bust)
         faces, count = self.head.faces, len(pictures)
         face_ids = self.rasterizer.face_ids(pixels, faces, (FLOW_SIZE, FLOW_SIZE))
         carried = torch.cat([self.weight, self.moved], dim=-1).expand(count, -1, -1)
@@ -242,37 +229,31 @@ def observe_torso(
         known[run], told[run] = pooled[:, :16].unflatten(1, (4, 4)), pooled[:, 16:]
     motion = torch.linalg.solve(known + _prior(), told)
     motion[:, :2] -= motion[:, :2].median(0).values
-    return _as_motion(motion)
+    x, y, yaw, roll = motion.unbind(-1)
+    zero = torch.zeros_like(x)
+    rotation = axis_angle_to_matrix(torch.stack([zero, yaw, roll], dim=-1))
+    return TorsoMotion(rotation, torch.stack([x, y, zero], dim=-1))
 
 
 def _prior() -> Float[Tensor, "4 4"]:
     return torch.diag(torch.tensor(_LIKELY).square().reciprocal())
 
 
-def _as_motion(motion: Float[Tensor, "n 4"]) -> TorsoMotion:
-    zero = torch.zeros_like(motion[:, 0])
-    turn = torch.stack([zero, motion[:, 2], motion[:, 3]], dim=-1)
-    return TorsoMotion(
-        axis_angle_to_matrix(turn), torch.cat([motion[:, :2], torch.zeros_like(motion[:, :1])], dim=-1)
-    )
-
-
 def _solved(
     flow: Float[Tensor, "n p 2"],
     jacobian: Float[Tensor, "n p 2 4"],
     information: Float[Tensor, "n p 2 2"],
-    found: Float[Tensor, "n 4"],
 ) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 4 4"]]:
-    """The step from the motion found so far that explains the flow best, and the flow's information."""
+    """The motion that explains the flow best, and the flow's information about it."""
     rows = jacobian.flatten(1, 2)
     transposed = rows.transpose(1, 2)
     informed = (information @ jacobian).flatten(1, 2) / _CORRELATED
     observed = (information @ flow[..., None]).flatten(1) / _CORRELATED
-    step, prior = torch.zeros_like(found), _prior()
+    motion, prior = rows.new_zeros(len(rows), rows.shape[-1]), _prior()
     for _ in range(_SOLVER_STEPS):
-        error = flow - (rows @ step[..., None]).unflatten(1, (-1, 2)).squeeze(-1)
+        error = flow - (rows @ motion[..., None]).unflatten(1, (-1, 2)).squeeze(-1)
         share = (1 / (1 + error.square().sum(-1) / _ROBUST_PX**2)).repeat_interleave(2, dim=1)
         known = transposed @ (informed * share[..., None])
-        slope = transposed @ (observed * share)[..., None] - (found @ prior)[..., None]
-        step = torch.linalg.solve(known + prior, slope).squeeze(-1)
-    return step, known
+        slope = transposed @ (observed * share)[..., None]
+        motion = torch.linalg.solve(known + prior, slope).squeeze(-1)
+    return motion, known

@@ -23,7 +23,7 @@ from rome_lightning.evaluation.geometry import (
     SyntheticTruth,
 )
 from rome_lightning.evaluation.groups import Groups, check_people, read_groups
-from rome_lightning.evaluation.pairs import ClipSource, PairItem, impossible_tasks, pairs_of
+from rome_lightning.evaluation.pairs import ClipSource, PairItem, PhotoSource, impossible_tasks, pairs_of
 from rome_lightning.evaluation.predictions import (
     FolderPredictions,
     VideoPredictions,
@@ -155,11 +155,17 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int, reporter: Repo
     if rank == 0:
         for task, reason in impossible_tasks(protocol, clips.clips).items():
             reporter.warn(f"task {task} is skipped: {reason}")
+    if config.photo_size is not None and not _may_enlarge(config, protocol, clips):
+        raise ValueError(
+            "--photo_size is for models and baselines on a dataset of `rome prepare`; leave it out with "
+            "--predictions, --targets and protocols that compare meshes"
+        )
     if protocol.mesh is None:
-        evaluation = Evaluation(protocol, pairs, clips, _system(config, protocol, clips, pairs), folder)
+        system = _system(config, protocol, clips, pairs)
+        evaluation = Evaluation(protocol, pairs, clips, system, folder, config.photo_size)
     else:
-        system = _mesh_system(config, protocol, pairs)
-        evaluation = GeometryEvaluation(protocol, pairs, cast("MeshSource", clips), system, folder)
+        meshes = _mesh_system(config, protocol, pairs)
+        evaluation = GeometryEvaluation(protocol, pairs, cast("MeshSource", clips), meshes, folder)
     evaluation.open()
     scorer = Scorer(protocol, config.device)
     units = evaluation.share(rank, world_size)
@@ -247,6 +253,10 @@ def _synthetic(config: EvaluateConfig, rule: MeshRule, image_size: int) -> ClipS
     return SyntheticTruth(people, head, rule.regions)
 
 
+def _may_enlarge(config: EvaluateConfig, protocol: Protocol, clips: ClipSource) -> bool:
+    return config.predictions is None and protocol.mesh is None and isinstance(clips, PhotoSource)
+
+
 def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairItem]) -> MeshSystem:
     avatars = _avatar_system(config, protocol.resolution, 1.0)
     if avatars is not None:
@@ -260,10 +270,11 @@ def _mesh_system(config: EvaluateConfig, protocol: Protocol, pairs: list[PairIte
 
 def _avatar_system(config: EvaluateConfig, size: int, background: float) -> AvatarSystem | None:
     """Our model, if the system is one."""
+    options = (size, background, config.refine_steps, config.device, config.photo_size)
     if config.untrained is not None:
-        return UntrainedSystem(config.untrained, size, background, config.refine_steps, config.device)
+        return UntrainedSystem(config.untrained, *options)
     if config.checkpoint is not None:
-        return AvatarSystem(config.checkpoint, size, background, config.refine_steps, config.device)
+        return AvatarSystem(config.checkpoint, *options)
     return None
 
 
@@ -271,7 +282,7 @@ def _system(config: EvaluateConfig, protocol: Protocol, clips: ClipSource, pairs
     background = 0.0 if protocol.background == "black" else 1.0
     size = protocol.resolution
     if config.baseline is not None:
-        return Baseline(config.baseline, clips, background)
+        return Baseline(config.baseline, clips, background, size)
     avatars = _avatar_system(config, size, background)
     if avatars is not None:
         return avatars

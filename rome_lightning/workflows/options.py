@@ -36,6 +36,10 @@ class EvaluateConfig:
     output: Path | None = None
     """Run folder; results go to OUTPUT/evaluation/PROTOCOL (default: the checkpoint's run folder, or the
     folder of predictions)."""
+    photo_size: int | None = None
+    """Side, in pixels, of the photographs that the model or the warp starts from, and at which they draw
+    before the result is reduced to the protocol's size; at most what the dataset stores (default: the
+    protocol's size). `rome avatar create` keeps 512 pixels."""
     refine_steps: int = 16
     """Steps that fit each avatar to its photograph's outline, as `rome avatar create` does; 0 for none."""
     keep_frames: Literal["examples", "all"] = "examples"

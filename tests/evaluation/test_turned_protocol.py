@@ -231,6 +231,45 @@ def test_an_untrained_model_is_built_from_a_configuration(
     assert summary["metrics"]["own"]["psnr/full"]["num"] == 3
 
 
+@pytest.mark.parametrize("system", [("--baseline", "warp"), ("--checkpoint", "tiny")])
+def test_photographs_may_be_larger_than_what_is_scored(
+    shrunk: Shrunk, dataset: Path, checkpoint: Path, tmp_path: Path, system: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """From photographs of twice the size, drawn there and reduced, a picture of itself is sharper."""
+
+    def small(content: dict[str, Any]) -> None:
+        content["resolution"] = IMAGE_SIZE // 2
+        content["tasks"] = {"own": {"pairs": content["tasks"]["own"]["pairs"], "metrics": ["psnr/full"]}}
+        content["networks"] = {}
+
+    option, name = system
+    chosen = (option, checkpoint if name == "tiny" else name, "--refine_steps", 2)
+    summaries = []
+    for size in (IMAGE_SIZE // 2, IMAGE_SIZE):
+        output = tmp_path / str(size)
+        run(shrunk("turned", small), dataset, output, *chosen, "--photo_size", size)
+        summaries.append(json.loads((output / "evaluation" / "turned" / "summary.json").read_text()))
+    assert [summary["photo_size"] for summary in summaries] == [IMAGE_SIZE // 2, IMAGE_SIZE]
+    first, second = (summary["metrics"]["own"]["psnr/full"]["mean"] for summary in summaries)
+    assert second != first
+    if name == "warp":
+        # The identity warp, sampled at twice the size, is almost the reduced photograph.
+        assert second > max(first, 40)
+    large = [str(x) for x in ("--protocol", shrunk("turned", small), "--data", dataset, *chosen)]
+    assert main(["evaluate", *large, "--output", str(tmp_path / "no"), "--photo_size", "4096"]) != 0
+    assert "--image-size 4096" in capsys.readouterr().err
+
+
+def test_photo_size_is_refused_where_it_means_nothing(
+    shrunk: Shrunk, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "frames").mkdir()
+    options = ("--protocol", shrunk("turned"), "--data", dataset, "--predictions", tmp_path / "frames")
+    assert main([str(x) for x in ("evaluate", *options, "--photo_size", 64)]) != 0
+    assert "leave it out with --predictions" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["decoder: {wdth: 4}", "model: {init_args: {}}", "- 1", "a: ["])
 def test_files_without_an_avatar_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.yaml"

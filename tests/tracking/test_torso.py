@@ -101,9 +101,9 @@ def test_shift_and_turn_are_found_again(head: HeadModel) -> None:
     # Only the median of the shift is a convention.
     after = torso(head, state, found.rotation, found.shift - found.shift[:1])
     assert float((before - truth).norm(dim=-1).mean(1).max()) > 12
-    assert float((after - truth).norm(dim=-1).mean(1).max()) < 0.7
+    assert float((after - truth).norm(dim=-1).mean(1).max()) < 1.0
     # A turn and a shift to the side look alike, a roll looks like nothing else.
-    assert float((matrix_to_axis_angle(found.rotation) - turn)[:, 2].abs().max()) < 0.003
+    assert float((matrix_to_axis_angle(found.rotation) - turn)[:, 2].abs().max()) < 0.01
     assert float(turn[:, 2].abs().max()) > 0.07
     assert float(found.shift[:, :2].median(0).values.abs().max()) == 0
 
