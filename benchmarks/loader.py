@@ -66,7 +66,7 @@ def make_clip(number: int, size: int) -> Clip:
     arrays = {
         "shape": rng.normal(size=HEAD["num_shape"]),
         "expression": rng.normal(size=(count, HEAD["num_expression"])),
-        "pose": rng.normal(size=(count, 15)),
+        "pose": rng.normal(size=(count, 18)),
         "camera": rng.normal(size=(count, 3)),
         "landmarks": rng.uniform(0, size, (count, 478, 2)),
         "bbox": np.zeros((count, 4)),
@@ -233,7 +233,7 @@ def read_ratio(reader: ClipReader, pairs: int) -> tuple[float, float]:
     """Bytes asked of the file system over bytes of frames, masks and parameters, and the latter per pair."""
     loader = make_loader(reader, pairs, 0)
     plan = loader.source.plan  # type: ignore[attr-defined]
-    per_frame = 4 * (HEAD["num_expression"] + 15 + 3 + 2 * 478)
+    per_frame = 4 * (HEAD["num_expression"] + 18 + 3 + 2 * 478)
     payload = 0
     for position in range(pairs):
         pair = plan.pair(0, position)

@@ -40,7 +40,7 @@ def _clip(number: int) -> Clip:
     arrays = {
         "shape": rng.normal(size=100).astype(np.float32),
         "expression": rng.normal(size=(FRAMES, 50)).astype(np.float32),
-        "pose": rng.normal(size=(FRAMES, 15)).astype(np.float32),
+        "pose": rng.normal(size=(FRAMES, 18)).astype(np.float32),
         "camera": rng.normal(size=(FRAMES, 3)).astype(np.float32),
         "landmarks": rng.uniform(0, SIZE, (FRAMES, 478, 2)).astype(np.float32),
         "bbox": np.tile(np.float32([0, 0, SIZE, SIZE]), (FRAMES, 1)),

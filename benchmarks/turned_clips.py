@@ -66,14 +66,13 @@ def checked_clips(clone: Path) -> list[Path]:
 
 
 def dataset(clips: list[Path], folder: Path) -> Path:
-    """The tracked clips; nobody in them is for training."""
-    if not (folder / "manifest.json").is_file():
-        listed = folder.with_suffix(".txt")
-        write_atomic(listed, "".join(f"{clip.resolve()}\n" for clip in clips))
-        terms = "files of a public repository, for measurements only"
-        names = ["--dataset", "turned-clips", "--licence", terms, "--test-ratio", "1"]
-        if prepare.main([str(listed), "--output", str(folder), *PREPARE, *names]):
-            raise RuntimeError(f"the clips could not be prepared, see {folder / 'report.html'}")
+    """The tracked clips; nobody in them is for training. Finished shards of this tracker are kept."""
+    listed = folder.with_suffix(".txt")
+    write_atomic(listed, "".join(f"{clip.resolve()}\n" for clip in clips))
+    terms = "files of a public repository, for measurements only"
+    names = ["--dataset", "turned-clips", "--licence", terms, "--test-ratio", "1"]
+    if prepare.main([str(listed), "--output", str(folder), *PREPARE, *names]):
+        raise RuntimeError(f"the clips could not be prepared, see {folder / 'report.html'}")
     return folder
 
 

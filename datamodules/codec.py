@@ -27,6 +27,8 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8, UInt32
 
+from rome_lightning.types.params import STORED_POSE_SIZE
+
 JPEG_QUALITY = 95
 MASK_CODEC = "uint32 length, runs of labels, grey JPEG matte"
 MEMBERS = ("frames.bin", "masks.bin", "meta.safetensors")
@@ -274,17 +276,24 @@ def decode_meta(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, header
 
 
+PARAMETER_TENSORS = ("expression", "pose", "camera", "landmarks")
+"""Tensors with a row per frame that a training sample takes from a clip."""
+
+
+def full_pose(pose: np.ndarray) -> np.ndarray:
+    """Poses of any age in today's width: before the torso was tracked, its shift was 0."""
+    missing = STORED_POSE_SIZE - pose.shape[1]
+    return np.pad(pose, ((0, 0), (0, missing))) if missing else pose
+
+
 def select_frames(arrays: Mapping[str, np.ndarray], frames: Iterable[int]) -> dict[str, np.ndarray]:
     """Rows of the per-frame tensors for the given frames; ``shape`` is repeated, ``offsets`` are not."""
     index = np.fromiter(frames, dtype=np.int64)
-    chosen = {name: arrays[name][index] for name in ("expression", "pose", "camera", "landmarks")}
+    chosen = {name: arrays[name][index] for name in PARAMETER_TENSORS}
+    chosen["pose"] = full_pose(chosen["pose"])
     chosen["shape"] = np.broadcast_to(arrays["shape"], (len(index), len(arrays["shape"])))
     chosen |= {name: arrays[name] for name in OPTIONAL_META_TENSORS if name in arrays}
     return chosen
-
-
-PARAMETER_TENSORS = ("expression", "pose", "camera", "landmarks")
-"""Tensors with a row per frame that a training sample takes from a clip."""
 
 
 def parameter_crc32(arrays: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, " n"]:

@@ -25,6 +25,7 @@ from datamodules.codec import (
     decode_image,
     decode_masks,
     decode_meta,
+    full_pose,
     meta_layout,
     select_frames,
 )
@@ -34,6 +35,7 @@ from datamodules.remote import RemoteFolder
 from datamodules.shards import WITH_ZLIB_LABELS, WITHOUT_PARAMS, typical_frame
 from datamodules.split_index import Shapes, SplitIndex, gather_index, open_index, parameter_shapes
 from rome_lightning.media.descriptors import OpenFiles
+from rome_lightning.types.params import STORED_POSE_SIZE
 
 _META_CACHE = 32
 """Decoded clip metadata kept per process (about 0.3 MB each at 64 frames)."""
@@ -210,6 +212,7 @@ class ClipReader:
             name: np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(frames), *rest[name])
             for name, parts in rows.items()
         }
+        values["pose"] = full_pose(values["pose"])
         shape = np.frombuffer(whole["shape"], dtype="<f4")
         values["shape"] = np.broadcast_to(shape, (len(frames), *rest["shape"]))
         if "offsets" in whole:
@@ -246,7 +249,7 @@ class ClipReader:
         """
         for shard in range(len(self.shards)):
             try:
-                return self._parameter_shapes(shard)
+                return {**self._parameter_shapes(shard), "pose": (STORED_POSE_SIZE,)}
             except CorruptDataError:
                 continue
         raise CorruptDataError(f"no clip in {self.folder} has readable parameters")

@@ -70,11 +70,11 @@ class PairChoice:
         return frames[int(chosen[0])], tuple(frames[int(place)] for place in chosen[1:])
 
 
-def yaw_deg(pose: Float[np.ndarray, "n 15"]) -> Float[np.ndarray, " n"]:
+def yaw_deg(pose: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
     """Rotation of the head about the vertical axis, degrees: global rotation and neck together.
 
     Args:
-        pose: packed as ``HeadParams.pose``; the first six numbers are axis-angle vectors in radians.
+        pose: packed as ``HeadParams.stored_pose``; the first six numbers are axis-angle vectors in radians.
     """
     rotation = _matrix(pose[:, :3]) @ _matrix(pose[:, 3:6])
     return np.degrees(np.arctan2(rotation[:, 0, 2], rotation[:, 2, 2]))

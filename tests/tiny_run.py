@@ -64,7 +64,7 @@ def _clip(heads: SyntheticHeads, person: int, num_frames: int, spoil: str | None
     arrays = {
         "shape": params.shape[0].numpy(),
         "expression": params.expression.numpy(),
-        "pose": params.pose.numpy(),
+        "pose": params.stored_pose.numpy(),
         "camera": params.camera.numpy(),
         "landmarks": frames.landmarks.numpy(),
         "bbox": np.tile(np.float32([0, 0, IMAGE_SIZE, IMAGE_SIZE]), (num_frames, 1)),

@@ -30,7 +30,7 @@ def sharpness(
     return (laplacian**2 * inside).sum((1, 2)) / area
 
 
-def head_angles(pose: Float[Tensor, "n 15"]) -> Float[np.ndarray, "n 3"]:
+def head_angles(pose: Float[Tensor, "n p"]) -> Float[np.ndarray, "n 3"]:
     """Yaw (to the picture's right), pitch (up) and roll of the head against the camera, degrees."""
     pose = torch.as_tensor(pose).float()
     rotation = axis_angle_to_matrix(pose[:, :3]) @ axis_angle_to_matrix(pose[:, 3:6])

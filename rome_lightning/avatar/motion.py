@@ -101,10 +101,18 @@ def relative_motion(params: HeadParams, reference: HeadParams, own: HeadParams) 
     zoom = params.camera[:, :1] / reference.camera[:, :1]
     shift = own.camera[:, 1:] + params.camera[:, 1:] - reference.camera[:, 1:]
     camera = torch.cat([own.camera[:, :1] * zoom, shift], dim=-1)
-    torso_shift = own.torso_shift + params.torso_shift - reference.torso_shift
+    # As seen in the image, like the camera's shift.
+    seen = _in_image(own) + _in_image(params) - _in_image(reference)
+    bust = axis_angle_to_matrix(changes["global_pose"])
+    torso_shift = (bust.transpose(1, 2) @ seen[..., None]).squeeze(-1)
     return dataclasses.replace(
         params, **changes, expression=expression, camera=camera, torso_shift=torso_shift
     )
+
+
+def _in_image(params: HeadParams) -> Float[Tensor, "n 3"]:
+    """The torso's shift in the camera's axes, metres."""
+    return (axis_angle_to_matrix(params.global_pose) @ params.torso_shift[..., None]).squeeze(-1)
 
 
 def runs(numbers: Int[Tensor, " n"]) -> list[tuple[int, int]]:

@@ -58,9 +58,11 @@ class Baseline:
             mask = source.foreground_mask.expand(len(pairs), -1, -1, -1)
         if self.kind == "warp":
             size = image.shape[-1]
+            # Pixel centres are integers.
+            driven = (driver.landmarks + 0.5) * (size / driver.image.shape[-1]) - 0.5
             flows = [
                 warp_grid(source.landmarks[0], landmarks, size, rigid=bool(p.driver_identity))
-                for p, landmarks in zip(pairs, driver.resized(size).landmarks, strict=True)
+                for p, landmarks in zip(pairs, driven, strict=True)
             ]
             grid = torch.stack(flows)
             image, mask = (

@@ -119,8 +119,9 @@ def fit_clip(
             unknown, as outside the frame; keeps skull and ears, which have no landmarks, inside. Read only at
             the keyframes.
         model: ``landmark_model(head)``, if the caller has it.
-        pictures: of all frames, to refine the poses of several frames by how the head looks.
-        progress: of that refinement, called as ``progress("poses", done, total)``.
+        pictures: of all frames, to refine the poses of several frames by how the head looks, and to track
+            their torso.
+        progress: called as ``progress("poses", done, total)``, then with "torso".
 
     Raises:
         ValueError: the image is not square, no frame has a face, or the input of a frame with a face is

@@ -51,7 +51,7 @@ class FitSettings:
     track_torso: bool = True
     """Whether the shoulders of a clip follow its pictures, where they are given; see ``torso``."""
     torso_sigma: float = 2.0
-    """Frames over which that evidence is averaged."""
+    """Frames over which the evidence about the torso is averaged."""
     bust_prior: float = 1e-3
     """Cost of a squared radian by which the shoulders turn away from ``bust_share``, squared metres."""
     bust_sigma: float = 40.0

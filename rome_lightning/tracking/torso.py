@@ -46,7 +46,7 @@ _FLAT = 4.0
 """Squared slope, in grey levels per pixel, below which flow means little."""
 _CORRELATED = 30.0
 """Samples that tell as much as one: neighbours err alike."""
-_LIKELY = (0.03, 0.03, 0.08, 0.08)
+_PRIOR_SIGMAS = (0.03, 0.03, 0.08, 0.08)
 """Standard deviations a priori: shift to the side and up, metres; yaw and roll, radians."""
 _LEAST_AGREEING = 0.3
 """Share of the torso that looks as in the reference after the flow, below which a frame tells nothing."""
@@ -90,15 +90,14 @@ class TorsoTracker:
         self.head, self.model, self.shape, self.side = head, model, shape, side
         self.picture, self.inside = picture, inside
         self.rasterizer = get_rasterizer()
-        carried = head.to_vertices(head.skinning_weights[:, :1])
-        self.weight = ((carried - _LEAST_WEIGHT) / (_FULL_WEIGHT - _LEAST_WEIGHT)).clamp(0, 1)
-        self.moved = carried
+        self.root_weight = head.to_vertices(head.skinning_weights[:, :1])
+        self.counts = ((self.root_weight - _LEAST_WEIGHT) / (_FULL_WEIGHT - _LEAST_WEIGHT)).clamp(0, 1)
         self.own = self._surface(reference, bust)[0]
 
     def evidence(
         self, state: FrameState, bust: Float[Tensor, "n 3 3"], pictures: list[Grey]
     ) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 4 4"]]:
-        """Shift (x, y) and turn (yaw, roll) of the torso in some frames, and how well each is known.
+        """Normal equations of shift (x, y) and turn (yaw, roll) of the torso in some frames.
 
         Args:
             state: of the frames.
@@ -106,13 +105,13 @@ class TorsoTracker:
             pictures: of the frames.
 
         Returns:
-            The motion with the highest posterior, and the information of the flow about it (its inverse
-            covariance without the prior's).
+            Right side and matrix, without the prior; 0 in frames that look different.
         """
         flow, jacobian, information, agreeing = self._compared(state, bust, pictures)
-        motion, known = _solved(flow, jacobian, information)
-        known[agreeing < _LEAST_AGREEING] = 0
-        return motion, known
+        slope, known = _normal_equations(flow, jacobian, information)
+        other = agreeing < _LEAST_AGREEING
+        slope[other], known[other] = 0, 0
+        return slope, known
 
     def _surface(
         self, state: FrameState, bust: Float[Tensor, "n 3 3"]
@@ -134,8 +133,8 @@ class TorsoTracker:
         pixels, points, gain = self._surface(state, bust)
         faces, count = self.head.faces, len(pictures)
         face_ids = self.rasterizer.face_ids(pixels, faces, (FLOW_SIZE, FLOW_SIZE))
-        carried = torch.cat([self.weight, self.moved], dim=-1).expand(count, -1, -1)
-        attributes = torch.cat([self.own[..., :2] - pixels[..., :2], points, carried], dim=-1)
+        weights = torch.cat([self.counts, self.root_weight], dim=-1).expand(count, -1, -1)
+        attributes = torch.cat([self.own[..., :2] - pixels[..., :2], points, weights], dim=-1)
         values = interpolate(pixels, faces, face_ids, attributes)
         to_reference = values_of(nearest_covered(face_ids >= 0)[0], values[:, :2]).permute(0, 2, 3, 1)
         with ThreadPoolExecutor(max(1, min(2, torch.get_num_threads()))) as pool:
@@ -146,14 +145,14 @@ class TorsoTracker:
             )
             stacked = torch.from_numpy(np.stack(list(compared)))
         flow_x, flow_y, xx, xy, yy, known, same = (part.flatten(1) for part in stacked.unbind(1))
-        x, y, z, weight, moved = (part.flatten(1) for part in values[:, 2:][EVERY].unbind(1))
-        comparable = known * weight
+        x, y, z, counts, root_weight = (part.flatten(1) for part in values[:, 2:][EVERY].unbind(1))
+        comparable = known * counts
         # y points up here, in the pictures down.
         tensor = torch.stack([torch.stack([xx, -xy], -1), torch.stack([-xy, yy], -1)], -2)
         information = tensor * (same * comparable / (xx + yy + _FLAT))[..., None, None]
         zero, one = torch.zeros_like(x), torch.ones_like(x)
         by_x, by_y = torch.stack([one, zero, z, -y], -1), torch.stack([zero, one, zero, x], -1)
-        jacobian = torch.stack([by_x, by_y], -2) * (gain[:, None] * moved)[..., None, None]
+        jacobian = torch.stack([by_x, by_y], -2) * (gain[:, None] * root_weight)[..., None, None]
         agreeing = (same * comparable).sum(1) / comparable.sum(1).clamp_min(1.0)
         return torch.stack([flow_x, -flow_y], -1), jacobian, information, agreeing
 
@@ -199,8 +198,7 @@ def observe_torso(
         pictures.inside,
         side,
     )
-    motions: list[Tensor] = []
-    knowledge: list[Tensor] = []
+    sums: list[tuple[Tensor, Tensor]] = []
     waiting: list[Grey] = []
     done, wanted = 0, set(numbers)
     threads = cv2.getNumThreads()
@@ -213,21 +211,19 @@ def observe_torso(
             waiting.append(picture)
             if len(waiting) == _CHUNK or number == numbers[-1]:
                 rows = slice(done, done + len(waiting))
-                motion, known = tracker.evidence(state.select(rows), bust[rows], waiting)
-                motions.append(motion)
-                knowledge.append(known)
+                sums.append(tracker.evidence(state.select(rows), bust[rows], waiting))
                 done, waiting = rows.stop, []
                 if progress is not None:
                     progress("torso", done, len(numbers))
     finally:
         cv2.setNumThreads(threads)
-    motion, known = torch.cat(motions), torch.cat(knowledge)
-    told = (known @ motion[..., None]).squeeze(-1)
-    sigma = problem.settings.torso_sigma
+    slope, known = (torch.cat(parts) for parts in zip(*sums, strict=True))
     for run in runs:
-        pooled = gaussian_mean(torch.cat([known[run].flatten(1), told[run]], dim=1), sigma)
-        known[run], told[run] = pooled[:, :16].unflatten(1, (4, 4)), pooled[:, 16:]
-    motion = torch.linalg.solve(known + _prior(), told)
+        pooled = gaussian_mean(
+            torch.cat([known[run].flatten(1), slope[run]], dim=1), problem.settings.torso_sigma
+        )
+        known[run], slope[run] = pooled[:, :16].unflatten(1, (4, 4)), pooled[:, 16:]
+    motion = torch.linalg.solve(known + _prior(), slope)
     motion[:, :2] -= motion[:, :2].median(0).values
     x, y, yaw, roll = motion.unbind(-1)
     zero = torch.zeros_like(x)
@@ -236,15 +232,15 @@ def observe_torso(
 
 
 def _prior() -> Float[Tensor, "4 4"]:
-    return torch.diag(torch.tensor(_LIKELY).square().reciprocal())
+    return torch.diag(torch.tensor(_PRIOR_SIGMAS).square().reciprocal())
 
 
-def _solved(
+def _normal_equations(
     flow: Float[Tensor, "n p 2"],
     jacobian: Float[Tensor, "n p 2 4"],
     information: Float[Tensor, "n p 2 2"],
 ) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n 4 4"]]:
-    """The motion that explains the flow best, and the flow's information about it."""
+    """Right side and matrix, weighted as at the motion that explains the flow best."""
     rows = jacobian.flatten(1, 2)
     transposed = rows.transpose(1, 2)
     informed = (information @ jacobian).flatten(1, 2) / _CORRELATED
@@ -254,6 +250,6 @@ def _solved(
         error = flow - (rows @ motion[..., None]).unflatten(1, (-1, 2)).squeeze(-1)
         share = (1 / (1 + error.square().sum(-1) / _ROBUST_PX**2)).repeat_interleave(2, dim=1)
         known = transposed @ (informed * share[..., None])
-        slope = transposed @ (observed * share)[..., None]
-        motion = torch.linalg.solve(known + prior, slope).squeeze(-1)
-    return motion, known
+        slope = (transposed @ (observed * share)[..., None]).squeeze(-1)
+        motion = torch.linalg.solve(known + prior, slope)
+    return slope, known

@@ -112,7 +112,7 @@ class SourceViews(nn.Module):
             jaw_pose=p.jaw_pose * flip,
             eye_pose=torch.cat([right * flip, left * flip], dim=-1),
             camera=p.camera * p.camera.new_tensor([1.0, -1.0, 1.0]),
-            torso_shift=p.torso_shift * flip * -1,
+            torso_shift=p.torso_shift * p.torso_shift.new_tensor([-1.0, 1.0, 1.0]),
         )
         offsets = frames.offsets
         if offsets is not None:

@@ -121,6 +121,8 @@ def submit(config: EvaluateConfig, reporter: Reporter | None = None) -> Submissi
     with _owned(config, 0):
         if config.restart:
             clear_results(config)
+        if config.photo_size is not None:
+            raise ValueError("photo_size has no meaning for submissions, which are meshes; leave it out")
         images = submission.benchmark_images(_data(config, protocol))
         system = _avatar_system(config, protocol.resolution, 1.0)
         if system is None:
@@ -160,6 +162,13 @@ def _evaluate(config: EvaluateConfig, rank: int, world_size: int, reporter: Repo
             "--photo_size is for models and baselines on a dataset of `rome prepare`; leave it out with "
             "--predictions, --targets and protocols that compare meshes"
         )
+    if config.photo_size is not None:
+        if config.photo_size < protocol.resolution:
+            raise ValueError(
+                f"photo_size {config.photo_size} is below the {protocol.resolution} pixels that are scored"
+            )
+        # Refused before the results are claimed.
+        cast("PhotoSource", clips).photo(pairs[0].clip, pairs[0].source, config.photo_size)
     if protocol.mesh is None:
         system = _system(config, protocol, clips, pairs)
         evaluation = Evaluation(protocol, pairs, clips, system, folder, config.photo_size)

@@ -64,7 +64,9 @@ def test_nothing_found(params: HeadParams) -> None:
 
 
 def test_relative_motion_starts_from_the_own_pose(params: HeadParams) -> None:
-    own = random_params(load_head("open"), 1, seed=9)
+    shift = 0.02 * torch.randn(len(params) + 1, 3, generator=torch.Generator().manual_seed(0))
+    own = dataclasses.replace(random_params(load_head("open"), 1, seed=9), torso_shift=shift[:1])
+    params = dataclasses.replace(params, torso_shift=shift[1:])
     reference = params[slice(2, 3)]
     moved = relative_motion(params, reference, own)
     for name in ("expression", "neck_pose", "global_pose", "camera", "torso_shift"):
@@ -77,6 +79,12 @@ def test_relative_motion_starts_from_the_own_pose(params: HeadParams) -> None:
         )
 
     torch.testing.assert_close(turned(moved, own), turned(params, reference), atol=1e-5, rtol=0)
+
+    # The torso shifts in the image as the driver's does.
+    def seen(values: HeadParams) -> torch.Tensor:
+        return (axis_angle_to_matrix(values.global_pose) @ values.torso_shift[..., None]).squeeze(-1)
+
+    torch.testing.assert_close(seen(moved) - seen(own), seen(params) - seen(reference), atol=1e-6, rtol=0)
     assert float(moved.expression.min()) >= 0
     assert float(moved.expression.max()) <= 1
 

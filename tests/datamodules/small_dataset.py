@@ -26,7 +26,7 @@ def make_clip(key: str, identity: str, num_frames: int = 12, seed: int = 0) -> C
     arrays = {
         "shape": rng.normal(size=NUM_SHAPE).astype(np.float32),
         "expression": rng.normal(size=(num_frames, NUM_EXPRESSION)).astype(np.float32),
-        "pose": rng.normal(size=(num_frames, 15)).astype(np.float32),
+        "pose": rng.normal(size=(num_frames, 18)).astype(np.float32),
         "camera": rng.normal(size=(num_frames, 3)).astype(np.float32),
         "landmarks": rng.uniform(0, SIZE, (num_frames, NUM_LANDMARKS, 2)).astype(np.float32),
         "bbox": np.tile(np.float32([0, 0, SIZE, SIZE]), (num_frames, 1)),
