@@ -146,7 +146,7 @@ def test_motion_of_a_file_is_that_of_its_frames(tracker: Tracker, frames: np.nda
     assert motion.crop == expected.crop
     assert stages[:70] == [("faces", number, 70) for number in range(1, 71)]
     # The lost frames have no pose to refine.
-    assert stages[70:] == [("poses", done, 63) for done in (16, 32, 48, 63)]
+    assert stages[70:] == [(stage, done, 63) for stage in ("poses", "torso") for done in (16, 32, 48, 63)]
 
 
 def test_a_photo_is_a_clip_of_one_frame(tracker: Tracker, astronaut: np.ndarray) -> None:
