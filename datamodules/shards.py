@@ -55,8 +55,8 @@ SCHEMA = "rome-shard/1.2"
 """Readers accept the same major number, and read all earlier minor ones; a later minor number only adds.
 
 1.2: labels in ``masks.bin`` are runs, before they were zlib data (the exception to adding: readers of 1.1
-take them for damaged). 1.1: region labels have ``Region.OUTSIDE``, formerly background;
-``NAME.params.npy`` is new.
+take them for damaged); poses have 18 numbers, 15 in earlier files, which are padded. 1.1: region labels have
+``Region.OUTSIDE``, formerly background; ``NAME.params.npy`` is new.
 """
 
 WITHOUT_PARAMS = "rome-shard/1"

@@ -203,7 +203,7 @@ class AvatarSystem:
 class UntrainedSystem(AvatarSystem):
     """An avatar model before its first training step: the method without any training.
 
-    It renders at the protocol's resolution.
+    It renders at the protocol's resolution, or that of larger photographs.
 
     Args:
         config: YAML of a training run, or just the options of an avatar; omitted options have their defaults.

@@ -231,7 +231,8 @@ def export_params(avatar: Avatar, path: Path, pose: HeadParams | None = None) ->
 
     The names are those of the ``smplx`` package's FLAME; with a FLAME head its model takes the arrays as
     they are (``betas`` and ``expression`` of the lengths that the head was loaded with). On the open head
-    ``expression`` are the weights of the ARKit blendshapes whose names are in ``expression_names``.
+    ``expression`` are the weights of the ARKit blendshapes whose names are in ``expression_names``. That
+    package does not know ``torso_shift``, which moves what hangs on the root joint.
 
     Args:
         avatar: the person.
