@@ -23,7 +23,7 @@ from rome_lightning.tracking.problems import REASONS, Problem
 from rome_lightning.tracking.quality import split_shots
 from rome_lightning.tracking.tracked import TrackedClip
 
-TRACKER_REVISION = 6
+TRACKER_REVISION = 7
 """Raised by every change that gives the same input other crops, parameters or masks."""
 TRACKER = f"rome_lightning.tracking {rome_lightning.__version__}, revision {TRACKER_REVISION}"
 """Recorded in every clip; another version or revision makes different shards."""

@@ -11,7 +11,7 @@ the lens is seen in strong perspective, which this camera can only explain by a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +54,8 @@ RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
     "irises": RIGHT_IRIS + LEFT_IRIS,
 }
 """Groups of landmarks whose residual is reported on its own."""
+STILL, SMILING = 0.1, 0.5
+"""Scores of a smile up to which a mouth counts as still, and from which as smiling."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,15 @@ def fit_clip(
     if foreground is not None:
         masks = foreground[found.nonzero().flatten()[keyframes]]
         silhouette = SilhouetteTerm.build(head, masks, image_size[1], settings.silhouette_weight)
-    shape, _ = solve_shape(problem.select(keyframes), shape, state.select(keyframes), silhouette)
+    smiles = smile(problem) > 0
+    if smiles:
+        # Else the fit divides a smile between the expression and the identity, where it never ends.
+        cautious = _cautious(problem)
+        first, _ = solve_shape(cautious.select(keyframes), shape, state.select(keyframes), silhouette)
+        state = solve_frames(cautious, first, state, steps=settings.frame_steps)
+        problem = replace(problem, expression_prior=state.expression)
+    start = state.select(keyframes)
+    shape, _ = solve_shape(problem.select(keyframes), shape, start, silhouette, fixed_expression=smiles)
     state = solve_frames(problem, shape, state, steps=settings.frame_steps)
     runs = consecutive_runs(found)
     fitted = state
@@ -191,7 +201,23 @@ def landmark_problem(
         settings=settings,
         jaw_open=names.index("jawOpen") if "jawOpen" in names else None,
         mouth_close=names.index("mouthClose") if "mouthClose" in names else None,
+        smiles=tuple(column for column, name in enumerate(names) if name.startswith("mouthSmile")),
     )
+
+
+def smile(problem: LandmarkProblem) -> float:
+    """How much somebody is expected to smile in the mean of the frames: from 0 up to the score ``STILL`` to 1
+    from ``SMILING``."""
+    if not problem.smiles:
+        return 0.0
+    score = problem.expression_prior[:, list(problem.smiles)].amax(1)
+    return float(((score - STILL) / (SMILING - STILL)).clamp(0, 1).mean())
+
+
+def _cautious(problem: LandmarkProblem) -> LandmarkProblem:
+    """The problem with less of a smile ascribed to the identity, see ``FitSettings.smile_shape``."""
+    cost = problem.settings.shape_prior * problem.settings.smile_shape ** smile(problem)
+    return replace(problem, settings=replace(problem.settings, shape_prior=cost))
 
 
 def iris_distance(landmarks: Float[Tensor, "n 478 3"]) -> Float[Tensor, " n"]:

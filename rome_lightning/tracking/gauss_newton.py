@@ -85,6 +85,8 @@ class LandmarkProblem:
     jaw_open: int | None
     """Column of ``jawOpen``, the upper bound of ``mouthClose``."""
     mouth_close: int | None
+    smiles: tuple[int, ...]
+    """Columns of the corners of a smiling mouth; none for heads without ARKit's names."""
 
     def select(self, index: Int[Tensor, " k"] | slice) -> LandmarkProblem:
         """Keep some frames."""
@@ -300,11 +302,19 @@ def solve_shape(
     shape: Float[Tensor, " s"],
     state: FrameState,
     term: ShapeTerm | None = None,
+    fixed_expression: bool = False,
 ) -> tuple[Float[Tensor, " s"], FrameState]:
     """Solve one identity together with all given frames.
 
     The frames' parameters are eliminated from each linear system (Schur complement), so its size is
     that of the identity.
+
+    Args:
+        problem: observations of the frames.
+        shape: start.
+        state: start; of the same frames.
+        term: a further cost.
+        fixed_expression: move poses and gaze only.
 
     Source: Triggs et al., Bundle adjustment - a modern synthesis, 2000, sec. 6.1.
     """
@@ -320,6 +330,8 @@ def solve_shape(
         gradient = (by_frame.transpose(1, 2) @ error[..., None]).squeeze(-1) + prior_gradient.double()
         hessian = by_frame.transpose(1, 2) @ by_frame + prior_hessian.double()
         low, high = (bound.double() for bound in problem.bounds(state))
+        if fixed_expression:
+            low[:, NUM_POSE:-NUM_EYES] = high[:, NUM_POSE:-NUM_EYES] = 0
         mixed = by_frame.transpose(1, 2) @ by_shape
         own_slope = by_shape.flatten(0, 1).T @ error.flatten() + ridge * shape.double()
         own_hessian = by_shape.flatten(0, 1).T @ by_shape.flatten(0, 1)

@@ -195,6 +195,7 @@ def _problem(head: HeadModel, count: int) -> tuple[LandmarkProblem, FrameState, 
         settings=settings,
         jaw_open=0,
         mouth_close=1,
+        smiles=(),
     )
     return problem, state, params.shape[0].double()
 
