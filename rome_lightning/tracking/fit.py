@@ -56,6 +56,8 @@ RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
 """Groups of landmarks whose residual is reported on its own."""
 STILL, SMILING = 0.1, 0.5
 """Scores of a smile up to which a mouth counts as still, and from which as smiling."""
+SECOND_STEPS = (3, 2)
+"""Steps of identity and frames of a fit that starts near its end."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +147,18 @@ def fit_clip(
     if foreground is not None:
         masks = foreground[found.nonzero().flatten()[keyframes]]
         silhouette = SilhouetteTerm.build(head, masks, image_size[1], settings.silhouette_weight)
+    shape_steps, frame_steps = settings.shape_steps, settings.frame_steps
     smiles = smile(problem) > 0
     if smiles:
         # Else the fit divides a smile between the expression and the identity, where it never ends.
         cautious = _cautious(problem)
-        first, _ = solve_shape(cautious.select(keyframes), shape, state.select(keyframes), silhouette)
-        state = solve_frames(cautious, first, state, steps=settings.frame_steps)
+        shape, _ = solve_shape(cautious.select(keyframes), shape, state.select(keyframes), silhouette)
+        state = solve_frames(cautious, shape, state, frame_steps)
         problem = replace(problem, expression_prior=state.expression)
+        shape_steps, frame_steps = SECOND_STEPS
     start = state.select(keyframes)
-    shape, _ = solve_shape(problem.select(keyframes), shape, start, silhouette, fixed_expression=smiles)
-    state = solve_frames(problem, shape, state, steps=settings.frame_steps)
+    shape, _ = solve_shape(problem.select(keyframes), shape, start, silhouette, shape_steps, smiles)
+    state = solve_frames(problem, shape, state, frame_steps)
     runs = consecutive_runs(found)
     fitted = state
     numbers = found.nonzero().flatten().tolist()
@@ -206,8 +210,7 @@ def landmark_problem(
 
 
 def smile(problem: LandmarkProblem) -> float:
-    """How much somebody is expected to smile in the mean of the frames: from 0 up to the score ``STILL`` to 1
-    from ``SMILING``."""
+    """How much somebody smiles, in the mean of the frames: from 0 up to ``STILL`` to 1 from ``SMILING``."""
     if not problem.smiles:
         return 0.0
     score = problem.expression_prior[:, list(problem.smiles)].amax(1)

@@ -302,6 +302,7 @@ def solve_shape(
     shape: Float[Tensor, " s"],
     state: FrameState,
     term: ShapeTerm | None = None,
+    steps: int | None = None,
     fixed_expression: bool = False,
 ) -> tuple[Float[Tensor, " s"], FrameState]:
     """Solve one identity together with all given frames.
@@ -314,13 +315,14 @@ def solve_shape(
         shape: start.
         state: start; of the same frames.
         term: a further cost.
+        steps: Gauss-Newton steps; by default those of the settings.
         fixed_expression: move poses and gaze only.
 
     Source: Triggs et al., Bundle adjustment - a modern synthesis, 2000, sec. 6.1.
     """
     num_frames = len(state.expression)
     ridge = num_frames * problem.settings.shape_prior
-    for _ in range(problem.settings.shape_steps):
+    for _ in range(problem.settings.shape_steps if steps is None else steps):
         error, jacobian = problem.linearize(shape, state)
         root = problem.robust_weights(error).sqrt()
         by_frame = (jacobian * root[..., None]).flatten(1, 2).double()
