@@ -104,7 +104,7 @@ class TestBatches:
             assert len(set(chosen)) == 4
             i = list(batch.clips).index(clip)
             poses = torch.cat(
-                [batch.source.params.pose[i, None], batch.target.params.pose[3 * i : 3 * i + 3]]
+                [batch.source.params.stored_pose[i, None], batch.target.params.stored_pose[3 * i : 3 * i + 3]]
             )
             torch.testing.assert_close(poses, torch.from_numpy(original.arrays["pose"][chosen]))
             torch.testing.assert_close(batch.source.params.shape[i].numpy(), original.arrays["shape"])
