@@ -2,7 +2,8 @@
 
 One identity per clip is found together with the poses of a few keyframes; then pose, expression and
 gaze of every frame follow with the identity fixed. Both steps are Gauss-Newton on the reprojection
-error of MediaPipe's 478 landmarks, with an analytic Jacobian, vectorised over frames.
+error of MediaPipe's 478 landmarks, with an analytic Jacobian, vectorised over frames. Where somebody
+smiles, both are done twice, so that the smile does not become part of the identity.
 
 The camera is the project's weak perspective, so there is no field of view to choose. A face close to
 the lens is seen in strong perspective, which this camera can only explain by a narrower head.
@@ -57,7 +58,7 @@ RESIDUAL_REGIONS: dict[str, tuple[int, ...]] = {
 STILL, SMILING = 0.1, 0.5
 """Scores of a smile up to which a mouth counts as still, and from which as smiling."""
 SECOND_STEPS = (3, 2)
-"""Steps of identity and frames of a fit that starts near its end."""
+"""Gauss-Newton steps of the identity and of the frames in a second pass, which starts near its solution."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def fit_clip(
     shape_steps, frame_steps = settings.shape_steps, settings.frame_steps
     smiles = smile(problem) > 0
     if smiles:
-        # Else the fit divides a smile between the expression and the identity, where it never ends.
+        # Otherwise part of the smile would go into the identity, where it stays.
         cautious = _cautious(problem)
         shape, _ = solve_shape(cautious.select(keyframes), shape, state.select(keyframes), silhouette)
         state = solve_frames(cautious, shape, state, frame_steps)
@@ -218,7 +219,7 @@ def smile(problem: LandmarkProblem) -> float:
 
 
 def _cautious(problem: LandmarkProblem) -> LandmarkProblem:
-    """The problem with less of a smile ascribed to the identity, see ``FitSettings.smile_shape``."""
+    """The problem with a costlier identity, which leaves a smile to the expression: see ``smile_shape``."""
     cost = problem.settings.shape_prior * problem.settings.smile_shape ** smile(problem)
     return replace(problem, settings=replace(problem.settings, shape_prior=cost))
 

@@ -20,8 +20,8 @@ class FitSettings:
     shape_prior: float = 2e-6
     """Cost of a squared standard deviation of identity."""
     smile_shape: float = 10.0
-    """By how much that cost is larger while the expressions of somebody who smiles are estimated; the
-    identity is then estimated again, as usual. Else part of the smile would be the person's own mouth."""
+    """Factor on that cost while the expressions of somebody who smiles are estimated; the identity is then
+    estimated again at its usual cost. Otherwise part of the smile would pass for the person's own mouth."""
     expression_prior: float = 2e-4
     """Cost of the squared difference between an expression weight and the detector's score."""
     eye_prior: float = 1e-3
