@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rome_lightning.head import HeadModel
 from rome_lightning.head.depth import around_eyes, lower_face
 from rome_lightning.models.fine_structure import (
+    cheek_squares,
     fine_structure,
     quadratic_axes,
     repeated_detail,
@@ -35,11 +34,8 @@ FACE_COLOUR = (0.68, 0.50, 0.42)
 TINT = 0.57
 """Power of the ratio of a face's colour to that one by which they change. Both are fitted to the teeth of 516
 portraits: light colours teeth as it does skin, but dark skin does not darken teeth as much."""
-STRAND_REACH, SKIN_REACH = 0.1, 0.05
-"""Width of the band beside the hidden scalp whose strands are repeated on it, and of the squares on the
-cheeks of which one gives its grain to the hidden face, share of the texture."""
-CHEEK = ((0.03, -0.018), (0.036, -0.036))
-"""The middles of these squares: distance from the plane between both sides, and height, metres."""
+STRAND_REACH = 0.1
+"""Width of the band beside the hidden scalp whose strands are repeated on it, share of the texture."""
 STRAND_CONTRAST, SKIN_CONTRAST = 0.2, 0.06
 """Deviation from the smooth colour of which hair and skin repeat only 1 / e: gloss, moles and spectacles must
 not appear twice."""
@@ -49,6 +45,9 @@ FACE_SPREAD = 0.06
 """Mean spread of a face's three channels above which a photograph counts as colour."""
 ASYMMETRY = 0.10
 """Difference between both sides, RGB in [0, 1], at which the weight of the other side is 1 / e."""
+COLLAR_SHIFT = 0.02
+"""Half the width of the square over which both sides of a neck are averaged before they are compared, share
+of the texture: a collar that sits a little higher on one side is the same collar."""
 MAX_LOG_GAIN = 0.7
 """Bound on the log correction of the other side's exposure and colour."""
 ENOUGH = 0.2
@@ -152,7 +151,7 @@ class Completion(nn.Module):
         self.register_buffer("own_hue", (1 - 2 * aside).clamp_min(0) * face, persistent=False)
         off_middle = layout.gather(mean[..., :1]) / MIDDLE
         self.register_buffer("middle", torch.exp(-off_middle.square()), persistent=False)
-        cheeks = _cheeks(layout.gather(mean)[0], face[0, 0])
+        cheeks = cheek_squares(layout.gather(mean)[0], face[0, 0])
         self.register_buffer("cheeks", cheeks, persistent=False)
         self.register_buffer("trends", quadratic_axes(cheeks.shape[-1]), persistent=False)
         tile = max(2, layout.size // 4)
@@ -173,6 +172,18 @@ class Completion(nn.Module):
     def bare(self) -> Float[Tensor, "1 1 s s"]:
         """1 on texels of face and ears, which clothes never cover."""
         return self.regions[[FACE, EARS]].sum(0, keepdim=True)
+
+    def comb(self, unhidden: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
+        """The teeth of the border of what is seen of neck and shoulders, [0, 1].
+
+        Their texels are several pixels wide, so the slanted border of what a jaw hides is a comb.
+
+        Args:
+            unhidden: whether each texel is unoccluded, [0, 1].
+        """
+        torso = self.regions[[NECK, NAPE, SHOULDERS]].sum(0, keepdim=True)
+        share = smoothed(unhidden * torso) / smoothed(torso).clamp_min(1e-3)
+        return (unhidden - (2 * share - 1).clamp_min(0)).clamp_min(0) * torso
 
     def forward(
         self,
@@ -223,9 +234,14 @@ class Completion(nn.Module):
         ratio = ((colour + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
         gain = smooth_map(ratio, both, CELLS).exp()
         other = (other * gain).clamp(0, 1)
-        difference = (colour - other).abs().mean(1, keepdim=True)
         # Without a texel visible on both sides, nothing is known of the person's symmetry.
-        doubt = smooth_map(difference, both, CELLS)
+        doubt = smooth_map((colour - other).abs().mean(1, keepdim=True), both, CELLS)
+        neck = self.regions[[NECK, NAPE]].sum(0, keepdim=True)
+        reach = max(1, round(COLLAR_SHIFT * colour.shape[-1]))
+        weight = both * neck
+        sums = smoothed(smoothed(torch.cat([(colour - other) * weight, weight], dim=1), reach), reach)
+        difference = (sums[:, :3] / sums[:, 3:].clamp_min(1e-3)).abs().mean(1, keepdim=True)
+        doubt = torch.lerp(doubt, torch.minimum(doubt, smooth_map(difference, weight, CELLS)), neck)
         return other, other_hair, seen * torch.exp(-((doubt / ASYMMETRY).square()))
 
     def inner_face(self, known: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
@@ -412,25 +428,6 @@ def _is_hairy(
     share = (hair * region).sum((-1, -2), keepdim=True)
     share = share / (known * region).sum((-1, -2), keepdim=True).clamp_min(1)
     return ((share - 0.1) / 0.3).clamp(0, 1)
-
-
-def _cheeks(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[Tensor, "4 k k"]:
-    """The texels, flat, of the squares on both cheeks.
-
-    Args:
-        places: of the mean head's surface, metres.
-        face: 1 on the face.
-    """
-    size = places.shape[-1]
-    side = max(2, round(SKIN_REACH * size))
-    offsets = torch.arange(side, device=places.device) - side // 2
-    squares = []
-    for sign, (aside, height) in itertools.product((1.0, -1.0), CHEEK):
-        middle = places.new_tensor([sign * aside, height])[:, None, None]
-        away = (places[:2] - middle).norm(dim=0) + (face < 0.99)
-        row, column = divmod(int(away.argmin()), size)
-        squares.append((row + offsets)[:, None] * size + column + offsets)
-    return torch.stack(squares)
 
 
 def _fill_regions(head: HeadModel, mean: Float[Tensor, "v 3"]) -> list[Bool[Tensor, " v"]]:

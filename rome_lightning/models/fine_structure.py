@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,6 +13,11 @@ from rome_lightning.renderer import push_pull
 
 LEAST_BAND = 0.5
 """Least width of what is repeated, relative to the band."""
+SKIN_REACH = 0.05
+"""Width of the squares on the cheeks, of which one gives its grain to the hidden face, share of the
+texture."""
+CHEEK = ((0.03, -0.018), (0.036, -0.036))
+"""The middles of these squares: distance from the plane between both sides, and height, metres."""
 
 
 def smooth_map(
@@ -162,3 +169,22 @@ def _running_max(values: Int[Tensor, "b s s"]) -> Int[Tensor, "b s s"]:
         values = torch.maximum(values, shifted)
         step *= 2
     return values
+
+
+def cheek_squares(places: Float[Tensor, "3 s s"], face: Float[Tensor, "s s"]) -> Int[Tensor, "4 k k"]:
+    """The texels, flat, of the squares on both cheeks.
+
+    Args:
+        places: of the mean head's surface, metres.
+        face: 1 on the face.
+    """
+    size = places.shape[-1]
+    side = max(2, round(SKIN_REACH * size))
+    offsets = torch.arange(side, device=places.device) - side // 2
+    squares = []
+    for sign, (aside, height) in itertools.product((1.0, -1.0), CHEEK):
+        middle = places.new_tensor([sign * aside, height])[:, None, None]
+        away = (places[:2] - middle).norm(dim=0) + (face < 0.99)
+        row, column = divmod(int(away.argmin()), size)
+        squares.append((row + offsets)[:, None] * size + column + offsets)
+    return torch.stack(squares)

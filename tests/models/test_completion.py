@@ -285,3 +285,50 @@ def test_what_a_neck_takes_from_its_other_side_is_smooth(completion: Completion,
     shown, hidden = (completed[:, :1][neck & (seen == shown)] for shown in (1, 0))
     assert hidden.numel() > 50
     assert hidden.std() < 0.35 * shown.std()
+
+
+def test_a_collar_that_sits_higher_on_one_side_is_repeated_and_a_scarf_on_one_side_is_not(
+    completion: Completion, side: torch.Tensor
+) -> None:
+    """Sides of a neck whose patterns do not meet are alike; a face must be alike in every texel."""
+    seen = ((side < 0.04) & (completion.charts > 0)).float()
+    rows = torch.arange(SIZE)[:, None].expand(1, 1, SIZE, SIZE)
+    shifted = torch.where(side > 0, rows + 2, rows) % 4 < 2
+    scarf = side > 0
+    neck, face = (region(completion, name) & (side > 0.05) & (seen == 0) for name in ("neck", "face"))
+    assert neck.sum() > 200
+    assert face.sum() > 200
+    known = {}
+    for name, pattern in (("collar", shifted), ("scarf", scarf)):
+        colour = torch.where(pattern, 0.9, 0.3).expand(-1, 3, -1, -1)
+        _, trust = completion(colour, seen, torch.zeros_like(side))
+        known[name] = float(trust[neck].mean()), float(trust[face].mean())
+    assert known["collar"][0] > 0.6 > 0.2 > known["collar"][1]
+    assert known["scarf"][0] < 0.2
+
+
+def test_the_border_of_what_a_jaw_hides_of_the_neck_is_straight(completion: Completion) -> None:
+    """A slanted border of whole texels is a comb when they are enlarged: see where it crosses a half."""
+    neck = region(completion, "neck").float()
+    row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    slope = 0.2
+    hidden = (column * slope + 0.5).floor() + 85 > row
+    unhidden = (~hidden).float()[None, None]
+    left = unhidden - completion.comb(unhidden)
+    face = region(completion, "face")
+    assert torch.equal(left[face], unhidden[face])
+    assert float(left.min()) >= 0
+    assert float((left - unhidden).max()) <= 0
+
+    def roughness(values: torch.Tensor) -> float:
+        """Spread of the height at which each column reaches one half, about the line, texels."""
+        inside = neck[0, 0].roll(3, 0).minimum(neck[0, 0].roll(-3, 0)) > 0.99
+        heights = []
+        for x in range(SIZE):
+            at = int(hidden[:, x].sum())
+            if 2 < at < SIZE - 2 and inside[at, x]:
+                heights.append(at - float(values[0, 0, at - 2 : at + 3, x].sum()) - slope * x)
+        assert len(heights) > 15
+        return float(torch.tensor(heights).std())
+
+    assert roughness(left) < 0.6 * roughness(unhidden)
