@@ -231,16 +231,19 @@ class Completion(nn.Module):
         seen = sampled[:, 4:]
         other, other_hair = (sampled[:, :4] / seen.clamp_min(1e-4)).split([3, 1], dim=1)
         both = (visibility * seen).square()
-        ratio = ((colour + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
+        ratio = _log_ratio(colour, other)
+        neck = self.regions[[NECK, NAPE]].sum(0, keepdim=True)
+        weight = both * neck
+        reach = max(1, round(COLLAR_SHIFT * colour.shape[-1]))
+        sums = smoothed(smoothed(torch.cat([colour * weight, other * weight, weight], dim=1), reach), reach)
+        means = (sums[:, :6] / sums[:, 6:].clamp_min(1e-3)).split(3, dim=1)
+        # A neck is darker below the ear than where both sides of it are seen, and must not shine there.
+        ratio = torch.lerp(ratio, _log_ratio(*means).clamp_max(0), neck)
         gain = smooth_map(ratio, both, CELLS).exp()
         other = (other * gain).clamp(0, 1)
         # Without a texel visible on both sides, nothing is known of the person's symmetry.
         doubt = smooth_map((colour - other).abs().mean(1, keepdim=True), both, CELLS)
-        neck = self.regions[[NECK, NAPE]].sum(0, keepdim=True)
-        reach = max(1, round(COLLAR_SHIFT * colour.shape[-1]))
-        weight = both * neck
-        sums = smoothed(smoothed(torch.cat([(colour - other) * weight, weight], dim=1), reach), reach)
-        difference = (sums[:, :3] / sums[:, 3:].clamp_min(1e-3)).abs().mean(1, keepdim=True)
+        difference = (means[0] - means[1] * gain).abs().mean(1, keepdim=True)
         doubt = torch.lerp(doubt, torch.minimum(doubt, smooth_map(difference, weight, CELLS)), neck)
         return other, other_hair, seen * torch.exp(-((doubt / ASYMMETRY).square()))
 
@@ -411,6 +414,11 @@ class Completion(nn.Module):
         colourful = spread.sum((1, 2, 3), keepdim=True) / total.clamp_min(1) / FACE_SPREAD
         tinted = (self.interior * gain).clamp_max(1)
         return torch.lerp(tinted.mean(1, keepdim=True), tinted, colourful.clamp_max(1))
+
+
+def _log_ratio(this: Float[Tensor, "b 3 s s"], other: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+    """Logarithm of the ratio of both colours, bounded."""
+    return ((this + 0.03) / (other + 0.03)).log().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
 
 
 def _typical(colour: Float[Tensor, "b 3 s s"], weight: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
