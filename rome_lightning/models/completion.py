@@ -173,18 +173,6 @@ class Completion(nn.Module):
         """1 on texels of face and ears, which clothes never cover."""
         return self.regions[[FACE, EARS]].sum(0, keepdim=True)
 
-    def comb(self, unhidden: Float[Tensor, "b 1 s s"]) -> Float[Tensor, "b 1 s s"]:
-        """The teeth of the border of what is seen of neck and shoulders, [0, 1].
-
-        Their texels are several pixels wide, so the slanted border of what a jaw hides is a comb.
-
-        Args:
-            unhidden: whether each texel is unoccluded, [0, 1].
-        """
-        torso = self.regions[[NECK, NAPE, SHOULDERS]].sum(0, keepdim=True)
-        share = smoothed(unhidden * torso) / smoothed(torso).clamp_min(1e-3)
-        return (unhidden - (2 * share - 1).clamp_min(0)).clamp_min(0) * torso
-
     def forward(
         self,
         colour: Float[Tensor, "b 3 s s"],

@@ -49,8 +49,8 @@ class Observation(TensorStruct):
     own_only: Float[Tensor, "b 1 s s"]
     """The part of ``unhidden`` that is valid only while the person looks as in the photograph: the inside of
     the mouth, and lips where the photograph shows teeth, while the mouth is as open; in the photograph's own
-    view, lids where it shows the eye, hair in front of an ear or cheek that is bare otherwise, skin at the
-    sides of the face, which reflects its surroundings there, and the border of what it hides of the neck."""
+    view, lids where it shows the eye, hair in front of an ear or cheek that is bare otherwise, and skin at
+    the sides of the face, which reflects its surroundings there."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,6 @@ def observe(
         unhidden = torch.lerp(unhidden * skin, reached, completion.is_interior)
         own_light = completion.own_view_only(visibility * person) * (1 - hair)
         own_only = unhidden * torch.stack([not_skin, not_lid, over_ears, over_cheeks, own_light]).amax(0)
-        own_only = torch.maximum(own_only, completion.comb(unhidden))
     return Observation(observed[:, :3], visibility * person, hair, unhidden, own_only)
 
 

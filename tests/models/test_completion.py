@@ -307,33 +307,6 @@ def test_a_collar_that_sits_higher_on_one_side_is_repeated_and_a_scarf_on_one_si
     assert known["scarf"][0] < 0.2
 
 
-def test_the_border_of_what_a_jaw_hides_of_the_neck_is_straight(completion: Completion) -> None:
-    """A slanted border of whole texels is a comb when they are enlarged: see where it crosses a half."""
-    neck = region(completion, "neck").float()
-    row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
-    slope = 0.2
-    hidden = (column * slope + 0.5).floor() + 85 > row
-    unhidden = (~hidden).float()[None, None]
-    left = unhidden - completion.comb(unhidden)
-    face = region(completion, "face")
-    assert torch.equal(left[face], unhidden[face])
-    assert float(left.min()) >= 0
-    assert float((left - unhidden).max()) <= 0
-
-    def roughness(values: torch.Tensor) -> float:
-        """Spread of the height at which each column reaches one half, about the line, texels."""
-        inside = neck[0, 0].roll(3, 0).minimum(neck[0, 0].roll(-3, 0)) > 0.99
-        heights = []
-        for x in range(SIZE):
-            at = int(hidden[:, x].sum())
-            if 2 < at < SIZE - 2 and inside[at, x]:
-                heights.append(at - float(values[0, 0, at - 2 : at + 3, x].sum()) - slope * x)
-        assert len(heights) > 15
-        return float(torch.tensor(heights).std())
-
-    assert roughness(left) < 0.6 * roughness(unhidden)
-
-
 def test_a_hidden_neck_is_never_brighter_than_its_other_side(
     completion: Completion, side: torch.Tensor
 ) -> None:
