@@ -46,8 +46,8 @@ FACE_SPREAD = 0.06
 ASYMMETRY = 0.10
 """Difference between both sides, RGB in [0, 1], at which the weight of the other side is 1 / e."""
 COLLAR_SHIFT = 0.02
-"""Half the width of the square over which both sides of a neck are averaged before they are compared, share
-of the texture: a collar that sits a little higher on one side is the same collar."""
+"""Half the width of the square over which both sides of a neck are averaged, twice, before they are compared,
+share of the texture: a collar that sits a little higher on one side is the same collar."""
 MAX_LOG_GAIN = 0.7
 """Bound on the log correction of the other side's exposure and colour."""
 ENOUGH = 0.2
@@ -225,7 +225,7 @@ class Completion(nn.Module):
         reach = max(1, round(COLLAR_SHIFT * colour.shape[-1]))
         sums = smoothed(smoothed(torch.cat([colour * weight, other * weight, weight], dim=1), reach), reach)
         means = (sums[:, :6] / sums[:, 6:].clamp_min(1e-3)).split(3, dim=1)
-        # A neck is darker below the ear than where both sides of it are seen, and must not shine there.
+        # A neck is in shadow below the ear, and collars that do not meet compare skin with cloth.
         ratio = torch.lerp(ratio, _log_ratio(*means).clamp_max(0), neck)
         gain = smooth_map(ratio, both, CELLS).exp()
         other = (other * gain).clamp(0, 1)

@@ -310,7 +310,7 @@ def test_a_collar_that_sits_higher_on_one_side_is_repeated_and_a_scarf_on_one_si
 def test_a_hidden_neck_is_never_brighter_than_its_other_side(
     completion: Completion, side: torch.Tensor
 ) -> None:
-    """Collars that do not meet compare skin with cloth; what hides below the ear would shine."""
+    """Where collars do not meet, skin is compared with cloth: the copy would be too bright below the ear."""
     seen = ((side < 0.04) & (completion.charts > 0)).float()
     colour = torch.where(side > 0, 0.6, 0.5).expand(-1, 3, -1, -1)
     completed, _ = completion(colour, seen, torch.zeros_like(side))

@@ -71,6 +71,7 @@ class DecaEncoder(nn.Module):
         wrong += [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
         if wrong:
             raise ValueError(f"{path} is not DECA's deca_model.tar: E_flame.{wrong[0]} does not fit")
+        # Without the counts of batches, as checked above.
         encoder.load_state_dict(weights, strict=False)
         return encoder.eval().requires_grad_(False)
 
